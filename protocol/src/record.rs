@@ -9,7 +9,7 @@ use crate::ids::{Attempt, CheckpointId, JobName, RecordNumber, Term, WorkerId};
 pub const RECORD_VERSION: u32 = 1;
 
 /// `terms/<term>/opening`: who coordinates which attempt from here on, and what it was restored from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Opening {
     /// [`RECORD_VERSION`].
@@ -58,7 +58,7 @@ impl RecordRef {
 }
 
 /// What can stand in a slot of a term.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase")]
 pub enum Slot {
     /// A completed checkpoint.
@@ -68,7 +68,7 @@ pub enum Slot {
 }
 
 /// The object whose existence makes a checkpoint complete.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Record {
     /// [`RECORD_VERSION`].
@@ -128,7 +128,7 @@ pub struct PartRef {
 }
 
 /// Ends a term. What its coordinator does afterwards is in no chain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Seal {
     /// [`RECORD_VERSION`].

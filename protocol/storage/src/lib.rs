@@ -1,1 +1,241 @@
-//! weir-storage
+//! A job's objects in storage: one prefix of a folder or bucket, with exactly the operations that the protocol stands on.
+//!
+//! What storage owes: read-after-write, list-after-write and create-if-absent. What this crate adds to [`object_store`]:
+//! a create whose answer was lost is resolved by reading back and comparing bytes, the local filesystem is written
+//! durably, and a store that fails on purpose ([`fault::FaultStore`]) for tests. It does not retry beyond what
+//! `object_store` does: whether to repeat a create in doubt is the coordinator's decision.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod conformance;
+pub mod durable;
+pub mod fault;
+mod open;
+
+use std::{ops::Range, path::Path, sync::Arc};
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart, path::Path as ObjectPath};
+use thiserror::Error;
+use weir_protocol::{JobName, settings::StorageSettings};
+
+/// Files above this are uploaded in pieces of this size, so that a worker holds little of a file in memory.
+const PIECE: usize = 8 << 20;
+/// Pieces of one file under way at once.
+const PIECES_AT_ONCE: usize = 2;
+
+/// What happened to a create-if-absent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Created {
+    /// The object did not exist and now holds our bytes.
+    New,
+    /// It holds our bytes already: an earlier try of ours had gone through.
+    Same,
+    /// It holds somebody else's bytes.
+    Taken(Bytes),
+}
+
+/// Something stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Its path below the job's prefix.
+    pub path: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// When it was last written, in milliseconds since the epoch, by the storage's clock.
+    pub modified_ms: i64,
+}
+
+/// Why an operation on storage did not succeed.
+#[derive(Debug, Error)]
+pub enum StorageError {
+    /// The settings do not name a storage that can be used; nothing was tried.
+    #[error("storage {url}: {message}")]
+    Settings {
+        /// As given.
+        url: String,
+        /// What is wrong and what to write instead.
+        message: String,
+    },
+    /// The object does not exist.
+    #[error("{path} is not in storage {store}")]
+    NotFound {
+        /// The object, below the job's prefix.
+        path: String,
+        /// The storage and prefix.
+        store: String,
+    },
+    /// A create had no clear answer, and the object could not be read back either. It may exist, now or later.
+    #[error("whether {path} was created in {store} cannot be told")]
+    InDoubt {
+        /// The object.
+        path: String,
+        /// The storage and prefix.
+        store: String,
+        /// The failure of the create.
+        source: object_store::Error,
+    },
+    /// Anything else; nothing was changed.
+    #[error("storage {store}: {action} {path} failed")]
+    Failed {
+        /// What was tried.
+        action: &'static str,
+        /// The object.
+        path: String,
+        /// The storage and prefix.
+        store: String,
+        /// The cause.
+        source: object_store::Error,
+    },
+    /// A local file could not be read or written.
+    #[error("local file {path}")]
+    Local {
+        /// The file.
+        path: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+}
+
+/// One job's objects. Cheap to clone. Paths are relative to the job's prefix, see [`weir_protocol::paths`].
+#[derive(Clone, Debug)]
+pub struct JobStore {
+    store: Arc<dyn ObjectStore>,
+    prefix: ObjectPath,
+    name: Arc<str>,
+    /// The folder of the prefix, where storage is a local folder: files are then copied within the kernel.
+    folder: Option<Arc<std::path::PathBuf>>,
+}
+
+impl JobStore {
+    /// Opens the storage of a job. For `file://` the folder is created and tried for writing. Credentials for `s3://` come
+    /// from the environment (`AWS_ACCESS_KEY_ID` and so on).
+    pub fn open(settings: &StorageSettings, job: &JobName) -> Result<Self, StorageError> {
+        open::open(settings, job)
+    }
+
+    /// A job's objects below `prefix` of any object store.
+    pub fn with_object_store(store: Arc<dyn ObjectStore>, prefix: &str) -> Self {
+        let name = format!("{store}/{prefix}").into();
+        Self { store, prefix: ObjectPath::from(prefix), name, folder: None }
+    }
+
+    /// The storage and prefix, for people.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn path(&self, relative: &str) -> ObjectPath {
+        relative.split('/').filter(|piece| !piece.is_empty()).fold(self.prefix.clone(), |path, piece| path.join(piece))
+    }
+
+    fn failed(&self, action: &'static str, path: &str, source: object_store::Error) -> StorageError {
+        let (path, store) = (path.to_string(), self.name.to_string());
+        match source {
+            object_store::Error::NotFound { .. } => StorageError::NotFound { path, store },
+            source => StorageError::Failed { action, path, store, source },
+        }
+    }
+
+    /// Creates an object if there is none. `Ok` says for certain what stands there now.
+    ///
+    /// Stores may answer "already exists" or a timeout after having done it, so both are resolved by reading back. A
+    /// missing object after a timeout stays in doubt: the create may still land.
+    pub async fn create(&self, path: &str, bytes: Bytes) -> Result<Created, StorageError> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let put = self.store.put_opts(&self.path(path), PutPayload::from_bytes(bytes.clone()), options).await;
+        let Err(error) = put else { return Ok(Created::New) };
+        match self.get(path).await {
+            Ok(there) if there == bytes => Ok(Created::Same),
+            Ok(there) => Ok(Created::Taken(there)),
+            Err(_) => Err(StorageError::InDoubt { path: path.to_string(), store: self.name.to_string(), source: error }),
+        }
+    }
+
+    /// Reads a whole object.
+    pub async fn get(&self, path: &str) -> Result<Bytes, StorageError> {
+        let result = self.store.get(&self.path(path)).await.map_err(|source| self.failed("reading", path, source))?;
+        result.bytes().await.map_err(|source| self.failed("reading", path, source))
+    }
+
+    /// Reads bytes `range` of an object.
+    pub async fn get_range(&self, path: &str, range: Range<u64>) -> Result<Bytes, StorageError> {
+        self.store.get_range(&self.path(path), range).await.map_err(|source| self.failed("reading", path, source))
+    }
+
+    /// All objects below `prefix` (a folder), sorted by path.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<Stored>, StorageError> {
+        let objects: Vec<_> = self
+            .store
+            .list(Some(&self.path(prefix)))
+            .try_collect()
+            .await
+            .map_err(|source| self.failed("listing", prefix, source))?;
+        let cut = if self.prefix.as_ref().is_empty() { 0 } else { self.prefix.as_ref().len() + 1 };
+        let mut stored: Vec<_> = objects
+            .into_iter()
+            .map(|object| Stored {
+                path: object.location.as_ref().get(cut..).unwrap_or_default().to_string(),
+                size: object.size,
+                modified_ms: object.last_modified.timestamp_millis(),
+            })
+            .collect();
+        stored.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(stored)
+    }
+
+    /// Deletes an object; that it is absent already is fine.
+    pub async fn delete(&self, path: &str) -> Result<(), StorageError> {
+        match self.store.delete(&self.path(path)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(source) => Err(self.failed("deleting", path, source)),
+        }
+    }
+
+    /// Uploads a local file under a name that no other process makes. Returns its length in bytes.
+    pub async fn create_from_file(&self, path: &str, local: &Path) -> Result<u64, StorageError> {
+        let unreadable = |source| StorageError::Local { path: local.display().to_string(), source };
+        if let Some(folder) = &self.folder {
+            let (from, to) = (local.to_path_buf(), folder.join(path));
+            let copied = tokio::task::spawn_blocking(move || durable::copy_into_place(&from, &to)).await;
+            return match copied {
+                Ok(done) => done.map_err(unreadable),
+                Err(stopped) => Err(unreadable(std::io::Error::other(stopped))),
+            };
+        }
+        let length = tokio::fs::metadata(local).await.map_err(unreadable)?.len();
+        if length <= PIECE as u64 {
+            let bytes = tokio::fs::read(local).await.map_err(unreadable)?;
+            return match self.create(path, bytes.into()).await? {
+                Created::New | Created::Same => Ok(length),
+                Created::Taken(_) => Err(unreadable(std::io::Error::other(format!("{path} is taken by other bytes")))),
+            };
+        }
+        self.upload_in_pieces(path, local).await?;
+        Ok(length)
+    }
+
+    async fn upload_in_pieces(&self, path: &str, local: &Path) -> Result<(), StorageError> {
+        use tokio::io::AsyncReadExt;
+        let unreadable = |source| StorageError::Local { path: local.display().to_string(), source };
+        let mut file = tokio::fs::File::open(local).await.map_err(unreadable)?;
+        let upload =
+            self.store.put_multipart(&self.path(path)).await.map_err(|source| self.failed("uploading", path, source))?;
+        let mut writer = WriteMultipart::new_with_chunk_size(upload, PIECE);
+        loop {
+            writer.wait_for_capacity(PIECES_AT_ONCE).await.map_err(|source| self.failed("uploading", path, source))?;
+            let mut piece = Vec::with_capacity(PIECE);
+            let read = (&mut file).take(PIECE as u64).read_to_end(&mut piece).await.map_err(unreadable)?;
+            if read == 0 {
+                break;
+            }
+            writer.put(piece.into());
+        }
+        writer.finish().await.map_err(|source| self.failed("uploading", path, source))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

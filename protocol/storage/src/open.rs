@@ -1,0 +1,57 @@
+//! From settings to a store: `file://` and `s3://`.
+
+use std::{path::PathBuf, sync::Arc};
+
+use object_store::{ObjectStore, aws::AmazonS3Builder, path::Path as ObjectPath};
+use url::Url;
+use weir_protocol::{JobName, settings::StorageSettings};
+
+use crate::{JobStore, StorageError, durable::DurableFolder};
+
+pub fn open(settings: &StorageSettings, job: &JobName) -> Result<JobStore, StorageError> {
+    let refuse = |message: String| StorageError::Settings { url: settings.url.clone(), message };
+    let url = Url::parse(&settings.url)
+        .map_err(|error| refuse(format!("not a URL ({error}); write file:///folder or s3://bucket/prefix")))?;
+    for piece in [&job.namespace, &job.name] {
+        if piece.is_empty() || piece.contains('/') || piece == "." || piece == ".." {
+            return Err(refuse(format!("{piece:?} cannot be a folder in it")));
+        }
+    }
+    match url.scheme() {
+        "file" => {
+            let root = url.to_file_path().map_err(|()| refuse("a file URL needs an absolute path".into()))?;
+            let folder = root.join(&job.namespace).join(&job.name);
+            try_writing(&folder).map_err(|error| {
+                refuse(format!("{} cannot be written: {error}; choose another folder or mend its permissions", root.display()))
+            })?;
+            let store = DurableFolder::new(&folder).map_err(|error| refuse(error.to_string()))?;
+            let name = format!("file://{}", folder.display()).into();
+            Ok(JobStore { store: Arc::new(store), prefix: ObjectPath::default(), name, folder: Some(Arc::new(folder)) })
+        }
+        "s3" => {
+            let bucket = url.host_str().ok_or_else(|| refuse("the bucket is missing: s3://bucket/prefix".into()))?;
+            let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
+            if let Some(region) = &settings.region {
+                builder = builder.with_region(region);
+            }
+            if let Some(endpoint) = &settings.endpoint {
+                builder = builder.with_endpoint(endpoint).with_allow_http(endpoint.starts_with("http://"));
+            }
+            let store: Arc<dyn ObjectStore> = Arc::new(builder.build().map_err(|error| refuse(error.to_string()))?);
+            let prefix = ObjectPath::from(url.path().trim_matches('/'))
+                .join(job.namespace.as_str())
+                .join(job.name.as_str());
+            let name = format!("s3://{bucket}/{prefix}").into();
+            Ok(JobStore { store, prefix, name, folder: None })
+        }
+        other => Err(refuse(format!("{other}:// is not supported; write file:///folder or s3://bucket/prefix"))),
+    }
+}
+
+/// Creates the folder and a file in it, so that a read-only or full disk is told before work starts.
+fn try_writing(folder: &PathBuf) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let probe = folder.join(format!(".probe-{}", rand::random::<u64>()));
+    std::fs::write(&probe, b"weir")?;
+    std::fs::remove_file(&probe)
+}
