@@ -1,0 +1,43 @@
+# The only task entry. Build output stays outside the checkout, so that the next clone is fast.
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/weir/target
+export CARGO_TERM_COLOR ?= auto
+BIN = $(CARGO_TARGET_DIR)/debug
+STAGE = .ci/stage
+
+.PHONY: help setup build demo test model bench generate
+
+help:
+	@echo "make demo      watch a job lose a worker and end exact"
+	@echo "make test      everything that CI runs"
+	@echo "make model     the exhaustive checker with larger bounds"
+	@echo "make bench     build for release and measure"
+	@echo "make generate  write the generated files anew"
+
+setup:
+	@.ci/setup
+
+build: setup
+	@cargo build --workspace --bins
+
+demo: build
+	@PATH="$(BIN):$$PATH" examples/flights/demo.sh
+
+# Fast stages first.
+test: setup
+	@$(STAGE) format cargo fmt --all --check
+	@$(STAGE) lint cargo clippy --workspace --all-targets --quiet -- -D warnings
+	@$(STAGE) build cargo build --workspace --bins --quiet
+	@$(STAGE) "build tests" cargo test --workspace --no-run --quiet
+	@$(STAGE) tests cargo test --workspace --quiet
+	@$(STAGE) demo env PATH="$(BIN):$$PATH" examples/flights/demo.sh
+
+model:
+	@WEIR_MODEL=large cargo test --release -p weir-controller --test model -- --nocapture
+
+bench: setup
+	@cargo build --release --workspace --bins
+	@$(CARGO_TARGET_DIR)/release/weir-bench
+
+generate:
+	@UPDATE=1 cargo test -p weir-crds
+	@cargo fmt --all

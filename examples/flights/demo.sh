@@ -1,0 +1,36 @@
+#!/bin/sh
+# Runs job.yaml, kills one of its workers with signal 9 half-way, and compares the output with answer.sh.
+# Needs `weir` and `weir-worker` in the PATH; `make demo` sees to that.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+scratch=/tmp/weir-flights
+rm -rf "$scratch" "$here/output"
+mkdir -p "$scratch"
+
+# A worker is killed once some checkpoints are complete.
+kill_one() {
+    while [ "$(ls "$scratch"/checkpoints/default/flights/parts 2>/dev/null | wc -l)" -lt 12 ]; do sleep 0.2; done
+    victim=$(pgrep -n -P "$1" weir-worker) && kill -9 "$victim"
+}
+
+weir run "$here/job.yaml" --state-dir "$scratch/local" &
+run=$!
+trap 'kill -INT $run 2>/dev/null || true' INT TERM
+kill_one "$run" &
+killer=$!
+code=0
+wait "$run" || code=$?
+kill "$killer" 2>/dev/null || true
+[ "$code" = 0 ] || exit "$code"
+
+echo
+echo "The same question answered without Weir, by awk:"
+"$here/answer.sh" >"$scratch/expected"
+cat "$here"/output/*.csv | LC_ALL=C sort >"$scratch/actual"
+if cmp -s "$scratch/expected" "$scratch/actual"; then
+    echo "all $(wc -l <"$scratch/actual" | tr -d ' ') rows are equal: none lost, none counted twice"
+else
+    echo "the rows differ; the first differences:"
+    diff "$scratch/expected" "$scratch/actual" | head -20
+    exit 1
+fi
