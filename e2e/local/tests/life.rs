@@ -1,0 +1,101 @@
+//! A job's life on one machine: stop and go on, a second `weir run`, a takeover from elsewhere, the coordinator gone.
+#![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeMap;
+
+use weir_e2e_local::{Job, Settings};
+
+/// Counts per key, forever or until all rows are counted.
+fn counting(rows: Option<u64>) -> String {
+    let bound = rows.map(|rows| format!("'number-of-rows' = '{rows}', ")).unwrap_or_default();
+    let end = rows.unwrap_or(1_000_000_000) - 1;
+    format!(
+        "CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', {bound}'rows-per-second' = '20000',
+  'fields.n.kind' = 'sequence', 'fields.n.start' = '0', 'fields.n.end' = '{end}');
+CREATE TABLE sums (k BIGINT, c BIGINT) WITH ('connector' = 'filesystem', 'path' = '{{folder}}/out', 'format' = 'json',
+  'changelog' = 'true');
+INSERT INTO sums SELECT MOD(n, 100), COUNT(*) FROM numbers GROUP BY MOD(n, 100);"
+    )
+}
+
+/// The counts that the changelog leaves; fails where it is not a changelog of counts.
+fn counts(job: &Job) -> BTreeMap<u64, u64> {
+    let mut rows: BTreeMap<(u64, u64), i64> = BTreeMap::new();
+    for line in job.output() {
+        let row: serde_json::Value = serde_json::from_str(&line).expect("a line is JSON");
+        let key = (row["k"].as_u64().unwrap(), row["c"].as_u64().unwrap());
+        *rows.entry(key).or_default() += if row["op"] == "-U" { -1 } else { 1 };
+    }
+    rows.retain(|_, n| *n != 0);
+    assert!(rows.values().all(|n| *n == 1), "a count was reached twice");
+    let left: BTreeMap<u64, u64> = rows.into_keys().collect();
+    left
+}
+
+#[test]
+fn a_stopped_job_goes_on_where_it_was() {
+    let job = Job::new("again", &Settings::default(), &counting(Some(60_000)));
+    for round in 1..3 {
+        let mut weir = job.start(&[]);
+        let seen = job.newest_id();
+        weir.until("two more checkpoints", || job.newest_id() >= seen + 2);
+        weir.interrupt();
+        weir.succeed();
+        let total: u64 = counts(&job).values().sum();
+        assert!(total > 0 && total < 60_000, "round {round}: {total} rows are counted and shown after a last checkpoint");
+    }
+    job.start(&[]).succeed();
+    assert!(counts(&job).values().all(|count| *count == 600));
+    let said = job.start(&[]).succeed();
+    assert!(said.contains("finished"), "a finished job only says so\n{said}");
+    assert!(counts(&job).values().all(|count| *count == 600), "and changes nothing");
+}
+
+#[test]
+fn a_second_interrupt_stops_at_once_and_loses_nothing() {
+    let job = Job::new("twice", &Settings::default(), &counting(Some(60_000)));
+    let mut weir = job.start(&[]);
+    weir.until("a checkpoint", || job.newest_id() >= 1);
+    weir.interrupt();
+    weir.interrupt();
+    let (status, said) = weir.wait();
+    assert!(matches!(status.code(), Some(0 | 130)), "{status}\n{said}");
+    job.start(&[]).succeed();
+    assert!(counts(&job).values().all(|count| *count == 600));
+}
+
+#[test]
+fn a_second_run_on_the_same_state_folder_is_refused() {
+    let job = Job::new("locked", &Settings::default(), &counting(None));
+    let mut weir = job.start(&[]);
+    weir.until("a checkpoint", || job.newest_id() >= 1);
+    let (status, said) = job.start(&[]).wait();
+    assert_eq!(status.code(), Some(3), "{said}");
+    assert!(said.contains("already"), "{said}");
+    let seen = job.newest_id();
+    weir.until("the first goes on", || job.newest_id() > seen);
+}
+
+#[test]
+fn a_run_from_elsewhere_takes_over_and_the_first_stops_and_says_by_whom() {
+    let job = Job::new("taken", &Settings::default(), &counting(Some(100_000)));
+    let mut first = job.start(&[]);
+    first.until("a checkpoint", || job.newest_id() >= 1);
+    let elsewhere = job.path().join("elsewhere");
+    let second = job.start(&["--state-dir", elsewhere.to_str().unwrap(), "--take-over"]);
+    let (status, said) = first.wait();
+    assert_eq!(status.code(), Some(4), "{said}");
+    assert!(said.contains("taken over by"), "{said}");
+    second.succeed();
+    assert!(counts(&job).values().all(|count| *count == 1_000));
+}
+
+#[test]
+fn every_worker_ends_when_weir_is_killed() {
+    let job = Job::new("orphans", &Settings::default(), &counting(None));
+    let mut weir = job.start(&[]);
+    weir.until("a checkpoint", || job.newest_id() >= 1);
+    assert_eq!(weir.workers().len(), 2, "a process a worker");
+    // Waits until all of them are gone.
+    weir.kill();
+}

@@ -1,0 +1,305 @@
+//! The oracle: a query over a bounded input gives the same final table as the same question asked of DataFusion as a batch,
+//! with checkpoints, kills and rescales at random moments, late rows included.
+#![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used)]
+
+use std::{collections::BTreeMap, fmt::Write as _, fs, sync::Arc};
+
+use arrow::{
+    array::{ArrayRef, Int64Array, RecordBatch, StringArray},
+    datatypes::{DataType, Field, Schema},
+    util::display::{ArrayFormatter, FormatOptions},
+};
+use datafusion::prelude::SessionContext;
+use rand::{RngExt, rngs::StdRng};
+use weir_e2e_local::{Job, Settings, Weir, seeded};
+
+/// Rows before the ones that come late.
+const ROWS: i64 = 12_000;
+/// Rows that come after the watermark has passed all their windows.
+const LATE: i64 = 200;
+/// So many rows stand between the last on-time rows and the late ones, all of a far later time, that the watermark is ahead.
+const FAR: i64 = 9_000;
+/// Rows a second of the streaming job: slow enough that kills fall within it.
+const RATE: i64 = 9_000;
+
+/// One row; `t` in milliseconds since the epoch.
+#[derive(Clone)]
+struct Row {
+    id: i64,
+    k: String,
+    v: Option<i64>,
+    t: i64,
+    late: i64,
+}
+
+/// One file in order of time but for some seconds; then rows far ahead; then late ones.
+fn rows(random: &mut StdRng) -> Vec<Row> {
+    let start = 1_600_000_000_000_i64;
+    let mut all = Vec::new();
+    for id in 0..ROWS {
+        let t = start + id * 10 - random.random_range(0..2_000);
+        all.push(row(random, id, t, 0));
+    }
+    for id in ROWS..ROWS + FAR {
+        all.push(row(random, id, start + ROWS * 10 + 3_600_000, 0));
+    }
+    for id in ROWS + FAR..ROWS + FAR + LATE {
+        let t = start + random.random_range(0..ROWS * 10);
+        all.push(row(random, id, t, 1));
+    }
+    all
+}
+
+fn row(random: &mut StdRng, id: i64, t: i64, late: i64) -> Row {
+    let k = format!("key-{}", random.random_range(0..37));
+    let v = (random.random_range(0..10) > 0).then(|| random.random_range(-1_000..1_000));
+    Row { id, k, v, t, late }
+}
+
+/// A query in both dialects. `result` has the columns that `stream` writes; `late` tells that the stream drops late rows.
+struct Case {
+    name: &'static str,
+    columns: &'static str,
+    updating: bool,
+    stream: &'static str,
+    batch: &'static str,
+}
+
+const CASES: &[Case] = &[
+    Case {
+        name: "filter",
+        columns: "id BIGINT, x BIGINT, up STRING",
+        updating: false,
+        stream: "SELECT id, v * 2 + 1, UPPER(k) FROM input WHERE v > 100 OR v IS NULL",
+        batch: "SELECT id, v * 2 + 1, UPPER(k) FROM input WHERE v > 100 OR v IS NULL",
+    },
+    Case {
+        name: "keyed",
+        columns: "k STRING, c BIGINT, cv BIGINT, s BIGINT, lo BIGINT, hi BIGINT, d BIGINT, f BIGINT, df BIGINT",
+        updating: true,
+        stream: "SELECT k, COUNT(*), COUNT(v), SUM(v), MIN(v), MAX(v), COUNT(DISTINCT v), COUNT(*) FILTER (WHERE v > 0),
+            COUNT(DISTINCT v) FILTER (WHERE v > 500) FROM input GROUP BY k",
+        batch: "SELECT k, COUNT(*), COUNT(v), SUM(v), MIN(v), MAX(v), COUNT(DISTINCT v), COUNT(*) FILTER (WHERE v > 0),
+            COUNT(DISTINCT v) FILTER (WHERE v > 500) FROM input GROUP BY k",
+    },
+    Case {
+        name: "global",
+        columns: "c BIGINT, s BIGINT, d BIGINT",
+        updating: true,
+        stream: "SELECT COUNT(*), SUM(v), COUNT(DISTINCT k) FROM input",
+        batch: "SELECT COUNT(*), SUM(v), COUNT(DISTINCT k) FROM input",
+    },
+    Case {
+        name: "tumble",
+        columns: "k STRING, ws BIGINT, c BIGINT, s BIGINT, hi BIGINT, d BIGINT",
+        updating: false,
+        stream: "SELECT k, 1000 * UNIX_TIMESTAMP(DATE_FORMAT(window_start, 'yyyy-MM-dd HH:mm:ss')), COUNT(*), SUM(v), MAX(v),
+            COUNT(DISTINCT v) FROM TABLE(TUMBLE(TABLE input, DESCRIPTOR(t), INTERVAL '5' SECOND))
+            GROUP BY k, window_start, window_end",
+        batch: "SELECT k, t - t % 5000, COUNT(*), SUM(v), MAX(v), COUNT(DISTINCT v) FROM input WHERE late = 0
+            GROUP BY k, t - t % 5000",
+    },
+    Case {
+        name: "hop",
+        columns: "k STRING, ws BIGINT, c BIGINT, s BIGINT, lo BIGINT",
+        updating: false,
+        stream: "SELECT k, 1000 * UNIX_TIMESTAMP(DATE_FORMAT(window_start, 'yyyy-MM-dd HH:mm:ss')), COUNT(*), SUM(v), MIN(v)
+            FROM TABLE(HOP(TABLE input, DESCRIPTOR(t), INTERVAL '2' SECOND, INTERVAL '6' SECOND))
+            GROUP BY k, window_start, window_end",
+        batch: "SELECT k, ws, COUNT(*), SUM(v), MIN(v) FROM (
+            SELECT k, v, t - t % 2000 AS ws FROM input WHERE late = 0 UNION ALL
+            SELECT k, v, t - t % 2000 - 2000 AS ws FROM input WHERE late = 0 UNION ALL
+            SELECT k, v, t - t % 2000 - 4000 AS ws FROM input WHERE late = 0) GROUP BY k, ws",
+    },
+    Case {
+        name: "last",
+        columns: "k STRING, b BIGINT, t BIGINT",
+        updating: true,
+        stream: "SELECT k, b, ms FROM (SELECT k, MOD(id, 50) AS b, ms, ROW_NUMBER() OVER
+            (PARTITION BY k, MOD(id, 50) ORDER BY t DESC) AS n FROM input) WHERE n = 1",
+        batch: "SELECT k, id % 50, MAX(t) FROM input GROUP BY k, id % 50",
+    },
+    Case {
+        name: "first",
+        columns: "k STRING, b BIGINT, t BIGINT",
+        updating: true,
+        stream: "SELECT k, b, ms FROM (SELECT k, MOD(id, 50) AS b, ms, ROW_NUMBER() OVER
+            (PARTITION BY k, MOD(id, 50) ORDER BY t ASC) AS n FROM input WHERE late = 0) WHERE n = 1",
+        batch: "SELECT k, id % 50, MIN(t) FROM input WHERE late = 0 GROUP BY k, id % 50",
+    },
+];
+
+fn sql(case: &Case) -> String {
+    format!(
+        "CREATE TABLE input (id BIGINT, k STRING, v BIGINT, ms BIGINT, late BIGINT, t AS TO_TIMESTAMP_LTZ(ms, 3),
+  WATERMARK FOR t AS t - INTERVAL '3' SECOND)
+  WITH ('connector' = 'filesystem', 'path' = '{{folder}}/in', 'format' = 'csv', 'scan.rate-limit' = '{RATE}');
+CREATE TABLE result ({}) WITH ('connector' = 'filesystem', 'path' = '{{folder}}/out', 'format' = 'json'{});
+INSERT INTO result {};",
+        case.columns,
+        if case.updating { ", 'changelog' = 'true'" } else { "" },
+        case.stream
+    )
+}
+
+/// The rows that stand at the end: all of an append-only result, or what is left of a changelog.
+fn final_table(job: &Job, case: &Case) -> BTreeMap<String, i64> {
+    let names: Vec<&str> = case.columns.split(", ").filter_map(|column| column.split(' ').next()).collect();
+    let mut table: BTreeMap<String, i64> = BTreeMap::new();
+    for line in job.output() {
+        let row: serde_json::Value = serde_json::from_str(&line).expect("a line is JSON");
+        let mut text = String::new();
+        for name in &names {
+            match row.get(*name) {
+                None | Some(serde_json::Value::Null) => text.push_str("null,"),
+                Some(serde_json::Value::String(value)) => write!(text, "{value},").unwrap(),
+                Some(value) => write!(text, "{value},").unwrap(),
+            }
+        }
+        let change = match row.get("op").and_then(serde_json::Value::as_str) {
+            None | Some("+I" | "+U") => 1,
+            Some("-U" | "-D") => -1,
+            Some(other) => panic!("op {other}"),
+        };
+        *table.entry(text).or_default() += change;
+    }
+    table.retain(|_, count| *count != 0);
+    table
+}
+
+async fn answer(rows: &[Row], case: &Case) -> BTreeMap<String, i64> {
+    let ints = |value: fn(&Row) -> i64| Arc::new(rows.iter().map(|row| Some(value(row))).collect::<Int64Array>()) as ArrayRef;
+    let schema = Schema::new(vec![
+        Field::new("id", DataType::Int64, true),
+        Field::new("k", DataType::Utf8, true),
+        Field::new("v", DataType::Int64, true),
+        Field::new("t", DataType::Int64, true),
+        Field::new("late", DataType::Int64, true),
+    ]);
+    let columns = vec![
+        ints(|row| row.id),
+        Arc::new(rows.iter().map(|row| Some(row.k.as_str())).collect::<StringArray>()),
+        Arc::new(rows.iter().map(|row| row.v).collect::<Int64Array>()),
+        ints(|row| row.t),
+        ints(|row| row.late),
+    ];
+    let context = SessionContext::new();
+    let batch = RecordBatch::try_new(Arc::new(schema), columns).unwrap();
+    context.register_batch("input", batch).unwrap();
+    let result = context.sql(case.batch).await.unwrap().collect().await.unwrap();
+    let mut table = BTreeMap::new();
+    let options = FormatOptions::default().with_null("null");
+    for batch in result {
+        let formatters: Vec<_> =
+            batch.columns().iter().map(|column| ArrayFormatter::try_new(column.as_ref(), &options).unwrap()).collect();
+        for row in 0..batch.num_rows() {
+            let text: String = formatters.iter().map(|column| format!("{},", column.value(row))).collect();
+            *table.entry(text).or_default() += 1;
+        }
+    }
+    table
+}
+
+/// Runs the job and disturbs it: kills a worker, or stops it and goes on with another number of workers and slots.
+fn run_disturbed(job: &Job, random: &mut StdRng) {
+    let mut weir = job.start(&[]);
+    for _ in 0..random.random_range(1..4) {
+        let seen = job.newest_id();
+        let wanted = seen + random.random_range(1..4);
+        if !or_ended(&mut weir, || job.newest_id() >= wanted) {
+            break;
+        }
+        if random.random_range(0..3) < 2 {
+            let workers = weir.workers();
+            if !workers.is_empty() {
+                weir.kill_worker(workers[random.random_range(0..workers.len())]);
+            }
+        } else {
+            weir.interrupt();
+            weir.succeed();
+            let (workers, slots) = (random.random_range(1..4).to_string(), random.random_range(1..3).to_string());
+            println!("  goes on with {workers} workers of {slots} slots");
+            weir = job.start(&["--workers", &workers, "--slots", &slots]);
+        }
+    }
+    weir.succeed();
+}
+
+/// Waits for a condition or the job's end; true if the condition came first.
+fn or_ended(weir: &mut Weir, mut condition: impl FnMut() -> bool) -> bool {
+    loop {
+        if condition() {
+            return true;
+        }
+        if weir.has_ended() {
+            return false;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+fn check(name: &str, backend: &'static str) {
+    let mut random = seeded(name);
+    let case = CASES.iter().find(|case| case.name == name).expect("the case is in the table");
+    let rows = rows(&mut random);
+    let settings = Settings { interval: "150ms", backend, ..Settings::default() };
+    let job = Job::new(name, &settings, &sql(case));
+    fs::create_dir(job.path().join("in")).unwrap();
+    let mut text = String::new();
+    for row in &rows {
+        let v = row.v.map(|v| v.to_string()).unwrap_or_default();
+        writeln!(text, "{},{},{v},{},{}", row.id, row.k, row.t, row.late).unwrap();
+    }
+    fs::write(job.path().join("in/rows.csv"), text).unwrap();
+    run_disturbed(&job, &mut random);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (expected, actual) = (runtime.block_on(answer(&rows, case)), final_table(&job, case));
+    let missing: Vec<_> = expected.iter().filter(|(row, count)| actual.get(*row) != Some(count)).take(5).collect();
+    let surplus: Vec<_> = actual.iter().filter(|(row, count)| expected.get(*row) != Some(count)).take(5).collect();
+    assert!(
+        missing.is_empty() && surplus.is_empty(),
+        "{name}: {} rows expected, {} found; of the expected, missing: {missing:?}; surplus: {surplus:?}",
+        expected.len(),
+        actual.len()
+    );
+}
+
+#[test]
+fn a_filter_and_a_projection_agree_with_the_batch() {
+    check("filter", "rocksdb");
+}
+
+#[test]
+fn keyed_aggregates_agree_with_the_batch() {
+    check("keyed", "rocksdb");
+}
+
+#[test]
+fn keyed_aggregates_in_memory_agree_with_the_batch() {
+    check("keyed", "filesystem");
+}
+
+#[test]
+fn global_aggregates_agree_with_the_batch() {
+    check("global", "jobmanager");
+}
+
+#[test]
+fn tumbling_windows_agree_with_the_batch() {
+    check("tumble", "rocksdb");
+}
+
+#[test]
+fn hopping_windows_agree_with_the_batch() {
+    check("hop", "rocksdb");
+}
+
+#[test]
+fn the_last_row_of_a_key_agrees_with_the_batch() {
+    check("last", "rocksdb");
+}
+
+#[test]
+fn the_first_row_of_a_key_agrees_with_the_batch() {
+    check("first", "rocksdb");
+}
