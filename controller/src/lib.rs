@@ -1,1 +1,21 @@
-//! weir-controller
+//! The controller: checkpoint coordination, recovery, and the platform that runs workers.
+//!
+//! `coordinator`, `takeover`, `attempt` and `gc` are pure: they are told what happened and say what is to be done, time
+//! included. Everything that reads, writes or waits stands around them.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod attempt;
+pub mod coordinator;
+pub mod gc;
+pub mod takeover;
+pub mod time;
+
+pub mod cli;
+pub mod effects;
+pub mod job;
+pub mod planner;
+pub mod platform;
+pub mod session;
+pub mod state_dir;
+pub mod supervisor;
+pub mod ui;

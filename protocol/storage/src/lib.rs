@@ -185,11 +185,27 @@ impl JobStore {
         Ok(stored)
     }
 
+    /// Replaces an object's bytes, whatever stands there. Only for emptying a record that is retired: everything else is
+    /// created once and never changed.
+    pub async fn replace(&self, path: &str, bytes: Bytes) -> Result<(), StorageError> {
+        let put = self.store.put(&self.path(path), PutPayload::from_bytes(bytes)).await;
+        put.map(drop).map_err(|source| self.failed("replacing", path, source))
+    }
+
     /// Deletes an object; that it is absent already is fine.
     pub async fn delete(&self, path: &str) -> Result<(), StorageError> {
         match self.store.delete(&self.path(path)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(source) => Err(self.failed("deleting", path, source)),
+        }
+    }
+
+    /// Replaces an object's bytes by none, so that its name stays taken: a create of it that is still on its way cannot
+    /// bring it back.
+    pub async fn empty(&self, path: &str) -> Result<(), StorageError> {
+        match self.store.put(&self.path(path), PutPayload::new()).await {
+            Ok(_) => Ok(()),
+            Err(source) => Err(self.failed("emptying", path, source)),
         }
     }
 

@@ -1,1 +1,59 @@
-//! weir-connectors
+//! Sources and sinks, and the formats they read and write.
+//!
+//! A [`ConnectorFactory`] turns the declaration of a table, a [`TableSpec`], into the engine's `SourceFactory` or
+//! `SinkFactory`; the [`ConnectorRegistry`] knows the factories by name and refuses options that they do not know.
+//!
+//! # Sources
+//!
+//! A source's position is data: JSON from which any subtask of any worker can go on. Reading from a position gives the same
+//! rows again, whatever the batches before were; that, and nothing else, makes a restore exact. Hence every source here is
+//! a function of its position: `nexmark` and `datagen` of a row's number, `filesystem` of a file and an offset between two
+//! records.
+//!
+//! # Why the sink's contract has two phases, and what else it fits
+//!
+//! `Sink::prepare(id)` cuts what was written and answers, from a persist thread, with *pending commits*; they stand in the
+//! part, and so in the record. `Committer::commit` publishes them once the record exists: from any process, in any order,
+//! twice or late, with the same outcome. The trait asks for three things: what is pending is durable before it is
+//! answered; a pending commit carries all that is needed to publish it; its names are fixed before the record is.
+//!
+//! | | `write` | `prepare` | a pending commit | `commit` | `clean` |
+//! |---|---|---|---|---|---|
+//! | files | append to a hidden file | cut; then fsync file and folder | hidden name, final name | rename, fsync folder; done if the hidden file is gone | delete hidden files of older attempts that nothing pending names |
+//! | an object store | upload parts of a multipart upload | cut; then upload the rest | key, upload id, the numbers and tags of its parts | `CompleteMultipartUpload`; done if the upload is gone | abort the uploads of older attempts that nothing pending names |
+//! | Kafka | gather rows, encoded | cut | topic, and **the rows themselves** | one transaction: the rows, and a marker with the pending commit's name on a topic of the sink's own; done if the marker is there | nothing: what was never committed is nowhere |
+//!
+//! - *An object store* has no rename, but an object appears only when its multipart upload is completed, and completing
+//!   needs nothing but data. So the upload is the hidden file, and the trait fits as it is. The names hold attempt, worker,
+//!   subtask and checkpoint, so that no two uploads have the same key, and a late completion finds its own object.
+//! - *Kafka* has transactions, but only the producer that opened one can commit it, and after a crash librdkafka cannot take
+//!   it up again. So nothing may be in Kafka before the commit: the rows stand in the part, which is why a pending commit
+//!   is data of any size and not a name. The commit writes them in one transaction, together with a marker that says so. A
+//!   committer that is told again reads the markers first; two committers at once are told apart by Kafka's own fencing,
+//!   since the transactional id is the job's and the sink's, and the later one's epoch shuts the earlier one out before it
+//!   reads. That is why `commit` is asynchronous and may take as long as the rows do, and why it must not assume that it
+//!   runs where the rows were written.
+//! - What none of them needs is a call at an abort: an aborted checkpoint's cut stays pending in every later part, so no
+//!   sink must undo anything while it runs. Only a restore drops what is newer, and for that there is `clean`.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod console;
+mod datagen;
+mod error;
+mod filesystem;
+mod nexmark;
+mod options;
+mod pace;
+mod registry;
+mod spec;
+mod strided;
+#[cfg(test)]
+mod testing;
+
+pub use console::{Blackhole, Print};
+pub use datagen::Datagen;
+pub use error::ConnectorError;
+pub use filesystem::Filesystem;
+pub use nexmark::{Nexmark, event_schema as nexmark_schema};
+pub use registry::ConnectorRegistry;
+pub use spec::{ConnectorFactory, OptionDoc, TableSpec};

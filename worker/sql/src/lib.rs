@@ -1,1 +1,50 @@
-//! weir-sql
+//! Flink SQL to a job graph.
+//!
+//! [`plan`] reads a script ([`dialect`]), keeps its tables and views ([`catalog`]), plans each INSERT with DataFusion's planner
+//! under Flink's names, types and functions ([`exprs`], [`functions`], [`types`]), optimises it ([`optimize`]) and lowers it to
+//! stages ([`lower`]). [`explain`] describes the result. Nothing is started: what cannot run is refused here, with line,
+//! column and what to write instead.
+//!
+//! Not here: joins, set operations, top-n beyond the first row, SESSION and CUMULATE windows, and aggregation over rows that
+//! change. They are refused by name.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod catalog;
+mod check;
+mod columns;
+pub mod dialect;
+pub mod error;
+mod explain;
+mod exprs;
+mod flow;
+pub mod functions;
+mod identity;
+mod lower;
+mod nodes;
+mod optimize;
+mod script;
+mod settings;
+mod source;
+mod tvf;
+pub mod types;
+mod windows;
+
+pub use catalog::Catalog;
+pub use error::{Place, PlanError};
+pub use explain::{
+    InputDescription, OperatorDescription, PlanDescription, SinkDescription, SourceDescription, StageDescription,
+    StateDescription, explain,
+};
+pub use weir_protocol::settings::PlanRequest;
+
+use weir_engine::JobGraph;
+
+/// Plans a script. The same request and catalog give the same graph, in every process.
+pub fn plan(request: &PlanRequest, catalog: &Catalog) -> Result<JobGraph, PlanError> {
+    let planned = script::plan_script(request, catalog)?;
+    let mut graph = JobGraph { stages: planned.stages, fingerprint: String::new(), warnings: planned.warnings };
+    let described = explain(&graph);
+    let text = format!("{:?}\n{:?}\nmaxParallelism {}", described.stages, planned.details, request.max_parallelism);
+    graph.fingerprint = identity::fingerprint(&text);
+    Ok(graph)
+}

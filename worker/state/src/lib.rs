@@ -1,1 +1,38 @@
-//! weir-state
+//! Keyed state of a job: tables in memory over a backend, checkpointed by freezing and persisting beside processing.
+//!
+//! An operator has [`Table`]s and [`SliceTable`]s, which it reads and writes a batch at a time by [`Keys`]. Those of one subtask
+//! share a [`SubtaskState`] with one [`KeyedBackend`]. At a barrier the tables are frozen, which moves pointers; a persist thread
+//! then writes what was frozen, takes the backend's snapshot and uploads what is new of it. FORMAT.md has every byte format.
+//!
+//! It knows nothing of batches' meaning, barriers or records: the engine says when to freeze, what the base is, and when a
+//! record exists.
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod backend;
+pub mod budget;
+pub mod conformance;
+pub mod error;
+mod frozen;
+pub mod keys;
+mod layout;
+mod local;
+pub mod memory;
+pub mod persist;
+mod restore;
+pub mod rocks;
+pub mod slices;
+mod store;
+pub mod subtask;
+pub mod table;
+
+pub use backend::{BackendFactory, BackendRegistry, Carriage, KeyedBackend, LocalFile, OpenBackend, WriteBatch};
+pub use budget::{Shares, StateMemory};
+pub use conformance::conformance;
+pub use error::{StateError, StateErrorKind};
+pub use frozen::Frozen;
+pub use keys::{KeyGroup, Keys, decode_keys, key_group, key_group_range, subtask_of};
+pub use layout::StateId;
+pub use persist::{Persist, PersistStats, Uploader};
+pub use slices::{Cursor, SliceTable};
+pub use subtask::{OpenState, SubtaskState};
+pub use table::{RowLayout, Slot, Table};

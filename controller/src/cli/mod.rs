@@ -1,0 +1,215 @@
+//! The commands that a person types, and what their exit codes mean.
+
+mod checkpoints;
+mod run;
+mod show_plan;
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    effects::chain,
+    job::{LocalJob, Overrides, ReadError},
+    planner::{self, Plan, PlanError},
+    platform::local::{WorkerBinaryError, check_version, worker_binary},
+    state_dir::StateDirError,
+};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    it worked: the job finished, or was stopped with a last checkpoint
+  1    the job failed
+  2    bad input: the YAML, the SQL, an option, or a restore that does not fit the job
+  3    the environment: storage, the state folder, the worker binary
+  4    another coordinator took the job over
+  130  stopped at once, by a second Ctrl-C";
+
+/// Checkpointed streaming jobs.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a job on this machine. Ctrl-C takes a last checkpoint and stops; running again goes on from it.
+    #[command(after_help = EXIT_CODES)]
+    Run(RunArgs),
+    /// Check a job's YAML and SQL; nothing is started.
+    Validate(JobArgs),
+    /// Show what would run: stages, exchanges, operators, where state is kept and what bounds it.
+    Plan {
+        #[command(flatten)]
+        job: JobArgs,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the checkpoints in the job's storage that can be restored, the newest first.
+    Checkpoints {
+        #[command(flatten)]
+        job: JobArgs,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct JobArgs {
+    /// The StreamJob's YAML.
+    file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    #[command(flatten)]
+    job: JobArgs,
+    /// Worker processes, instead of spec.workers.replicas.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    workers: Option<u32>,
+    /// Slots a worker, instead of spec.workers.slots.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
+    slots: Option<u32>,
+    /// Where logs, local state and the lock are. [default: .weir/<namespace>-<name>]
+    #[arg(long)]
+    state_dir: Option<PathBuf>,
+    /// Go back to a record that `weir checkpoints` lists, or `previous`: the newest, also one of another owner.
+    #[arg(long, value_name = "RECORD|previous")]
+    restore: Option<String>,
+    /// Plain lines, also in a terminal.
+    #[arg(long)]
+    plain: bool,
+}
+
+/// What an exit code says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It worked.
+    Ok = 0,
+    /// The job failed.
+    JobFailed = 1,
+    /// The input cannot work.
+    BadInput = 2,
+    /// The surroundings do not let it work.
+    Environment = 3,
+    /// Another coordinates the job.
+    Superseded = 4,
+    /// A second Ctrl-C.
+    Killed = 130,
+}
+
+/// Why a command did not work.
+#[derive(Debug)]
+struct Failure {
+    exit: Exit,
+    message: String,
+}
+
+impl Failure {
+    fn new(exit: Exit, message: impl fmt::Display) -> Self {
+        Self { exit, message: message.to_string() }
+    }
+}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        Self::new(Exit::BadInput, error)
+    }
+}
+
+impl From<WorkerBinaryError> for Failure {
+    fn from(error: WorkerBinaryError) -> Self {
+        Self::new(Exit::Environment, error)
+    }
+}
+
+impl From<StateDirError> for Failure {
+    fn from(error: StateDirError) -> Self {
+        Self::new(Exit::Environment, error)
+    }
+}
+
+impl From<PlanError> for Failure {
+    fn from(error: PlanError) -> Self {
+        let exit = match error {
+            PlanError::Script { .. } => Exit::BadInput,
+            PlanError::Process { .. } => Exit::Environment,
+        };
+        Self::new(exit, error)
+    }
+}
+
+impl From<weir_storage::StorageError> for Failure {
+    fn from(error: weir_storage::StorageError) -> Self {
+        Self::new(Exit::Environment, chain(&error))
+    }
+}
+
+/// Parses the command line and does what it says.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_env("WEIR_LOG").unwrap_or_else(|_| EnvFilter::new("error"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("weir: no threads can be started: {error}");
+            return ExitCode::from(Exit::Environment as u8);
+        }
+    };
+    let result = runtime.block_on(execute(cli.command));
+    // What is still under way at storage may be abandoned: nothing depends on it any more.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("weir: {}", failure.message);
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+async fn execute(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Run(args) => run::run(args).await,
+        Command::Validate(args) => {
+            let (job, plan) = read_and_plan(&args.file, &Overrides::default()).await?;
+            for warning in show_plan::warnings(&plan.description) {
+                println!("warning: {warning}");
+            }
+            println!("{} holds: {} can run", args.file.display(), job.name);
+            Ok(())
+        }
+        Command::Plan { job: args, json } => {
+            let (job, plan) = read_and_plan(&args.file, &Overrides::default()).await?;
+            if json {
+                println!("{:#}", plan.description);
+            } else {
+                print!("{}", show_plan::render(&job, &plan));
+            }
+            Ok(())
+        }
+        Command::Checkpoints { job, json } => {
+            let job = LocalJob::read(&job.file, &Overrides::default())?;
+            checkpoints::list(&job, json).await
+        }
+    }
+}
+
+/// Reads the job, finds the worker binary, and has it plan the script.
+async fn read_and_plan(file: &Path, overrides: &Overrides) -> Result<(LocalJob, Plan), Failure> {
+    let job = LocalJob::read(file, overrides)?;
+    let binary = worker_binary()?;
+    check_version(&binary).await?;
+    let plan = planner::plan(&binary, &job.plan).await?;
+    Ok((job, plan))
+}

@@ -1,0 +1,147 @@
+//! `weir run`.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use weir_protocol::settings::FailureKind;
+use weir_storage::JobStore;
+
+use super::{Exit, Failure, RunArgs, show_plan};
+use crate::{
+    effects::find_record,
+    job::{LocalJob, Overrides, RestoreWish},
+    planner,
+    platform::local::{Local, check_version, worker_binary},
+    state_dir::StateDir,
+    supervisor::{self, Outcome, Parts, in_words},
+    takeover::{Refusal, Restore},
+    ui::{self, Weight},
+};
+
+/// Events of the platform under way to the supervisor.
+const PLATFORM_QUEUE: usize = 1024;
+
+/// Runs a job until it ends or is stopped.
+pub async fn run(args: RunArgs) -> Result<(), Failure> {
+    let job = LocalJob::read(&args.job.file, &Overrides { workers: args.workers, slots: args.slots })?;
+    if job.suspend {
+        let message =
+            format!("{}: spec.suspend is true: the job is not to run; set it to false", args.job.file.display());
+        return Err(Failure::new(Exit::BadInput, message));
+    }
+    let binary = worker_binary()?;
+    check_version(&binary).await?;
+    let plan = planner::plan(&binary, &job.plan).await?;
+
+    // Only now is anything written.
+    let state_dir = Arc::new(StateDir::open(&args.state_dir.unwrap_or_else(|| job.default_state_dir()))?);
+    let store = JobStore::open(&job.settings.storage, &job.name)?;
+    let (wish, from_yaml) = restore_wish(args.restore.as_deref(), &job, &state_dir);
+    let restore = match &wish {
+        Some(RestoreWish::Record(record)) => {
+            Restore::Record(find_record(&store, record).await.map_err(|error| Failure::new(Exit::BadInput, error))?)
+        }
+        _ => Restore::Latest,
+    };
+
+    let (platform_events, events) = mpsc::channel(PLATFORM_QUEUE);
+    let platform = Local::new(binary, job.settings.memory_budget, state_dir.clone(), platform_events);
+    let mut ui = ui::choose(args.plain);
+    ui.event(
+        Weight::Change,
+        &format!("{}: checkpoints in {}, logs in {}", job.name, store.name(), state_dir.path().display()),
+    );
+    for warning in show_plan::warnings(&plan.description) {
+        ui.event(Weight::Bad, &format!("warning: {warning}"));
+    }
+    let outcome = supervisor::run(Parts {
+        coordinator: coordinator_name(),
+        fingerprint: plan.fingerprint,
+        restore,
+        adopt: wish == Some(RestoreWish::Previous),
+        store,
+        state_dir,
+        platform: Box::new(platform),
+        platform_events: events,
+        ui,
+        restore_wish: wish.filter(|_| from_yaml).map(|wish| wish.as_text().to_string()),
+        job,
+    })
+    .await
+    .map_err(|error| Failure::new(Exit::Environment, format!("signals cannot be received: {error}")))?;
+    ended(outcome)
+}
+
+/// What is to be restored, and whether the YAML says so: there a value acts once.
+fn restore_wish(argument: Option<&str>, job: &LocalJob, state_dir: &StateDir) -> (Option<RestoreWish>, bool) {
+    if let Some(text) = argument {
+        return (Some(RestoreWish::parse(text)), false);
+    }
+    let done = state_dir.read("restored-from");
+    let wish = job.restore_from.clone().filter(|wish| done.as_deref() != Some(wish.as_text()));
+    (wish, true)
+}
+
+/// Host, process id and a random end: two processes never share it, and people can find the process.
+fn coordinator_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    format!("{host}:{}:{}", std::process::id(), &random[..8])
+}
+
+fn ended(outcome: Outcome) -> Result<(), Failure> {
+    let (exit, message) = match outcome {
+        Outcome::Succeeded | Outcome::Stopped => return Ok(()),
+        Outcome::StoppedWithoutCheckpoint(reason) => (
+            Exit::Environment,
+            format!("stopped, but without a last checkpoint: {reason}; running again goes on from the one before"),
+        ),
+        Outcome::Killed => {
+            (Exit::Killed, "stopped at once; running again goes on from the newest checkpoint".to_string())
+        }
+        Outcome::Failed(failure) => {
+            let (exit, remedy) = match failure.kind {
+                FailureKind::Plan => (Exit::BadInput, ""),
+                FailureKind::StateMismatch => (
+                    Exit::BadInput,
+                    "; go back to the SQL that the checkpoint was taken with, or use another storage url",
+                ),
+                FailureKind::Corrupt => (
+                    Exit::Environment,
+                    "; nothing was restored. `weir checkpoints` lists the retained ones, and `weir run --restore <record>` goes back to an older one",
+                ),
+                _ => (Exit::JobFailed, ""),
+            };
+            (exit, format!("the job failed: {}{remedy}", in_words(&failure)))
+        }
+        Outcome::GivenUp(reason) => (Exit::JobFailed, format!("the job failed: {reason}")),
+        Outcome::Refused(refusal, reason) => {
+            let (exit, remedy) = match refusal {
+                Some(Refusal::OwnedByAnother { .. }) => (
+                    Exit::Environment,
+                    "; take it over with --restore previous (which stops the other), or use another spec.checkpoint.storage.url",
+                ),
+                Some(Refusal::MaxParallelismChanged { .. }) => (
+                    Exit::BadInput,
+                    "; set spec.maxParallelism back, or begin anew with another spec.checkpoint.storage.url",
+                ),
+                Some(Refusal::NotRetained { .. }) => {
+                    (Exit::BadInput, "; `weir checkpoints` lists what can be restored")
+                }
+                Some(Refusal::Unusable { .. }) => (
+                    Exit::Environment,
+                    "; `weir checkpoints` lists the retained ones, and `weir run --restore <record>` goes back to an older one",
+                ),
+                None => (Exit::Environment, ""),
+            };
+            (exit, format!("{reason}{remedy}"))
+        }
+        Outcome::Superseded(by) => {
+            let by = by.unwrap_or_else(|| "another coordinator".to_string());
+            (Exit::Superseded, format!("the job was taken over by {by}; this one has stopped"))
+        }
+        Outcome::NoWorkers(reason) => (Exit::Environment, reason),
+    };
+    Err(Failure::new(exit, message))
+}

@@ -1,0 +1,466 @@
+//! The checkpoints of one term over one attempt: triggers, collects acks, creates the record, commits, and then has the
+//! status written and what is retired deleted.
+//!
+//! A pure machine: it is told what happened, time included, and says what is to be done. At most one checkpoint is under
+//! way. From the first create of a record until its slot can be read nothing else is decided, however long that takes. A
+//! coordinator that finds its term sealed says so and does nothing more.
+//!
+//! Whether a worker is lost and what follows from it is the attempt's business (`crate::attempt`); here a broken session
+//! only aborts the checkpoint under way.
+
+mod cleaning;
+mod events;
+mod status;
+
+use std::sync::Arc;
+
+use weir_protocol::record::{Opening, RECORD_VERSION, Record, RecordRef};
+use weir_protocol::{Attempt, CheckpointId, RecordNumber, Term, WorkerId, paths};
+
+use cleaning::Cleaning;
+pub use events::{
+    Ack, Action, COMMIT_WAIT, Event, Last, NamesOutcome, Note, Outcome, Policy, RETRY, STATUS_INTERVAL, Start,
+    StatusOutcome, StatusPointer, Taken,
+};
+use status::StatusWriter;
+
+use crate::gc::{Known, Records, Standing};
+use crate::time::Millis;
+
+/// One coordinator.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Coordinator {
+    policy: Policy,
+    opening: Arc<Opening>,
+    workers: Arc<[WorkerId]>,
+    /// One a worker, as all lists below.
+    sessions: Vec<bool>,
+    finished: Vec<bool>,
+    committed: Vec<CheckpointId>,
+    next_id: CheckpointId,
+    next_number: RecordNumber,
+    phase: Phase,
+    /// The end of the chain: the newest record of this term, else the one that the term was opened with.
+    newest: Option<Arc<Record>>,
+    /// All records that stand, of this and earlier terms.
+    records: Records,
+    /// Aborted in a row.
+    failed: u32,
+    last_trigger: Millis,
+    last_end: Millis,
+    trigger_now: bool,
+    all_committed: bool,
+    last: LastWish,
+    status: StatusWriter,
+    cleaning: Cleaning,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Phase {
+    Idle,
+    /// Triggered; waiting for the acks.
+    Collecting { id: CheckpointId, since: Millis, acks: Vec<Option<Ack>> },
+    /// All have acked; whether the record exists is not known yet.
+    Creating { record: Arc<Record>, tries: u32, doubt: bool, retry_at: Option<Millis> },
+    /// The term is over.
+    Over,
+}
+
+/// The last checkpoint before a stop.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum LastWish {
+    No,
+    Wanted,
+    Running(CheckpointId),
+    Committing { record: RecordRef, until: Millis },
+    Told,
+}
+
+impl Coordinator {
+    /// A coordinator whose opening stands and whose workers are deployed. The first actions: the commit of what was
+    /// restored, the status.
+    pub fn new(now: Millis, policy: Policy, start: Start) -> (Self, Vec<Action>) {
+        let count = start.workers.len();
+        let standing = |record: &Arc<Record>| {
+            let standing = Standing { record: Arc::clone(record), clear: false, names: Known::No };
+            (record.reference(), standing)
+        };
+        let mut coordinator = Self {
+            policy,
+            workers: start.workers.into(),
+            sessions: vec![true; count],
+            finished: vec![false; count],
+            committed: vec![CheckpointId(0); count],
+            next_id: start.highest_id.next(),
+            next_number: RecordNumber(1),
+            phase: Phase::Idle,
+            records: start.inherited.iter().chain(&start.restored).map(standing).collect(),
+            newest: start.restored,
+            failed: 0,
+            last_trigger: now,
+            last_end: now,
+            trigger_now: false,
+            all_committed: false,
+            last: LastWish::No,
+            status: StatusWriter::default(),
+            cleaning: Cleaning::default(),
+            opening: start.opening,
+        };
+        let mut actions = Vec::new();
+        coordinator.commit_all(&mut actions);
+        coordinator.proceed(now, &mut actions);
+        (coordinator, actions)
+    }
+
+    /// Something happened.
+    pub fn on(&mut self, now: Millis, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.phase == Phase::Over {
+            return actions;
+        }
+        match event {
+            Event::Tick => self.tick(now, &mut actions),
+            Event::Configure(policy) => self.policy = policy,
+            Event::TriggerNow => self.trigger_now = true,
+            Event::TakeLast if self.last == LastWish::No => self.last = LastWish::Wanted,
+            Event::TakeLast => {}
+            Event::SessionOpened { worker, highest_checkpoint } => {
+                self.session_opened(&worker, highest_checkpoint, &mut actions);
+            }
+            Event::SessionLost { worker } => {
+                if let Some(i) = self.position(&worker) {
+                    self.sessions[i] = false;
+                    self.abort(now, &format!("the session of worker {worker} broke"), &mut actions);
+                }
+            }
+            Event::Acked(ack) => self.acked(now, ack, &mut actions),
+            Event::Declined { worker, attempt, id, reason } => {
+                if self.member(&worker, attempt).is_some() && self.collecting() == Some(id) {
+                    self.abort(now, &format!("worker {worker} declined: {reason}"), &mut actions);
+                }
+            }
+            Event::Committed { worker, attempt, id } => self.worker_committed(&worker, attempt, id, &mut actions),
+            Event::Finished { worker, attempt } => {
+                if let Some(i) = self.member(&worker, attempt) {
+                    self.finished[i] = true;
+                }
+            }
+            Event::Created { number, outcome } => self.created(now, number, outcome, &mut actions),
+            Event::StatusWritten { record, outcome } => {
+                if self.status.written(now, record, outcome, self.policy.retry) {
+                    self.over(None, &mut actions);
+                }
+            }
+            Event::NamesRead { record, names } => self.names_read(now, record, names),
+            Event::Leftovers(listed) => self.leftovers_listed(now, listed, &mut actions),
+            Event::Removed { complete } => self.removed(now, complete),
+        }
+        self.proceed(now, &mut actions);
+        actions
+    }
+
+    /// When the next [`Event::Tick`] is due.
+    pub fn next_wake(&self) -> Option<Millis> {
+        let phase = match &self.phase {
+            Phase::Idle => self.trigger_due(),
+            Phase::Collecting { since, .. } => Some(*since + self.policy.timeout),
+            Phase::Creating { retry_at, .. } => *retry_at,
+            Phase::Over => return None,
+        };
+        let last = match self.last {
+            LastWish::Committing { until, .. } => Some(until),
+            _ => None,
+        };
+        let status = self.status.due(self.newest.as_deref());
+        [phase, last, status, self.cleaning_due()].into_iter().flatten().min()
+    }
+
+    /// This coordinator's term.
+    pub fn term(&self) -> Term {
+        self.opening.term
+    }
+
+    /// The attempt that this term is over.
+    pub fn attempt(&self) -> Attempt {
+        self.opening.attempt
+    }
+
+    /// The end of the chain.
+    pub fn newest(&self) -> Option<&Arc<Record>> {
+        self.newest.as_ref()
+    }
+
+    /// The checkpoint under way, if its record was not asked for yet.
+    pub fn collecting(&self) -> Option<CheckpointId> {
+        match &self.phase {
+            Phase::Collecting { id, .. } => Some(*id),
+            _ => None,
+        }
+    }
+
+    /// The record whose create has not been answered clearly yet.
+    pub fn creating(&self) -> Option<&Arc<Record>> {
+        match &self.phase {
+            Phase::Creating { record, .. } => Some(record),
+            _ => None,
+        }
+    }
+
+    /// Checkpoints aborted since the last record.
+    pub fn failed_since_latest(&self) -> u32 {
+        self.failed
+    }
+
+    /// The records that stand, as far as this coordinator knows.
+    pub fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// The term has been found sealed.
+    pub fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
+    fn position(&self, worker: &WorkerId) -> Option<usize> {
+        self.workers.iter().position(|member| member == worker)
+    }
+
+    /// A worker of this term that speaks of this term's attempt; what others say is not heard.
+    fn member(&self, worker: &WorkerId, attempt: Attempt) -> Option<usize> {
+        self.position(worker).filter(|_| attempt == self.opening.attempt)
+    }
+
+    /// All that follows from where things stand, and is due.
+    fn proceed(&mut self, now: Millis, actions: &mut Vec<Action>) {
+        if self.phase == Phase::Over {
+            return;
+        }
+        self.last_wish(now, actions);
+        if self.trigger_due().is_some_and(|due| now >= due) && self.is_urgent() {
+            self.trigger(now, actions);
+        }
+        self.status.proceed(now, self.opening.term, self.newest.as_ref(), self.policy.status_interval, actions);
+        self.clean(now, actions);
+    }
+
+    fn tick(&mut self, now: Millis, actions: &mut Vec<Action>) {
+        match &mut self.phase {
+            Phase::Idle => {
+                if self.trigger_due().is_some_and(|due| now >= due) {
+                    self.trigger(now, actions);
+                }
+            }
+            Phase::Collecting { since, acks, .. } => {
+                if now >= *since + self.policy.timeout {
+                    let missing: Vec<_> = acks.iter().zip(self.workers.iter()).filter(|(ack, _)| ack.is_none()).collect();
+                    let missing = missing.iter().map(|(_, worker)| worker.0.as_str()).collect::<Vec<_>>().join(", ");
+                    self.abort(now, &format!("no ack within {:?} from {missing}", self.policy.timeout), actions);
+                }
+            }
+            Phase::Creating { record, tries, retry_at, .. } => {
+                if retry_at.is_some_and(|at| now >= at) {
+                    *retry_at = None;
+                    *tries += 1;
+                    actions.push(Action::CreateRecord(Arc::clone(record)));
+                }
+            }
+            Phase::Over => {}
+        }
+    }
+
+    /// The job's end is on record: no checkpoint comes after it.
+    fn is_final(&self) -> bool {
+        self.newest.as_ref().is_some_and(|record| record.is_final)
+    }
+
+    /// A checkpoint is wanted without waiting for the interval.
+    fn is_urgent(&self) -> bool {
+        self.trigger_now || self.last == LastWish::Wanted || self.finished.iter().all(|finished| *finished)
+    }
+
+    /// When the next checkpoint may be triggered, if any may.
+    fn trigger_due(&self) -> Option<Millis> {
+        let stopping = !matches!(self.last, LastWish::No | LastWish::Wanted);
+        if self.phase != Phase::Idle || self.is_final() || stopping || !self.sessions.iter().all(|open| *open) {
+            return None;
+        }
+        let regular = (self.last_trigger + self.policy.interval).max(self.last_end + self.policy.min_pause);
+        // After a failure not even an urgent one follows at once, or a worker that declines would be asked without end.
+        let soon = if self.failed > 0 { self.last_end + self.policy.retry } else { self.last_end };
+        Some(if self.is_urgent() { soon.min(regular) } else { regular })
+    }
+
+    fn trigger(&mut self, now: Millis, actions: &mut Vec<Action>) {
+        let id = self.next_id;
+        self.next_id = id.next();
+        self.last_trigger = now;
+        self.trigger_now = false;
+        if self.last == LastWish::Wanted {
+            self.last = LastWish::Running(id);
+        }
+        self.phase = Phase::Collecting { id, since: now, acks: vec![None; self.workers.len()] };
+        actions.push(Action::Trigger { id, base: self.newest.as_ref().map(|record| record.reference()) });
+        actions.push(Action::Note(Note::Triggered { id }));
+    }
+
+    /// Aborts the checkpoint whose acks are being collected; where none is, nothing happens. What workers have prepared
+    /// for it stays pending in their later parts.
+    fn abort(&mut self, now: Millis, reason: &str, actions: &mut Vec<Action>) {
+        if let Some(id) = self.collecting() {
+            actions.push(Action::Cancel { id });
+            self.ended_without_record(now, id, reason, actions);
+        }
+    }
+
+    fn ended_without_record(&mut self, now: Millis, id: CheckpointId, reason: &str, actions: &mut Vec<Action>) {
+        self.phase = Phase::Idle;
+        self.last_end = now;
+        self.failed += 1;
+        let beyond_tolerable = self.failed > self.policy.tolerable_failures;
+        let note = Note::Aborted { id, reason: reason.to_string(), failed: self.failed, beyond_tolerable };
+        actions.push(Action::Note(note));
+        if self.last == LastWish::Running(id) {
+            self.last = LastWish::Told;
+            actions.push(Action::LastTaken(Last::Failed { reason: reason.to_string() }));
+        }
+    }
+
+    fn acked(&mut self, now: Millis, ack: Ack, actions: &mut Vec<Action>) {
+        let Some(i) = self.member(&ack.worker, ack.attempt) else { return };
+        let Phase::Collecting { id, acks, .. } = &mut self.phase else { return };
+        if ack.id != *id {
+            return;
+        }
+        // A worker writes only under its own names; a record that names anything else must not come to be.
+        if ack.part.path != paths::part(ack.id, ack.attempt, &ack.worker) || ack.part.worker != ack.worker {
+            let reason = format!("worker {} acked with {}, which is not its own", ack.worker, ack.part.path);
+            self.abort(now, &reason, actions);
+            return;
+        }
+        acks[i] = Some(ack);
+        if acks.iter().all(Option::is_some) {
+            self.complete(now, actions);
+        }
+    }
+
+    /// All have acked: the record is made and asked for.
+    fn complete(&mut self, now: Millis, actions: &mut Vec<Action>) {
+        let Phase::Collecting { id, since, acks } = std::mem::replace(&mut self.phase, Phase::Idle) else { return };
+        let acks: Vec<Ack> = acks.into_iter().flatten().collect();
+        let record = Arc::new(Record {
+            version: RECORD_VERSION,
+            id,
+            term: self.opening.term,
+            number: self.next_number,
+            attempt: self.opening.attempt,
+            job: self.opening.job.clone(),
+            is_final: acks.iter().all(|ack| ack.finished),
+            parallelism: self.opening.workers * self.opening.slots,
+            max_parallelism: self.opening.max_parallelism,
+            fingerprint: self.opening.fingerprint.clone(),
+            completed_at_ms: now.0,
+            duration_ms: u64::try_from((now - since).as_millis()).unwrap_or(u64::MAX),
+            state_bytes: acks.iter().map(|ack| ack.state_bytes).sum(),
+            uploaded_bytes: acks.iter().map(|ack| ack.uploaded_bytes).sum(),
+            parts: acks.into_iter().map(|ack| ack.part).collect(),
+        });
+        actions.push(Action::CreateRecord(Arc::clone(&record)));
+        self.phase = Phase::Creating { record, tries: 1, doubt: false, retry_at: None };
+    }
+
+    fn created(&mut self, now: Millis, number: RecordNumber, outcome: Outcome, actions: &mut Vec<Action>) {
+        let Phase::Creating { record, tries, doubt, retry_at } = &mut self.phase else { return };
+        if record.number != number {
+            return;
+        }
+        match outcome {
+            Outcome::New => {
+                let clear = !*doubt;
+                self.recorded(now, clear, actions);
+            }
+            Outcome::Same => self.recorded(now, false, actions),
+            Outcome::Taken(Taken::Seal(seal)) => self.over(Some(seal.by), actions),
+            Outcome::Taken(Taken::Other) => self.over(None, actions),
+            // Nothing was ever on its way: the checkpoint has failed, and its slot is free for the next one.
+            Outcome::Refused { reason } if !*doubt => {
+                let id = record.id;
+                self.ended_without_record(now, id, &reason, actions);
+            }
+            Outcome::InDoubt { reason } | Outcome::Refused { reason } => {
+                *doubt = true;
+                *retry_at = Some(now + self.policy.retry);
+                let (record, tries) = (record.reference(), *tries);
+                actions.push(Action::Note(Note::RecordInDoubt { record, reason, tries }));
+            }
+        }
+    }
+
+    /// The record stands: the checkpoint is complete. Commit and status follow, independent of each other.
+    fn recorded(&mut self, now: Millis, clear: bool, actions: &mut Vec<Action>) {
+        let Phase::Creating { record, .. } = std::mem::replace(&mut self.phase, Phase::Idle) else { return };
+        self.next_number = record.number.next();
+        self.last_end = now;
+        self.failed = 0;
+        self.records.insert(record.reference(), Standing { record: Arc::clone(&record), clear, names: Known::No });
+        if self.last == LastWish::Running(record.id) {
+            self.last = LastWish::Committing { record: record.reference(), until: now + COMMIT_WAIT };
+        }
+        self.newest = Some(Arc::clone(&record));
+        actions.push(Action::Note(Note::Completed { record }));
+        self.commit_all(actions);
+    }
+
+    fn over(&mut self, by: Option<String>, actions: &mut Vec<Action>) {
+        self.phase = Phase::Over;
+        actions.push(Action::Superseded { by });
+    }
+
+    fn commit_all(&mut self, actions: &mut Vec<Action>) {
+        self.all_committed = false;
+        for i in 0..self.workers.len() {
+            self.commit(i, actions);
+        }
+    }
+
+    /// Has one worker publish the newest record, unless it has done so, or has no session. It is sent again with its next.
+    fn commit(&self, i: usize, actions: &mut Vec<Action>) {
+        if let Some(newest) = self.newest.as_ref().filter(|newest| self.sessions[i] && self.committed[i] < newest.id) {
+            actions.push(Action::Commit { worker: self.workers[i].clone(), id: newest.id });
+        }
+    }
+
+    fn worker_committed(&mut self, worker: &WorkerId, attempt: Attempt, id: CheckpointId, actions: &mut Vec<Action>) {
+        let Some(i) = self.member(worker, attempt) else { return };
+        self.committed[i] = self.committed[i].max(id);
+        let Some(newest) = self.newest.as_ref().filter(|_| !self.all_committed) else { return };
+        if self.committed.iter().all(|committed| *committed >= newest.id) {
+            self.all_committed = true;
+            actions.push(Action::Note(Note::Committed { id: newest.id }));
+            if newest.is_final {
+                actions.push(Action::Succeeded(newest.reference()));
+            }
+        }
+    }
+
+    fn session_opened(&mut self, worker: &WorkerId, highest: CheckpointId, actions: &mut Vec<Action>) {
+        let Some(i) = self.position(worker) else { return };
+        self.next_id = self.next_id.max(highest.next());
+        self.sessions[i] = true;
+        self.commit(i, actions);
+    }
+
+    fn last_wish(&mut self, now: Millis, actions: &mut Vec<Action>) {
+        if self.last == LastWish::Wanted && self.phase == Phase::Idle && self.is_final() {
+            let record = self.newest.as_ref().map(|record| record.reference());
+            if let Some(record) = record {
+                self.last = LastWish::Committing { record, until: now + COMMIT_WAIT };
+            }
+        }
+        if let LastWish::Committing { record, until } = self.last
+            && (self.all_committed || now >= until)
+        {
+            self.last = LastWish::Told;
+            actions.push(Action::LastTaken(Last::Taken { record, committed: self.all_committed }));
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! From a StreamJob's YAML and the command line to a job that can be run here: names, plan request, settings, policies.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use thiserror::Error;
+use url::Url;
+use weir_crds::{CheckpointMode as ApiMode, JobError, StreamJob, StreamJobSpec, load_job};
+use weir_protocol::{
+    JobName,
+    settings::{CheckpointMode, JobSettings, PlanRequest, StorageSettings},
+};
+
+use crate::{
+    attempt::{RestartPolicy, Size},
+    coordinator::{Policy, RETRY, STATUS_INTERVAL},
+};
+
+/// The namespace of a job that names none.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// Why a file is no job that can be run here.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    /// It cannot be read.
+    #[error("{path} cannot be read: {source}")]
+    File {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is no StreamJob, or a wrong one.
+    #[error("{}", prefixed(.path, .error))]
+    Job {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        error: JobError,
+    },
+    /// It holds, but not for a run on this machine.
+    #[error("{path}: {message}")]
+    NotHere {
+        /// The file.
+        path: String,
+        /// What is wrong, and what to do.
+        message: String,
+    },
+}
+
+fn prefixed(path: &str, error: &JobError) -> String {
+    error.problems.iter().map(|problem| format!("{path}: {problem}")).collect::<Vec<_>>().join("\n")
+}
+
+/// What the command line says over the YAML.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// Worker processes.
+    pub workers: Option<u32>,
+    /// Slots a worker.
+    pub slots: Option<u32>,
+}
+
+/// Which record to go back to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RestoreWish {
+    /// A record's path or URL.
+    Record(String),
+    /// The newest, whoever owns it.
+    Previous,
+}
+
+impl RestoreWish {
+    /// As it stands on the command line.
+    pub fn parse(text: &str) -> Self {
+        if text == "previous" { Self::Previous } else { Self::Record(text.to_string()) }
+    }
+
+    /// To tell one value from another: a wish in the YAML acts once.
+    pub fn as_text(&self) -> &str {
+        match self {
+            Self::Record(record) => record,
+            Self::Previous => "previous",
+        }
+    }
+}
+
+/// A validated job, ready to be planned and run on this machine. The resource itself is out of scope from here on.
+#[derive(Clone, Debug)]
+pub struct LocalJob {
+    /// Its identity.
+    pub name: JobName,
+    /// What is planned.
+    pub plan: PlanRequest,
+    /// What workers are told.
+    pub settings: JobSettings,
+    /// Worker processes.
+    pub workers: u32,
+    /// Slots a worker.
+    pub slots: u32,
+    /// When checkpoints are taken.
+    pub policy: Policy,
+    /// What happens after failures.
+    pub restart: RestartPolicy,
+    /// The YAML's `restoreFrom`.
+    pub restore_from: Option<RestoreWish>,
+    /// The YAML's `suspend`.
+    pub suspend: bool,
+}
+
+impl LocalJob {
+    /// Reads and validates a file.
+    pub fn read(path: &Path, overrides: &Overrides) -> Result<Self, ReadError> {
+        let shown = path.display().to_string();
+        let unreadable = |source| ReadError::File { path: shown.clone(), source };
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        let base = std::fs::canonicalize(path).map_err(unreadable)?;
+        let base = base.parent().unwrap_or(Path::new("/"));
+        let job = load_job(&text).map_err(|error| ReadError::Job { path: shown.clone(), error })?;
+        Self::new(job, base, overrides).map_err(|message| ReadError::NotHere { path: shown, message })
+    }
+
+    fn new(job: StreamJob, base: &Path, overrides: &Overrides) -> Result<Self, String> {
+        let name = JobName {
+            namespace: job.metadata.namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.to_string()),
+            name: job.metadata.name.unwrap_or_default(),
+        };
+        let StreamJobSpec { sql, workers, max_parallelism, state, checkpoint, restart, restore_from, suspend } =
+            job.spec;
+        let (replicas, slots) =
+            (overrides.workers.unwrap_or(workers.replicas), overrides.slots.unwrap_or(workers.slots));
+        if u64::from(replicas) * u64::from(slots) > u64::from(max_parallelism) {
+            return Err(format!(
+                "{replicas} workers × {slots} slots are more than maxParallelism {max_parallelism}: ask for fewer"
+            ));
+        }
+        Ok(Self {
+            name: name.clone(),
+            plan: PlanRequest { script: sql, base_dir: base.display().to_string(), max_parallelism },
+            settings: JobSettings {
+                job: name,
+                storage: StorageSettings {
+                    url: storage_url(&checkpoint.storage.url, base)?,
+                    endpoint: checkpoint.storage.endpoint,
+                    region: checkpoint.storage.region,
+                },
+                state_backend: state.backend,
+                state_options: state.options,
+                mode: match checkpoint.mode {
+                    ApiMode::ExactlyOnce => CheckpointMode::ExactlyOnce,
+                    ApiMode::AtLeastOnce => CheckpointMode::AtLeastOnce,
+                },
+                // A worker that has lost its coordinator gives up an alignment when the coordinator would have.
+                alignment_timeout_ms: checkpoint.timeout.as_millis(),
+                memory_budget: workers.memory_budget(),
+            },
+            workers: replicas,
+            slots,
+            policy: Policy {
+                interval: checkpoint.interval.0,
+                min_pause: checkpoint.min_pause.0,
+                timeout: checkpoint.timeout.0,
+                tolerable_failures: checkpoint.tolerable_failures,
+                retain: checkpoint.retain,
+                status_interval: STATUS_INTERVAL,
+                retry: RETRY,
+            },
+            restart: RestartPolicy {
+                initial_backoff: restart.initial_backoff.0,
+                max_backoff: restart.max_backoff.0,
+                reset_after: restart.reset_after.0.max(Duration::from_secs(1)),
+                max_failures: restart.max_failures,
+            },
+            restore_from: restore_from.and_then(|wish| match wish.record {
+                Some(record) => Some(RestoreWish::Record(record)),
+                None => wish.previous.unwrap_or_default().then_some(RestoreWish::Previous),
+            }),
+            suspend,
+        })
+    }
+
+    /// Workers of an attempt.
+    pub fn size(&self) -> Size {
+        Size { workers: self.workers, standby: 0 }
+    }
+
+    /// Where it works when nothing else is said.
+    pub fn default_state_dir(&self) -> PathBuf {
+        Path::new(".weir").join(format!("{}-{}", self.name.namespace, self.name.name))
+    }
+}
+
+/// A bare path is a folder, relative to the job's file.
+fn storage_url(url: &str, base: &Path) -> Result<String, String> {
+    if url.contains("://") {
+        return Ok(url.trim_end_matches('/').to_string());
+    }
+    let folder = base.join(url.strip_prefix("./").unwrap_or(url));
+    Url::from_directory_path(&folder).map(|url| url.to_string().trim_end_matches('/').to_string()).map_err(|()| {
+        format!("spec.checkpoint.storage.url: {url:?} is no folder; write s3://bucket/prefix or file:///folder")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(extra: &str, overrides: &Overrides) -> Result<LocalJob, ReadError> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("job.yaml");
+        let yaml = format!(
+            "apiVersion: weir.dev/v1alpha1\nkind: StreamJob\nmetadata: {{name: j}}\nspec:\n  sql: SELECT 1\n{extra}"
+        );
+        std::fs::write(&file, yaml).unwrap();
+        LocalJob::read(&file, overrides)
+    }
+
+    const STORAGE: &str = "  checkpoint: {storage: {url: ./ck}}\n";
+
+    #[test]
+    fn a_bare_folder_is_taken_from_beside_the_file() {
+        let job = read(STORAGE, &Overrides::default()).unwrap();
+        assert!(job.settings.storage.url.starts_with("file:///"), "{}", job.settings.storage.url);
+        assert!(job.settings.storage.url.ends_with("/ck"), "{}", job.settings.storage.url);
+        assert_eq!(job.name.to_string(), "default/j");
+    }
+
+    #[test]
+    fn the_command_line_overrides_the_yaml_within_the_same_bounds() {
+        let job = read(STORAGE, &Overrides { workers: Some(3), slots: Some(2) }).unwrap();
+        assert_eq!((job.workers, job.slots), (3, 2));
+        let error = read(STORAGE, &Overrides { workers: Some(100), slots: Some(2) }).unwrap_err().to_string();
+        assert!(error.contains("more than maxParallelism 128"), "{error}");
+    }
+
+    #[test]
+    fn the_file_is_named_with_each_problem() {
+        let error =
+            read("  checkpoint: {storage: {url: a}, interval: 1, timeout: x}\n", &Overrides::default()).unwrap_err();
+        let text = error.to_string();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        assert!(text.contains("job.yaml: line 6"), "{text}");
+    }
+}

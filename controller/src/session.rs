@@ -1,0 +1,161 @@
+//! One gRPC session with one worker, in one term: what is sent, what comes back, and pings that find a silent peer.
+//!
+//! A session is never mended. When it breaks the worker is taken for lost, and its successor or a later term gets a new one.
+
+use std::time::Duration;
+
+use tokio::{sync::mpsc, task::AbortHandle, time::Instant};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Endpoint;
+use weir_protocol::{
+    BUILD_VERSION, JobName, PROTOCOL_VERSION, Term,
+    rpc::{FromWorker, Hello, Ping, ToWorker, from_worker, to_worker, worker_client::WorkerClient},
+};
+
+use crate::platform::ProcessNumber;
+
+/// From one ping to the next.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// So many pings without any word from the worker, and the session is broken.
+const PINGS_MISSED: u32 = 3;
+/// Messages under way to one worker. More than this means that it does not read, which is as good as silence.
+const OUTBOX: usize = 256;
+/// Connecting takes milliseconds where the worker listens at all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Parts and records may carry inline state of 5 MiB for each of many subtasks.
+pub const MAX_MESSAGE: usize = 256 << 20;
+
+/// Tells sessions apart: the same process has another one in each term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId {
+    /// With whom.
+    pub process: ProcessNumber,
+    /// In which term.
+    pub term: Term,
+}
+
+/// What comes of a session.
+#[derive(Clone, Debug)]
+pub enum SessionEvent {
+    /// The worker said something. Pongs are not passed on.
+    Said(Box<from_worker::Message>),
+    /// The session is broken. Nothing more comes of it.
+    Lost {
+        /// For people.
+        reason: String,
+    },
+}
+
+/// Sends to one worker. Dropping it ends the session, and nothing more is told of it.
+#[derive(Debug)]
+pub struct Session {
+    term: Term,
+    outbox: mpsc::Sender<ToWorker>,
+    task: AbortHandle,
+}
+
+impl Session {
+    /// Connects and says hello. Messages can be sent at once; they follow the hello in order.
+    pub fn open(
+        id: SessionId,
+        address: &str,
+        job: &JobName,
+        coordinator: &str,
+        events: mpsc::Sender<(SessionId, SessionEvent)>,
+    ) -> Self {
+        let (outbox, inbox) = mpsc::channel(OUTBOX);
+        let hello = Hello {
+            protocol_version: PROTOCOL_VERSION,
+            build_version: BUILD_VERSION.to_string(),
+            coordinator: coordinator.to_string(),
+            namespace: job.namespace.clone(),
+            job: job.name.clone(),
+        };
+        let (address, pings) = (address.to_string(), outbox.clone());
+        let task = tokio::spawn(async move {
+            let reason = talk(id, &address, pings, inbox, &events).await;
+            let _ = events.send((id, SessionEvent::Lost { reason })).await;
+        });
+        let session = Self { term: id.term, outbox, task: task.abort_handle() };
+        session.send(to_worker::Message::Hello(hello));
+        session
+    }
+
+    /// The term that it is in.
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    /// Queues a message. A worker that does not read its messages is found by the pings.
+    pub fn send(&self, message: to_worker::Message) {
+        let _ = self.outbox.try_send(ToWorker { term: self.term.0, message: Some(message) });
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Runs the session until it breaks; says why it did.
+async fn talk(
+    id: SessionId,
+    address: &str,
+    outbox: mpsc::Sender<ToWorker>,
+    inbox: mpsc::Receiver<ToWorker>,
+    events: &mpsc::Sender<(SessionId, SessionEvent)>,
+) -> String {
+    let endpoint = match Endpoint::from_shared(format!("http://{address}")) {
+        Ok(endpoint) => endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true),
+        Err(error) => return format!("its address {address} cannot be used: {error}"),
+    };
+    let channel = match endpoint.connect().await {
+        Ok(channel) => channel,
+        Err(error) => return format!("no connection to {address}: {}", root_cause(&error)),
+    };
+    let mut client =
+        WorkerClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
+    let mut answers = match client.session(ReceiverStream::new(inbox)).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => return format!("it refuses the session: {}", status.message()),
+    };
+
+    let mut pings = tokio::time::interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
+    let (mut sequence, mut missed) = (0, 0);
+    loop {
+        tokio::select! {
+            answer = answers.message() => match answer {
+                Ok(Some(FromWorker { message: Some(message) })) => {
+                    missed = 0;
+                    if matches!(message, from_worker::Message::Pong(_)) {
+                        continue;
+                    }
+                    if events.send((id, SessionEvent::Said(Box::new(message)))).await.is_err() {
+                        return "the run is over".to_string();
+                    }
+                }
+                Ok(Some(FromWorker { message: None })) => missed = 0,
+                Ok(None) => return "it ended the session".to_string(),
+                Err(status) => return format!("the connection broke: {}", status.message()),
+            },
+            _ = pings.tick() => {
+                if missed >= PINGS_MISSED {
+                    return format!("it has not answered for {missed} s");
+                }
+                sequence += 1;
+                missed += 1;
+                // A full outbox is a worker that does not read: the count goes on.
+                let _ = outbox.try_send(ToWorker { term: id.term.0, message: Some(to_worker::Message::Ping(Ping { sequence })) });
+            }
+        }
+    }
+}
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}

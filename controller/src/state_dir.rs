@@ -1,0 +1,156 @@
+//! The folder that one `weir run` works in: a lock, the owner's uid, logs, the workers' local files, the last status.
+//!
+//! Nothing in here is needed to go on: checkpoints stand in the job's storage. Losing the folder loses only the uid, and with
+//! it the right to take the job up without `--restore previous`.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{Read, Seek, Write},
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+
+/// Why the state folder cannot be worked in.
+#[derive(Debug, Error)]
+pub enum StateDirError {
+    /// The lock is held.
+    #[error(
+        "another `weir run` (pid {pid}) works in {path}; stop it first, or give this one a folder of its own with --state-dir"
+    )]
+    Locked {
+        /// The folder.
+        path: String,
+        /// Who holds it.
+        pid: String,
+    },
+    /// It cannot be written.
+    #[error("the state folder {path} cannot be used: {source}; mend its permissions, or name another with --state-dir")]
+    Io {
+        /// The folder or file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// The folder, locked until this is dropped or the process ends, however it ends.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    owner: String,
+    /// The kernel frees the lock with the file. Children do not inherit it.
+    _lock: File,
+}
+
+impl StateDir {
+    /// Creates the folder where needed, and locks it.
+    pub fn open(path: &Path) -> Result<Self, StateDirError> {
+        let failed = |source| StateDirError::Io { path: path.display().to_string(), source };
+        fs::create_dir_all(path).map_err(failed)?;
+        let path = fs::canonicalize(path).map_err(failed)?;
+        let lock = lock(&path)?;
+        let owner = owner(&path).map_err(failed)?;
+        let workers = path.join("workers");
+        // Left over from processes that are gone: local state is only a copy, and each process has a folder of its own.
+        if workers.exists() {
+            fs::remove_dir_all(&workers).map_err(failed)?;
+        }
+        for folder in [workers, path.join("logs")] {
+            fs::create_dir_all(folder).map_err(failed)?;
+        }
+        Ok(Self { path, owner, _lock: lock })
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The uid that this folder gives its jobs, made once.
+    pub fn owner(&self) -> &str {
+        &self.owner
+    }
+
+    /// Where the n-th worker process keeps its local files.
+    pub fn worker(&self, number: u64) -> PathBuf {
+        self.path.join("workers").join(number.to_string())
+    }
+
+    /// Where the n-th worker process logs.
+    pub fn log(&self, number: u64) -> PathBuf {
+        self.path.join("logs").join(format!("worker-{number}.log"))
+    }
+
+    /// Replaces a small file as a whole, so that a reader sees the old or the new one.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+        let staged = self.path.join(format!(".{name}"));
+        fs::write(&staged, bytes)?;
+        fs::rename(staged, self.path.join(name))
+    }
+
+    /// Reads a small file; `None` if there is none.
+    pub fn read(&self, name: &str) -> Option<String> {
+        fs::read_to_string(self.path.join(name)).ok()
+    }
+}
+
+fn lock(path: &Path) -> Result<File, StateDirError> {
+    let name = path.join("lock");
+    let failed = |source| StateDirError::Io { path: name.display().to_string(), source };
+    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&name).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            let _ = file.read_to_string(&mut pid);
+            let pid = if pid.trim().is_empty() { "unknown".to_string() } else { pid.trim().to_string() };
+            return Err(StateDirError::Locked { path: path.display().to_string(), pid });
+        }
+        Err(TryLockError::Error(source)) => return Err(failed(source)),
+    }
+    file.set_len(0).map_err(failed)?;
+    file.rewind().map_err(failed)?;
+    file.write_all(std::process::id().to_string().as_bytes()).map_err(failed)?;
+    Ok(file)
+}
+
+fn owner(path: &Path) -> std::io::Result<String> {
+    let name = path.join("owner");
+    match fs::read_to_string(&name) {
+        Ok(uid) if !uid.trim().is_empty() => return Ok(uid.trim().to_string()),
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let uid = uuid::Uuid::new_v4().to_string();
+    let staged = path.join(".owner");
+    let mut file = File::create(&staged)?;
+    file.write_all(uid.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(staged, name)?;
+    File::open(path)?.sync_all()?;
+    Ok(uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_one_is_refused_and_told_the_pid_until_the_first_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = StateDir::open(folder.path()).unwrap();
+        let message = StateDir::open(folder.path()).unwrap_err().to_string();
+        assert!(message.contains(&format!("(pid {})", std::process::id())), "{message}");
+        drop(first);
+        StateDir::open(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn the_uid_is_made_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let uid = StateDir::open(folder.path()).unwrap().owner().to_string();
+        assert_eq!(StateDir::open(folder.path()).unwrap().owner(), uid);
+    }
+}

@@ -1,0 +1,225 @@
+//! What the two state machines ask for, carried out: through the platform, the workers' sessions, and tasks beside the loop
+//! for all that waits for storage.
+
+use std::sync::Arc;
+
+use weir_protocol::{
+    Term, WorkerId,
+    record::{Opening, Slot, encode},
+    rpc::{self, to_worker},
+};
+use weir_storage::JobStore;
+
+use super::{Done, Input, Supervisor, recovery::Recovery, status};
+use crate::{
+    attempt,
+    coordinator::{self, Coordinator},
+    effects::{self, TakeOver},
+    takeover::{Opened, Request, Restore},
+    ui::{Weight, text},
+};
+
+impl Supervisor {
+    // ---- what the attempt machine asks for ----
+
+    pub(super) fn carry_out(&mut self, action: attempt::Action) {
+        use attempt::Action;
+        match action {
+            Action::StartWorker => {
+                let process = self.platform.start();
+                self.roster.starting(process);
+            }
+            Action::TakeOver { resume } => self.take_over(resume),
+            Action::DropCoordinator => self.coordinator = None,
+            Action::Deploy { opening, workers } => self.deploy(&opening, &workers),
+            Action::Run { opening, workers, resumed } => self.start_coordinator(&opening, &workers, resumed),
+            Action::TakeLast => self.inputs.push_back(Input::Coordinator(coordinator::Event::TakeLast)),
+            Action::StopWorker { worker } => {
+                let Some(process) = self.roster.process_of(&worker) else { return };
+                if let Some(worker) = self.roster.get_mut(process) {
+                    worker.send(to_worker::Message::Stop(rpc::Stop {}));
+                    worker.gone = true;
+                }
+                self.platform.stop(process);
+            }
+            Action::Note(note) => self.on_attempt_note(note),
+            Action::Ended(end) => self.on_end(end),
+        }
+    }
+
+    pub(super) fn take_over(&mut self, resume: bool) {
+        let (store, done, clock) = (self.store.clone(), self.done.clone(), self.clock);
+        let request = Request { resume, ..self.request.clone() };
+        tokio::spawn(async move {
+            let taken = effects::take_over(&store, &request, || clock.now()).await;
+            let _ = done.send(Done::TakeOver(taken)).await;
+        });
+    }
+
+    pub(super) fn deploy(&mut self, opening: &Arc<Opening>, workers: &[WorkerId]) {
+        let restored = self.opened.as_ref().and_then(|opened| opened.restored.clone());
+        let (restore_path, restore_record) = match restored {
+            Some(record) => (record.reference().path(), encode(&Slot::Record((*record).clone()))),
+            None => (String::new(), Vec::new()),
+        };
+        let message = rpc::Deploy {
+            attempt: opening.attempt.0,
+            plan_request: encode(&self.job.plan).into(),
+            fingerprint: opening.fingerprint.clone(),
+            parallelism: opening.workers * opening.slots,
+            max_parallelism: opening.max_parallelism,
+            peers: self.roster.peers(workers, opening.slots),
+            restore_path,
+            restore_record: restore_record.into(),
+            settings: encode(&self.job.settings).into(),
+        };
+        self.traffic.attempt(opening.attempt.0);
+        if let Some(recovery) = &mut self.recovery {
+            recovery.deploying(opening.attempt.0);
+        }
+        for worker in workers {
+            self.send(worker, to_worker::Message::Deploy(message.clone()));
+        }
+    }
+
+    pub(super) fn start_coordinator(&mut self, opening: &Arc<Opening>, workers: &[WorkerId], resumed: bool) {
+        let Some(opened) = &self.opened else { return };
+        let start = coordinator::Start {
+            opening: opening.clone(),
+            workers: workers.to_vec(),
+            restored: opened.restored.clone(),
+            inherited: opened.inherited.clone(),
+            highest_id: opened.highest_id.max(self.roster.highest_checkpoint()),
+        };
+        let (coordinator, actions) = Coordinator::new(self.clock.now(), self.job.policy, start);
+        self.coordinator = Some((opening.term, coordinator));
+        for action in actions {
+            self.coordinate(opening.term, action);
+        }
+        if !resumed {
+            for worker in workers {
+                self.send(worker, to_worker::Message::Run(rpc::Run { attempt: opening.attempt.0 }));
+            }
+        }
+    }
+
+    // ---- what the coordinator asks for ----
+
+    pub(super) fn coordinate(&mut self, term: Term, action: coordinator::Action) {
+        use coordinator::{Action, Event};
+        let attempt = self.opened.as_ref().map_or(0, |opened| opened.opening.attempt.0);
+        match action {
+            Action::Trigger { id, base } => {
+                let base_path = base.map(|base| base.path()).unwrap_or_default();
+                self.roster.triggered(id);
+                self.broadcast(&to_worker::Message::Trigger(rpc::TriggerCheckpoint { attempt, id: id.0, base_path }));
+            }
+            Action::Cancel { id } => {
+                self.broadcast(&to_worker::Message::Cancel(rpc::CancelCheckpoint { attempt, id: id.0 }));
+            }
+            Action::Commit { worker, id } => {
+                self.send(&worker, to_worker::Message::Commit(rpc::Commit { attempt, id: id.0 }));
+            }
+            Action::CreateRecord(record) => self.work(term, move |store| async move {
+                let outcome = effects::create_record(&store, &record).await;
+                Event::Created { number: record.number, outcome }
+            }),
+            Action::WriteStatus(pointer) => {
+                let outcome = status::write(&self.state_dir, &self.store, &pointer, self.traffic.failed_checkpoints());
+                let record = pointer.record.reference();
+                self.inputs.push_back(Input::Coordinator(Event::StatusWritten { record, outcome }));
+            }
+            Action::ReadNames(record) => self.work(term, move |store| async move {
+                let names = effects::read_names(&store, &record).await;
+                Event::NamesRead { record: record.reference(), names }
+            }),
+            Action::ListLeftovers => {
+                self.work(term, |store| async move { Event::Leftovers(effects::list_leftovers(&store).await) });
+            }
+            Action::Remove(removals) => self.work(term, move |store| async move {
+                Event::Removed { complete: effects::remove(&store, &removals).await }
+            }),
+            Action::Note(note) => self.on_coordinator_note(note),
+            Action::Succeeded(record) => {
+                self.inputs.push_back(Input::Attempt(attempt::Event::Succeeded(record)));
+            }
+            Action::LastTaken(last) => self.inputs.push_back(Input::Attempt(attempt::Event::LastTaken(last))),
+            Action::Superseded { by } => {
+                self.inputs.push_back(Input::Attempt(attempt::Event::Superseded { by }));
+            }
+        }
+    }
+
+    /// Does something beside the loop, and brings the answer back to the coordinator of the same term.
+    pub(super) fn work<F>(&self, term: Term, work: impl FnOnce(JobStore) -> F)
+    where
+        F: Future<Output = coordinator::Event> + Send + 'static,
+    {
+        let (work, done) = (work(self.store.clone()), self.done.clone());
+        tokio::spawn(async move {
+            let event = work.await;
+            let _ = done.send(Done::Coordinator(term, event)).await;
+        });
+    }
+
+    pub(super) fn on_done(&mut self, done: Done) {
+        match done {
+            Done::Coordinator(term, event) => {
+                if self.coordinator.as_ref().is_some_and(|(current, _)| *current == term) {
+                    self.inputs.push_back(Input::Coordinator(event));
+                }
+            }
+            Done::TakeOver(TakeOver::Opened(opened)) => self.on_opened(opened),
+            Done::TakeOver(TakeOver::Failed(reason)) => {
+                self.inputs.push_back(Input::Attempt(attempt::Event::TakeOverFailed { reason }));
+            }
+            Done::TakeOver(TakeOver::Refused(refusal)) => {
+                let reason = refusal.to_string();
+                self.refusal = Some(refusal);
+                self.inputs.push_back(Input::Attempt(attempt::Event::TakeOverRefused { reason }));
+            }
+            Done::TakeOver(TakeOver::Lost(to)) => {
+                let by = Some(to.coordinator.clone());
+                self.inputs.push_back(Input::Attempt(attempt::Event::Superseded { by }));
+            }
+        }
+    }
+
+    pub(super) fn on_opened(&mut self, opened: Box<Opened>) {
+        // A wish acts once: whatever comes after goes on from the end of the chain.
+        self.request.restore = Restore::Latest;
+        self.request.adopt = false;
+        if let Some(wish) = self.restore_wish.take() {
+            let _ = self.state_dir.write("restored-from", wish.as_bytes());
+        }
+        if let Some(recovery) = &mut self.recovery {
+            recovery.term_opened();
+        }
+        if let Some(record) = &opened.restored {
+            let verb =
+                if self.recovery.as_ref().is_some_and(Recovery::is_start) { "restored from" } else { "rolled back to" };
+            let line = format!("{verb} checkpoint {} with {} of state", record.id, text::bytes(record.state_bytes));
+            self.tell(Weight::Change, &line);
+        }
+        let opening = opened.opening.clone();
+        self.opened = Some(opened);
+        for process in self.roster.alive() {
+            self.open_session(process);
+        }
+        self.inputs.push_back(Input::Attempt(attempt::Event::TakenOver { opening }));
+    }
+
+    // ---- sending ----
+
+    pub(super) fn send(&self, worker: &WorkerId, message: to_worker::Message) {
+        if let Some(worker) = self.roster.by_id(worker) {
+            worker.send(message);
+        }
+    }
+
+    pub(super) fn broadcast(&self, message: &to_worker::Message) {
+        for worker in self.roster.deployed() {
+            worker.send(message.clone());
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What the time between a death and the first output of the new attempt was spent on.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use weir_protocol::rpc;
+
+use crate::ui::text;
+
+/// The stages from a failure (or a start) to running again, as spans since it was seen.
+#[derive(Clone, Debug)]
+pub struct Recovery {
+    cause: &'static str,
+    seen: Instant,
+    attempt: u64,
+    term: Option<Duration>,
+    worker: Option<Duration>,
+    deploying: Option<Duration>,
+    running: Option<Duration>,
+    output: Option<Duration>,
+    stop: Duration,
+    restore: Duration,
+    local_bytes: u64,
+    downloaded_bytes: u64,
+}
+
+impl Recovery {
+    /// Something ended the attempt just now: `start`, `worker` or `task`.
+    pub fn new(cause: &'static str) -> Self {
+        Self {
+            cause,
+            seen: Instant::now(),
+            attempt: 0,
+            term: None,
+            worker: None,
+            deploying: None,
+            running: None,
+            output: None,
+            stop: Duration::ZERO,
+            restore: Duration::ZERO,
+            local_bytes: 0,
+            downloaded_bytes: 0,
+        }
+    }
+
+    /// Nothing was lost: this run has just begun.
+    pub fn is_start(&self) -> bool {
+        self.cause == "start"
+    }
+
+    /// The job runs again.
+    pub fn is_over(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// The next term stands.
+    pub fn term_opened(&mut self) {
+        if !self.is_over() {
+            self.term = Some(self.seen.elapsed());
+        }
+    }
+
+    /// A new worker is there.
+    pub fn worker_ready(&mut self) {
+        if !self.is_over() {
+            self.worker = Some(self.seen.elapsed());
+        }
+    }
+
+    /// The workers are told what to do.
+    pub fn deploying(&mut self, attempt: u64) {
+        if !self.is_over() {
+            self.attempt = attempt;
+            self.deploying = Some(self.seen.elapsed());
+            (self.stop, self.restore) = (Duration::ZERO, Duration::ZERO);
+            (self.local_bytes, self.downloaded_bytes) = (0, 0);
+        }
+    }
+
+    /// One of them has done it.
+    pub fn deployed(&mut self, deployed: &rpc::Deployed) {
+        if deployed.attempt == self.attempt {
+            self.stop = self.stop.max(Duration::from_millis(deployed.stop_ms));
+            self.restore = self.restore.max(Duration::from_millis(deployed.restore_ms));
+            self.local_bytes += deployed.local_bytes;
+            self.downloaded_bytes += deployed.downloaded_bytes;
+        }
+    }
+
+    /// `Run` is sent. The line to show.
+    pub fn running(&mut self) -> Option<String> {
+        if self.is_over() {
+            return None;
+        }
+        let total = self.seen.elapsed();
+        self.running = Some(total);
+        let again = if self.is_start() { "running" } else { "running again" };
+        let mut made_of = Vec::new();
+        if let Some(term) = self.term {
+            made_of.push(format!("new term at {}", text::span(term)));
+        }
+        if let Some(worker) = self.worker {
+            made_of.push(format!("worker ready at {}", text::span(worker)));
+        }
+        if let Some(deploying) = self.deploying {
+            made_of.push(format!("deployed in {}", text::span(total.saturating_sub(deploying))));
+        }
+        let moved = if self.local_bytes + self.downloaded_bytes > 0 {
+            format!(
+                "; state: {} from here, {} downloaded",
+                text::bytes(self.local_bytes),
+                text::bytes(self.downloaded_bytes)
+            )
+        } else {
+            String::new()
+        };
+        Some(format!("{again} after {} ({}{moved})", text::span(total), made_of.join(", ")))
+    }
+
+    /// A row left a sink so long after `Run`. The line to show, once.
+    pub fn first_output(&mut self, attempt: u64, after_run: Duration) -> Option<String> {
+        let running = self.running.filter(|_| attempt == self.attempt && self.output.is_none())?;
+        let total = running + after_run;
+        self.output = Some(total);
+        let since = if self.is_start() { "the start" } else { "the failure was seen" };
+        Some(format!("first output {} after {since}", text::span(total)))
+    }
+
+    /// All of it, in milliseconds, for tests and measurements.
+    pub fn facts(&self) -> Value {
+        let ms = |span: Option<Duration>| span.map(|span| span.as_secs_f64() * 1e3);
+        json!({
+            "cause": self.cause,
+            "attempt": self.attempt,
+            "termMs": ms(self.term),
+            "workerReadyMs": ms(self.worker),
+            "deployingMs": ms(self.deploying),
+            "runningMs": ms(self.running),
+            "firstOutputMs": ms(self.output),
+            "stopMs": ms(Some(self.stop)),
+            "restoreMs": ms(Some(self.restore)),
+            "localBytes": self.local_bytes,
+            "downloadedBytes": self.downloaded_bytes,
+        })
+    }
+}

@@ -1,0 +1,253 @@
+//! The worker processes of a run: which there are, how they are reached, what they said last.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use weir_protocol::{Attempt, CheckpointId, WorkerId, paths, record::PartRef, rpc, settings::FailureKind};
+
+use crate::{attempt::Failure, coordinator::Ack, platform::ProcessNumber, session::Session, ui::WorkerView};
+
+/// One process.
+#[derive(Debug)]
+pub struct Worker {
+    /// The id that it made for itself.
+    pub id: WorkerId,
+    /// host:port of its gRPC server.
+    pub address: String,
+    /// Its process id.
+    pub pid: Option<u32>,
+    /// The session in the newest term.
+    pub session: Option<Session>,
+    /// It has welcomed us, and the attempt machine knows it.
+    pub ready: bool,
+    /// It is told lost, or was told to stop; its process may still be there.
+    pub gone: bool,
+    /// It has subtasks of the current attempt.
+    pub deployed: bool,
+    /// The highest checkpoint id that it has ever seen.
+    pub highest_checkpoint: CheckpointId,
+    /// What it counts.
+    pub stats: WorkerStats,
+}
+
+/// A worker's newest counts, and what has changed since the ones before.
+#[derive(Clone, Debug, Default)]
+pub struct WorkerStats {
+    /// As it said.
+    pub newest: rpc::Stats,
+    at: Option<Instant>,
+    /// Rows a second that its sources read.
+    pub rows_in: f64,
+    /// Rows a second that its sinks wrote.
+    pub rows_out: f64,
+    /// Of its subtasks' time, how much was work.
+    pub busy: f64,
+}
+
+impl WorkerStats {
+    /// Takes in what it says now.
+    pub fn update(&mut self, stats: &rpc::Stats) {
+        let now = Instant::now();
+        let span = self.at.map(|at| now.duration_since(at)).filter(|span| *span > Duration::from_millis(1));
+        if let Some(span) = span.filter(|_| self.newest.attempt == stats.attempt) {
+            let rate = |new: u64, old: u64| new.saturating_sub(old) as f64 / span.as_secs_f64();
+            self.rows_in = f64::midpoint(self.rows_in, rate(stats.source_rows, self.newest.source_rows));
+            self.rows_out = f64::midpoint(self.rows_out, rate(stats.sink_rows, self.newest.sink_rows));
+            let busy = stats.busy_us.saturating_sub(self.newest.busy_us);
+            let rest = (stats.idle_us + stats.backpressured_us)
+                .saturating_sub(self.newest.idle_us + self.newest.backpressured_us);
+            self.busy = if busy + rest == 0 { 0.0 } else { busy as f64 / (busy + rest) as f64 };
+        }
+        self.newest = *stats;
+        self.at = Some(now);
+    }
+}
+
+/// All processes of a run.
+#[derive(Debug, Default)]
+pub struct Roster {
+    workers: BTreeMap<ProcessNumber, Worker>,
+    starting: Vec<ProcessNumber>,
+    /// Processes whose session broke: when that is told, and why, unless the process's own end is told before.
+    suspects: BTreeMap<ProcessNumber, (Instant, String)>,
+    triggered: CheckpointId,
+    /// How people call the workers, also those that are gone: the news of a loss comes after it.
+    names: BTreeMap<WorkerId, String>,
+}
+
+impl Roster {
+    /// A process was asked for.
+    pub fn starting(&mut self, process: ProcessNumber) {
+        self.starting.push(process);
+    }
+
+    /// It listens.
+    pub fn started(&mut self, process: ProcessNumber, id: WorkerId, address: String, pid: Option<u32>) {
+        self.starting.retain(|other| *other != process);
+        let name = pid.map_or_else(|| format!("worker {process}"), |pid| format!("worker {process} (pid {pid})"));
+        self.names.insert(id.clone(), name);
+        let worker = Worker {
+            id,
+            address,
+            pid,
+            session: None,
+            ready: false,
+            gone: false,
+            deployed: false,
+            highest_checkpoint: CheckpointId(0),
+            stats: WorkerStats::default(),
+        };
+        self.workers.insert(process, worker);
+    }
+
+    /// It is no more.
+    pub fn remove(&mut self, process: ProcessNumber) {
+        self.starting.retain(|other| *other != process);
+        self.workers.remove(&process);
+        self.suspects.remove(&process);
+    }
+
+    /// One of them.
+    pub fn get_mut(&mut self, process: ProcessNumber) -> Option<&mut Worker> {
+        self.workers.get_mut(&process)
+    }
+
+    /// By the id that it made for itself.
+    pub fn process_of(&self, id: &WorkerId) -> Option<ProcessNumber> {
+        self.workers.iter().find(|(_, worker)| worker.id == *id).map(|(process, _)| *process)
+    }
+
+    /// By the id that it made for itself.
+    pub fn by_id(&self, id: &WorkerId) -> Option<&Worker> {
+        self.workers.values().find(|worker| worker.id == *id)
+    }
+
+    /// Every process, also those that are starting or going.
+    pub fn all(&self) -> Vec<ProcessNumber> {
+        self.workers.keys().chain(&self.starting).copied().collect()
+    }
+
+    /// Those that are not gone.
+    pub fn alive(&self) -> Vec<ProcessNumber> {
+        self.workers.iter().filter(|(_, worker)| !worker.gone).map(|(process, _)| *process).collect()
+    }
+
+    /// Those with subtasks of the current attempt.
+    pub fn deployed(&self) -> impl Iterator<Item = &Worker> {
+        self.workers.values().filter(|worker| worker.deployed && !worker.gone)
+    }
+
+    /// The attempt's workers in slot order, as they are told of each other. Marks them as deployed, and the others as not.
+    pub fn peers(&mut self, ids: &[WorkerId], slots: u32) -> Vec<rpc::Peer> {
+        for worker in self.workers.values_mut() {
+            worker.deployed = ids.contains(&worker.id);
+            worker.stats = WorkerStats::default();
+        }
+        let peer = |(i, id): (u32, &WorkerId)| rpc::Peer {
+            worker: id.0.clone(),
+            address: self.by_id(id).map(|worker| worker.address.clone()).unwrap_or_default(),
+            subtasks: (i * slots..(i + 1) * slots).collect(),
+        };
+        (0..).zip(ids).map(peer).collect()
+    }
+
+    /// A session broke: unless the process is told dead before `at`, the session's reason is told then.
+    pub fn suspect(&mut self, process: ProcessNumber, reason: String, at: Instant) {
+        self.suspects.entry(process).or_insert((at, reason));
+    }
+
+    /// When the next suspicion is to be told.
+    pub fn next_suspicion(&self) -> Option<Instant> {
+        self.suspects.values().map(|(at, _)| *at).min()
+    }
+
+    /// Takes out the suspicions whose time has come.
+    pub fn suspicions_due(&mut self) -> Vec<(ProcessNumber, String)> {
+        let now = Instant::now();
+        self.suspects.extract_if(.., |_, (at, _)| *at <= now).map(|(process, (_, reason))| (process, reason)).collect()
+    }
+
+    /// A checkpoint was triggered.
+    pub fn triggered(&mut self, id: CheckpointId) {
+        self.triggered = self.triggered.max(id);
+    }
+
+    /// The highest id that any worker may have seen.
+    pub fn highest_checkpoint(&self) -> CheckpointId {
+        self.workers.values().map(|worker| worker.highest_checkpoint).fold(self.triggered, Ord::max)
+    }
+
+    /// All counts of the deployed.
+    pub fn stats(&self) -> impl Iterator<Item = &WorkerStats> {
+        self.deployed().map(|worker| &worker.stats)
+    }
+
+    /// As a person sees them.
+    pub fn views(&self) -> Vec<WorkerView> {
+        let mut views: Vec<WorkerView> = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| !worker.gone)
+            .map(|(process, worker)| WorkerView {
+                number: process.0,
+                pid: worker.pid,
+                state: if worker.deployed {
+                    "running"
+                } else if worker.ready {
+                    "ready"
+                } else {
+                    "starting"
+                },
+                rate: worker.stats.rows_in,
+                busy: worker.stats.busy,
+                state_bytes: worker.stats.newest.state_bytes,
+            })
+            .collect();
+        views.extend(self.starting.iter().map(|process| WorkerView {
+            number: process.0,
+            pid: None,
+            state: "starting",
+            rate: 0.0,
+            busy: 0.0,
+            state_bytes: 0,
+        }));
+        views.sort_by_key(|view| view.number);
+        views
+    }
+
+    /// How people call a worker: by its number in this run and its process id.
+    pub fn name(&self, id: &WorkerId) -> String {
+        self.names.get(id).cloned().unwrap_or_else(|| format!("worker {id}"))
+    }
+}
+
+/// A worker's ack, in the coordinator's words.
+pub fn ack(worker: WorkerId, acked: rpc::Acked) -> Ack {
+    let inline = (!acked.inline_part.is_empty()).then(|| String::from_utf8_lossy(&acked.inline_part).into_owned());
+    let (attempt, id) = (Attempt(acked.attempt), CheckpointId(acked.id));
+    let path = if acked.part_path.is_empty() { paths::part(id, attempt, &worker) } else { acked.part_path };
+    Ack {
+        part: PartRef { worker: worker.clone(), path, length: acked.part_length, crc32c: acked.part_crc32c, inline },
+        worker,
+        attempt,
+        id,
+        finished: acked.finished,
+        state_bytes: acked.state_bytes,
+        uploaded_bytes: acked.uploaded_bytes,
+    }
+}
+
+/// A task's failure, in the attempt machine's words.
+pub fn failure(worker: WorkerId, failed: rpc::TaskFailed) -> Failure {
+    let kind = failed.kind.parse().unwrap_or(if failed.fatal { FailureKind::Plan } else { FailureKind::Operator });
+    Failure {
+        worker,
+        attempt: Attempt(failed.attempt),
+        operator: failed.operator,
+        subtask: failed.subtask,
+        kind,
+        message: failed.message,
+    }
+}

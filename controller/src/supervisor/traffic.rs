@@ -1,0 +1,105 @@
+//! From the workers' counts to what a person sees.
+
+use std::time::{Duration, Instant};
+
+use weir_protocol::{record::Record, rpc};
+
+use super::roster::Roster;
+use crate::ui::{CheckpointView, Flow, View};
+
+/// What a subtask reports before it has any event time, and after the end of its input.
+const NO_WATERMARK: i64 = i64::MIN;
+const END_OF_INPUT: i64 = i64::MAX;
+
+/// Adds up what the workers count.
+pub struct Traffic {
+    view: View,
+    begun: Instant,
+    completed: Option<Instant>,
+    /// The longest pause of the checkpoint under way, by its id.
+    pause: (u64, Duration),
+}
+
+impl Traffic {
+    /// Of this job.
+    pub fn new(job: String) -> Self {
+        let view = View { job, state: "starting".to_string(), ..View::default() };
+        Self { view, begun: Instant::now(), completed: None, pause: (0, Duration::ZERO) }
+    }
+
+    /// One word for what is going on.
+    pub fn state(&mut self, state: &str) {
+        self.view.state = state.to_string();
+    }
+
+    /// Checkpoints aborted since the newest that completed.
+    pub fn failed_checkpoints(&self) -> u32 {
+        self.view.failed_checkpoints
+    }
+
+    /// Another attempt begins: its counts begin at nothing.
+    pub fn attempt(&mut self, attempt: u64) {
+        self.view.attempt = attempt;
+        self.view.rows_in = Flow::default();
+        self.view.rows_out = Flow::default();
+    }
+
+    /// One worker's part of a checkpoint is there.
+    pub fn acked(&mut self, acked: &rpc::Acked) {
+        let pause = Duration::from_micros(acked.pause_us);
+        self.pause = if self.pause.0 == acked.id { (acked.id, self.pause.1.max(pause)) } else { (acked.id, pause) };
+    }
+
+    /// A checkpoint is complete. Its longest pause, where known.
+    pub fn completed(&mut self, record: &Record) -> Option<Duration> {
+        let pause = (self.pause.0 == record.id.0).then_some(self.pause.1);
+        self.completed = Some(Instant::now());
+        self.view.failed_checkpoints = 0;
+        self.view.checkpoint = Some(CheckpointView {
+            id: record.id.0,
+            duration: Duration::from_millis(record.duration_ms),
+            state_bytes: record.state_bytes,
+            uploaded_bytes: record.uploaded_bytes,
+            pause,
+            age: Duration::ZERO,
+        });
+        pause
+    }
+
+    /// Checkpoints have failed.
+    pub fn failed(&mut self, in_a_row: u32) {
+        self.view.failed_checkpoints = in_a_row;
+    }
+
+    /// A worker has counted anew.
+    pub fn update(&mut self, roster: &Roster) {
+        let attempt = self.view.attempt;
+        let (mut flow_in, mut flow_out) = (Flow::default(), Flow::default());
+        let (mut late, mut skipped) = (0, 0);
+        let mut watermark: Option<i64> = None;
+        for stats in roster.stats().filter(|stats| stats.newest.attempt == attempt) {
+            let newest = &stats.newest;
+            flow_in.total += newest.source_rows;
+            flow_in.rate += stats.rows_in;
+            flow_out.total += newest.sink_rows;
+            flow_out.rate += stats.rows_out;
+            late += newest.late_rows;
+            skipped += newest.skipped_rows;
+            watermark = Some(watermark.map_or(newest.watermark_ms, |least| least.min(newest.watermark_ms)));
+        }
+        (self.view.rows_in, self.view.rows_out) = (flow_in, flow_out);
+        (self.view.late_rows, self.view.skipped_rows) = (late, skipped);
+        self.view.input_ended = watermark == Some(END_OF_INPUT);
+        self.view.watermark_ms = watermark.filter(|ms| *ms != NO_WATERMARK && *ms != END_OF_INPUT);
+    }
+
+    /// As it is now.
+    pub fn view(&mut self, roster: &Roster) -> View {
+        self.view.elapsed = self.begun.elapsed();
+        self.view.workers = roster.views();
+        if let (Some(checkpoint), Some(completed)) = (&mut self.view.checkpoint, self.completed) {
+            checkpoint.age = completed.elapsed();
+        }
+        self.view.clone()
+    }
+}

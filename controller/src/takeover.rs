@@ -1,0 +1,227 @@
+//! From what stands in storage to the next opening: which slot to seal, what to restore, which term and attempt come next.
+//!
+//! Facts in, decision out. The caller lists `terms/`, reads what [`reads`] names, makes [`Facts`] of it, asks [`decide`],
+//! carries the decision out, and begins again with the list, whatever came of it. Nothing is remembered between two rounds
+//! but the term that was asked for: an answer that is lost or in doubt is settled by reading again.
+
+mod facts;
+
+use std::sync::Arc;
+
+use thiserror::Error;
+use weir_protocol::record::{Opening, RECORD_VERSION, Record, RecordRef, Seal};
+use weir_protocol::{Attempt, CheckpointId, JobName, RecordNumber, Term, paths};
+
+pub use facts::{Facts, SlotFact, TermFacts, reads};
+
+use crate::time::Millis;
+
+/// Who takes over, and how the next attempt is to look.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Request {
+    /// Whose storage it is.
+    pub job: JobName,
+    /// This process, by a name that no other ever has: host, process id, start.
+    pub coordinator: String,
+    /// The uid of the StreamJob, or of the state folder.
+    pub owner: String,
+    /// The uid of the cluster, or `local`.
+    pub cluster: String,
+    /// Take over even where another owner's opening stands (`restoreFrom: {previous: true}`).
+    pub adopt: bool,
+    /// The workers of the running attempt are all there: the next term is over the same attempt. Else a new one begins.
+    pub resume: bool,
+    /// What to restore.
+    pub restore: Restore,
+    /// Worker processes of the attempt.
+    pub workers: u32,
+    /// Slots a worker.
+    pub slots: u32,
+    /// Key groups.
+    pub max_parallelism: u32,
+    /// The plan's fingerprint.
+    pub fingerprint: String,
+    /// How many records are retained; a manual restore chooses among these.
+    pub retain: u32,
+}
+
+/// Which record the next attempt begins from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Restore {
+    /// The end of the chain.
+    Latest,
+    /// This one, by a user's wish. It must be among the retained ones.
+    Record(RecordRef),
+}
+
+/// What to do next. After every step but the last three the facts are read anew, whatever came of the step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Create this seal at `paths::slot(seal.term, seal.number)`. Whatever the answer (also in doubt, also taken): read
+    /// the facts again and decide again.
+    CreateSeal(Seal),
+    /// Create this opening. Remember its term as `asked`, then read the facts again and decide again.
+    CreateOpening(Opening),
+    /// The opening stands: the term is ours.
+    Opened(Box<Opened>),
+    /// Another has opened the term that this one asked for, or a later one.
+    Lost {
+        /// The newest opening.
+        to: Arc<Opening>,
+    },
+    /// It must not be taken over. Nothing was changed, or at most the newest term was sealed.
+    Refuse(Refusal),
+}
+
+/// A term that is ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// The opening as it stands in storage.
+    pub opening: Arc<Opening>,
+    /// The record that it restores.
+    pub restored: Option<Arc<Record>>,
+    /// Every record that still stands in earlier terms.
+    pub inherited: Vec<Arc<Record>>,
+    /// The highest id in any of them.
+    pub highest_id: CheckpointId,
+}
+
+/// Why a job must not be taken over.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    /// Condition reason `StorageOwnedByAnother`.
+    #[error("the storage belongs to another job: its newest opening was written by owner {owner} of cluster {cluster}")]
+    OwnedByAnother {
+        /// Its owner.
+        owner: String,
+        /// Its cluster.
+        cluster: String,
+    },
+    /// The number of key groups is fixed once there is state.
+    #[error("maxParallelism was {was} when the state was written and cannot be changed to {wanted}")]
+    MaxParallelismChanged {
+        /// As it was.
+        was: u32,
+        /// As it is asked for.
+        wanted: u32,
+    },
+    /// An object that the decision hangs on is missing or damaged.
+    #[error("{path} cannot be used: {reason}")]
+    Unusable {
+        /// The object.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+    /// A manual restore names a record that is not there any more, or no retained one.
+    #[error("{path} is not one of the retained checkpoints of this job")]
+    NotRetained {
+        /// The record asked for.
+        path: String,
+    },
+}
+
+/// What to do next. `asked` is the term of the last [`Decision::CreateOpening`] of this takeover.
+pub fn decide(request: &Request, facts: &Facts, asked: Option<Term>, now: Millis) -> Decision {
+    match step(request, facts, asked, now) {
+        Ok(decision) => decision,
+        Err(refusal) => Decision::Refuse(refusal),
+    }
+}
+
+fn step(request: &Request, facts: &Facts, asked: Option<Term>, now: Millis) -> Result<Decision, Refusal> {
+    let Some((&term, newest)) = facts.terms.last_key_value() else {
+        if let Restore::Record(record) = request.restore {
+            return Err(Refusal::NotRetained { path: record.path() });
+        }
+        return Ok(Decision::CreateOpening(opening(request, Term(1), Attempt(1), None)));
+    };
+    let opened = newest.opening.as_ref().ok_or_else(|| Refusal::Unusable {
+        path: paths::opening(term),
+        reason: newest.damage.clone().unwrap_or_else(|| "it is missing".to_string()),
+    })?;
+    if let Some(asked) = asked.filter(|asked| *asked <= term) {
+        return if asked == term && opened.coordinator == request.coordinator {
+            won(facts, term, opened)
+        } else {
+            Ok(Decision::Lost { to: Arc::clone(opened) })
+        };
+    }
+    if !request.adopt && (opened.owner != request.owner || opened.cluster != request.cluster) {
+        let (owner, cluster) = (opened.owner.clone(), opened.cluster.clone());
+        return Err(Refusal::OwnedByAnother { owner, cluster });
+    }
+    let restores = restore_point(request, facts, term, newest, opened);
+    match newest.slots.last_key_value() {
+        Some((_, SlotFact::Seal(_))) => {
+            let restores = restores?;
+            let attempt = if request.resume { opened.attempt } else { opened.attempt.next() };
+            Ok(Decision::CreateOpening(opening(request, term.next(), attempt, restores)))
+        }
+        last => {
+            // A restore that cannot be is refused before anything is touched. Only a record that was deleted between the
+            // list and the read says nothing: the term goes on, and there is a newer one by now.
+            if !matches!(last, Some((_, SlotFact::Gone))) {
+                restores?;
+            }
+            let number = last.map_or(RecordNumber(1), |(number, _)| number.next());
+            let by = request.coordinator.clone();
+            Ok(Decision::CreateSeal(Seal { version: RECORD_VERSION, term, number, by, at_ms: now.0 }))
+        }
+    }
+}
+
+/// What the next opening restores: the last record before the seal, else what that opening restored; or a user's choice.
+fn restore_point(
+    request: &Request,
+    facts: &Facts,
+    term: Term,
+    newest: &TermFacts,
+    opened: &Opening,
+) -> Result<Option<RecordRef>, Refusal> {
+    let chosen = match request.restore {
+        Restore::Latest => match newest.end() {
+            Some((number, fact)) => Some(fact.record_at(&paths::slot(term, number))?.reference()),
+            None => opened.restores,
+        },
+        Restore::Record(reference) => Some(reference),
+    };
+    let Some(reference) = chosen else { return Ok(None) };
+    if request.restore == Restore::Record(reference) {
+        // An older one may be half deleted already, by this job's own last coordinator.
+        let newest = facts.records().rev().take(request.retain.max(1) as usize);
+        if !newest.map(|record| record.reference()).any(|kept| kept == reference) && opened.restores != Some(reference) {
+            return Err(Refusal::NotRetained { path: reference.path() });
+        }
+    }
+    let record = facts.record(reference)?;
+    if record.max_parallelism != request.max_parallelism {
+        let (was, wanted) = (record.max_parallelism, request.max_parallelism);
+        return Err(Refusal::MaxParallelismChanged { was, wanted });
+    }
+    Ok(Some(reference))
+}
+
+fn opening(request: &Request, term: Term, attempt: Attempt, restores: Option<RecordRef>) -> Opening {
+    Opening {
+        version: RECORD_VERSION,
+        term,
+        attempt,
+        job: request.job.clone(),
+        coordinator: request.coordinator.clone(),
+        owner: request.owner.clone(),
+        cluster: request.cluster.clone(),
+        restores,
+        workers: request.workers,
+        slots: request.slots,
+        max_parallelism: request.max_parallelism,
+        fingerprint: request.fingerprint.clone(),
+    }
+}
+
+fn won(facts: &Facts, term: Term, opening: &Arc<Opening>) -> Result<Decision, Refusal> {
+    let restored = opening.restores.map(|reference| facts.record(reference)).transpose()?;
+    let inherited: Vec<_> = facts.records().filter(|record| record.term < term).map(Arc::clone).collect();
+    let highest_id = inherited.iter().map(|record| record.id).max().unwrap_or_default();
+    Ok(Decision::Opened(Box::new(Opened { opening: Arc::clone(opening), restored, inherited, highest_id })))
+}

@@ -1,0 +1,738 @@
+//! What can happen next, and what comes of it. The code that runs decides; this carries its actions out on the world.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use weir_controller::coordinator::{
+    Ack, Action, Coordinator, Event, NamesOutcome, Note, Outcome, Policy, Start, StatusOutcome, Taken,
+};
+use weir_controller::gc::{Names, Removal};
+use weir_controller::takeover::{self, Decision, Facts, Request, Restore, SlotFact, TermFacts};
+use weir_controller::time::Millis;
+use weir_protocol::record::{Opening, PartRef, Record, Seal};
+use weir_protocol::{Attempt, CheckpointId, JobName, RecordNumber, Term, paths};
+
+use super::check::{self, Violation, violation};
+use super::world::{
+    Bounds, Broken, Cell, Create, Flight, InSlot, Leading, Message, OpenedTerm, Part, Process, Rows, Sink, State, Status,
+    StatusWrite, Store, Taking, Transaction, Worker, index, members, name, slot_of,
+};
+
+/// Time stands still: every span of the policy is zero, so that a tick is due whenever the search likes.
+const NOW: Millis = Millis(0);
+
+/// One thing that happens. Coordinating processes and workers are named by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// A process begins to take over.
+    TakeOver { process: usize, resume: bool },
+    /// It reads the facts and decides.
+    Decide(usize),
+    /// What it has asked to be created lands, and it hears of it.
+    Create(usize),
+    /// It hears nothing; the request may land later, or never.
+    CreateInDoubt(usize),
+    /// The next worker is deployed; after the last the coordinator starts.
+    Deploy(usize),
+    /// Trigger, time out, or try again.
+    Tick(usize),
+    WriteStatus(usize),
+    WriteStatusInDoubt(usize),
+    /// The next objects of a removal go.
+    Remove(usize),
+    /// A worker takes the next message of a coordinator.
+    Deliver { process: usize, worker: usize },
+    /// A worker stores its state file.
+    Upload(usize),
+    /// A worker stores its part and acks.
+    Ack(usize),
+    /// Only [`Broken::CutOffPublishes`].
+    Publish(usize),
+    /// A request in doubt lands.
+    Land(usize),
+}
+
+/// Why a step has no successor.
+#[derive(Debug)]
+pub enum Halt {
+    /// It leads out of the bounds.
+    OutOfBounds,
+    Violation(Violation),
+}
+
+impl From<Violation> for Halt {
+    fn from(violation: Violation) -> Self {
+        Self::Violation(violation)
+    }
+}
+
+/// The rules by which the world goes on.
+#[derive(Clone, Debug)]
+pub struct World {
+    pub bounds: Bounds,
+}
+
+impl World {
+    fn policy(&self) -> Policy {
+        Policy {
+            interval: Duration::ZERO,
+            min_pause: Duration::ZERO,
+            timeout: Duration::ZERO,
+            tolerable_failures: 0,
+            retain: self.bounds.retain,
+            status_interval: Duration::ZERO,
+            retry: Duration::ZERO,
+        }
+    }
+
+    fn request(&self, process: usize, resume: bool) -> Request {
+        Request {
+            job: job(),
+            coordinator: format!("c{process}"),
+            owner: "o".into(),
+            cluster: "k".into(),
+            adopt: false,
+            resume,
+            restore: Restore::Latest,
+            workers: self.bounds.slots as u32,
+            slots: 1,
+            max_parallelism: 1,
+            fingerprint: "f".into(),
+            retain: self.bounds.retain,
+        }
+    }
+
+    /// The first process leads the first term; the first attempt is deployed.
+    pub fn initial(&self) -> State {
+        let Bounds { slots, coordinators, .. } = self.bounds;
+        let shared_names = (self.bounds.broken == Broken::SharedNames).then_some(slots);
+        let mut state = State {
+            store: Cell::new(Store { shared_names, ..Store::default() }),
+            sink: Cell::new(Sink { rows: vec![0; slots], ..Sink::default() }),
+            status: Cell::new(Status::default()),
+            workers: Vec::new(),
+            processes: vec![Cell::new(Process::Idle); coordinators],
+            flights: Cell::new(Vec::new()),
+            doubts: 0,
+            end: None,
+        };
+        self.add_workers(&mut state);
+        self.take_over(&mut state, 0);
+        state
+    }
+
+    /// All processes that any attempt within the bounds has.
+    pub fn add_workers(&self, state: &mut State) {
+        let Bounds { slots, coordinators, attempts, .. } = self.bounds;
+        for process in state.workers.len()..slots + attempts as usize - 1 {
+            state.workers.push(Cell::new(Worker {
+                slot: slot_of(slots, process),
+                highest_term: Term(0),
+                highest_id: CheckpointId(0),
+                attempt: Attempt(0),
+                position: 0,
+                pending: Vec::new(),
+                taking: None,
+                uploaded: Vec::new(),
+                files: 0,
+                inbox: vec![VecDeque::new(); coordinators],
+            }));
+        }
+    }
+
+    /// Takes over without anything going wrong, up to a coordinator that leads.
+    pub fn take_over(&self, state: &mut State, process: usize) {
+        let mut steps = vec![Step::TakeOver { process, resume: false }];
+        for _ in 0..20 + 2 * self.bounds.slots {
+            let Some(step) = steps.pop() else { break };
+            *state = self.apply(state, step).expect("a takeover in peace succeeds");
+            steps.extend(match &*state.processes[process] {
+                Process::TakingOver { intent: None, .. } => Some(Step::Decide(process)),
+                Process::TakingOver { .. } => Some(Step::Create(process)),
+                Process::Deploying { .. } => Some(Step::Deploy(process)),
+                _ => None,
+            });
+        }
+        assert!(matches!(&*state.processes[process], Process::Leading(_)), "a takeover in peace comes to its end");
+    }
+
+    /// All that may happen next.
+    pub fn steps(&self, state: &State, steps: &mut Vec<Step>) {
+        let newest = state.store.openings.last_key_value();
+        let (term, attempt) = newest.map_or((0, 0), |(term, opening)| (term.0, opening.attempt.0));
+        let doubts = state.doubts < self.bounds.doubts;
+        for (process, at) in state.processes.iter().enumerate() {
+            if term < self.bounds.terms && matches!(**at, Process::Idle | Process::Leading(_)) {
+                if attempt < self.bounds.attempts {
+                    steps.push(Step::TakeOver { process, resume: false });
+                }
+                if matches!(**at, Process::Idle) && self.all_run(state, Attempt(attempt)) {
+                    steps.push(Step::TakeOver { process, resume: true });
+                }
+            }
+            match &**at {
+                Process::Idle => {}
+                Process::TakingOver { intent, .. } => {
+                    steps.push(if intent.is_some() { Step::Create(process) } else { Step::Decide(process) });
+                    if intent.is_some() && doubts {
+                        steps.push(Step::CreateInDoubt(process));
+                    }
+                }
+                Process::Deploying { .. } => steps.push(Step::Deploy(process)),
+                Process::Leading(leading) => {
+                    let pending = [
+                        (leading.create.is_some(), Step::Create(process)),
+                        (leading.create.is_some() && doubts, Step::CreateInDoubt(process)),
+                        (leading.status.is_some(), Step::WriteStatus(process)),
+                        (leading.status.is_some() && doubts, Step::WriteStatusInDoubt(process)),
+                        (!leading.removing.is_empty(), Step::Remove(process)),
+                        (leading.create.is_none() && leading.coordinator.next_wake().is_some(), Step::Tick(process)),
+                    ];
+                    steps.extend(pending.into_iter().filter(|(enabled, _)| *enabled).map(|(_, step)| step));
+                }
+            }
+        }
+        for (worker, at) in state.workers.iter().enumerate() {
+            let queues = at.inbox.iter().enumerate().filter(|(_, queue)| !queue.is_empty());
+            steps.extend(queues.map(|(process, _)| Step::Deliver { process, worker }));
+            if let Some(taking) = &at.taking {
+                if !taking.stored {
+                    steps.push(Step::Upload(worker));
+                }
+                if taking.stored || self.bounds.broken == Broken::AckBeforeUpload {
+                    steps.push(Step::Ack(worker));
+                }
+            }
+            let cut_off = !members(self.bounds.slots, Attempt(attempt)).contains(&worker);
+            if self.bounds.broken == Broken::CutOffPublishes && cut_off && !at.pending.is_empty() {
+                steps.push(Step::Publish(worker));
+            }
+        }
+        steps.extend((0..state.flights.len()).map(Step::Land));
+    }
+
+    fn all_run(&self, state: &State, attempt: Attempt) -> bool {
+        members(self.bounds.slots, attempt).iter().all(|worker| state.workers[*worker].attempt == attempt)
+    }
+
+    /// What comes of a step.
+    pub fn apply(&self, before: &State, step: Step) -> Result<State, Halt> {
+        let mut after = before.clone();
+        let state = &mut after;
+        match step {
+            Step::TakeOver { process, resume } => {
+                abandon(state, process);
+                set(state, process, Process::TakingOver { resume, asked: None, intent: None });
+            }
+            Step::Decide(process) => self.decide(state, process)?,
+            Step::Create(process) => self.create(state, process)?,
+            Step::CreateInDoubt(process) => self.create_in_doubt(state, process)?,
+            Step::Deploy(process) => self.deploy(state, process)?,
+            Step::Tick(process) => self.tell(state, process, Event::Tick)?,
+            Step::WriteStatus(process) => self.write_status(state, process)?,
+            Step::WriteStatusInDoubt(process) => {
+                state.doubts += 1;
+                let Some(write) = edit_leading(state, process, |leading| leading.status.take()) else { return Ok(after) };
+                let outcome = if self.bounds.broken == Broken::StatusLost {
+                    StatusOutcome::Written
+                } else {
+                    state.flights.edit(|flights| flights.push(Flight::Status(write.clone())));
+                    StatusOutcome::InDoubt
+                };
+                self.tell(state, process, Event::StatusWritten { record: write.record, outcome })?;
+            }
+            Step::Remove(process) => {
+                let (group, last) =
+                    edit_leading(state, process, |leading| (leading.removing.remove(0), leading.removing.is_empty()));
+                state.store.edit(|store| {
+                    for removal in &group {
+                        match removal {
+                            Removal::Delete(path) => store.delete(path),
+                            Removal::Empty(path) => {
+                                if let Some(paths::Object::Slot(term, number)) = paths::parse(path) {
+                                    store.slots.insert((term, number), InSlot::Empty);
+                                }
+                            }
+                        }
+                    }
+                });
+                if last {
+                    self.tell(state, process, Event::Removed { complete: true })?;
+                }
+            }
+            Step::Deliver { process, worker } => self.deliver(state, process, worker)?,
+            Step::Upload(worker) => self.upload(state, worker),
+            Step::Ack(worker) => self.ack(state, worker)?,
+            Step::Publish(worker) => {
+                let pending = state.workers[worker].edit(|worker| std::mem::take(&mut worker.pending));
+                for transaction in pending {
+                    check::publish(state, transaction)?;
+                }
+            }
+            Step::Land(at) => match state.flights.edit(|flights| flights.remove(at)) {
+                Flight::Create(create) => drop(check::land(&self.bounds, state, &create)?),
+                Flight::Status(write) => drop(self.land_status(state, &write)?),
+            },
+        }
+        check::check(&self.bounds, &after)?;
+        Ok(after)
+    }
+
+    fn decide(&self, state: &mut State, process: usize) -> Result<(), Halt> {
+        let Process::TakingOver { resume, asked, .. } = &*state.processes[process] else { return Ok(()) };
+        let (resume, mut asked) = (*resume, *asked);
+        let mut facts = facts(&state.store);
+        if self.bounds.broken == Broken::NoSeal
+            && let Some((term, newest)) = facts.terms.iter_mut().next_back()
+        {
+            let number = newest.slots.keys().last().map_or(RecordNumber(1), |number| number.next());
+            let seal = Seal { version: 1, term: *term, number, by: String::new(), at_ms: 0 };
+            newest.slots.insert(number, SlotFact::Seal(seal));
+        }
+        let intent = match takeover::decide(&self.request(process, resume), &facts, asked, NOW) {
+            Decision::CreateSeal(seal) => Create::Seal(seal),
+            Decision::CreateOpening(mut opening) => {
+                if self.bounds.broken == Broken::RestoreOlder {
+                    let newest = state.store.openings.values().last();
+                    opening.restores = newest.and_then(|newest| newest.restores);
+                }
+                asked = Some(opening.term);
+                Create::Opening(Arc::new(opening))
+            }
+            Decision::Opened(opened) => {
+                set(state, process, Process::Deploying { opened: Arc::new(OpenedTerm(*opened)), next: 0 });
+                return Ok(());
+            }
+            Decision::Lost { .. } => {
+                set(state, process, Process::Idle);
+                return Ok(());
+            }
+            Decision::Refuse(refusal) => return Ok(violation("I1", format!("a takeover is refused: {refusal}"))?),
+        };
+        if let Create::Opening(opening) = &intent
+            && (opening.term.0 > self.bounds.terms || opening.attempt.0 > self.bounds.attempts)
+        {
+            return Err(Halt::OutOfBounds);
+        }
+        set(state, process, Process::TakingOver { resume, asked, intent: Some(intent) });
+        Ok(())
+    }
+
+    fn create(&self, state: &mut State, process: usize) -> Result<(), Halt> {
+        if let Process::TakingOver { resume, asked, intent } = &*state.processes[process] {
+            let (resume, asked, intent) = (*resume, *asked, intent.clone());
+            check::land(&self.bounds, state, &intent.expect("enabled"))?;
+            set(state, process, Process::TakingOver { resume, asked, intent: None });
+            return Ok(());
+        }
+        let record = edit_leading(state, process, |leading| leading.create.take()).expect("enabled");
+        let outcome = if check::land(&self.bounds, state, &Create::Record(Arc::clone(&record)))? {
+            Outcome::New
+        } else {
+            match &state.store.slots[&(record.term, record.number)] {
+                InSlot::Record(there) if *there == record => Outcome::Same,
+                InSlot::Seal(seal) => Outcome::Taken(Taken::Seal(seal.clone())),
+                _ => Outcome::Taken(Taken::Other),
+            }
+        };
+        self.tell(state, process, Event::Created { number: record.number, outcome })
+    }
+
+    fn create_in_doubt(&self, state: &mut State, process: usize) -> Result<(), Halt> {
+        state.doubts += 1;
+        if let Process::TakingOver { resume, asked, intent } = &*state.processes[process] {
+            let (resume, asked, intent) = (*resume, *asked, intent.clone());
+            state.flights.edit(|flights| flights.extend(intent.map(Flight::Create)));
+            set(state, process, Process::TakingOver { resume, asked, intent: None });
+            return Ok(());
+        }
+        let record = edit_leading(state, process, |leading| leading.create.take()).expect("enabled");
+        let number = record.number;
+        state.flights.edit(|flights| flights.push(Flight::Create(Create::Record(record))));
+        self.tell(state, process, Event::Created { number, outcome: Outcome::InDoubt { reason: String::new() } })
+    }
+
+    fn deploy(&self, state: &mut State, process: usize) -> Result<(), Halt> {
+        let Process::Deploying { opened, next } = &*state.processes[process] else { return Ok(()) };
+        let (opened, next) = (Arc::clone(opened), *next);
+        let (opening, restored) = (&opened.0.opening, &opened.0.restored);
+        let workers = members(self.bounds.slots, opening.attempt);
+        let fenced = |worker: &usize| state.workers[*worker].highest_term > opening.term;
+        if next < workers.len() && self.all_run(state, opening.attempt) {
+            // The attempt goes on: only sessions are opened.
+            if workers.iter().any(fenced) {
+                set(state, process, Process::Idle);
+                return Ok(());
+            }
+            for worker in &workers {
+                state.workers[*worker].edit(|worker| greet(worker, opening.term));
+            }
+            return self.lead(state, process, &opened.0, &workers);
+        }
+        let worker = workers[next];
+        if fenced(&worker) {
+            set(state, process, Process::Idle);
+            return Ok(());
+        }
+        let part = match restored {
+            Some(record) => {
+                check::whole(&self.bounds, &state.store, record).or_else(|what| violation("I1", format!("restored: {what}")))?;
+                state.store.part(&record.parts[next].path).cloned()
+            }
+            None => None,
+        };
+        state.workers[worker].edit(|worker| {
+            greet(worker, opening.term);
+            let kept: Vec<_> = std::mem::take(&mut worker.pending);
+            worker.attempt = opening.attempt;
+            worker.taking = None;
+            worker.files = 0;
+            worker.position = part.as_ref().map_or(0, |part| part.position);
+            worker.pending = part.as_ref().map_or(Vec::new(), |part| part.pending.clone());
+            worker.uploaded = part.iter().map(|part| (part.id, part.position, part.files.clone())).collect();
+            if self.bounds.broken == Broken::RestoreKeepsNewer {
+                let newer: Vec<_> = kept.into_iter().filter(|transaction| !worker.pending.contains(transaction)).collect();
+                worker.pending.extend(newer);
+            }
+        });
+        if next + 1 == workers.len() {
+            return self.lead(state, process, &opened.0, &workers);
+        }
+        set(state, process, Process::Deploying { opened, next: next + 1 });
+        if self.bounds.fine { Ok(()) } else { self.deploy(state, process) }
+    }
+
+    fn lead(&self, state: &mut State, process: usize, opened: &takeover::Opened, workers: &[usize]) -> Result<(), Halt> {
+        let seen = workers.iter().map(|worker| state.workers[*worker].highest_id).max().unwrap_or_default();
+        let start = Start {
+            opening: Arc::clone(&opened.opening),
+            workers: workers.iter().map(|worker| name(*worker)).collect(),
+            restored: opened.restored.clone(),
+            inherited: opened.inherited.clone(),
+            highest_id: opened.highest_id.max(seen),
+        };
+        let (coordinator, mut actions) = Coordinator::new(NOW, self.policy(), start);
+        let leading = Leading { coordinator, create: None, status: None, removing: Vec::new() };
+        set(state, process, Process::Leading(leading));
+        if self.bounds.broken == Broken::NoCommitAfterRestore {
+            actions.retain(|action| !matches!(action, Action::Commit { .. }));
+        }
+        self.carry_out(state, process, actions)
+    }
+
+    /// A coordinator is told something, if the process has one, and what it asks for is done or begun.
+    fn tell(&self, state: &mut State, process: usize, event: Event) -> Result<(), Halt> {
+        if !matches!(&*state.processes[process], Process::Leading(_)) {
+            return Ok(());
+        }
+        let actions = edit_leading(state, process, |leading| leading.coordinator.on(NOW, event));
+        self.carry_out(state, process, actions)
+    }
+
+    fn carry_out(&self, state: &mut State, process: usize, actions: Vec<Action>) -> Result<(), Halt> {
+        for action in actions {
+            match action {
+                Action::Trigger { id, base } => {
+                    if id.0 > self.bounds.ids {
+                        return Err(Halt::OutOfBounds);
+                    }
+                    let (term, attempt) = led(state, process);
+                    let message = Message::Trigger { term, attempt, id, base: base.map(|base| base.id) };
+                    for worker in members(self.bounds.slots, attempt) {
+                        state.workers[worker].edit(|worker| worker.inbox[process].push_back(message.clone()));
+                    }
+                }
+                Action::Commit { worker, id } => {
+                    let (term, attempt) = led(state, process);
+                    let message = Message::Commit { term, attempt, id };
+                    state.workers[index(&worker)].edit(|worker| worker.inbox[process].push_back(message));
+                }
+                Action::CreateRecord(record) => self.create_record(state, process, record),
+                Action::WriteStatus(pointer) => {
+                    if state.status.term > pointer.term {
+                        let (record, outcome) = (pointer.record.reference(), StatusOutcome::Superseded);
+                        self.tell(state, process, Event::StatusWritten { record, outcome })?;
+                    } else {
+                        let expects = state.status.version;
+                        let write = StatusWrite { expects, term: pointer.term, record: pointer.record.reference() };
+                        edit_leading(state, process, |leading| leading.status = Some(write));
+                    }
+                }
+                Action::ReadNames(record) => {
+                    let outcome = names(&state.store, &record);
+                    let (record, names) = (record.reference(), outcome);
+                    self.tell(state, process, Event::NamesRead { record, names })?;
+                }
+                Action::ListLeftovers => self.list_leftovers(state, process)?,
+                Action::Remove(removals) => {
+                    let groups = self.groups(&state.store, removals);
+                    edit_leading(state, process, |leading| leading.removing = groups);
+                }
+                Action::Note(Note::Committed { .. }) => check::all_visible(&self.bounds, state, led_newest(state, process))?,
+                Action::Superseded { .. } => {
+                    abandon(state, process);
+                    set(state, process, Process::Idle);
+                    return Ok(());
+                }
+                // Of a cancel workers learn by the next trigger too; that it gets lost is the harder case.
+                Action::Cancel { .. } | Action::Note(_) | Action::Succeeded(_) | Action::LastTaken(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn create_record(&self, state: &mut State, process: usize, record: Arc<Record>) {
+        let (term, attempt) = led(state, process);
+        if self.bounds.broken == Broken::CommitBeforeRecord {
+            for worker in members(self.bounds.slots, attempt) {
+                let message = Message::Commit { term, attempt, id: record.id };
+                state.workers[worker].edit(|worker| worker.inbox[process].push_back(message));
+            }
+        }
+        let status = (self.bounds.broken == Broken::StatusBeforeRecord)
+            .then(|| StatusWrite { expects: state.status.version, term, record: record.reference() });
+        edit_leading(state, process, |leading| {
+            leading.create = Some(record);
+            leading.status = status.or(leading.status.take());
+        });
+    }
+
+    fn list_leftovers(&self, state: &mut State, process: usize) -> Result<(), Halt> {
+        let listed = state.store.listed();
+        if self.bounds.broken == Broken::SweepCurrentAttempt {
+            let named: Vec<String> = state.store.records().flat_map(|record| all_names(&state.store, record)).collect();
+            let removals = listed.iter().filter(|path| !named.contains(path)).cloned().map(Removal::Delete).collect();
+            edit_leading(state, process, |leading| leading.removing = vec![removals]);
+            return Ok(());
+        }
+        self.tell(state, process, Event::Leftovers(Some(listed)))
+    }
+
+    /// Steps of one kind one after the other are done at once.
+    fn groups(&self, store: &Store, mut removals: Vec<Removal>) -> Vec<Vec<Removal>> {
+        match (self.bounds.broken, removals.first().cloned()) {
+            (Broken::FilesBeforeRecord, _) => removals.reverse(),
+            (Broken::FreeDoubtfulSlot, Some(Removal::Empty(path))) => removals[0] = Removal::Delete(path),
+            (Broken::DeleteSharedFiles, Some(Removal::Empty(path) | Removal::Delete(path))) => {
+                if let Some(paths::Object::Slot(term, number)) = paths::parse(&path)
+                    && let Some(InSlot::Record(record)) = store.slots.get(&(term, number))
+                {
+                    removals.extend(all_names(store, record).into_iter().map(Removal::Delete));
+                }
+            }
+            _ => {}
+        }
+        let kind = |removal: &Removal| match removal {
+            Removal::Empty(_) => 0,
+            Removal::Delete(path) => 1 + path.as_bytes()[0],
+        };
+        let mut groups: Vec<Vec<Removal>> = Vec::new();
+        for removal in removals {
+            match groups.last_mut() {
+                Some(group) if kind(&group[0]) == kind(&removal) => group.push(removal),
+                _ => groups.push(vec![removal]),
+            }
+        }
+        groups
+    }
+
+    fn write_status(&self, state: &mut State, process: usize) -> Result<(), Halt> {
+        let write = edit_leading(state, process, |leading| leading.status.take()).expect("enabled");
+        // On a conflict the writer reads anew and tries again; it does not take the conflict for an answer.
+        let outcome = if self.land_status(state, &write)? { StatusOutcome::Written } else { StatusOutcome::InDoubt };
+        self.tell(state, process, Event::StatusWritten { record: write.record, outcome })
+    }
+
+    fn land_status(&self, state: &mut State, write: &StatusWrite) -> Result<bool, Halt> {
+        if state.status.version != write.expects && self.bounds.broken != Broken::StatusUnconditional {
+            return Ok(false);
+        }
+        if state.status.names.is_some_and(|named| named > write.record) {
+            return Ok(violation("I6", format!("the status goes back to {}", write.record.path()))?);
+        }
+        state.status.edit(|status| {
+            status.version += 1;
+            status.term = write.term;
+            status.names = Some(write.record);
+        });
+        Ok(true)
+    }
+
+    fn deliver(&self, state: &mut State, process: usize, at: usize) -> Result<(), Halt> {
+        let message = state.workers[at].edit(|worker| worker.inbox[process].pop_front()).expect("enabled");
+        match message {
+            Message::Trigger { term, attempt, id, base } => {
+                let worker = &state.workers[at];
+                if term < worker.highest_term || attempt != worker.attempt || id <= worker.highest_id {
+                    return Ok(());
+                }
+                state.workers[at].edit(|worker| self.freeze(worker, at, process, id, base));
+                if !self.bounds.fine {
+                    if self.bounds.broken != Broken::AckBeforeUpload {
+                        self.upload(state, at);
+                    }
+                    return self.ack(state, at);
+                }
+            }
+            Message::Commit { term, attempt, id } => {
+                let worker = &state.workers[at];
+                if term < worker.highest_term || attempt != worker.attempt {
+                    return Ok(());
+                }
+                let published: Vec<_> = worker.pending.iter().filter(|transaction| transaction.id <= id).copied().collect();
+                if !published.is_empty() {
+                    state.workers[at].edit(|worker| worker.pending.retain(|transaction| transaction.id > id));
+                }
+                for transaction in published {
+                    check::publish(state, transaction)?;
+                }
+                self.tell(state, process, Event::Committed { worker: name(at), attempt, id })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One row is read, and the barrier comes: position, transaction and state are as they are now.
+    fn freeze(&self, worker: &mut Worker, at: usize, by: usize, id: CheckpointId, base: Option<CheckpointId>) {
+        worker.taking = None;
+        if self.bounds.broken == Broken::AbortDropsTransaction {
+            worker.pending.retain(|transaction| Some(transaction.id) <= base);
+        }
+        worker.highest_id = id;
+        let (attempt, slot, row) = (worker.attempt, worker.slot, worker.position);
+        worker.position += 1;
+        worker.pending.push(Transaction { attempt, process: at, id, slot, row });
+        // Two of three are incremental; the third rewrites everything, as a compaction does.
+        let base = worker.uploaded.iter().find(|(known, _, _)| Some(*known) == base && id.0 % 3 != 0).cloned();
+        let (base, from, mut files) = base.map_or((None, 0, Vec::new()), |(id, position, files)| (Some(id), position, files));
+        let file = paths::state_file(attempt, &name(at), worker.files);
+        worker.files += 1;
+        files.push(file.clone());
+        let rows = Rows { slot, from, to: worker.position };
+        let pending = worker.pending.clone();
+        let part = Part { id, attempt, process: at, slot, position: worker.position, pending, files };
+        worker.taking = Some(Taking { by, base, part: Arc::new(part), file: (file, rows), stored: false });
+    }
+
+    fn upload(&self, state: &mut State, at: usize) {
+        let file = state.workers[at].edit(|worker| {
+            let taking = worker.taking.as_mut().expect("enabled");
+            taking.stored = true;
+            taking.file.clone()
+        });
+        state.store.edit(|store| store.put_file(&file.0, file.1));
+    }
+
+    fn ack(&self, state: &mut State, at: usize) -> Result<(), Halt> {
+        let taking = state.workers[at].edit(|worker| {
+            let taking = if self.bounds.broken == Broken::AckBeforeUpload && !worker.taking.as_ref().is_some_and(|t| t.stored) {
+                worker.taking.clone()
+            } else {
+                worker.taking.take()
+            };
+            let taking = taking.expect("enabled");
+            let Part { id, position, files, .. } = &*taking.part;
+            worker.uploaded.retain(|(known, _, _)| Some(*known) >= taking.base && known != id);
+            worker.uploaded.push((*id, *position, files.clone()));
+            taking
+        });
+        let Part { id, attempt, .. } = *taking.part;
+        let path = paths::part(id, attempt, &name(at));
+        state.store.edit(|store| store.put_part(&path, Arc::clone(&taking.part)));
+        let ack = |worker: usize| {
+            let path = paths::part(id, attempt, &name(worker));
+            let part = PartRef { worker: name(worker), path, length: 0, crc32c: 0, inline: None };
+            Ack { worker: name(worker), attempt, id, part, finished: false, state_bytes: 0, uploaded_bytes: 0 }
+        };
+        if self.bounds.broken == Broken::RecordWithoutAllAcks {
+            for worker in members(self.bounds.slots, attempt).into_iter().filter(|worker| *worker != at) {
+                self.tell(state, taking.by, Event::Acked(ack(worker)))?;
+            }
+        }
+        self.tell(state, taking.by, Event::Acked(ack(at)))
+    }
+}
+
+fn job() -> JobName {
+    JobName { namespace: "n".into(), name: "j".into() }
+}
+
+fn set(state: &mut State, process: usize, to: Process) {
+    state.processes[process] = Cell::new(to);
+}
+
+fn edit_leading<R>(state: &mut State, process: usize, change: impl FnOnce(&mut Leading) -> R) -> R {
+    state.processes[process].edit(|process| match process {
+        Process::Leading(leading) => change(leading),
+        _ => unreachable!("only a process that leads is asked"),
+    })
+}
+
+/// The term and attempt that a process leads.
+fn led(state: &State, process: usize) -> (Term, Attempt) {
+    match &*state.processes[process] {
+        Process::Leading(leading) => (leading.coordinator.term(), leading.coordinator.attempt()),
+        _ => (Term(0), Attempt(0)),
+    }
+}
+
+fn led_newest(state: &State, process: usize) -> Option<Arc<Record>> {
+    match &*state.processes[process] {
+        Process::Leading(leading) => leading.coordinator.newest().cloned(),
+        _ => None,
+    }
+}
+
+/// What a process had under way at storage may still happen.
+fn abandon(state: &mut State, process: usize) {
+    if let Process::Leading(leading) = &*state.processes[process] {
+        let (create, status) = (leading.create.clone(), leading.status.clone());
+        let create = create.map(|record| Flight::Create(Create::Record(record)));
+        if create.is_some() || status.is_some() {
+            state.flights.edit(|flights| flights.extend(create.into_iter().chain(status.map(Flight::Status))));
+        }
+    }
+}
+
+/// A session of a new term: what older ones have sent is refused from now on.
+fn greet(worker: &mut Worker, term: Term) {
+    worker.highest_term = term;
+    for queue in &mut worker.inbox {
+        queue.retain(|message| match message {
+            Message::Trigger { term: sent, .. } | Message::Commit { term: sent, .. } => *sent >= term,
+        });
+    }
+}
+
+fn facts(store: &Store) -> Facts {
+    let mut facts = Facts::default();
+    let term = |opening: &Arc<Opening>| TermFacts { opening: Some(Arc::clone(opening)), damage: None, slots: BTreeMap::new() };
+    facts.terms = store.openings.iter().map(|(number, opening)| (*number, term(opening))).collect();
+    for ((term, number), slot) in &store.slots {
+        let fact = match slot {
+            InSlot::Record(record) => SlotFact::Record(Arc::clone(record)),
+            InSlot::Seal(seal) => SlotFact::Seal(seal.clone()),
+            InSlot::Empty => SlotFact::Retired,
+        };
+        facts.terms.entry(*term).or_default().slots.insert(*number, fact);
+    }
+    facts
+}
+
+fn names(store: &Store, record: &Record) -> NamesOutcome {
+    let mut names = Names::default();
+    for reference in &record.parts {
+        let Some(part) = store.part(&reference.path) else { return NamesOutcome::Broken };
+        names.parts.insert(reference.path.clone());
+        names.files.extend(part.files.iter().cloned());
+    }
+    NamesOutcome::Read(Arc::new(names))
+}
+
+fn all_names(store: &Store, record: &Record) -> Vec<String> {
+    match names(store, record) {
+        NamesOutcome::Read(names) => names.parts.iter().chain(&names.files).cloned().collect(),
+        _ => Vec::new(),
+    }
+}

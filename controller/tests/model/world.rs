@@ -1,0 +1,377 @@
+//! What the checker's world is made of: object storage with contents, the status, the sink, workers, coordinators.
+//!
+//! Every piece stands in a [`Cell`], so that a step copies and hashes only what it changes.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Deref;
+use std::sync::Arc;
+
+use weir_controller::coordinator::Coordinator;
+use weir_controller::gc::Removal;
+use weir_controller::takeover::Opened;
+use weir_protocol::record::{Opening, Record, RecordRef, Seal};
+use weir_protocol::paths::{self, Object};
+use weir_protocol::{Attempt, CheckpointId, RecordNumber, Term, WorkerId};
+
+/// A shared value with its hash.
+#[derive(Clone, Debug)]
+pub struct Cell<T> {
+    hash: u64,
+    value: Arc<T>,
+}
+
+impl<T: Clone + Hash> Cell<T> {
+    pub fn new(value: T) -> Self {
+        Self { hash: hash_of(&value), value: Arc::new(value) }
+    }
+
+    pub fn edit<R>(&mut self, change: impl FnOnce(&mut T) -> R) -> R {
+        let result = change(Arc::make_mut(&mut self.value));
+        self.hash = hash_of(&*self.value);
+        result
+    }
+
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+}
+
+impl<T> Deref for Cell<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+pub fn hash_of(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The bounds of a search.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    pub coordinators: usize,
+    pub slots: usize,
+    pub ids: u64,
+    pub attempts: u64,
+    pub terms: u64,
+    /// Requests whose answer is lost and which land later, or never.
+    pub doubts: u8,
+    pub retain: u32,
+    /// A worker's freeze, upload and ack are three steps, and each deployment is one. Else what nobody else can see between
+    /// them is one step, which makes the world much smaller.
+    pub fine: bool,
+    /// Which rule is broken on purpose.
+    pub broken: Broken,
+}
+
+/// One rule that is skipped, to see that the checker finds what follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    Nothing,
+    /// Workers ack before their state file is stored.
+    AckBeforeUpload,
+    /// The record is created when the first worker has acked.
+    RecordWithoutAllAcks,
+    /// Files are deleted before the record that names them.
+    FilesBeforeRecord,
+    /// The next term is opened without a seal on the last.
+    NoSeal,
+    /// A takeover restores what the last opening restored, not the last record.
+    RestoreOlder,
+    /// Workers are told to commit when the record is asked for, not when it stands.
+    CommitBeforeRecord,
+    /// Nothing is committed again after a restore.
+    NoCommitAfterRestore,
+    /// An abort drops the sink transaction.
+    AbortDropsTransaction,
+    /// A restore does not drop what is newer than the record.
+    RestoreKeepsNewer,
+    /// Deleting a record deletes all its files, also those that other records name.
+    DeleteSharedFiles,
+    /// A slot whose create was in doubt is given free.
+    FreeDoubtfulSlot,
+    /// Leftovers are swept under the current attempt too.
+    SweepCurrentAttempt,
+    /// The status is written when the record is asked for.
+    StatusBeforeRecord,
+    /// The status is written whatever stands there.
+    StatusUnconditional,
+    /// A status write that was lost counts as written.
+    StatusLost,
+    /// Worker processes that hold the same slot share their names.
+    SharedNames,
+    /// A worker that is cut off publishes what it has prepared.
+    CutOffPublishes,
+}
+
+/// What stands in a slot of a term.
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+pub enum InSlot {
+    Record(Arc<Record>),
+    Seal(Seal),
+    Empty,
+}
+
+/// Object storage.
+#[derive(Clone, Debug, Hash, Default)]
+pub struct Store {
+    pub openings: BTreeMap<Term, Arc<Opening>>,
+    pub slots: BTreeMap<(Term, RecordNumber), InSlot>,
+    pub parts: BTreeMap<String, Arc<Part>>,
+    pub files: BTreeMap<String, Rows>,
+    /// [`Broken::SharedNames`], over so many slots.
+    pub shared_names: Option<usize>,
+}
+
+impl Store {
+    pub fn part(&self, path: &str) -> Option<&Arc<Part>> {
+        self.parts.get(&*self.key(path))
+    }
+
+    pub fn file(&self, path: &str) -> Option<Rows> {
+        self.files.get(&*self.key(path)).copied()
+    }
+
+    /// Both are created only if absent.
+    pub fn put_part(&mut self, path: &str, part: Arc<Part>) {
+        let key = self.key(path).into_owned();
+        self.parts.entry(key).or_insert(part);
+    }
+
+    pub fn put_file(&mut self, path: &str, rows: Rows) {
+        let key = self.key(path).into_owned();
+        self.files.entry(key).or_insert(rows);
+    }
+
+    pub fn delete(&mut self, path: &str) {
+        let key = self.key(path).into_owned();
+        match paths::parse(path) {
+            Some(Object::Slot(term, number)) => drop(self.slots.remove(&(term, number))),
+            Some(Object::Part(..)) => drop(self.parts.remove(&key)),
+            Some(Object::State(..)) => drop(self.files.remove(&key)),
+            Some(Object::Opening(term)) => drop(self.openings.remove(&term)),
+            None => {}
+        }
+    }
+
+    /// What a list of `parts/` and `state/` shows.
+    pub fn listed(&self) -> Vec<String> {
+        self.parts.keys().chain(self.files.keys()).cloned().collect()
+    }
+
+    fn key<'a>(&self, path: &'a str) -> Cow<'a, str> {
+        let Some(slots) = self.shared_names else { return Cow::Borrowed(path) };
+        match paths::parse(path) {
+            Some(Object::Part(id, _, worker)) => Cow::Owned(format!("parts/{id}-{}", slot_of(slots, index(&worker)))),
+            Some(Object::State(_, worker, n)) => Cow::Owned(format!("state/{}/{n}", slot_of(slots, index(&worker)))),
+            _ => Cow::Borrowed(path),
+        }
+    }
+
+    pub fn records(&self) -> impl DoubleEndedIterator<Item = &Arc<Record>> {
+        self.slots.values().filter_map(|slot| match slot {
+            InSlot::Record(record) => Some(record),
+            _ => None,
+        })
+    }
+
+    pub fn is_free(&self, reference: RecordRef) -> bool {
+        !self.slots.contains_key(&(reference.term, reference.number))
+    }
+}
+
+/// The rows `from..to` of one source; what a state file holds.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rows {
+    pub slot: usize,
+    pub from: u8,
+    pub to: u8,
+}
+
+/// What a part says.
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+pub struct Part {
+    pub id: CheckpointId,
+    pub attempt: Attempt,
+    pub process: usize,
+    pub slot: usize,
+    /// Rows that the source had given out.
+    pub position: u8,
+    pub pending: Vec<Transaction>,
+    pub files: Vec<String>,
+}
+
+/// One sink transaction: by whom, under which attempt, for which checkpoint, and the row that it publishes.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Transaction {
+    pub attempt: Attempt,
+    pub process: usize,
+    pub id: CheckpointId,
+    pub slot: usize,
+    pub row: u8,
+}
+
+/// What readers of the output see.
+#[derive(Clone, Debug, Hash, Default)]
+pub struct Sink {
+    pub published: BTreeSet<Transaction>,
+    /// Bit r of entry s: row r of source s is visible.
+    pub rows: Vec<u64>,
+}
+
+/// The resource's status, with the version that a conditional write compares.
+#[derive(Clone, Debug, Hash, Default)]
+pub struct Status {
+    pub version: u8,
+    pub term: Term,
+    pub names: Option<RecordRef>,
+}
+
+/// A status write under way.
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+pub struct StatusWrite {
+    pub expects: u8,
+    pub term: Term,
+    pub record: RecordRef,
+}
+
+/// A message of a coordinator to a worker.
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+pub enum Message {
+    Trigger { term: Term, attempt: Attempt, id: CheckpointId, base: Option<CheckpointId> },
+    Commit { term: Term, attempt: Attempt, id: CheckpointId },
+}
+
+/// One worker process.
+#[derive(Clone, Debug, Hash)]
+pub struct Worker {
+    pub slot: usize,
+    pub highest_term: Term,
+    pub highest_id: CheckpointId,
+    pub attempt: Attempt,
+    pub position: u8,
+    pub pending: Vec<Transaction>,
+    pub taking: Option<Taking>,
+    /// What of earlier checkpoints may be reused: id, position, files.
+    pub uploaded: Vec<(CheckpointId, u8, Vec<String>)>,
+    pub files: u64,
+    /// Messages on their way, one queue a coordinator.
+    pub inbox: Vec<VecDeque<Message>>,
+}
+
+/// A checkpoint that a worker is persisting.
+#[derive(Clone, Debug, Hash)]
+pub struct Taking {
+    /// Who triggered it, and hears of it.
+    pub by: usize,
+    /// The id of the base, if its files are reused.
+    pub base: Option<CheckpointId>,
+    pub part: Arc<Part>,
+    pub file: (String, Rows),
+    pub stored: bool,
+}
+
+/// One coordinating process.
+#[derive(Clone, Debug, Hash)]
+pub enum Process {
+    Idle,
+    TakingOver { resume: bool, asked: Option<Term>, intent: Option<Create> },
+    Deploying { opened: Arc<OpenedTerm>, next: usize },
+    Leading(Leading),
+}
+
+/// [`Opened`] with a hash.
+#[derive(Clone, Debug)]
+pub struct OpenedTerm(pub Opened);
+
+impl Hash for OpenedTerm {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.opening.hash(state);
+        self.0.inherited.hash(state);
+    }
+}
+
+/// A coordinator at work, and what it has under way.
+#[derive(Clone, Debug, Hash)]
+pub struct Leading {
+    pub coordinator: Coordinator,
+    pub create: Option<Arc<Record>>,
+    pub status: Option<StatusWrite>,
+    /// Steps of a removal that are still to be done; those of one kind are done at once.
+    pub removing: Vec<Vec<Removal>>,
+}
+
+/// A create-if-absent.
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+pub enum Create {
+    Opening(Arc<Opening>),
+    Seal(Seal),
+    Record(Arc<Record>),
+}
+
+/// A request whose sender has no answer, or waits for none any more.
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+pub enum Flight {
+    Create(Create),
+    Status(StatusWrite),
+}
+
+/// All of it.
+#[derive(Clone, Debug)]
+pub struct State {
+    pub store: Cell<Store>,
+    pub sink: Cell<Sink>,
+    pub status: Cell<Status>,
+    pub workers: Vec<Cell<Worker>>,
+    pub processes: Vec<Cell<Process>>,
+    pub flights: Cell<Vec<Flight>>,
+    pub doubts: u8,
+    /// The newest record that has ever come to stand in the chain. Only the checks read it.
+    pub end: Option<RecordRef>,
+}
+
+impl State {
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.store.hash(), self.sink.hash(), self.status.hash(), self.flights.hash()).hash(&mut hasher);
+        for worker in &self.workers {
+            worker.hash().hash(&mut hasher);
+        }
+        for process in &self.processes {
+            process.hash().hash(&mut hasher);
+        }
+        (self.doubts, self.end).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// The name of a worker process.
+pub fn name(process: usize) -> WorkerId {
+    WorkerId(format!("w{process}"))
+}
+
+/// The process of that name.
+pub fn index(worker: &WorkerId) -> usize {
+    worker.0[1..].parse().expect("a name of this world")
+}
+
+/// The slot that a process holds all its life.
+pub fn slot_of(slots: usize, process: usize) -> usize {
+    if process < slots { process } else { (process - slots + 2) % slots }
+}
+
+/// The processes of an attempt in slot order. Every attempt but the first has a new process for one slot; whoever held it
+/// before may still be alive.
+pub fn members(slots: usize, attempt: Attempt) -> Vec<usize> {
+    let mut members: Vec<usize> = (0..slots).collect();
+    for attempt in 2..=attempt.0 as usize {
+        members[attempt % slots] = slots + attempt - 2;
+    }
+    members
+}

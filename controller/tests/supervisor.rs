@@ -1,0 +1,398 @@
+//! The supervisor with its state machines, sessions over gRPC and a real folder as storage; only the workers are played: they
+//! deploy, ack and commit as told, and write parts without state.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures::{Stream, StreamExt};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, mpsc},
+    task::JoinHandle,
+};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming, transport::Server};
+use weir_controller::{
+    coordinator::Policy,
+    job::{LocalJob, Overrides},
+    platform::{Platform, PlatformEvent, ProcessNumber},
+    state_dir::StateDir,
+    supervisor::{self, Outcome, Parts},
+    takeover::Restore,
+    ui::{Ui, View, Weight},
+};
+use weir_protocol::{
+    Attempt, BUILD_VERSION, CheckpointId, PROTOCOL_VERSION, WorkerId,
+    part::{PART_VERSION, Part},
+    paths,
+    record::{RECORD_VERSION, Slot, decode, encode},
+    rpc::{
+        self, FromWorker, ToWorker, from_worker, to_worker,
+        worker_server::{Worker, WorkerServer},
+    },
+};
+use weir_storage::JobStore;
+
+/// A test that waits longer than this waits for something that will not come.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the played workers share.
+#[derive(Default)]
+struct Stage {
+    /// All input has ended.
+    finished: AtomicBool,
+    changed: Notify,
+    /// The deployments: attempt, worker, what was to be restored.
+    deployed: Mutex<Vec<(u64, String, String)>>,
+    /// The highest commit of each worker.
+    committed: Mutex<BTreeMap<String, u64>>,
+}
+
+#[derive(Clone)]
+struct Played {
+    id: WorkerId,
+    store: JobStore,
+    stage: Arc<Stage>,
+}
+
+#[async_trait]
+impl Worker for Played {
+    type SessionStream = Pin<Box<dyn Stream<Item = Result<FromWorker, Status>> + Send>>;
+    type ExchangeStream = Pin<Box<dyn Stream<Item = Result<rpc::Credit, Status>> + Send>>;
+
+    async fn session(&self, request: Request<Streaming<ToWorker>>) -> Result<Response<Self::SessionStream>, Status> {
+        let (answers, stream) = mpsc::channel(64);
+        let (played, mut inbox) = (self.clone(), request.into_inner());
+        tokio::spawn(async move {
+            let (mut attempt, mut told) = (0, false);
+            loop {
+                // Made before the flag is read, so that no change is missed.
+                let changed = played.stage.changed.notified();
+                let mut said = Vec::new();
+                if attempt > 0 && !told && played.stage.finished.load(Ordering::SeqCst) {
+                    told = true;
+                    said.push(from_worker::Message::Finished(rpc::Finished { attempt }));
+                } else {
+                    tokio::select! {
+                        message = inbox.next() => match message {
+                            Some(Ok(message)) => said = played.answer(&mut attempt, message.message.unwrap()).await,
+                            _ => return,
+                        },
+                        () = changed => continue,
+                    }
+                }
+                for answer in said {
+                    if answers.send(Ok(FromWorker { message: Some(answer) })).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn exchange(&self, _: Request<Streaming<rpc::Frame>>) -> Result<Response<Self::ExchangeStream>, Status> {
+        Err(Status::unimplemented("these workers have nothing to exchange"))
+    }
+}
+
+impl Played {
+    async fn answer(&self, current: &mut u64, message: to_worker::Message) -> Vec<from_worker::Message> {
+        use from_worker::Message;
+        let finished = self.stage.finished.load(Ordering::SeqCst);
+        match message {
+            to_worker::Message::Hello(_) => vec![Message::Welcome(rpc::Welcome {
+                protocol_version: PROTOCOL_VERSION,
+                build_version: BUILD_VERSION.to_string(),
+                worker: self.id.0.clone(),
+                attempt: *current,
+                highest_checkpoint: 0,
+                memory_budget: 0,
+            })],
+            to_worker::Message::Deploy(deploy) => {
+                *current = deploy.attempt;
+                assert_eq!(deploy.restore_path.is_empty(), deploy.restore_record.is_empty());
+                if !deploy.restore_path.is_empty() {
+                    let slot: Slot = decode(&deploy.restore_path, &deploy.restore_record, RECORD_VERSION).unwrap();
+                    assert!(matches!(slot, Slot::Record(_)));
+                }
+                assert!(deploy.peers.iter().all(|peer| peer.address.starts_with("127.0.0.1:")));
+                let mut deployed = self.stage.deployed.lock().unwrap();
+                deployed.push((deploy.attempt, self.id.0.clone(), deploy.restore_path));
+                let fingerprint = deploy.fingerprint;
+                vec![Message::Deployed(rpc::Deployed {
+                    attempt: deploy.attempt,
+                    fingerprint,
+                    ..rpc::Deployed::default()
+                })]
+            }
+            to_worker::Message::Run(run) => {
+                let stats = rpc::Stats { attempt: run.attempt, first_output_us: 1000, ..rpc::Stats::default() };
+                vec![Message::Stats(stats)]
+            }
+            to_worker::Message::Trigger(trigger) => {
+                let (id, attempt) = (CheckpointId(trigger.id), Attempt(trigger.attempt));
+                let part = Part { version: PART_VERSION, id, attempt, worker: self.id.clone(), subtasks: Vec::new() };
+                let (part_path, bytes) = (paths::part(id, attempt, &self.id), encode(&part));
+                let part_length = bytes.len() as u64;
+                self.store.create(&part_path, bytes.into()).await.unwrap();
+                vec![Message::Acked(rpc::Acked {
+                    attempt: trigger.attempt,
+                    id: trigger.id,
+                    part_path,
+                    part_length,
+                    finished,
+                    ..rpc::Acked::default()
+                })]
+            }
+            to_worker::Message::Commit(commit) => {
+                self.stage.committed.lock().unwrap().insert(self.id.0.clone(), commit.id);
+                vec![Message::Committed(rpc::Committed { attempt: commit.attempt, id: commit.id })]
+            }
+            to_worker::Message::Ping(ping) => vec![Message::Pong(rpc::Pong { sequence: ping.sequence })],
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Starts played workers in this process.
+struct PlayedPlatform {
+    store: JobStore,
+    stage: Arc<Stage>,
+    events: mpsc::Sender<PlatformEvent>,
+    count: Arc<AtomicU64>,
+    running: Arc<Mutex<BTreeMap<ProcessNumber, JoinHandle<()>>>>,
+}
+
+impl PlayedPlatform {
+    fn end(&self, process: ProcessNumber) {
+        let Some(task) = self.running.lock().unwrap().remove(&process) else { return };
+        task.abort();
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let _ = events.send(PlatformEvent::Died { process, how: "signal 9".to_string() }).await;
+        });
+    }
+}
+
+#[async_trait]
+impl Platform for PlayedPlatform {
+    fn start(&mut self) -> ProcessNumber {
+        let process = ProcessNumber(self.count.fetch_add(1, Ordering::SeqCst) + 1);
+        let worker = Played { id: WorkerId::generate(), store: self.store.clone(), stage: self.stage.clone() };
+        let events = self.events.clone();
+        let task = tokio::spawn(async move {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let id = worker.id.clone();
+            events.send(PlatformEvent::Started { process, worker: id, address, pid: None }).await.unwrap();
+            let _ = Server::builder()
+                .add_service(WorkerServer::new(worker))
+                .serve_with_incoming(TcpListenerStream::new(listener))
+                .await;
+        });
+        self.running.lock().unwrap().insert(process, task);
+        process
+    }
+
+    fn stop(&mut self, process: ProcessNumber) {
+        self.end(process);
+    }
+
+    fn kill(&mut self, process: ProcessNumber) {
+        self.end(process);
+    }
+
+    async fn finish(&mut self) {
+        let running: Vec<_> = self.running.lock().unwrap().keys().copied().collect();
+        for process in running {
+            self.end(process);
+        }
+    }
+}
+
+/// Keeps the lines, and wakes who waits for one.
+#[derive(Clone, Default)]
+struct Lines {
+    lines: Arc<Mutex<Vec<String>>>,
+    more: Arc<Notify>,
+}
+
+impl Ui for Lines {
+    fn event(&mut self, _: Weight, line: &str) {
+        self.lines.lock().unwrap().push(line.to_string());
+        self.more.notify_waiters();
+    }
+    fn printed(&mut self, _: &str) {}
+    fn show(&mut self, _: &View) {}
+    fn finish(&mut self, _: &View) {}
+}
+
+impl Lines {
+    fn count(&self, part: &str) -> usize {
+        self.lines.lock().unwrap().iter().filter(|line| line.contains(part)).count()
+    }
+
+    /// Waits until so many lines contain `part`.
+    async fn wait(&self, part: &str, times: usize) {
+        let waiting = async {
+            loop {
+                let more = self.more.notified();
+                if self.count(part) >= times {
+                    return;
+                }
+                more.await;
+            }
+        };
+        let timely = tokio::time::timeout(PATIENCE, waiting).await;
+        timely.unwrap_or_else(|_| panic!("{times} × {part:?} never came: {:#?}", self.lines.lock().unwrap()));
+    }
+}
+
+/// One run of the job in `folder`, in a state folder of its own.
+struct Run {
+    lines: Lines,
+    stage: Arc<Stage>,
+    running: Arc<Mutex<BTreeMap<ProcessNumber, JoinHandle<()>>>>,
+    events: mpsc::Sender<PlatformEvent>,
+    store: JobStore,
+    outcome: JoinHandle<Outcome>,
+}
+
+impl Run {
+    fn start(folder: &Path, name: &str, adopt: bool) -> Self {
+        let yaml = folder.join("job.yaml");
+        std::fs::write(
+            &yaml,
+            "apiVersion: weir.dev/v1alpha1\nkind: StreamJob\nmetadata: {name: j}\nspec:\n  sql: SELECT 1\n  workers: {replicas: 2, slots: 2}\n  checkpoint: {storage: {url: ck}, interval: 50ms}\n",
+        )
+        .unwrap();
+        let mut job = LocalJob::read(&yaml, &Overrides::default()).unwrap();
+        job.policy = Policy { retry: Duration::from_millis(20), ..job.policy };
+        let state_dir = Arc::new(StateDir::open(&folder.join(name)).unwrap());
+        let store = JobStore::open(&job.settings.storage, &job.name).unwrap();
+        let (events, platform_events) = mpsc::channel(64);
+        let (lines, stage) = (Lines::default(), Arc::new(Stage::default()));
+        let running = Arc::default();
+        let platform = PlayedPlatform {
+            store: store.clone(),
+            stage: stage.clone(),
+            events: events.clone(),
+            count: Arc::default(),
+            running: Arc::clone(&running),
+        };
+        let parts = Parts {
+            job,
+            fingerprint: "f".to_string(),
+            coordinator: name.to_string(),
+            restore: Restore::Latest,
+            adopt,
+            store: store.clone(),
+            state_dir,
+            platform: Box::new(platform),
+            platform_events,
+            ui: Box::new(lines.clone()),
+            restore_wish: None,
+        };
+        let outcome = tokio::spawn(async move { supervisor::run(parts).await.unwrap() });
+        Self { lines, stage, running, events, store, outcome }
+    }
+
+    /// As `kill -9` would.
+    async fn kill_a_worker(&self) {
+        let (process, task) = self.running.lock().unwrap().pop_first().unwrap();
+        task.abort();
+        self.events.send(PlatformEvent::Died { process, how: "signal 9".to_string() }).await.unwrap();
+    }
+
+    fn finish_input(&self) {
+        self.stage.finished.store(true, Ordering::SeqCst);
+        self.stage.changed.notify_waiters();
+    }
+
+    async fn outcome(self) -> Outcome {
+        let ended = tokio::time::timeout(PATIENCE, self.outcome).await;
+        ended.unwrap_or_else(|_| panic!("the run did not end: {:#?}", self.lines.lines.lock().unwrap())).unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_checkpoints_finishes_with_a_final_record_and_keeps_as_many_as_it_should() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::start(folder.path(), "here", false);
+    run.lines.wait("checkpoint 5 in", 1).await;
+    run.finish_input();
+    let (store, stage, lines) = (run.store.clone(), run.stage.clone(), run.lines.clone());
+    assert_eq!(run.outcome().await, Outcome::Succeeded);
+
+    assert_eq!(lines.count("first output"), 1);
+    let terms = store.list(paths::TERMS).await.unwrap();
+    let newest = terms.iter().rev().find(|object| object.size > 0 && !object.path.ends_with("opening")).unwrap();
+    let slot: Slot = decode(&newest.path, &store.get(&newest.path).await.unwrap(), RECORD_VERSION).unwrap();
+    let Slot::Record(record) = slot else { panic!("the term ends in {slot:?}") };
+    assert!(record.is_final);
+    assert_eq!(record.parts.len(), 2);
+    assert!(stage.committed.lock().unwrap().values().all(|id| *id == record.id.0));
+    let status = std::fs::read_to_string(folder.path().join("here/status.json")).unwrap();
+    assert!(status.contains("\"latest\""), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_worker_is_replaced_and_all_go_back_to_the_last_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::start(folder.path(), "here", false);
+    run.lines.wait("checkpoint 2 in", 1).await;
+    run.kill_a_worker().await;
+    run.lines.wait("lost: signal 9", 1).await;
+    run.lines.wait("rolled back to checkpoint", 1).await;
+    run.lines.wait("running again after", 1).await;
+    let completed = run.lines.count("checkpoint");
+    run.lines.wait("checkpoint", completed + 2).await;
+    run.finish_input();
+    let stage = run.stage.clone();
+    assert_eq!(run.outcome().await, Outcome::Succeeded);
+
+    let deployed = stage.deployed.lock().unwrap();
+    let second: Vec<_> = deployed.iter().filter(|(attempt, ..)| *attempt == 2).collect();
+    assert_eq!(second.len(), 2, "{deployed:?}");
+    assert!(second.iter().all(|(_, _, restore)| restore.starts_with("terms/0000000001/")), "{deployed:?}");
+    let survivors =
+        second.iter().filter(|(_, id, _)| deployed.iter().any(|(attempt, other, _)| *attempt == 1 && other == id));
+    assert_eq!(survivors.count(), 1, "one worker stays: {deployed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_from_elsewhere_takes_over_and_the_first_stops_and_says_by_whom() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Run::start(folder.path(), "first", false);
+    first.lines.wait("checkpoint 2 in", 1).await;
+    let second = Run::start(folder.path(), "second", true);
+    second.lines.wait("restored from checkpoint", 1).await;
+    assert_eq!(first.outcome().await, Outcome::Superseded(Some("second".to_string())));
+    second.lines.wait("running after", 1).await;
+    second.finish_input();
+    assert_eq!(second.outcome().await, Outcome::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_from_elsewhere_is_refused_unless_it_asks_to_take_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Run::start(folder.path(), "first", false);
+    first.lines.wait("checkpoint 1 in", 1).await;
+    let second = Run::start(folder.path(), "second", false);
+    assert!(matches!(second.outcome().await, Outcome::Refused(Some(_), _)));
+    let completed = first.lines.count("checkpoint");
+    first.lines.wait("checkpoint", completed + 1).await;
+    first.finish_input();
+    assert_eq!(first.outcome().await, Outcome::Succeeded);
+}

@@ -1,0 +1,187 @@
+//! The committed CRD is the generated one, and its rules explain themselves.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{fs, path::Path};
+
+use weir_crds::{CheckpointMode, Duration, JobError, StreamJob, crd_yaml, load_job, openapi_schema};
+
+const JOB: &str = "
+apiVersion: weir.dev/v1alpha1
+kind: StreamJob
+metadata: {name: flight-delays}
+spec:
+  sql: SELECT 1
+  checkpoint:
+    storage: {url: checkpoints}
+";
+
+fn replaced(from: &str, to: &str) -> String {
+    assert!(JOB.contains(from));
+    JOB.replace(from, to)
+}
+
+#[test]
+fn the_committed_crd_is_the_generated_one() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("streamjobs.weir.dev.yaml");
+    let generated = crd_yaml().unwrap();
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(&path, &generated).unwrap();
+    }
+    let committed = fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(committed, generated, "the CRD has drifted; `make generate` writes it anew");
+}
+
+#[test]
+fn every_rule_of_the_schema_compiles() {
+    let schema = kube_cel::compile_schema(&openapi_schema());
+    let mut open = vec![&schema];
+    let mut rules = 0;
+    while let Some(node) = open.pop() {
+        assert!(!node.has_errors(), "{:?}", node.compilation_errors());
+        rules += node.validations.len();
+        open.extend(node.properties.values());
+        open.extend(node.additional_properties.as_deref());
+    }
+    assert!(rules >= 10, "only {rules} rules found");
+}
+
+#[test]
+fn a_short_job_gets_the_defaults_of_the_schema() {
+    let job: StreamJob = load_job(JOB).unwrap();
+    let spec = job.spec;
+    assert_eq!((spec.workers.replicas, spec.workers.slots, spec.max_parallelism), (1, 1, 128));
+    assert_eq!(spec.workers.memory_budget(), 1 << 30);
+    assert_eq!(spec.state.backend, "rocksdb");
+    assert_eq!(spec.checkpoint.interval, Duration::from_secs(10));
+    assert_eq!(spec.checkpoint.timeout, Duration::from_secs(600));
+    assert_eq!(spec.checkpoint.mode, CheckpointMode::ExactlyOnce);
+    assert_eq!((spec.checkpoint.retain, spec.checkpoint.tolerable_failures), (3, 3));
+    assert_eq!(spec.restart.max_backoff, Duration::from_secs(60));
+    assert!(!spec.suspend && spec.restore_from.is_none());
+}
+
+#[test]
+fn the_whole_example_of_the_design_is_a_job() {
+    let job = load_job(
+        "
+apiVersion: weir.dev/v1alpha1
+kind: StreamJob
+metadata: {name: flight-delays, namespace: air, labels: {team: a}}
+spec:
+  sql: |
+    SELECT 1
+  workers: {replicas: 2, slots: 2, image: weir/worker:1, resources: {limits: {memory: 512Mi, cpu: 1}}}
+  maxParallelism: 128
+  state: {backend: rocksdb, options: {a: b}}
+  checkpoint:
+    storage: {url: s3://bucket/prefix, endpoint: https://s3, region: eu, secretRef: {name: s3}}
+    interval: 1m30s
+    timeout: 10m
+    minPause: 0s
+    mode: AtLeastOnce
+    alignment: {type: Aligned}
+    tolerableFailures: 3
+    retain: 3
+    onDelete: Retain
+  restart: {initialBackoff: 1s, maxBackoff: 1m, resetAfter: 10m, maxFailures: null}
+  restoreFrom: null
+  suspend: false
+",
+    )
+    .unwrap();
+    assert_eq!(job.spec.workers.memory_budget(), 512 << 20);
+    assert_eq!(job.spec.checkpoint.interval, Duration::from_secs(90));
+}
+
+#[test]
+fn bad_jobs_are_refused_with_field_place_and_remedy() {
+    let cases: &[(&str, String, &[&str])] = &[
+        ("no YAML", "a: [1, 2".into(), &["is not YAML", "line"]),
+        ("a text", "hello".into(), &["is no StreamJob", "apiVersion: weir.dev/v1alpha1"]),
+        ("nothing", String::new(), &["is no StreamJob"]),
+        (
+            "another kind",
+            replaced("kind: StreamJob", "kind: Deployment"),
+            &["line 3, column 1: kind: is \"Deployment\"", "write kind: StreamJob"],
+        ),
+        ("no name", replaced("{name: flight-delays}", "{}"), &["metadata.name: is missing"]),
+        ("a name that leaves its folder", replaced("flight-delays", "../x"), &["metadata.name: \"../x\" is no name"]),
+        (
+            "an unknown field",
+            replaced("sql:", "sqll: x\n  sql:"),
+            &["line 6, column 3: spec.sqll: unknown field \"sqll\": did you mean sql?"],
+        ),
+        (
+            "a near field",
+            replaced("storage:", "intervall: 1s\n    storage:"),
+            &["spec.checkpoint.intervall", "did you mean interval?"],
+        ),
+        (
+            "a far field",
+            replaced("storage:", "zebra: 1s\n    storage:"),
+            &["line 8", "known here: alignment, interval"],
+        ),
+        ("unknown metadata", replaced("{name:", "{nome: 1, name:"), &["metadata.nome", "did you mean name?"]),
+        (
+            "a duration without unit",
+            replaced("storage:", "interval: 10\n    storage:"),
+            &["line 8", "spec.checkpoint.interval: is 10, a number: write a unit too: 10s"],
+        ),
+        (
+            "a wrong unit",
+            replaced("storage:", "interval: 10 days\n    storage:"),
+            &["line 8, column 5: spec.checkpoint.interval: \"10 days\" is no duration", "such as 10s"],
+        ),
+        (
+            "too short",
+            replaced("storage:", "interval: 1ms\n    storage:"),
+            &["spec.checkpoint.interval: \"1ms\" is too short"],
+        ),
+        (
+            "an unknown mode",
+            replaced("storage:", "mode: ExactlyTwice\n    storage:"),
+            &["\"ExactlyTwice\" is not known here: did you mean ExactlyOnce?"],
+        ),
+        ("no storage", replaced("storage: {url: checkpoints}", "retain: 2"), &["spec.checkpoint.storage: is missing"]),
+        (
+            "a foreign storage",
+            replaced("url: checkpoints", "url: hdfs://x"),
+            &["spec.checkpoint.storage.url", "hdfs://x", "s3://bucket/prefix or file:///folder"],
+        ),
+        (
+            "retain nothing",
+            replaced("storage:", "retain: 0\n    storage:"),
+            &["spec.checkpoint.retain: 0 is too small"],
+        ),
+        (
+            "too many slots",
+            replaced("sql:", "workers: {replicas: 10, slots: 20}\n  sql:"),
+            &["spec: more slots than key groups"],
+        ),
+        (
+            "both restores",
+            replaced("sql:", "restoreFrom: {record: a, previous: true}\n  sql:"),
+            &["spec.restoreFrom: name one"],
+        ),
+        (
+            "little memory",
+            replaced("sql:", "workers: {resources: {limits: {memory: 1Mi}}}\n  sql:"),
+            &["spec.workers.resources: limits.memory is too little"],
+        ),
+        (
+            "no quantity",
+            replaced("sql:", "workers: {resources: {limits: {memory: 1GB}}}\n  sql:"),
+            &["limits.memory: \"1GB\" is no quantity"],
+        ),
+        ("no SQL", replaced("SELECT 1", "' '"), &["spec.sql: \" \" is empty"]),
+        ("twice", replaced("sql: SELECT 1", "sql: a\n  sql: b"), &["duplicate"]),
+    ];
+    let mut wrong = Vec::new();
+    for (name, yaml, parts) in cases {
+        let text = load_job(yaml).err().map(|error: JobError| error.to_string()).unwrap_or_default();
+        for part in parts.iter().filter(|part| !text.contains(**part)) {
+            wrong.push(format!("{name}: {part:?} is not in: {text}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

@@ -1,0 +1,275 @@
+//! Files as tables: CSV and JSON lines, in a file, a folder, or a bucket.
+//!
+//! As a source a table is read once: the files that are there when the job starts. A file is never cut into splits, since a
+//! quoted field may hold line ends and a gzip stream starts at its start; parallelism comes from several files. As a sink a
+//! table is a folder, to which each checkpoint adds files that were complete before it.
+//!
+//! Not here: watching a folder for new files, partitions, writing to buckets, other formats.
+
+mod commit;
+mod encode;
+mod file;
+mod format;
+mod location;
+mod names;
+mod records;
+mod sink;
+#[cfg(test)]
+mod sink_tests;
+mod source;
+#[cfg(test)]
+mod source_tests;
+mod stream;
+
+use std::sync::Arc;
+
+use weir_engine::sink::SinkFactory;
+use weir_engine::source::SourceFactory;
+
+use self::encode::OP;
+use self::format::{Csv, Format, OnBadRecord, Rows, csv_carries};
+use self::location::{Location, LocationError};
+use self::names::hidden_end;
+use self::records::QUOTE;
+use self::sink::FileSinkFactory;
+use self::source::FileSourceFactory;
+use crate::error::ConnectorError;
+use crate::options::Options;
+use crate::spec::{ConnectorFactory, OptionDoc, TableSpec};
+
+/// Flink's default of `sink.rolling-policy.file-size`.
+const DEFAULT_ROLL_AT: u64 = 128 << 20;
+
+/// `'connector' = 'filesystem'`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Filesystem;
+
+const PATH_FORM: &str = "a path, 'file:///path' or 's3://bucket/prefix'";
+
+const OPTIONS: &[OptionDoc] = &[
+    OptionDoc {
+        name: "path",
+        expects: PATH_FORM,
+        default: None,
+        about: "Source: a file, or a folder with all that is below it. Sink: a folder. Relative paths start at the job file.",
+    },
+    OptionDoc {
+        name: "format",
+        expects: "'csv' or 'json'",
+        default: None,
+        about: "CSV, or JSON lines: an object a line. Source files whose name ends in .gz are unzipped.",
+    },
+    OptionDoc {
+        name: "csv.header",
+        expects: "'true' or 'false'",
+        default: Some("false"),
+        about: "Source: the first line of each file names the columns, which are found by name. Sink: write such a line.",
+    },
+    OptionDoc {
+        name: "csv.field-delimiter",
+        expects: "one ASCII character, or '\\t'",
+        default: Some(","),
+        about: "What stands between two fields.",
+    },
+    OptionDoc {
+        name: "csv.null-literal",
+        expects: "a text",
+        default: Some("an empty field"),
+        about: "What stands for NULL.",
+    },
+    OptionDoc {
+        name: "csv.ignore-parse-errors",
+        expects: "'true' or 'false'",
+        default: Some("false"),
+        about: "Source: skip and count what cannot be read, instead of failing with file and line.",
+    },
+    OptionDoc {
+        name: "json.ignore-parse-errors",
+        expects: "'true' or 'false'",
+        default: Some("false"),
+        about: "The same for JSON.",
+    },
+    OptionDoc {
+        name: "scan.rate-limit",
+        expects: "a whole number of rows per second, at least 1",
+        default: Some("no limit"),
+        about: "Source: rows per second for the whole job.",
+    },
+    OptionDoc {
+        name: "source.monitor-interval",
+        expects: "nothing: it is not supported",
+        default: Some("read once"),
+        about: "Not supported: a folder is read once.",
+    },
+    OptionDoc {
+        name: "changelog",
+        expects: "'true' or 'false'",
+        default: Some("false"),
+        about: "Sink: take updates and deletes, and write what each row does (+I, -U, +U, -D) in a first column, op.",
+    },
+    OptionDoc {
+        name: "sink.rolling-policy.file-size",
+        expects: "a size such as '128MB'",
+        default: Some("128MB"),
+        about: "Sink: a file is closed at this size, and at each checkpoint.",
+    },
+];
+
+impl ConnectorFactory for Filesystem {
+    fn source(&self, table: &TableSpec) -> Result<Arc<dyn SourceFactory>, ConnectorError> {
+        let options = Options::of(table);
+        if options.text("source.monitor-interval").is_some() {
+            return Err(options.unsupported(
+                Some("source.monitor-interval"),
+                "a folder cannot be watched for new files",
+                "take out 'source.monitor-interval': the files that are there at the start are read once",
+            ));
+        }
+        let format = format(table, &options)?;
+        let key = match format {
+            Format::Csv(_) => "csv.ignore-parse-errors",
+            Format::Json => "json.ignore-parse-errors",
+        };
+        let needed = table.needed();
+        check_readable(table, &format, &needed)?;
+        Ok(Arc::new(FileSourceFactory {
+            location: location(table, &options)?,
+            schema: Arc::clone(&table.schema),
+            needed,
+            on_bad: if options.flag(key, false)? { OnBadRecord::Skip } else { OnBadRecord::Fail },
+            rate_limit: options.count("scan.rate-limit")?,
+            format,
+        }))
+    }
+
+    fn sink(&self, table: &TableSpec) -> Result<Arc<dyn SinkFactory>, ConnectorError> {
+        let options = Options::of(table);
+        let changelog = options.flag("changelog", false)?;
+        if table.updating && !changelog {
+            return Err(options.unsupported(
+                None,
+                "the query updates and deletes rows, and files only take inserts",
+                "set 'changelog' = 'true' to write what each row does in a column op, or write a query that only inserts (over a window)",
+            ));
+        }
+        if let Some(field) =
+            table.schema.fields().iter().find(|field| changelog && field.name().eq_ignore_ascii_case(OP))
+        {
+            return Err(column(table, field.name(), "is what 'changelog' adds", "give the column another name"));
+        }
+        let format = format(table, &options)?;
+        check_csv(table, &format, &table.needed())?;
+        let folder = match location(table, &options)? {
+            Location::Local(folder) => folder,
+            Location::Remote(_) => {
+                return Err(options.unsupported(
+                    Some("path"),
+                    "the filesystem connector does not write to a bucket",
+                    "give a folder that all workers share",
+                ));
+            }
+        };
+        if let Some(name) = hidden_end(&folder) {
+            return Err(options.unsupported(
+                Some("path"),
+                &format!("readers take '{name}' for unfinished, since names that start with . or _ are"),
+                "give a folder whose name starts otherwise",
+            ));
+        }
+        if folder.is_file() {
+            return Err(options.invalid("path", "a folder; there is a file of this name"));
+        }
+        Ok(Arc::new(FileSinkFactory {
+            folder,
+            format,
+            changelog,
+            roll_at: options.bytes("sink.rolling-policy.file-size")?.unwrap_or(DEFAULT_ROLL_AT),
+        }))
+    }
+
+    fn options(&self) -> &[OptionDoc] {
+        OPTIONS
+    }
+}
+
+fn location(table: &TableSpec, options: &Options<'_>) -> Result<Location, ConnectorError> {
+    let path = options.required("path", PATH_FORM)?;
+    Location::parse(path, &table.base_dir).map_err(|error| match error {
+        LocationError::Form => options.invalid("path", PATH_FORM),
+        LocationError::Store(source) => {
+            ConnectorError::Store { table: table.name.clone(), url: path.to_string(), source }
+        }
+    })
+}
+
+fn format(table: &TableSpec, options: &Options<'_>) -> Result<Format, ConnectorError> {
+    let name = options.required("format", "'csv' or 'json'")?;
+    let other = match name {
+        "csv" => "json.",
+        "json" => "csv.",
+        _ => return Err(options.invalid("format", "'csv' or 'json'")),
+    };
+    if let Some(option) = table.options.keys().find(|option| option.starts_with(other)) {
+        let what = format!("'{option}' has no meaning with 'format' = '{name}'");
+        return Err(options.unsupported(Some(option), &what, "take it out, or give the other format"));
+    }
+    if name == "json" {
+        return Ok(Format::Json);
+    }
+    let delimiter = match options.text("csv.field-delimiter") {
+        None => b',',
+        Some("\\t") => b'\t',
+        Some(text) => match text.as_bytes() {
+            [byte] if byte.is_ascii() && !matches!(*byte, QUOTE | b'\n' | b'\r') => *byte,
+            _ => return Err(options.invalid("csv.field-delimiter", "one ASCII character, or '\\t'")),
+        },
+    };
+    Ok(Format::Csv(Csv {
+        delimiter,
+        header: options.flag("csv.header", false)?,
+        null_literal: options.text("csv.null-literal").map(str::to_string),
+    }))
+}
+
+fn check_readable(table: &TableSpec, format: &Format, needed: &[usize]) -> Result<(), ConnectorError> {
+    check_csv(table, format, needed)?;
+    // An empty text is read with the columns' types, all that can be known before there is a file.
+    let each = |&index: &usize| {
+        let read = Rows::new(format, &table.schema, &[index]).and_then(|rows| match rows {
+            Rows::Json(_) => rows.parse(b"{}", 1).map(|_| ()),
+            Rows::Csv(_) => Ok(()),
+        });
+        match read {
+            Err(arrow::error::ArrowError::NotYetImplemented(_)) => Err(column(
+                table,
+                table.schema.field(index).name(),
+                "has a type that cannot be read from JSON",
+                "declare it as STRING and convert it in the query",
+            )),
+            _ => Ok(()),
+        }
+    };
+    needed.iter().try_for_each(each)
+}
+
+fn check_csv(table: &TableSpec, format: &Format, columns: &[usize]) -> Result<(), ConnectorError> {
+    let fields = columns.iter().map(|&index| table.schema.field(index));
+    match fields.filter(|field| !csv_carries(field.data_type())).find(|_| matches!(format, Format::Csv(_))) {
+        Some(field) => Err(column(
+            table,
+            field.name(),
+            "has a type that CSV has no text for",
+            "write it as STRING, or give 'format' = 'json'",
+        )),
+        None => Ok(()),
+    }
+}
+
+fn column(table: &TableSpec, column: &str, what: &str, remedy: &str) -> ConnectorError {
+    ConnectorError::Column {
+        table: table.name.clone(),
+        column: column.to_string(),
+        what: what.to_string(),
+        remedy: remedy.to_string(),
+    }
+}

@@ -1,0 +1,409 @@
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimeUnit, TimestampMillisecondType};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use object_store::memory::InMemory;
+use object_store::{ObjectStore, ObjectStoreExt};
+use proptest::prelude::*;
+use serde_json::json;
+use tempfile::TempDir;
+use weir_engine::source::SourcePoll;
+
+use super::location::Bucket;
+use super::*;
+use crate::testing::SourceTest;
+
+fn fields() -> Arc<Schema> {
+    Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, true), Field::new("text", DataType::Utf8, true)]))
+}
+
+fn table(path: &Path, format: &str) -> TableSpec {
+    TableSpec::new("input", fields())
+        .with("connector", "filesystem")
+        .with("path", path.to_str().unwrap())
+        .with("format", format)
+}
+
+fn factory(table: &TableSpec) -> Arc<dyn SourceFactory> {
+    Filesystem.source(table).unwrap()
+}
+
+fn refused(table: &TableSpec) -> ConnectorError {
+    Filesystem.source(table).map(|_| ()).unwrap_err()
+}
+
+fn write(folder: &TempDir, name: &str, bytes: impl AsRef<[u8]>) -> PathBuf {
+    let path = folder.path().join(name);
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn zip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn lines(numbers: std::ops::Range<i64>, line: impl Fn(i64) -> String) -> String {
+    numbers.fold(String::new(), |text, i| text + &line(i) + "\n")
+}
+
+type Row = (Option<i64>, Option<String>);
+
+fn rows_of(rows: &RecordBatch) -> Vec<Row> {
+    let (ids, texts) = (rows.column(0).as_primitive::<Int64Type>(), rows.column(1).as_string::<i32>());
+    ids.iter().zip(texts.iter()).map(|(id, text)| (id, text.map(str::to_string))).collect()
+}
+
+fn row(id: i64, text: &str) -> Row {
+    (Some(id), Some(text.to_string()))
+}
+
+fn read(table: &TableSpec) -> Vec<Row> {
+    let mut all = Vec::new();
+    SourceTest::start(&*factory(table), 1).run(100, |_, rows| all.extend(rows_of(&rows)));
+    all
+}
+
+fn fails(table: &TableSpec) -> String {
+    SourceTest::start(&*factory(table), 1).try_run(100, |_, _| {}).unwrap_err().to_string()
+}
+
+#[test]
+fn csv_is_read_by_position_with_quotes_nulls_and_a_last_line_without_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(&folder, "a.csv", "1,one\r\n2,\"t,w\no\"\n\n,\n4,four");
+    assert_eq!(read(&table(&path, "csv")), [row(1, "one"), row(2, "t,w\no"), (None, None), row(4, "four")]);
+}
+
+#[test]
+fn csv_with_a_header_is_read_by_name_in_each_file() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder, "a.csv", "\u{feff}text,other,ID\none,x,1\n");
+    write(&folder, "b.csv", "id,text\n2,two\n");
+    let table = table(folder.path(), "csv").with("csv.header", "true");
+    assert_eq!(read(&table), [row(1, "one"), row(2, "two")]);
+    let path = write(&folder, "c.csv", "id,txt\n2,two\n");
+    let error = fails(&table);
+    assert!(
+        error.starts_with(&format!("{}:1: the header has no column 'text'; it has id, txt", path.display())),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_delimiter_and_the_null_literal_are_options() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(&folder, "a.csv", "1\tNA\nNA\tx,y\n3\t\n");
+    let table = table(&path, "csv").with("csv.field-delimiter", "\\t").with("csv.null-literal", "NA");
+    assert_eq!(read(&table), [(Some(1), None), (None, Some("x,y".to_string())), row(3, "")]);
+}
+
+#[test]
+fn json_lines_are_read_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path =
+        write(&folder, "a.json", "{\"text\":\"one\",\"id\":1,\"more\":[1]}\n\n{\"id\":2}\n{\"id\":3,\"text\":4}");
+    assert_eq!(read(&table(&path, "json")), [row(1, "one"), (Some(2), None), row(3, "4")]);
+}
+
+#[test]
+fn times_are_read_in_sqls_form_and_in_isos() {
+    let folder = tempfile::tempdir().unwrap();
+    let schema = Schema::new(vec![Field::new("t", DataType::Timestamp(TimeUnit::Millisecond, None), true)]);
+    let path = write(&folder, "a.csv", "1970-01-01 00:00:01\n1970-01-01T00:00:02.5Z\n");
+    let table = TableSpec { schema: Arc::new(schema), ..table(&path, "csv") };
+    SourceTest::start(&*factory(&table), 1).run(100, |_, rows| {
+        assert_eq!(rows.column(0).as_primitive::<TimestampMillisecondType>().values(), &[1000, 2500]);
+    });
+}
+
+#[test]
+fn a_projection_reads_only_its_columns() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(&folder, "a.csv", "x,one\ny,two\n");
+    let table = TableSpec { projection: Some(vec![1]), ..table(&path, "csv") };
+    SourceTest::start(&*factory(&table), 1).run(100, |_, rows| {
+        assert_eq!(rows.schema(), table.projected_schema());
+        assert_eq!(rows.column(0).as_string::<i32>().value(1), "two");
+    });
+    for (format, name) in [("csv", "a.csv"), ("json", "a.json")] {
+        write(&folder, "a.json", "{\"id\":1}\n{\"id\":2}\n");
+        let path = folder.path().join(name);
+        let none = TableSpec {
+            projection: Some(vec![]),
+            ..TableSpec { options: self::table(&path, format).options, ..table.clone() }
+        };
+        let mut seen = 0;
+        SourceTest::start(&*factory(&none), 1).run(100, |_, rows| seen += rows.num_rows());
+        assert_eq!(seen, 2, "{format}");
+    }
+}
+
+#[test]
+fn a_corrupt_line_fails_with_file_and_line_and_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut text = lines(1..501, |i| format!("{i},\"a\nb\""));
+    text.push_str("many,x\n");
+    let path = write(&folder, "a.csv", &text);
+    assert_eq!(
+        fails(&table(&path, "csv")),
+        format!(
+            "{}:1001: Error while parsing value 'many' as type 'Int64' for column 'id'; correct the line, or set 'csv.ignore-parse-errors' = 'true' to skip and count such lines",
+            path.display()
+        )
+    );
+    let path = write(&folder, "b.csv", "1,a\n2,b,c\n");
+    let error = fails(&table(&path, "csv"));
+    assert!(error.contains("b.csv:2: incorrect number of fields, expected 2 got more than 2"), "{error}");
+    let path = write(&folder, "c.csv", "id,text\n1,a\n");
+    assert!(fails(&table(&path, "csv")).ends_with("if this line has the columns' names, set 'csv.header' = 'true'"));
+    let path = write(&folder, "g.csv", "1,a\n2,\"b\n3,c\n");
+    let error = fails(&table(&path, "csv"));
+    assert!(error.contains("g.csv:2: a quote is not closed; "), "{error}");
+    let path = write(&folder, "d.json", "{\"id\":1}\n\n{\"id\":2,\n{\"id\":3}\n");
+    let error = fails(&table(&path, "json"));
+    assert!(error.contains("d.json:3: ") && error.contains("'json.ignore-parse-errors'"), "{error}");
+    let path = write(&folder, "e.json", "{\"id\":1} {\"id\":2}\n");
+    let error = fails(&table(&path, "json"));
+    assert!(error.contains("e.json:1: "), "{error}");
+    let path = write(&folder, "f.csv", b"1,a\n2,\xff\n");
+    let error = fails(&table(&path, "csv"));
+    assert!(error.contains("f.csv:2: Encountered invalid UTF-8 data"), "{error}");
+}
+
+#[test]
+fn corrupt_lines_are_skipped_and_counted_where_an_option_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    // An unclosed quote swallows what follows it; only its own line is given up.
+    let path = write(&folder, "a.csv", "1,a\nx,b\n3,c\n4,\"d\n5,e\n6,f,g\n7,h\n8,i");
+    let table = table(&path, "csv").with("csv.ignore-parse-errors", "true");
+    let mut test = SourceTest::start(&*factory(&table), 1);
+    let mut all = Vec::new();
+    test.run(100, |_, rows| all.extend(rows_of(&rows)));
+    let ids: Vec<_> = all.iter().map(|(id, _)| id.unwrap()).collect();
+    assert_eq!((ids, test.counters.skipped_rows.get()), (vec![1, 3, 5, 7, 8], 3));
+
+    let path = write(&folder, "a.json", "{\"id\":1}\n{\"id\":\n{\"id\":3}\nnonsense\n");
+    let table = self::table(&path, "json").with("json.ignore-parse-errors", "true");
+    let mut test = SourceTest::start(&*factory(&table), 1);
+    let mut ids = Vec::new();
+    test.run(100, |_, rows| ids.extend(rows_of(&rows).into_iter().map(|(id, _)| id.unwrap())));
+    assert_eq!((ids, test.counters.skipped_rows.get()), (vec![1, 3], 2));
+}
+
+#[test]
+fn gzip_is_known_by_its_name_and_a_truncated_one_fails_with_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = lines(0..50_000, |i| format!("{i},row {}", i * 7919 % 10_007));
+    let zipped = zip(text.as_bytes());
+    let path = write(&folder, "a.csv.gz", &zipped);
+    assert_eq!(read(&table(&path, "csv")).len(), 50_000);
+    // Several gzip files one behind another are one.
+    let both = [zipped.clone(), zipped.clone()].concat();
+    assert_eq!(read(&table(&write(&folder, "b.csv.gz", both), "csv")).len(), 100_000);
+    for cut in [zipped.len() - 1, zipped.len() / 2, 20, 3] {
+        let path = write(&folder, "cut.csv.gz", &zipped[..cut]);
+        let error = fails(&table(&path, "csv").with("csv.ignore-parse-errors", "true"));
+        assert!(error.starts_with(&format!("{} is truncated", path.display())), "{cut}: {error}");
+    }
+    let error = fails(&table(&write(&folder, "plain.csv.gz", text), "csv"));
+    assert!(error.contains("plain.csv.gz is not valid gzip"), "{error}");
+}
+
+#[test]
+fn a_missing_input_is_named_before_the_job_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let table = TableSpec { base_dir: folder.path().to_path_buf(), ..table(Path::new("in/none.csv"), "csv") };
+    let error = factory(&table).splits(2).unwrap_err();
+    let path = folder.path().join("in/none.csv");
+    assert_eq!(error.to_string(), format!("there is no input file or folder {}", path.display()));
+}
+
+#[test]
+fn a_record_without_end_is_not_held_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(&folder, "a.csv", vec![b'x'; 17 << 20]);
+    let error = fails(&table(&path, "csv"));
+    assert!(error.contains("a.csv:1: no end of the record within 16 MiB"), "{error}");
+}
+
+#[test]
+fn what_is_declared_wrong_is_refused_with_what_to_write() {
+    let path = Path::new("/in");
+    let error = refused(&table(path, "parquet"));
+    assert_eq!(error.to_string(), "table input: 'format' = 'parquet' is not 'csv' or 'json'");
+    let error = refused(&table(path, "csv").with("source.monitor-interval", "10s"));
+    assert!(error.remedy().contains("take out 'source.monitor-interval'"));
+    let error = refused(&table(path, "json").with("csv.header", "true"));
+    assert!(error.to_string().contains("no meaning with 'format' = 'json'"), "{error}");
+    let error = refused(&table(path, "csv").with("csv.field-delimiter", "||"));
+    assert!(error.remedy().contains("one ASCII character"));
+    let error = refused(&table(path, "csv").with("csv.header", "yes"));
+    assert!(error.remedy().contains("'true' or 'false'"));
+    let error = refused(&table(Path::new("hdfs://host/in"), "csv"));
+    assert!(error.to_string().contains("'path' = 'hdfs://host/in' is not a path"), "{error}");
+    let error =
+        refused(&TableSpec { options: [("format".to_string(), "csv".to_string())].into(), ..table(path, "csv") });
+    assert_eq!(error.to_string(), "table input: the option 'path' is missing");
+    let nested = Schema::new(vec![Field::new("r", DataType::Struct(fields().fields().clone()), true)]);
+    let error = refused(&TableSpec { schema: Arc::new(nested), ..table(path, "csv") });
+    assert_eq!((error.column(), error.remedy().contains("'format' = 'json'")), (Some("r"), true));
+}
+
+#[test]
+fn a_rate_limit_is_kept_and_shared() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(&folder, "a.csv", "1,a\n".repeat(1000));
+    let table = table(&path, "csv").with("scan.rate-limit", "2000");
+    let start = std::time::Instant::now();
+    assert_eq!(read(&table).len(), 1000);
+    assert!(start.elapsed() > std::time::Duration::from_millis(400));
+}
+
+#[test]
+fn a_file_that_shrank_since_the_checkpoint_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in [("a.csv", b"1,a\n".to_vec()), ("a.csv.gz", zip(b"1,a\n"))] {
+        let path = write(&folder, name, bytes);
+        let position = json!({"of": 1, "files": [path], "offset": 100, "line": 20});
+        let factory = factory(&table(&path, "csv"));
+        let error = SourceTest::restored(&*factory, 1, vec![position]).try_run(10, |_, _| {}).unwrap_err();
+        assert!(error.to_string().contains("before the position of the checkpoint"), "{error}");
+    }
+}
+
+/// A folder of files of all kinds, and the rows in each.
+fn mixed_folder(folder: &TempDir, format: &str, header: bool) -> usize {
+    let line = |id: usize| match format {
+        "csv" if id.is_multiple_of(7) => format!("{id},\"row\n{id}, ß\"\n"),
+        "csv" if id.is_multiple_of(11) => format!("{id},\"\"\"row\"\" {id}\"\n\n"),
+        "csv" if id.is_multiple_of(13) => format!("bad {id},x\n"),
+        "csv" => format!("{id},row {id}\n"),
+        _ if id.is_multiple_of(13) => format!("{{bad {id}\n"),
+        _ => format!("{{\"id\":{id},\"text\":\"row {id}, ß\"}}\n"),
+    };
+    let mut id = 0;
+    for (file, rows) in [40, 0, 1, 120, 60].into_iter().enumerate() {
+        let mut text = String::new();
+        if header {
+            text.push_str("id,text\n");
+        }
+        for _ in 0..rows {
+            text.push_str(&line(id));
+            id += 1;
+        }
+        if file == 4 {
+            text.pop();
+        }
+        let (name, bytes) = if file % 2 == 1 {
+            (format!("{file}.{format}.gz"), zip(text.as_bytes()))
+        } else {
+            (format!("{file}.{format}"), text.into_bytes())
+        };
+        write(folder, &name, bytes);
+    }
+    id
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn splits_restored_at_any_position_give_every_row_once_and_in_order(
+        csv in any::<bool>(),
+        header in any::<bool>(),
+        parallelism in 1_u32..5,
+        stops in proptest::collection::vec((0_usize..12, 1_usize..40), 1..6),
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let format = if csv { "csv" } else { "json" };
+        let ids = mixed_folder(&folder, format, csv && header);
+        let mut table = table(folder.path(), format).with(&format!("{format}.ignore-parse-errors"), "true");
+        if csv {
+            table = table.with("csv.header", if header { "true" } else { "false" });
+        }
+        let factory = factory(&table);
+        let mut splits = factory.splits(parallelism).unwrap();
+        let mut expected = vec![Vec::new(); splits.len()];
+        SourceTest::restored(&*factory, 1, splits.clone())
+            .run(1000, |split, rows| expected[split].extend(rows_of(&rows)));
+        let all: usize = expected.iter().map(Vec::len).sum();
+        prop_assert_eq!(all, (0..ids).filter(|id| !(id % 13 == 0 && (!csv || (id % 7 != 0 && id % 11 != 0)))).count());
+
+        let mut found = vec![Vec::new(); splits.len()];
+        for (polls, size) in stops {
+            let mut test = SourceTest::restored(&*factory, 1, splits);
+            for _ in 0..polls {
+                if let SourcePoll::Rows { split, rows } = test.poll(size) {
+                    prop_assert!(rows.num_rows() <= size);
+                    found[split].extend(rows_of(&rows));
+                }
+            }
+            splits = test.snapshot();
+        }
+        SourceTest::restored(&*factory, 1, splits).run(64, |split, rows| found[split].extend(rows_of(&rows)));
+        prop_assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn files_are_dealt_to_as_many_splits_as_are_useful() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a.csv", "b.csv", "c.csv"] {
+        write(&folder, name, "1,a\n");
+    }
+    let factory = factory(&table(folder.path(), "csv"));
+    assert_eq!(factory.splits(2).unwrap().len(), 2);
+    assert_eq!(factory.splits(8).unwrap().len(), 3);
+    assert_eq!(factory.splits(2).unwrap()[0]["files"].as_array().unwrap().len(), 2);
+    assert!(factory.bounded());
+}
+
+#[test]
+fn objects_are_read_ahead_and_restored_like_files() {
+    let store = Arc::new(InMemory::new());
+    let text = lines(0..100_000, |i| format!("{i},row {i}"));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for (key, bytes) in [("in/a.csv", text.clone().into_bytes()), ("in/b.csv.gz", zip(text.as_bytes()))] {
+        runtime.block_on(store.put(&key.into(), bytes.into())).unwrap();
+    }
+    let factory = FileSourceFactory {
+        location: Location::Remote(Bucket {
+            store: Arc::clone(&store) as Arc<dyn ObjectStore>,
+            url: "s3://bucket".to_string(),
+            path: "in".into(),
+        }),
+        format: Format::Csv(Csv { delimiter: b',', header: false, null_literal: None }),
+        schema: fields(),
+        needed: vec![0, 1],
+        on_bad: OnBadRecord::Fail,
+        rate_limit: None,
+    };
+    let splits = factory.splits(1).unwrap();
+    assert_eq!(splits[0]["files"], json!(["s3://bucket/in/a.csv", "s3://bucket/in/b.csv.gz"]));
+    let mut ids = Vec::new();
+    let mut take = |rows: &RecordBatch| ids.extend_from_slice(rows.column(0).as_primitive::<Int64Type>().values());
+    let mut positions = splits;
+    for stop in [30_000, 130_000] {
+        let mut test = SourceTest::restored(&factory, 1, positions);
+        let mut seen = 0;
+        while seen < stop {
+            match test.poll(1000) {
+                SourcePoll::Rows { rows, .. } => {
+                    seen += rows.num_rows();
+                    take(&rows);
+                }
+                SourcePoll::Pending { .. } => std::thread::yield_now(),
+                other => panic!("{other:?}"),
+            }
+        }
+        positions = test.snapshot();
+    }
+    SourceTest::restored(&factory, 1, positions).run(1000, |_, rows| take(&rows));
+    assert!(ids.iter().copied().eq((0..100_000).chain(0..100_000)));
+}

@@ -1,0 +1,96 @@
+//! What a connector is told of a table, and what it must be able to answer.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use weir_engine::sink::SinkFactory;
+use weir_engine::source::SourceFactory;
+
+use crate::error::ConnectorError;
+
+/// One table of a script, as its declaration says.
+#[derive(Clone, Debug)]
+pub struct TableSpec {
+    /// The name in the script.
+    pub name: String,
+    /// The physical columns in the order of their declaration; no computed columns, no metadata.
+    pub schema: SchemaRef,
+    /// All that stands in `WITH (…)`, `'connector'` included.
+    pub options: BTreeMap<String, String>,
+    /// Relative paths are taken from here.
+    pub base_dir: PathBuf,
+    /// Sources: the physical columns that the job needs, as ascending indexes; none means all. The source's batches have
+    /// exactly these. A ROW column is made whole or not at all.
+    pub projection: Option<Vec<usize>>,
+    /// `PRIMARY KEY (…) NOT ENFORCED`, as indexes of physical columns; empty if there is none.
+    pub primary_key: Vec<usize>,
+    /// Sinks: the query's result has updates and deletes, not only inserts.
+    pub updating: bool,
+}
+
+impl TableSpec {
+    /// A table that needs all its columns and has no key.
+    pub fn new(name: impl Into<String>, schema: SchemaRef) -> Self {
+        Self {
+            name: name.into(),
+            schema,
+            options: BTreeMap::new(),
+            base_dir: PathBuf::from("."),
+            projection: None,
+            primary_key: Vec::new(),
+            updating: false,
+        }
+    }
+
+    /// The schema with one more option.
+    #[must_use]
+    pub fn with(mut self, option: &str, value: &str) -> Self {
+        self.options.insert(option.to_string(), value.to_string());
+        self
+    }
+
+    /// The indexes of the columns that the source's batches have.
+    pub fn needed(&self) -> Vec<usize> {
+        self.projection.clone().unwrap_or_else(|| (0..self.schema.fields().len()).collect())
+    }
+
+    /// The schema of the source's batches: the physical schema under the projection.
+    pub fn projected_schema(&self) -> SchemaRef {
+        match &self.projection {
+            None => Arc::clone(&self.schema),
+            Some(columns) => {
+                let fields: Vec<_> = columns.iter().map(|&column| Arc::clone(&self.schema.fields()[column])).collect();
+                Arc::new(Schema::new(fields))
+            }
+        }
+    }
+}
+
+/// One option that a connector knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OptionDoc {
+    /// The key. A `#` stands for the name of a column: `fields.#.kind`.
+    pub name: &'static str,
+    /// The form of the value, with an article: `a whole number of rows per second`.
+    pub expects: &'static str,
+    /// What holds where the option is absent; none if it is required.
+    pub default: Option<&'static str>,
+    /// What it does, in a sentence.
+    pub about: &'static str,
+}
+
+/// Makes sources and sinks of one kind. The registry checks the options' names against [`ConnectorFactory::options`]
+/// before either is called; their values are the factory's to check. Both calls look at the declaration only; what the
+/// outside world must have (an input file) is asked for by `SourceFactory::splits`, before the job starts.
+pub trait ConnectorFactory: Send + Sync {
+    /// The table as a source.
+    fn source(&self, table: &TableSpec) -> Result<Arc<dyn SourceFactory>, ConnectorError>;
+
+    /// The table as a sink.
+    fn sink(&self, table: &TableSpec) -> Result<Arc<dyn SinkFactory>, ConnectorError>;
+
+    /// Every option beside `'connector'`.
+    fn options(&self) -> &[OptionDoc];
+}

@@ -1,0 +1,340 @@
+//! One worker's side of a checkpoint: from the trigger to the ack.
+//!
+//! Gathers what the local subtasks froze, has it persisted beside processing, and puts the worker's part together when all is
+//! durable. It holds no client and no clock: effects are answers that the control loop carries out, and what is persisted
+//! comes back through [`Checkpoints::persisted`].
+//!
+//! A checkpoint that is given up is given up for good: ids are never reused. What was frozen for it is handed back to the
+//! tables, and a sink's transaction that was cut for it stays pending.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use weir_protocol::{
+    Attempt, CheckpointId, WorkerId,
+    part::{KeyedSnapshot, PART_VERSION, Part},
+    paths,
+    record::encode,
+    rpc::Acked,
+};
+use weir_state::{SubtaskState, Uploader};
+
+use crate::{
+    commits::Commits,
+    graph::{JobGraph, StageId},
+    local::LocalSnapshots,
+    persist::{Cancelled, PersistPool, PersistSubtask, Persisted, SubtaskDone, add_items},
+    restore::keepers,
+    seam::SubtaskSnapshot,
+};
+
+/// Keyed snapshots of one checkpoint, of this worker's subtasks.
+pub type Snapshots = BTreeMap<(StageId, u32), KeyedSnapshot>;
+
+/// The record that an attempt was restored from, as a base for its first checkpoint.
+#[derive(Clone, Debug)]
+pub struct RestoredBase {
+    /// The record's object.
+    pub path: String,
+    /// Its checkpoint.
+    pub id: CheckpointId,
+    /// Of the subtasks that own the very same key groups as before; the others upload everything.
+    pub snapshots: Snapshots,
+}
+
+/// What the checkpoints of an attempt are made of.
+pub struct CheckpointSettings {
+    /// Which attempt.
+    pub attempt: Attempt,
+    /// This worker.
+    pub worker: WorkerId,
+    /// The plan.
+    pub graph: Arc<JobGraph>,
+    /// The slots of this worker.
+    pub subtasks: Vec<u32>,
+    /// Names and uploads state files.
+    pub uploader: Arc<Uploader>,
+    /// Parts travel in the ack and stand in the record.
+    pub inline: bool,
+    /// What was restored.
+    pub restored: Option<RestoredBase>,
+    /// Takes what a persist thread has done.
+    pub persisted: Arc<dyn Fn(Persisted) + Send + Sync>,
+}
+
+/// What one subtask froze.
+pub struct FrozenSubtask {
+    /// Its stage.
+    pub stage: StageId,
+    /// Which subtask.
+    pub subtask: u32,
+    /// The checkpoint.
+    pub id: CheckpointId,
+    /// What it froze.
+    pub snapshot: Box<SubtaskSnapshot>,
+    /// Its keyed state.
+    pub state: Option<SubtaskState>,
+}
+
+/// What follows from a trigger.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Triggered {
+    /// Sources are to put barriers into their output.
+    Started,
+    /// The same, and the record at this path is to be read: [`Checkpoints::base_known`] waits for its id.
+    StartedWithBase(String),
+    /// The checkpoint is declined.
+    Refused(String),
+}
+
+/// What follows from a persisted subtask.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Progressed {
+    /// Nothing yet.
+    Waiting,
+    /// The checkpoint is given up, and is to be declined.
+    Declined(String),
+    /// All local subtasks are durable: [`Checkpoints::part`] is next.
+    Complete,
+}
+
+/// A worker's part, ready to be stored or sent.
+pub struct ReadyPart {
+    /// The ack; in it the part itself where it travels inline.
+    pub ack: Acked,
+    /// To be created in storage before the ack is sent; `None` where it travels inline.
+    pub object: Option<Bytes>,
+}
+
+struct Current {
+    id: CheckpointId,
+    /// `None` until the record has been read; then the base, if it is one whose files may be reused.
+    base: Option<Option<CheckpointId>>,
+    done: BTreeMap<(StageId, u32), SubtaskDone>,
+}
+
+/// The checkpoints of one attempt.
+pub struct Checkpoints {
+    settings: CheckpointSettings,
+    pool: PersistPool,
+    cancelled: Cancelled,
+    current: Option<Current>,
+    /// Frozen before the trigger came (a peer's barrier was faster), or before its base was known.
+    waiting: VecDeque<FrozenSubtask>,
+    /// Of checkpoints that were acked and may serve as a base.
+    taken: BTreeMap<CheckpointId, Snapshots>,
+    states: BTreeMap<(StageId, u32), SubtaskState>,
+}
+
+impl Checkpoints {
+    /// Starts the persist threads.
+    pub fn new(settings: CheckpointSettings) -> std::io::Result<Self> {
+        let pool = PersistPool::new(settings.graph.stages.len() * settings.subtasks.len())?;
+        Ok(Self {
+            settings,
+            pool,
+            cancelled: Cancelled::default(),
+            current: None,
+            waiting: VecDeque::new(),
+            taken: BTreeMap::new(),
+            states: BTreeMap::new(),
+        })
+    }
+
+    /// The coordinator starts a checkpoint. A lower one that is under way is given up.
+    pub fn trigger(&mut self, id: CheckpointId, base_path: &str) -> Triggered {
+        if self.cancelled.contains(id) || self.current.as_ref().is_some_and(|current| current.id >= id) {
+            return Triggered::Refused(format!("checkpoint {id} was cancelled or is under way already"));
+        }
+        if let Some(current) = self.current.take() {
+            self.cancel(current.id);
+        }
+        let base = match &self.settings.restored {
+            _ if base_path.is_empty() || self.settings.inline => Some(None),
+            Some(restored) if restored.path == base_path => Some(Some(restored.id)),
+            _ => None,
+        };
+        self.current = Some(Current { id, base: None, done: BTreeMap::new() });
+        match base {
+            Some(base) => {
+                self.base_known(id, base);
+                Triggered::Started
+            }
+            None => Triggered::StartedWithBase(base_path.to_string()),
+        }
+    }
+
+    /// The base record of checkpoint `id` has been read: it is that of `base`, taken in this attempt, or none to build on.
+    pub fn base_known(&mut self, id: CheckpointId, base: Option<CheckpointId>) {
+        let Some(current) = self.current.as_mut().filter(|current| current.id == id) else { return };
+        current.base = Some(base);
+        if let Some(base) = base {
+            self.taken.retain(|taken, _| *taken >= base);
+        }
+        self.submit_waiting();
+    }
+
+    /// A subtask has frozen. Its state is persisted as soon as the base is known.
+    pub fn frozen(&mut self, frozen: FrozenSubtask) {
+        if let Some(state) = &frozen.state {
+            self.states.insert((frozen.stage, frozen.subtask), state.clone());
+        }
+        self.waiting.push_back(frozen);
+        self.submit_waiting();
+    }
+
+    fn submit_waiting(&mut self) {
+        for frozen in std::mem::take(&mut self.waiting) {
+            let base = match &self.current {
+                Some(Current { id, base: Some(base), .. }) if *id == frozen.id => *base,
+                // It is only handed back, in its turn.
+                _ if self.cancelled.contains(frozen.id) => None,
+                _ => {
+                    self.waiting.push_back(frozen);
+                    continue;
+                }
+            };
+            self.submit(frozen, base);
+        }
+    }
+
+    fn submit(&self, frozen: FrozenSubtask, base: Option<CheckpointId>) {
+        let FrozenSubtask { stage, subtask, id, snapshot, state } = frozen;
+        let Some(planned) = self.settings.graph.stages.get(stage.0 as usize) else { return };
+        let place = self.settings.subtasks.iter().position(|local| *local == subtask).unwrap_or_default();
+        let job = PersistSubtask {
+            stage,
+            identity: planned.identity.clone(),
+            keepers: keepers(planned).map(str::to_string).collect(),
+            subtask,
+            id,
+            snapshot: *snapshot,
+            state,
+            base: base.and_then(|base| self.base_snapshot(base, stage, subtask)),
+            uploader: Arc::clone(&self.settings.uploader),
+            cancelled: self.cancelled.clone(),
+        };
+        let persisted = Arc::clone(&self.settings.persisted);
+        // Neighbouring places are the subtasks of one stage, which have about the same to write.
+        self.pool.submit(stage.0 as usize * self.settings.subtasks.len() + place, move || persisted(job.run()));
+    }
+
+    fn base_snapshot(&self, base: CheckpointId, stage: StageId, subtask: u32) -> Option<KeyedSnapshot> {
+        let restored = self.settings.restored.as_ref().filter(|restored| restored.id == base);
+        let snapshots = self.taken.get(&base).or(restored.map(|restored| &restored.snapshots))?;
+        snapshots.get(&(stage, subtask)).cloned()
+    }
+
+    /// A persist thread is done with a subtask.
+    pub fn persisted(&mut self, persisted: Persisted) -> Progressed {
+        let Persisted { stage, subtask, id, outcome, .. } = persisted;
+        let Some(current) = self.current.as_mut().filter(|current| current.id == id) else { return Progressed::Waiting };
+        match outcome {
+            Err(reason) => {
+                self.cancel(id);
+                Progressed::Declined(reason)
+            }
+            Ok(done) => {
+                current.done.insert((stage, subtask), done);
+                let all = self.settings.graph.stages.len() * self.settings.subtasks.len();
+                if current.done.len() == all { Progressed::Complete } else { Progressed::Waiting }
+            }
+        }
+    }
+
+    /// The part of a checkpoint of which all subtasks are durable, with the pending commits that it carries. The checkpoint
+    /// is no longer the current one.
+    pub fn part(&mut self, commits: &Commits) -> Option<ReadyPart> {
+        let Current { id, done, .. } = self.current.take()?;
+        let snapshots = done.iter().filter_map(|(place, done)| Some((*place, done.part.keyed.clone()?))).collect();
+        let mut ack = Acked {
+            attempt: self.settings.attempt.0,
+            id: id.0,
+            part_path: paths::part(id, self.settings.attempt, &self.settings.worker),
+            finished: done.values().all(|done| done.part.finished),
+            state_bytes: done.values().map(|done| done.stats.state_bytes).sum(),
+            uploaded_bytes: done.values().map(|done| done.stats.uploaded_bytes).sum(),
+            pause_us: done.values().map(|done| done.pause_us).max().unwrap_or_default(),
+            align_us: done.values().map(|done| done.align_us).max().unwrap_or_default(),
+            persist_us: longest(&done, |done| done.stats.write_ms + done.stats.snapshot_ms),
+            upload_us: longest(&done, |done| done.stats.upload_ms),
+            ..Acked::default()
+        };
+        let mut part = Part {
+            version: PART_VERSION,
+            id,
+            attempt: self.settings.attempt,
+            worker: self.settings.worker.clone(),
+            subtasks: done.into_values().map(|done| done.part).collect(),
+        };
+        self.add_commits(&mut part, commits);
+        let bytes = Bytes::from(encode(&part));
+        ack.part_length = bytes.len() as u64;
+        ack.part_crc32c = crc32c::crc32c(&bytes);
+        self.taken.insert(id, snapshots);
+        if self.settings.inline {
+            ack.inline_part = bytes;
+            return Some(ReadyPart { ack, object: None });
+        }
+        Some(ReadyPart { ack, object: Some(bytes) })
+    }
+
+    /// Pending commits stand with the first local subtask of their sink's stage: any subtask can carry them out.
+    fn add_commits(&self, part: &mut Part, commits: &Commits) {
+        for (operator, items) in commits.items(part.id) {
+            let mut stages = self.settings.graph.stages.iter();
+            let stage = stages.find(|stage| stage.sink.as_ref().is_some_and(|sink| sink.identity == operator));
+            let subtask = stage.and_then(|stage| part.subtasks.iter_mut().find(|part| part.stage == stage.identity));
+            if let Some(subtask) = subtask {
+                add_items(&mut subtask.operators, operator, items);
+            }
+        }
+    }
+
+    /// Gives up checkpoint `id` and every older one. What is under way ends by itself.
+    pub fn cancel(&mut self, id: CheckpointId) {
+        self.cancelled.up_to(id);
+        if self.current.as_ref().is_some_and(|current| current.id <= id) {
+            self.current = None;
+        }
+        self.submit_waiting();
+    }
+
+    /// The checkpoint that is under way here.
+    pub fn under_way(&self) -> Option<CheckpointId> {
+        let frozen = self.waiting.iter().map(|frozen| frozen.id).max();
+        frozen.max(self.current.as_ref().map(|current| current.id))
+    }
+
+    /// Whether a checkpoint has been given up.
+    pub fn is_cancelled(&self, id: CheckpointId) -> bool {
+        self.cancelled.contains(id)
+    }
+
+    /// The record of checkpoint `id` exists: local snapshots of older ones are dropped.
+    pub fn recorded(&self, id: CheckpointId) {
+        for state in self.states.values() {
+            state.drop_local_snapshots_before(id);
+        }
+    }
+
+    /// The attempt ends: nothing more is persisted. Gives where the subtasks' states are.
+    pub fn close(mut self) -> BTreeMap<(String, u32), SubtaskState> {
+        self.cancel(CheckpointId(u64::MAX));
+        let graph = &self.settings.graph;
+        let name = |stage: StageId| graph.stages.get(stage.0 as usize).map(|stage| stage.identity.clone());
+        self.states.into_iter().filter_map(|((stage, subtask), state)| Some(((name(stage)?, subtask), state))).collect()
+    }
+}
+
+/// Which of these states have local files of a checkpoint, and where.
+pub fn local_snapshots(states: &BTreeMap<(String, u32), SubtaskState>, id: CheckpointId) -> LocalSnapshots {
+    states.iter().filter_map(|(place, state)| Some((place.clone(), state.local_snapshot(id)?))).collect()
+}
+
+fn longest(done: &BTreeMap<(StageId, u32), SubtaskDone>, ms: impl Fn(&SubtaskDone) -> u64) -> u64 {
+    done.values().map(ms).max().unwrap_or_default() * 1000
+}

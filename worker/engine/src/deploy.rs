@@ -1,0 +1,513 @@
+//! Puts an attempt on this worker: stops the older one, plans, fetches and checks what is to be restored, builds the subtasks.
+//!
+//! Nothing is touched in storage. What fails here fails the attempt, with the kind that says whether a restart can mend it.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures::future::try_join_all;
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::{sync::mpsc, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use weir_protocol::{
+    Attempt, WorkerId,
+    part::{PART_VERSION, Part},
+    record::{FormatError, PartRef, RECORD_VERSION, Record, Slot, decode},
+    rpc,
+    settings::{FailureKind, JobSettings, PlanRequest},
+};
+use weir_state::{BackendRegistry, Carriage, StateMemory, SubtaskState, Uploader, key_group_range};
+use weir_storage::{JobStore, StorageError};
+
+use crate::{
+    checkpoint::{CheckpointSettings, Checkpoints, RestoredBase, local_snapshots},
+    clock::Clock,
+    commits::{Commits, Committers},
+    control::Event,
+    failure::{Failure, chain},
+    graph::{JobGraph, StageId},
+    local::{LocalFolder, LocalSnapshots, remove_all},
+    network::{AttemptNetwork, ExchangeHub, NetworkPlan},
+    restore::{self, Dealt, PendingCommits},
+    seam::{BuildAttempt, Remote, RunningAttempt, channel_window},
+    sink::CommitContext,
+};
+
+/// A subtask that has not stopped so long after it was told ends its process: another attempt takes its place, and it must
+/// not go on writing beside it.
+pub const STOP_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Why a script cannot be planned here. The message says where and what to write instead.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct PlanFailure {
+    /// For people.
+    pub message: String,
+}
+
+/// Turns a script into a job graph. Deterministic: every worker plans for itself and arrives at the same.
+pub trait Planner: Send + Sync {
+    /// Blocking. Opens no input and no output.
+    fn plan(&self, request: &PlanRequest) -> Result<JobGraph, PlanFailure>;
+}
+
+/// What all attempts of a worker process share.
+pub(crate) struct Host {
+    pub worker: WorkerId,
+    pub memory: u64,
+    pub registry: Arc<BackendRegistry>,
+    pub state_memory: StateMemory,
+    pub planner: Arc<dyn Planner>,
+    pub clock: Arc<dyn Clock>,
+    pub on_stuck: Arc<dyn Fn(Vec<(StageId, u32)>) + Send + Sync>,
+    pub hub: ExchangeHub,
+    pub local: Mutex<LocalFolder>,
+    pub events: mpsc::UnboundedSender<Event>,
+}
+
+/// An attempt that stands on this worker.
+pub(crate) struct Deployment {
+    pub attempt: Attempt,
+    pub running: Arc<RunningAttempt>,
+    pub network: Arc<AttemptNetwork>,
+    pub checkpoints: Checkpoints,
+    pub commits: Commits,
+    pub store: JobStore,
+    pub subtasks: usize,
+    pub restored: Option<Record>,
+    pub answer: rpc::Deployed,
+}
+
+/// The attempt before, on its way out.
+#[derive(Default)]
+pub(crate) struct Previous {
+    /// It stands.
+    pub standing: Option<Standing>,
+    /// It was still being deployed, and has been told to give up.
+    pub deploying: Option<JoinHandle<Result<Deployment, Failure>>>,
+}
+
+/// What has to be stopped of an attempt.
+pub(crate) struct Standing {
+    pub running: Arc<RunningAttempt>,
+    pub network: Arc<AttemptNetwork>,
+    pub states: BTreeMap<(String, u32), SubtaskState>,
+}
+
+impl From<Deployment> for Standing {
+    fn from(deployment: Deployment) -> Self {
+        Self { running: deployment.running, network: deployment.network, states: deployment.checkpoints.close() }
+    }
+}
+
+/// Stops an attempt; gives where its subtasks' states were. Does not return if a subtask does not stop: a peer may be told of
+/// the next attempt already.
+pub(crate) async fn stop(host: &Host, standing: Standing) -> BTreeMap<(String, u32), SubtaskState> {
+    let Standing { running, network, states } = standing;
+    network.close();
+    running.stop();
+    let joined = tokio::task::spawn_blocking(move || {
+        let stuck = running.join(STOP_DEADLINE);
+        drop(running);
+        stuck
+    });
+    let stuck = joined.await.unwrap_or_default();
+    if !stuck.is_empty() {
+        (host.on_stuck)(stuck);
+    }
+    states
+}
+
+/// Stops what was before.
+pub(crate) async fn stop_previous(host: &Host, previous: Previous) -> BTreeMap<(String, u32), SubtaskState> {
+    let mut states = BTreeMap::new();
+    if let Some(standing) = previous.standing {
+        states.extend(stop(host, standing).await);
+    }
+    if let Some(deploying) = previous.deploying
+        && let Ok(Ok(deployment)) = deploying.await
+    {
+        states.extend(stop(host, deployment.into()).await);
+    }
+    states
+}
+
+/// What a `Deploy` says, read.
+struct Order {
+    attempt: Attempt,
+    request: PlanRequest,
+    settings: JobSettings,
+    record: Option<(String, Record)>,
+    subtasks: Vec<u32>,
+    /// This worker's place among the peers.
+    place: usize,
+}
+
+impl Order {
+    fn read(deploy: &rpc::Deploy, worker: &WorkerId) -> Result<Self, Failure> {
+        fn json<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Failure> {
+            serde_json::from_slice(bytes)
+                .map_err(|error| Failure::new(FailureKind::Plan, format!("the {what} in Deploy is not readable: {error}")))
+        }
+        let place = deploy.peers.iter().position(|peer| peer.worker == worker.0);
+        let place = place.ok_or_else(|| {
+            Failure::new(FailureKind::Plan, format!("worker {worker} is not among the workers of attempt {}", deploy.attempt))
+        })?;
+        let mut subtasks = deploy.peers[place].subtasks.clone();
+        subtasks.sort_unstable();
+        let path = &deploy.restore_path;
+        let record = match path.is_empty() {
+            true => None,
+            false => match decode(path, &deploy.restore_record, RECORD_VERSION).map_err(unreadable)? {
+                Slot::Record(record) => Some((path.clone(), record)),
+                Slot::Seal(_) => return Err(Failure::corrupt(path, "is a seal and no record")),
+            },
+        };
+        Ok(Self {
+            attempt: Attempt(deploy.attempt),
+            request: json("plan request", &deploy.plan_request)?,
+            settings: json("settings", &deploy.settings)?,
+            record,
+            subtasks,
+            place,
+        })
+    }
+}
+
+fn unreadable(error: FormatError) -> Failure {
+    match &error {
+        FormatError::Json { path, source } => Failure::corrupt(path, &format!("is not readable ({source})")),
+        FormatError::Version { .. } => Failure::new(FailureKind::StateMismatch, error.to_string()),
+    }
+}
+
+/// Deploys an attempt. `superseded` is cancelled when a newer one is to be deployed instead.
+pub(crate) async fn deploy(
+    host: Arc<Host>,
+    deploy: rpc::Deploy,
+    previous: Previous,
+    superseded: CancellationToken,
+) -> Result<Deployment, Failure> {
+    let begun = Instant::now();
+    // What is read is independent of what stops, and a restart is only as fast as the sum of what is not.
+    let stopping = async {
+        let states = stop_previous(&host, previous).await;
+        (states, begun.elapsed())
+    };
+    let reading = read(&host, &deploy);
+    let ((states, stop_time), read) = tokio::join!(stopping, reading);
+    let (order, graph, store, dealt) = read?;
+    give_up_if(&superseded)?;
+
+    let local = keep_local(&host, order.record.as_ref().map(|(_, record)| record), &states);
+    // The old states are closed here: their files stay where they are, their memory goes.
+    drop(states);
+    let commits = prepare_commits(&order, &graph, &deploy, dealt.commits).await?;
+    give_up_if(&superseded)?;
+
+    let restored = restored_for(&order, dealt.restored, &graph, deploy.parallelism, &local);
+    let (local_bytes, downloaded_bytes) = bytes_of(&restored, &order.subtasks);
+    let base = order.record.as_ref().map(|(path, record)| RestoredBase {
+        path: path.clone(),
+        id: record.id,
+        snapshots: reusable(&restored, deploy.parallelism, deploy.max_parallelism),
+    });
+    let network = AttemptNetwork::connect(network_plan(&host, &order, &graph, &deploy), lost_peers(&host, order.attempt));
+    host.hub.set(Some(Arc::clone(&network)));
+    let built = build(&host, &order, &graph, &deploy, &store, restored, Arc::clone(&network)).await;
+    let checkpoints = built.and_then(|running| {
+        Ok((running, Checkpoints::new(checkpoint_settings(&host, &order, &graph, &store, base)?).map_err(|e| Failure::io(&e))?))
+    });
+    let (running, checkpoints) = match checkpoints {
+        Ok(built) => built,
+        Err(failure) => {
+            network.close();
+            return Err(failure);
+        }
+    };
+    let inbound = running.inbound();
+    network.start(Box::new(move |channel, element, cost| inbound.deliver(channel, element, cost)));
+    remove_outdated(&host, order.attempt);
+    let answer = rpc::Deployed {
+        attempt: order.attempt.0,
+        fingerprint: graph.fingerprint.clone(),
+        local_bytes,
+        downloaded_bytes,
+        stop_ms: stop_time.as_millis() as u64,
+        restore_ms: begun.elapsed().saturating_sub(stop_time).as_millis() as u64,
+    };
+    let subtasks = graph.stages.len() * order.subtasks.len();
+    let restored = order.record.map(|(_, record)| record);
+    let deployment =
+        Deployment { attempt: order.attempt, running, network, checkpoints, commits, store, subtasks, restored, answer };
+    if superseded.is_cancelled() {
+        stop(&host, deployment.into()).await;
+    } else {
+        return Ok(deployment);
+    }
+    Err(superseded_failure())
+}
+
+fn give_up_if(superseded: &CancellationToken) -> Result<(), Failure> {
+    if superseded.is_cancelled() { Err(superseded_failure()) } else { Ok(()) }
+}
+
+fn superseded_failure() -> Failure {
+    Failure::new(FailureKind::Operator, "a newer attempt is to be deployed")
+}
+
+/// All that can be done while an older attempt is being stopped.
+async fn read(host: &Host, deploy: &rpc::Deploy) -> Result<(Order, Arc<JobGraph>, JobStore, Dealt), Failure> {
+    let order = Order::read(deploy, &host.worker)?;
+    let planning = plan(host, &order.request, &deploy.fingerprint);
+    let opening = open_store(&order.settings);
+    let (graph, store) = futures::try_join!(planning, opening)?;
+    let dealt = match &order.record {
+        None => Dealt::default(),
+        Some((_, record)) => {
+            let parts = try_join_all(record.parts.iter().map(|part| fetch_part(&store, part))).await?;
+            restore::check(&graph, deploy.max_parallelism, record, &parts)?;
+            restore::deal(&graph, deploy.parallelism, record, &parts)?
+        }
+    };
+    Ok((order, graph, store, dealt))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    let panicked = |error: tokio::task::JoinError| Failure::new(FailureKind::Operator, format!("the worker failed: {error}"));
+    tokio::task::spawn_blocking(work).await.map_err(panicked)?
+}
+
+async fn plan(host: &Host, request: &PlanRequest, fingerprint: &str) -> Result<Arc<JobGraph>, Failure> {
+    let (planner, request) = (Arc::clone(&host.planner), request.clone());
+    let graph = blocking(move || planner.plan(&request).map_err(|error| Failure::new(FailureKind::Plan, error.message)));
+    let graph = graph.await?;
+    if graph.fingerprint != fingerprint {
+        return Err(Failure::new(
+            FailureKind::Plan,
+            format!(
+                "this worker's plan is {} and the job's is {fingerprint}: the worker binaries of a job must be the same build",
+                graph.fingerprint
+            ),
+        ));
+    }
+    Ok(Arc::new(graph))
+}
+
+async fn open_store(settings: &JobSettings) -> Result<JobStore, Failure> {
+    let settings = settings.clone();
+    blocking(move || Ok(JobStore::open(&settings.storage, &settings.job)?)).await
+}
+
+async fn fetch_part(store: &JobStore, part: &PartRef) -> Result<Part, Failure> {
+    let bytes = match &part.inline {
+        Some(inline) => Bytes::copy_from_slice(inline.as_bytes()),
+        None => match store.get(&part.path).await {
+            Ok(bytes) => bytes,
+            Err(StorageError::NotFound { .. }) => return Err(Failure::corrupt(&part.path, "is missing")),
+            Err(error) => return Err(error.into()),
+        },
+    };
+    if bytes.len() as u64 != part.length {
+        return Err(Failure::corrupt(&part.path, &format!("has {} bytes instead of {}", bytes.len(), part.length)));
+    }
+    let crc32c = crc32c::crc32c(&bytes);
+    if crc32c != part.crc32c {
+        let what = format!("has the checksum {crc32c:08x} instead of {:08x}", part.crc32c);
+        return Err(Failure::corrupt(&part.path, &what));
+    }
+    decode(&part.path, &bytes, PART_VERSION).map_err(unreadable)
+}
+
+/// Local snapshots of the record to be restored, from the attempt that has just ended or one before it.
+fn keep_local(host: &Host, record: Option<&Record>, states: &BTreeMap<(String, u32), SubtaskState>) -> LocalSnapshots {
+    let mut local = host.local.lock();
+    match record {
+        Some(record) => local.keep(record.id, local_snapshots(states, record.id)),
+        None => {
+            local.keep_nothing();
+            LocalSnapshots::new()
+        }
+    }
+}
+
+/// This worker's pending commits. The first worker also drops what older attempts have left unfinished.
+async fn prepare_commits(
+    order: &Order,
+    graph: &JobGraph,
+    deploy: &rpc::Deploy,
+    pending: PendingCommits,
+) -> Result<Commits, Failure> {
+    let context = CommitContext { job: order.settings.job.clone(), attempt: order.attempt };
+    let mut committers = Committers::new();
+    for sink in graph.stages.iter().filter_map(|stage| stage.sink.as_ref()) {
+        let fail = |error: crate::error::SinkError| Failure {
+            operator: sink.identity.clone(),
+            ..Failure::new(error.kind, chain(&error))
+        };
+        let committer = sink.sink.committer(&context).map_err(fail)?;
+        if order.place == 0 {
+            let keep = pending.get(&sink.identity).map_or(&[][..], Vec::as_slice);
+            let keep: Vec<Value> = keep.iter().map(|pending| pending.value.clone()).collect();
+            committer.clean(&keep).await.map_err(fail)?;
+        }
+        committers.insert(sink.identity.clone(), committer);
+    }
+    Ok(Commits::new(committers, restore::share_of(&pending, order.place, deploy.peers.len())))
+}
+
+/// What this worker's subtasks start with.
+fn restored_for(
+    order: &Order,
+    all: BTreeMap<(StageId, u32), crate::seam::Restored>,
+    graph: &JobGraph,
+    parallelism: u32,
+    local: &LocalSnapshots,
+) -> BTreeMap<(StageId, u32), crate::seam::Restored> {
+    let same = order.record.as_ref().is_some_and(|(_, record)| record.parallelism == parallelism);
+    let mut ours: BTreeMap<_, _> =
+        all.into_iter().filter(|((_, subtask), _)| order.subtasks.contains(subtask)).collect();
+    for ((stage, subtask), restored) in &mut ours {
+        let identity = graph.stages.get(stage.0 as usize).map(|stage| stage.identity.clone()).unwrap_or_default();
+        restored.local_snapshot = local.get(&(identity, *subtask)).filter(|_| same).cloned();
+    }
+    ours
+}
+
+/// Bytes of keyed state that are here already, and those that have to be fetched.
+fn bytes_of(restored: &BTreeMap<(StageId, u32), crate::seam::Restored>, subtasks: &[u32]) -> (u64, u64) {
+    let (mut local, mut remote) = (0, 0);
+    for ((_, subtask), restored) in restored {
+        if subtasks.contains(subtask) {
+            let bytes: u64 = restored.keyed.iter().flat_map(|keyed| &keyed.files).map(|file| file.length).sum();
+            *(if restored.local_snapshot.is_some() { &mut local } else { &mut remote }) += bytes;
+        }
+    }
+    (local, remote)
+}
+
+/// Snapshots whose files the first checkpoint may reuse: of subtasks that own the very same key groups as before.
+fn reusable(
+    restored: &BTreeMap<(StageId, u32), crate::seam::Restored>,
+    parallelism: u32,
+    max_parallelism: u32,
+) -> crate::checkpoint::Snapshots {
+    let same = |((stage, subtask), restored): (&(StageId, u32), &crate::seam::Restored)| {
+        let groups = key_group_range(*subtask, parallelism, max_parallelism);
+        match restored.keyed.as_slice() {
+            [one] if (one.key_group_start..one.key_group_end) == groups => Some(((*stage, *subtask), one.clone())),
+            _ => None,
+        }
+    };
+    restored.iter().filter_map(same).collect()
+}
+
+fn network_plan(host: &Host, order: &Order, graph: &JobGraph, deploy: &rpc::Deploy) -> NetworkPlan {
+    NetworkPlan {
+        attempt: order.attempt,
+        worker: host.worker.clone(),
+        peers: deploy.peers.clone(),
+        schemas: graph.edges().map(|(_, _, _, edge)| Arc::clone(&edge.schema)).collect(),
+        window: channel_window(graph, deploy.parallelism, order.settings.memory_budget),
+    }
+}
+
+/// Tells the control loop of peers that are lost in this attempt.
+fn lost_peers(host: &Host, attempt: Attempt) -> mpsc::UnboundedSender<crate::network::PeerLost> {
+    let (lost, mut told) = mpsc::unbounded_channel();
+    let events = host.events.clone();
+    tokio::spawn(async move {
+        while let Some(lost) = told.recv().await {
+            // The control loop has ended, and with it the process.
+            drop(events.send(Event::PeerLost(attempt, lost)));
+        }
+    });
+    lost
+}
+
+fn build<'a>(
+    host: &Host,
+    order: &Order,
+    graph: &Arc<JobGraph>,
+    deploy: &rpc::Deploy,
+    store: &JobStore,
+    restored: BTreeMap<(StageId, u32), crate::seam::Restored>,
+    network: Arc<AttemptNetwork>,
+) -> impl Future<Output = Result<Arc<RunningAttempt>, Failure>> + use<'a> {
+    let settings = &order.settings;
+    let attempt = order.attempt;
+    let remote: Arc<dyn Remote> = network;
+    let build = BuildAttempt {
+        job: settings.job.clone(),
+        attempt,
+        worker: host.worker.clone(),
+        graph: Arc::clone(graph),
+        subtasks: order.subtasks.clone(),
+        parallelism: deploy.parallelism,
+        max_parallelism: deploy.max_parallelism,
+        mode: settings.mode,
+        alignment_timeout: timeout(settings.alignment_timeout_ms),
+        state_dir: host.local.lock().attempt(attempt),
+        state_backend: settings.state_backend.clone(),
+        state_options: settings.state_options.clone(),
+        registry: Arc::clone(&host.registry),
+        state_memory: host.state_memory.clone(),
+        store: store.clone(),
+        restored,
+        remote,
+        clock: Arc::clone(&host.clock),
+        runtime: tokio::runtime::Handle::current(),
+        memory_budget: settings.memory_budget,
+    };
+    let events = host.events.clone();
+    blocking(move || {
+        let running = Arc::new(RunningAttempt::build(build)?);
+        let reports = running.reports();
+        // Ends with the attempt's subtasks, which hold the other end.
+        let forward = move || reports.iter().for_each(|report| drop(events.send(Event::Report(attempt, report))));
+        std::thread::Builder::new().name(format!("reports-{attempt}")).spawn(forward).map_err(|error| Failure::io(&error))?;
+        Ok(running)
+    })
+}
+
+/// As `Option`: 0 is no limit.
+pub(crate) fn timeout(ms: u64) -> Option<Duration> {
+    (ms > 0).then(|| Duration::from_millis(ms))
+}
+
+fn checkpoint_settings(
+    host: &Host,
+    order: &Order,
+    graph: &Arc<JobGraph>,
+    store: &JobStore,
+    restored: Option<RestoredBase>,
+) -> Result<CheckpointSettings, Failure> {
+    let carriage = host.registry.get(&order.settings.state_backend)?.carriage();
+    let (events, attempt) = (host.events.clone(), order.attempt);
+    let runtime = tokio::runtime::Handle::current();
+    Ok(CheckpointSettings {
+        attempt,
+        worker: host.worker.clone(),
+        graph: Arc::clone(graph),
+        subtasks: order.subtasks.clone(),
+        uploader: Arc::new(Uploader::new(store.clone(), runtime, attempt, host.worker.clone())),
+        inline: carriage == Carriage::Inline,
+        restored,
+        persisted: Arc::new(move |persisted| drop(events.send(Event::Persisted(attempt, Box::new(persisted))))),
+    })
+}
+
+/// Removes the folders of older attempts that no reset will use, beside everything else.
+pub(crate) fn remove_outdated(host: &Host, current: Attempt) {
+    match host.local.lock().outdated(current) {
+        Ok(folders) if folders.is_empty() => {}
+        Ok(folders) => drop(tokio::task::spawn_blocking(move || remove_all(folders))),
+        Err(error) => tracing::warn!(%error, "old state folders stay"),
+    }
+}

@@ -1,0 +1,478 @@
+//! Workers on loopback, driven as a coordinator drives them. Each has a runtime of its own, so that it can be killed.
+
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use weir_protocol::{
+    Attempt, BUILD_VERSION, CheckpointId, JobName, PROTOCOL_VERSION, RecordNumber, Term,
+    record::{PartRef, RECORD_VERSION, Record, Slot, encode},
+    rpc::{
+        Acked, Commit, Deploy, Hello, Peer, Ping, Run, TaskFailed, TriggerCheckpoint, Welcome,
+        from_worker::Message as Answer, to_worker::Message, worker_client::WorkerClient,
+    },
+    settings::{CheckpointMode, FailureKind, JobSettings, PlanRequest, StorageSettings},
+};
+use weir_storage::{Created, JobStore};
+
+use super::*;
+use crate::testing::{CountingJob, FINGERPRINT};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+const MAX_PARALLELISM: u32 = 32;
+
+struct TestWorker {
+    runtime: Option<Runtime>,
+    address: String,
+    id: WorkerId,
+    slot: u32,
+}
+
+impl TestWorker {
+    fn start(job: &CountingJob, folder: &TempDir, slot: u32) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let listener = {
+            let _inside = runtime.enter();
+            TcpListener::from_std(listener).unwrap()
+        };
+        let address = listener.local_addr().unwrap().to_string();
+        let mut options = WorkerOptions::new(
+            folder.path().join("local"),
+            256 << 20,
+            BackendRegistry::with_builtin(),
+            Arc::new(job.clone()),
+        );
+        options.on_stuck = Arc::new(|stuck| panic!("subtasks do not stop: {stuck:?}"));
+        let id = options.worker.clone();
+        runtime.spawn(WorkerServer::new(options).serve(listener, CancellationToken::new()));
+        Self { runtime: Some(runtime), address, id, slot }
+    }
+
+    fn peer(&self) -> Peer {
+        Peer { worker: self.id.0.clone(), address: self.address.clone(), subtasks: vec![self.slot] }
+    }
+
+    /// As `kill -9` does it: nothing is said to anybody.
+    fn kill(mut self) {
+        self.runtime.take().unwrap().shutdown_background();
+    }
+}
+
+impl Drop for TestWorker {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+struct TestSession {
+    term: u64,
+    out: mpsc::UnboundedSender<ToWorker>,
+    answers: Streaming<FromWorker>,
+    welcome: Option<Welcome>,
+}
+
+impl TestSession {
+    async fn connect(worker: &TestWorker, term: u64) -> Self {
+        let mut client = WorkerClient::connect(format!("http://{}", worker.address)).await.unwrap();
+        let (out, said) = mpsc::unbounded_channel();
+        let answers = client.session(UnboundedReceiverStream::new(said)).await.unwrap().into_inner();
+        Self { term, out, answers, welcome: None }
+    }
+
+    async fn open(worker: &TestWorker, term: u64) -> Self {
+        let mut session = Self::connect(worker, term).await;
+        session.say(Message::Hello(Hello {
+            protocol_version: PROTOCOL_VERSION,
+            build_version: BUILD_VERSION.into(),
+            coordinator: "test".into(),
+            namespace: "default".into(),
+            job: "counting".into(),
+        }));
+        session.welcome = Some(session.wait("Welcome", |answer| match answer {
+            Answer::Welcome(welcome) => Some(welcome),
+            _ => None,
+        }).await);
+        session
+    }
+
+    fn say(&self, message: Message) {
+        self.out.send(ToWorker { term: self.term, message: Some(message) }).unwrap();
+    }
+
+    /// The next answer that `pick` takes; others are passed over.
+    async fn wait<T>(&mut self, what: &str, pick: impl Fn(Answer) -> Option<T>) -> T {
+        let waiting = async {
+            loop {
+                let answer = self.answers.message().await.unwrap().unwrap_or_else(|| panic!("the session ended before {what}"));
+                let answer = answer.message.unwrap();
+                if let (Answer::TaskFailed(failed), false) = (&answer, what == "TaskFailed") {
+                    panic!("waiting for {what}: {failed:?}");
+                }
+                if let Some(found) = pick(answer) {
+                    return found;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("no {what}"))
+    }
+
+    async fn failed(&mut self) -> TaskFailed {
+        self.wait("TaskFailed", |answer| match answer {
+            Answer::TaskFailed(failed) => Some(failed),
+            _ => None,
+        })
+        .await
+    }
+}
+
+/// The records of one term of the test's coordinator.
+struct TestCoordinator {
+    folder: TempDir,
+    store: JobStore,
+    job: CountingJob,
+    backend: &'static str,
+    term: u64,
+    attempt: u64,
+    next_id: u64,
+    /// Path and bytes of the newest record.
+    newest: Option<(String, Record)>,
+    sessions: Vec<TestSession>,
+}
+
+impl TestCoordinator {
+    fn new(job: CountingJob) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = JobStore::open(&storage(&folder), &job_name()).unwrap();
+        Self { folder, store, job, backend: "memory", term: 0, attempt: 0, next_id: 1, newest: None, sessions: Vec::new() }
+    }
+
+    fn worker(&self, slot: u32) -> TestWorker {
+        TestWorker::start(&self.job, &self.folder, slot)
+    }
+
+    fn order(&self, workers: &[&TestWorker]) -> Deploy {
+        let settings = JobSettings {
+            job: job_name(),
+            storage: storage(&self.folder),
+            state_backend: self.backend.into(),
+            state_options: std::collections::BTreeMap::new(),
+            mode: CheckpointMode::ExactlyOnce,
+            alignment_timeout_ms: 0,
+            memory_budget: 256 << 20,
+        };
+        let request = PlanRequest { script: "counting".into(), base_dir: "/".into(), max_parallelism: MAX_PARALLELISM };
+        let (restore_path, restore_record) = match &self.newest {
+            Some((path, record)) => (path.clone(), encode(&Slot::Record(record.clone()))),
+            None => Default::default(),
+        };
+        Deploy {
+            attempt: self.attempt,
+            plan_request: serde_json::to_vec(&request).unwrap().into(),
+            fingerprint: FINGERPRINT.into(),
+            parallelism: workers.len() as u32,
+            max_parallelism: MAX_PARALLELISM,
+            peers: workers.iter().map(|worker| worker.peer()).collect(),
+            restore_path,
+            restore_record: restore_record.into(),
+            settings: serde_json::to_vec(&settings).unwrap().into(),
+        }
+    }
+
+    /// A new term and attempt on these workers, up to Run, and the commit of what was restored.
+    async fn deploy(&mut self, workers: &[&TestWorker]) {
+        self.term += 1;
+        self.attempt += 1;
+        self.sessions.clear();
+        for worker in workers {
+            self.sessions.push(TestSession::open(worker, self.term).await);
+        }
+        let order = self.order(workers);
+        self.say_all(&Message::Deploy(order));
+        for session in &mut self.sessions {
+            let deployed = session.wait("Deployed", |answer| match answer {
+                Answer::Deployed(deployed) => Some(deployed),
+                _ => None,
+            });
+            assert_eq!(deployed.await.attempt, self.attempt);
+        }
+        self.say_all(&Message::Run(Run { attempt: self.attempt }));
+        if let Some(id) = self.newest.as_ref().map(|(_, record)| record.id.0) {
+            self.commit(id).await;
+        }
+    }
+
+    fn say_all(&self, message: &Message) {
+        self.sessions.iter().for_each(|session| session.say(message.clone()));
+    }
+
+    /// Takes a checkpoint up to its acks; the record is not made.
+    async fn acks(&mut self) -> (u64, Vec<Acked>) {
+        let id = self.next_id;
+        self.next_id += 1;
+        let base_path = self.newest.as_ref().map(|(path, _)| path.clone()).unwrap_or_default();
+        self.say_all(&Message::Trigger(TriggerCheckpoint { attempt: self.attempt, id, base_path }));
+        let mut acks = Vec::new();
+        for session in &mut self.sessions {
+            acks.push(
+                session
+                    .wait("Acked", |answer| match answer {
+                        Answer::Acked(acked) if acked.id == id => Some(acked),
+                        Answer::Declined(declined) if declined.id == id => panic!("declined: {declined:?}"),
+                        _ => None,
+                    })
+                    .await,
+            );
+        }
+        (id, acks)
+    }
+
+    /// A whole checkpoint: acks, record, commit. Says whether all input had ended.
+    async fn checkpoint(&mut self) -> bool {
+        let (id, acks) = self.acks().await;
+        self.record(id, &acks).await;
+        self.commit(id).await;
+        acks.iter().all(|acked| acked.finished)
+    }
+
+    async fn record(&mut self, id: u64, acks: &[Acked]) {
+        let part = |acked: &Acked| PartRef {
+            worker: WorkerId(acked.part_path.rsplit('-').next().unwrap().to_string()),
+            path: acked.part_path.clone(),
+            length: acked.part_length,
+            crc32c: acked.part_crc32c,
+            inline: (!acked.inline_part.is_empty()).then(|| String::from_utf8(acked.inline_part.to_vec()).unwrap()),
+        };
+        let record = Record {
+            version: RECORD_VERSION,
+            id: CheckpointId(id),
+            term: Term(self.term),
+            number: RecordNumber(id),
+            attempt: Attempt(self.attempt),
+            job: job_name(),
+            is_final: acks.iter().all(|acked| acked.finished),
+            parallelism: acks.len() as u32,
+            max_parallelism: MAX_PARALLELISM,
+            fingerprint: FINGERPRINT.into(),
+            parts: acks.iter().map(part).collect(),
+            completed_at_ms: 0,
+            duration_ms: 0,
+            state_bytes: 0,
+            uploaded_bytes: 0,
+        };
+        let path = record.reference().path();
+        let bytes = encode(&Slot::Record(record.clone()));
+        assert_eq!(self.store.create(&path, bytes.into()).await.unwrap(), Created::New);
+        self.newest = Some((path, record));
+    }
+
+    async fn commit(&mut self, id: u64) {
+        self.say_all(&Message::Commit(Commit { attempt: self.attempt, id }));
+        for session in &mut self.sessions {
+            session
+                .wait("Committed", |answer| match answer {
+                    Answer::Committed(committed) if committed.id == id => Some(()),
+                    _ => None,
+                })
+                .await;
+        }
+    }
+
+    /// Checkpoints until all input has ended and is committed.
+    async fn finish(&mut self) {
+        while !self.checkpoint().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+fn job_name() -> JobName {
+    JobName { namespace: "default".into(), name: "counting".into() }
+}
+
+fn storage(folder: &TempDir) -> StorageSettings {
+    StorageSettings { url: format!("file://{}/store", folder.path().display()), endpoint: None, region: None }
+}
+
+fn job(rows: i64) -> CountingJob {
+    CountingJob { splits: 4, rows, pace: Duration::from_millis(1), output: Arc::default() }
+}
+
+#[tokio::test]
+async fn two_workers_run_a_job_to_its_end_and_commit_it_once() {
+    let mut coordinator = TestCoordinator::new(job(2_000));
+    let workers = [coordinator.worker(0), coordinator.worker(1)];
+    coordinator.deploy(&[&workers[0], &workers[1]]).await;
+    coordinator.finish().await;
+    coordinator.job.assert_exact();
+}
+
+#[tokio::test]
+async fn a_job_goes_on_from_its_record_when_a_worker_is_killed() {
+    let mut coordinator = TestCoordinator::new(job(20_000));
+    let (survivor, victim) = (coordinator.worker(0), coordinator.worker(1));
+    coordinator.deploy(&[&survivor, &victim]).await;
+    coordinator.checkpoint().await;
+    coordinator.checkpoint().await;
+    // Acked by all, and no record: what it cut must not be published, and not be lost either.
+    coordinator.acks().await;
+    let lost = victim.id.clone();
+    victim.kill();
+    let failed = coordinator.sessions[0].failed().await;
+    assert_eq!((failed.kind.as_str(), failed.operator.as_str()), ("PeerLost", lost.0.as_str()));
+    assert!(!failed.fatal);
+
+    let successor = coordinator.worker(1);
+    coordinator.deploy(&[&survivor, &successor]).await;
+    coordinator.checkpoint().await;
+    coordinator.finish().await;
+    coordinator.job.assert_exact();
+}
+
+#[tokio::test]
+async fn a_commit_that_was_recorded_and_never_told_is_made_after_the_restore() {
+    let mut coordinator = TestCoordinator::new(job(5_000));
+    let (survivor, victim) = (coordinator.worker(0), coordinator.worker(1));
+    coordinator.deploy(&[&survivor, &victim]).await;
+    let (id, acks) = coordinator.acks().await;
+    coordinator.record(id, &acks).await;
+    victim.kill();
+    coordinator.sessions[0].failed().await;
+    let successor = coordinator.worker(1);
+    coordinator.deploy(&[&survivor, &successor]).await;
+    coordinator.finish().await;
+    coordinator.job.assert_exact();
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_came_to_nothing_is_published_with_the_next() {
+    let mut coordinator = TestCoordinator::new(job(5_000));
+    let workers = [coordinator.worker(0), coordinator.worker(1)];
+    coordinator.deploy(&[&workers[0], &workers[1]]).await;
+    coordinator.acks().await;
+    coordinator.finish().await;
+    coordinator.job.assert_exact();
+}
+
+#[tokio::test]
+async fn parts_of_an_inline_backend_stand_in_the_record() {
+    let mut coordinator = TestCoordinator::new(job(5_000));
+    coordinator.backend = "jobmanager";
+    let (survivor, victim) = (coordinator.worker(0), coordinator.worker(1));
+    coordinator.deploy(&[&survivor, &victim]).await;
+    coordinator.checkpoint().await;
+    assert!(coordinator.newest.as_ref().unwrap().1.parts.iter().all(|part| part.inline.is_some()));
+    assert_eq!(coordinator.store.list("parts").await.unwrap(), []);
+    victim.kill();
+    coordinator.sessions[0].failed().await;
+    let successor = coordinator.worker(1);
+    coordinator.deploy(&[&survivor, &successor]).await;
+    coordinator.finish().await;
+    coordinator.job.assert_exact();
+}
+
+#[tokio::test]
+async fn a_lower_term_is_refused_and_a_higher_one_ends_the_session_before_it() {
+    let coordinator = TestCoordinator::new(job(100));
+    let worker = coordinator.worker(0);
+    let mut first = TestSession::open(&worker, 5).await;
+    let second = TestSession::open(&worker, 6).await;
+    assert_eq!(second.welcome.as_ref().map(|welcome| welcome.attempt), Some(0));
+    let refused = |answer| match answer {
+        Answer::Refused(refused) => Some(refused.highest_term),
+        _ => None,
+    };
+    assert_eq!(first.wait("Refused", refused).await, 6);
+    assert!(first.answers.message().await.unwrap().is_none());
+    let mut late = TestSession::connect(&worker, 5).await;
+    late.say(Message::Ping(Ping { sequence: 1 }));
+    assert_eq!(late.wait("Refused", refused).await, 6);
+}
+
+#[tokio::test]
+async fn output_goes_on_when_the_session_breaks_during_a_checkpoint() {
+    let mut coordinator = TestCoordinator::new(job(3_000));
+    let workers = [coordinator.worker(0), coordinator.worker(1)];
+    coordinator.deploy(&[&workers[0], &workers[1]]).await;
+    // Only one of two is told: the other's barrier never comes, and channels of the first are held back.
+    let trigger = TriggerCheckpoint { attempt: 1, id: 1, base_path: String::new() };
+    coordinator.sessions[0].say(Message::Trigger(trigger));
+    coordinator.next_id = 2;
+    coordinator.sessions.clear();
+    coordinator.term += 1;
+    for worker in &workers {
+        let session = TestSession::open(worker, coordinator.term).await;
+        assert_eq!(session.welcome.as_ref().map(|welcome| welcome.attempt), Some(1));
+        coordinator.sessions.push(session);
+    }
+    for session in &mut coordinator.sessions {
+        let finished = |answer| matches!(answer, Answer::Finished(_)).then_some(());
+        session.wait("Finished", finished).await;
+    }
+    coordinator.finish().await;
+    coordinator.job.assert_exact();
+}
+
+#[tokio::test]
+async fn a_part_with_a_flipped_byte_is_not_restored_and_is_named() {
+    let mut coordinator = TestCoordinator::new(job(50_000));
+    let workers = [coordinator.worker(0), coordinator.worker(1)];
+    coordinator.deploy(&[&workers[0], &workers[1]]).await;
+    coordinator.checkpoint().await;
+    let part = coordinator.newest.as_ref().unwrap().1.parts[1].path.clone();
+    let file = coordinator.folder.path().join("store/default/counting").join(&part);
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    assert_eq!(deploy_fails(&mut coordinator, &workers, |_| ()).await, (FailureKind::Corrupt, part));
+}
+
+#[tokio::test]
+async fn a_plan_that_does_not_fit_the_record_or_the_fingerprint_is_refused() {
+    let mut coordinator = TestCoordinator::new(job(50_000));
+    let workers = [coordinator.worker(0), coordinator.worker(1)];
+    coordinator.deploy(&[&workers[0], &workers[1]]).await;
+    coordinator.checkpoint().await;
+    let script = |script: &'static str| {
+        move |deploy: &mut Deploy| {
+            let request = PlanRequest { script: script.into(), base_dir: "/".into(), max_parallelism: MAX_PARALLELISM };
+            deploy.plan_request = serde_json::to_vec(&request).unwrap().into();
+        }
+    };
+    let (kind, named) = deploy_fails(&mut coordinator, &workers, script("another operator")).await;
+    assert_eq!((kind, named.as_str()), (FailureKind::StateMismatch, "count"));
+    let (kind, named) = deploy_fails(&mut coordinator, &workers, script("nonsense")).await;
+    assert_eq!((kind, named.as_str()), (FailureKind::Plan, "line 1, column 1: nonsense"));
+    let other = |deploy: &mut Deploy| deploy.fingerprint = "other".into();
+    assert_eq!(deploy_fails(&mut coordinator, &workers, other).await.0, FailureKind::Plan);
+}
+
+/// Deploys the next attempt with a change, and gives kind and name of the failure that every worker tells.
+async fn deploy_fails(
+    coordinator: &mut TestCoordinator,
+    workers: &[TestWorker; 2],
+    change: impl Fn(&mut Deploy),
+) -> (FailureKind, String) {
+    coordinator.attempt += 1;
+    let mut order = coordinator.order(&[&workers[0], &workers[1]]);
+    change(&mut order);
+    coordinator.say_all(&Message::Deploy(order));
+    let mut outcome = None;
+    for session in &mut coordinator.sessions {
+        let failed = session.failed().await;
+        let kind: FailureKind = failed.kind.parse().unwrap();
+        assert_eq!((failed.attempt, failed.fatal), (coordinator.attempt, true));
+        let named = match kind {
+            FailureKind::Corrupt => failed.message.split(' ').next().unwrap().to_string(),
+            FailureKind::StateMismatch => failed.operator,
+            _ => failed.message,
+        };
+        assert!(outcome.is_none_or(|outcome| outcome == (kind, named.clone())));
+        outcome = Some((kind, named));
+    }
+    outcome.unwrap()
+}

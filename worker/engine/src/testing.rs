@@ -1,0 +1,308 @@
+//! A job for tests of the control plane: splits of numbered rows, counted by key, into a sink in memory.
+//!
+//! Every row gives one output row with its key and how often the key has come. So the output shows by itself whether a row was
+//! lost or counted twice: each key's counts are 1, 2, 3 … without a gap or a repeat.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arrow::{
+    array::{ArrayRef, AsArray, Int64Array, RecordBatch},
+    datatypes::{DataType, Field, Int64Type, Schema, SchemaRef},
+};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use weir_protocol::{CheckpointId, settings::PlanRequest};
+
+use crate::{
+    Batch, CommitContext, Committer, Edge, Exchange, Item, ItemKind, JobGraph, Operator, OperatorContext, OperatorError,
+    OperatorFactory, OperatorNode, OperatorSnapshot, Output, PrepareJob, Sink, SinkContext, SinkError, SinkFactory,
+    SinkNode, Source, SourceContext, SourceError, SourceFactory, SourceNode, SourcePoll, Stage, StageHead, StageId,
+    StateNote,
+    deploy::{PlanFailure, Planner},
+};
+
+const KEYS: i64 = 17;
+const ROWS_A_POLL: i64 = 50;
+
+/// The fingerprint of every test plan.
+pub const FINGERPRINT: &str = "counting";
+
+/// A graph of so many splits with so many rows each, whose output nobody sees.
+pub fn counting_graph(splits: u32, rows: i64) -> JobGraph {
+    CountingJob { splits, rows, pace: Duration::ZERO, output: Arc::default() }.graph()
+}
+
+/// The job.
+#[derive(Clone)]
+pub struct CountingJob {
+    pub splits: u32,
+    /// A split.
+    pub rows: i64,
+    /// Between two polls of a source.
+    pub pace: Duration,
+    pub output: Arc<TestOutput>,
+}
+
+impl CountingJob {
+    fn graph(&self) -> JobGraph {
+        let schema = numbers(&["key", "number"]);
+        let source = SourceNode {
+            identity: "source".into(),
+            name: "source".into(),
+            source: Arc::new(self.clone()),
+            prepare: None,
+            watermark: None,
+            schema: Arc::clone(&schema),
+            idle_timeout: None,
+        };
+        let count = OperatorNode {
+            identity: "count".into(),
+            name: "count".into(),
+            factory: Arc::new(CountFactory),
+            state: Some(StateNote { bounded_by: Some("the keys of the test".into()) }),
+            output: numbers(&["key", "count"]),
+        };
+        let sink = SinkNode {
+            identity: "sink".into(),
+            name: "sink".into(),
+            sink: Arc::new(OutputRef(Arc::clone(&self.output))),
+            input: numbers(&["key", "count"]),
+        };
+        let edge = Edge { from: StageId(0), exchange: Exchange::Hash { keys: vec![0] }, schema };
+        let stage = |id, name: &str, head, operators: Vec<OperatorNode>, sink: Option<SinkNode>| Stage {
+            id: StageId(id),
+            identity: name.into(),
+            name: name.into(),
+            head,
+            stateful: !operators.is_empty(),
+            operators,
+            sink,
+        };
+        JobGraph {
+            stages: vec![
+                stage(0, "reading", StageHead::Source(source), Vec::new(), None),
+                stage(1, "counting", StageHead::Inputs(vec![edge]), vec![count], Some(sink)),
+            ],
+            fingerprint: FINGERPRINT.into(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Each key's counts without a gap or a repeat.
+    pub fn assert_exact(&self) {
+        let published = self.output.published.lock();
+        let mut counts: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+        for (key, count) in published.values().flatten() {
+            counts.entry(*key).or_default().push(*count);
+        }
+        for (key, counts) in &mut counts {
+            counts.sort_unstable();
+            let expected: Vec<i64> = (1..=counts.len() as i64).collect();
+            assert_eq!(*counts, expected, "key {key}");
+        }
+        let all: usize = counts.values().map(Vec::len).sum();
+        assert_eq!(all as i64, i64::from(self.splits) * self.rows);
+    }
+}
+
+impl Planner for CountingJob {
+    fn plan(&self, request: &PlanRequest) -> Result<JobGraph, PlanFailure> {
+        if request.script == "nonsense" {
+            return Err(PlanFailure { message: "line 1, column 1: nonsense".into() });
+        }
+        let mut graph = self.graph();
+        if request.script == "another operator" {
+            graph.stages[1].operators[0].identity = "count by carrier".into();
+        }
+        Ok(graph)
+    }
+}
+
+fn numbers(columns: &[&str]) -> SchemaRef {
+    Arc::new(Schema::new(columns.iter().map(|name| Field::new(*name, DataType::Int64, false)).collect::<Vec<_>>()))
+}
+
+fn pairs(schema: SchemaRef, rows: &[(i64, i64)]) -> RecordBatch {
+    let first: ArrayRef = Arc::new(rows.iter().map(|row| row.0).collect::<Int64Array>());
+    let second: ArrayRef = Arc::new(rows.iter().map(|row| row.1).collect::<Int64Array>());
+    RecordBatch::try_new(schema, vec![first, second]).unwrap()
+}
+
+fn read_pairs(batch: &Batch) -> Vec<(i64, i64)> {
+    let column = |i: usize| batch.rows.column(i).as_primitive::<Int64Type>().values().to_vec();
+    column(0).into_iter().zip(column(1)).collect()
+}
+
+impl SourceFactory for CountingJob {
+    fn splits(&self, _parallelism: u32) -> Result<Vec<Value>, SourceError> {
+        Ok((0..self.splits).map(|split| json!({"split": split, "next": 0})).collect())
+    }
+
+    fn create(&self, ctx: &SourceContext) -> Result<Box<dyn Source>, SourceError> {
+        let position = |split: &Value| (split["split"].as_i64().unwrap(), split["next"].as_i64().unwrap());
+        Ok(Box::new(Numbers {
+            splits: ctx.splits.iter().map(position).collect(),
+            told: BTreeSet::new(),
+            turn: 0,
+            rows: self.rows,
+            pace: self.pace,
+            due: Instant::now(),
+        }))
+    }
+
+    fn bounded(&self) -> bool {
+        true
+    }
+}
+
+struct Numbers {
+    /// Number of the split and its next row.
+    splits: Vec<(i64, i64)>,
+    told: BTreeSet<usize>,
+    turn: usize,
+    rows: i64,
+    pace: Duration,
+    due: Instant,
+}
+
+impl Source for Numbers {
+    fn poll(&mut self, _max_rows: usize) -> Result<SourcePoll, SourceError> {
+        if let Some(finished) =
+            (0..self.splits.len()).find(|i| self.splits[*i].1 >= self.rows && !self.told.contains(i))
+        {
+            self.told.insert(finished);
+            return Ok(SourcePoll::SplitFinished(finished));
+        }
+        if self.told.len() == self.splits.len() {
+            return Ok(SourcePoll::End);
+        }
+        if Instant::now() < self.due {
+            return Ok(SourcePoll::Pending { until: Some(self.due) });
+        }
+        self.due = Instant::now() + self.pace;
+        loop {
+            self.turn = (self.turn + 1) % self.splits.len();
+            let (split, next) = &mut self.splits[self.turn];
+            if *next < self.rows {
+                let end = (*next + ROWS_A_POLL).min(self.rows);
+                let rows: Vec<_> = (*next..end).map(|row| ((row + *split) % KEYS, row)).collect();
+                *next = end;
+                return Ok(SourcePoll::Rows { split: self.turn, rows: pairs(numbers(&["key", "number"]), &rows) });
+            }
+        }
+    }
+
+    fn snapshot(&mut self) -> Result<Vec<Value>, SourceError> {
+        Ok(self.splits.iter().map(|(split, next)| json!({"split": split, "next": next})).collect())
+    }
+}
+
+struct CountFactory;
+
+impl OperatorFactory for CountFactory {
+    fn create(&self, ctx: &OperatorContext) -> Result<Box<dyn Operator>, OperatorError> {
+        let mut counts = BTreeMap::new();
+        for item in &ctx.items {
+            counts.extend(serde_json::from_value::<BTreeMap<i64, i64>>(item.value.clone()).unwrap());
+        }
+        Ok(Box::new(Count { identity: ctx.identity.clone(), counts }))
+    }
+}
+
+struct Count {
+    identity: String,
+    counts: BTreeMap<i64, i64>,
+}
+
+impl Operator for Count {
+    fn process(&mut self, _input: usize, batch: Batch, out: &mut dyn Output) -> Result<(), OperatorError> {
+        let counted: Vec<_> = read_pairs(&batch)
+            .into_iter()
+            .map(|(key, _)| {
+                let count = self.counts.entry(key).or_default();
+                *count += 1;
+                (key, *count)
+            })
+            .collect();
+        out.emit(Batch::inserts(pairs(numbers(&["key", "count"]), &counted)))
+    }
+
+    fn freeze(&mut self, snapshot: &mut OperatorSnapshot) -> Result<(), OperatorError> {
+        assert!(!self.identity.is_empty());
+        snapshot.items.push(Item { kind: ItemKind::Other, value: serde_json::to_value(&self.counts).unwrap() });
+        Ok(())
+    }
+}
+
+type Rows = Vec<(i64, i64)>;
+
+/// What stands in for a folder: transactions that were cut, and those that were published.
+#[derive(Default)]
+pub struct TestOutput {
+    pub unfinished: Mutex<BTreeMap<String, Rows>>,
+    pub published: Mutex<BTreeMap<String, Rows>>,
+}
+
+/// The output as a sink's factory and as its committer.
+struct OutputRef(Arc<TestOutput>);
+
+impl SinkFactory for OutputRef {
+    fn create(&self, ctx: &SinkContext) -> Result<Box<dyn Sink>, SinkError> {
+        let name = format!("{}-{}-{}", ctx.attempt, ctx.worker, ctx.subtask);
+        Ok(Box::new(TestSink { output: Arc::clone(&self.0), name, rows: Vec::new() }))
+    }
+
+    fn committer(&self, _ctx: &CommitContext) -> Result<Arc<dyn Committer>, SinkError> {
+        Ok(Arc::new(Self(Arc::clone(&self.0))))
+    }
+}
+
+struct TestSink {
+    output: Arc<TestOutput>,
+    name: String,
+    rows: Rows,
+}
+
+impl Sink for TestSink {
+    fn write(&mut self, batch: Batch) -> Result<(), SinkError> {
+        self.rows.extend(read_pairs(&batch));
+        Ok(())
+    }
+
+    fn prepare(&mut self, id: CheckpointId) -> Result<PrepareJob, SinkError> {
+        let (rows, name) = (std::mem::take(&mut self.rows), format!("{}-{id}", self.name));
+        let output = Arc::clone(&self.output);
+        Ok(Box::new(move || {
+            if rows.is_empty() {
+                return Ok(Vec::new());
+            }
+            output.unfinished.lock().insert(name.clone(), rows);
+            Ok(vec![json!(name)])
+        }))
+    }
+}
+
+#[async_trait::async_trait]
+impl Committer for OutputRef {
+    async fn commit(&self, pending: &[Value]) -> Result<(), SinkError> {
+        for name in pending.iter().filter_map(Value::as_str) {
+            let rows = self.0.unfinished.lock().remove(name);
+            if let Some(rows) = rows {
+                self.0.published.lock().insert(name.to_string(), rows);
+            } else if !self.0.published.lock().contains_key(name) {
+                return Err(SinkError::io(format!("{name} is gone")));
+            }
+        }
+        Ok(())
+    }
+
+    async fn clean(&self, keep: &[Value]) -> Result<(), SinkError> {
+        let keep: BTreeSet<&str> = keep.iter().filter_map(Value::as_str).collect();
+        self.0.unfinished.lock().retain(|name, _| keep.contains(name.as_str()));
+        Ok(())
+    }
+}

@@ -1,0 +1,271 @@
+//! From SQL aggregates to the accumulators that are really kept.
+//!
+//! Several aggregates often need the same running value: `AVG(x)` and `SUM(x)` the same sum, `AVG(x)` and `COUNT(*)` the
+//! same count where x is never null. The plan names each once. DISTINCT aggregates over one column share one map from
+//! (group, value) to a mask with a bit for each FILTER, whatever functions ask for it.
+
+use arrow::datatypes::{DataType, Field, SchemaRef};
+
+use crate::spec::{
+    AggregateFunction, Aggregation, LocalAggregateSpec, MAX_DECIMAL_PRECISION, SpecError, TimeSource, is_bytes, schema_of,
+};
+
+/// How an accumulator takes in a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reduce {
+    Count,
+    Sum,
+    Min,
+    Max,
+}
+
+/// What an accumulator is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// 64 bits, signed: counts, integers, times, Booleans.
+    Int,
+    /// 64 bits, IEEE.
+    Float,
+    /// 128 bits, signed, with the argument's scale.
+    Decimal,
+    /// Strings and binaries.
+    Bytes,
+}
+
+impl Kind {
+    fn of(t: &DataType) -> Self {
+        match t {
+            DataType::Float32 | DataType::Float64 => Self::Float,
+            DataType::Decimal128(..) => Self::Decimal,
+            t if is_bytes(t) => Self::Bytes,
+            _ => Self::Int,
+        }
+    }
+}
+
+/// Which rows an accumulator sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feed {
+    /// All in which the filter column is true.
+    Rows { filter: Option<usize> },
+    /// Those that set bit `variant` in a DISTINCT map for the first time.
+    Distinct { map: usize, variant: usize },
+}
+
+/// One running value of a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accumulator {
+    pub reduce: Reduce,
+    /// None counts rows.
+    pub column: Option<usize>,
+    pub feed: Feed,
+    pub kind: Kind,
+    /// The argument's scale, of a decimal.
+    pub scale: Option<i8>,
+    /// The name of what it reads, for errors.
+    pub label: String,
+}
+
+/// The values of one column that a group has seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DistinctMap {
+    pub column: usize,
+    /// Bit i of the mask: the value was seen in a row in which this filter was true.
+    pub variants: Vec<Option<usize>>,
+}
+
+impl DistinctMap {
+    /// Bytes of a mask in state.
+    pub fn mask_bytes(&self) -> usize {
+        self.variants.len().div_ceil(8)
+    }
+}
+
+/// How an output column comes from accumulators, named by their index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finish {
+    /// The accumulator itself.
+    Value(usize),
+    /// The quotient of two, null where the count is zero.
+    Mean { sum: usize, count: usize },
+}
+
+/// An output column.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    pub name: String,
+    pub finish: Finish,
+    pub output: DataType,
+}
+
+/// All that one aggregation keeps and gives.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub input: SchemaRef,
+    pub group: Vec<usize>,
+    pub accumulators: Vec<Accumulator>,
+    pub maps: Vec<DistinctMap>,
+    pub outputs: Vec<Finished>,
+}
+
+/// Bits of a DISTINCT mask.
+const MAX_VARIANTS: usize = 64;
+
+impl Plan {
+    /// Checks the aggregation and plans it.
+    pub fn new(aggregation: &Aggregation) -> Result<Self, SpecError> {
+        aggregation.check()?;
+        let mut plan = Self {
+            input: aggregation.input.clone(),
+            group: aggregation.group.clone(),
+            accumulators: Vec::new(),
+            maps: Vec::new(),
+            outputs: Vec::new(),
+        };
+        for a in &aggregation.aggregates {
+            let argument = a.argument.map(|c| aggregation.field(c)).transpose()?;
+            let output = a.function.result_type(argument.map(Field::data_type))?;
+            // A minimum is that of the distinct values too, without a map.
+            let distinct = a.distinct && !matches!(a.function, AggregateFunction::Min | AggregateFunction::Max);
+            let feed = match a.argument {
+                Some(column) if distinct => plan.distinct(column, a.filter)?,
+                _ => Feed::Rows { filter: a.filter },
+            };
+            let finish = match a.function {
+                AggregateFunction::CountStar => Finish::Value(plan.add(Reduce::Count, None, feed)),
+                AggregateFunction::Count => Finish::Value(plan.add(Reduce::Count, a.argument, feed)),
+                AggregateFunction::Sum => Finish::Value(plan.add(Reduce::Sum, a.argument, feed)),
+                AggregateFunction::Min => Finish::Value(plan.add(Reduce::Min, a.argument, feed)),
+                AggregateFunction::Max => Finish::Value(plan.add(Reduce::Max, a.argument, feed)),
+                AggregateFunction::Avg => Finish::Mean {
+                    sum: plan.add(Reduce::Sum, a.argument, feed),
+                    count: plan.add(Reduce::Count, a.argument, feed),
+                },
+            };
+            plan.outputs.push(Finished { name: a.name.clone(), finish, output });
+        }
+        if let Some(map) = plan.maps.iter().find(|m| m.variants.len() > MAX_VARIANTS) {
+            return Err(SpecError::TooManyDistinctFilters(map.variants.len()));
+        }
+        Ok(plan)
+    }
+
+    fn distinct(&mut self, column: usize, filter: Option<usize>) -> Result<Feed, SpecError> {
+        let field = self.input.field(column);
+        if !is_key(field.data_type()) {
+            return Err(SpecError::NotStorable { column: field.name().clone(), found: field.data_type().clone() });
+        }
+        let map = match self.maps.iter().position(|m| m.column == column) {
+            Some(map) => map,
+            None => {
+                self.maps.push(DistinctMap { column, variants: Vec::new() });
+                self.maps.len() - 1
+            }
+        };
+        let variants = &mut self.maps[map].variants;
+        let variant = match variants.iter().position(|f| *f == filter) {
+            Some(variant) => variant,
+            None => {
+                variants.push(filter);
+                variants.len() - 1
+            }
+        };
+        Ok(Feed::Distinct { map, variant })
+    }
+
+    fn add(&mut self, reduce: Reduce, column: Option<usize>, feed: Feed) -> usize {
+        let field = column.map(|c| self.input.field(c));
+        // A count only asks whether the value is there, and the values in a DISTINCT map always are.
+        let counts_rows =
+            reduce == Reduce::Count && (field.is_none_or(|f| !f.is_nullable()) || matches!(feed, Feed::Distinct { .. }));
+        let kind = match (reduce, field) {
+            (Reduce::Count, _) | (_, None) => Kind::Int,
+            (_, Some(field)) => Kind::of(field.data_type()),
+        };
+        let scale = field.and_then(|f| if let DataType::Decimal128(_, s) = f.data_type() { Some(*s) } else { None });
+        let label = field.map_or_else(|| "*".to_owned(), |f| f.name().clone());
+        let column = if counts_rows { None } else { column };
+        let found =
+            self.accumulators.iter().position(|a| a.reduce == reduce && a.column == column && a.feed == feed);
+        found.unwrap_or_else(|| {
+            self.accumulators.push(Accumulator { reduce, column, feed, kind, scale, label });
+            self.accumulators.len() - 1
+        })
+    }
+
+    /// The type in which an accumulator's value is passed on as a partial result.
+    fn partial_type(&self, a: &Accumulator) -> DataType {
+        match (a.kind, a.column.map(|c| self.input.field(c).data_type())) {
+            (Kind::Float, _) => DataType::Float64,
+            (Kind::Decimal, Some(DataType::Decimal128(_, scale))) => {
+                DataType::Decimal128(MAX_DECIMAL_PRECISION, *scale)
+            }
+            (Kind::Bytes, Some(t)) => t.clone(),
+            _ => DataType::Int64,
+        }
+    }
+
+    /// Where the parts of a partial result stand.
+    pub fn partials(&self, slices: bool) -> PartialColumns {
+        let mut next = self.group.len();
+        let mut take = || {
+            next += 1;
+            next - 1
+        };
+        let slice = slices.then(&mut take);
+        let rows = slices.then(&mut take);
+        // What DISTINCT feeds is counted behind the exchange, where all of a group's values meet.
+        let accumulators =
+            self.accumulators.iter().map(|a| matches!(a.feed, Feed::Rows { .. }).then(&mut take)).collect();
+        let maps = self.maps.iter().map(|_| (take(), take())).collect();
+        PartialColumns { slice, rows, accumulators, maps }
+    }
+
+    /// The schema of partial results: the group columns; the slice's end and its number of rows, if slices are told
+    /// apart; the accumulators; and for each DISTINCT map a value and its mask.
+    ///
+    /// A group's accumulators stand in its first row, and each of its rows brings one value of each map; what a row
+    /// does not bring is zero, null, or an empty mask.
+    pub fn partial_schema(&self, slices: bool) -> SchemaRef {
+        let mut fields: Vec<Field> = self.group.iter().map(|&c| self.input.field(c).clone()).collect();
+        if slices {
+            fields.push(Field::new("$slice", DataType::Int64, false));
+            fields.push(Field::new("$rows", DataType::Int64, false));
+        }
+        for (i, a) in self.accumulators.iter().enumerate() {
+            if matches!(a.feed, Feed::Rows { .. }) {
+                let nullable = a.reduce != Reduce::Count;
+                fields.push(Field::new(format!("${i}"), self.partial_type(a), nullable));
+            }
+        }
+        for (i, map) in self.maps.iter().enumerate() {
+            let value = self.input.field(map.column).data_type().clone();
+            fields.push(Field::new(format!("$value{i}"), value, true));
+            fields.push(Field::new(format!("$mask{i}"), DataType::UInt64, false));
+        }
+        schema_of(fields)
+    }
+}
+
+/// Column indexes within [`Plan::partial_schema`]; the group columns are the first ones.
+#[derive(Debug, Clone)]
+pub struct PartialColumns {
+    pub slice: Option<usize>,
+    /// How many rows a partial result is made of, to count late ones.
+    pub rows: Option<usize>,
+    /// For each accumulator; none for those that DISTINCT feeds.
+    pub accumulators: Vec<Option<usize>>,
+    /// For each map its value and its mask.
+    pub maps: Vec<(usize, usize)>,
+}
+
+/// Whether partial results of this spec carry the slice that they belong to: processing time is read where the windows
+/// are, so there it is not known before.
+pub fn carries_slices(spec: &LocalAggregateSpec) -> bool {
+    matches!(spec.window, Some((_, TimeSource::Event(_))))
+}
+
+/// Types that keys are made of.
+pub fn is_key(t: &DataType) -> bool {
+    !t.is_nested() && !matches!(t, DataType::Union(..) | DataType::Dictionary(..) | DataType::RunEndEncoded(..))
+}

@@ -1,0 +1,409 @@
+//! What a planner says about an operator: plain data, checked when the operator's factory is made.
+//!
+//! Columns are named by their index in the operator's input. Names of outputs come with the specs, types are derived
+//! here, by Flink's rules, so that a planner can ask ([`AggregateFunction::result_type`]) instead of repeating them.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
+use thiserror::Error;
+
+/// Why an operator cannot be made from its spec. It is the plan's fault, never the data's.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+pub enum SpecError {
+    /// A column index beyond the input.
+    #[error("column {index} does not exist: the input has {columns} columns")]
+    NoSuchColumn { index: usize, columns: usize },
+    /// The function does not take this type.
+    #[error("{function} does not take {argument}")]
+    UnsupportedArgument { function: &'static str, argument: DataType },
+    /// The function needs an argument, or takes none.
+    #[error("{function} {problem}")]
+    BadArguments { function: &'static str, problem: &'static str },
+    /// A column has the wrong type for its part.
+    #[error("column `{column}` is {found}, and {role} must be {expected}")]
+    WrongType { column: String, role: &'static str, found: DataType, expected: &'static str },
+    /// A group or partition column, or a row to be kept, holds a type that has no state encoding.
+    #[error("column `{column}` of type {found} cannot be kept in state")]
+    NotStorable { column: String, found: DataType },
+    /// A window whose size, slide or offset makes no sense.
+    #[error("window: {0}")]
+    BadWindow(String),
+    /// More variants of one DISTINCT column than a mask has bits.
+    #[error("{0} different FILTER clauses on one DISTINCT column: at most 64 are possible")]
+    TooManyDistinctFilters(usize),
+    /// What is not there yet.
+    #[error("not supported: {0}")]
+    Unsupported(String),
+}
+
+/// The aggregate functions whose state is ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AggregateFunction {
+    /// `COUNT(*)`: rows.
+    CountStar,
+    /// `COUNT(x)`: rows in which x is not null.
+    Count,
+    Sum,
+    Avg,
+    Min,
+    Max,
+}
+
+/// The largest precision of a decimal, and that of every sum and mean of decimals.
+pub const MAX_DECIMAL_PRECISION: u8 = 38;
+
+/// The least scale of a mean of decimals.
+const AVG_DECIMAL_SCALE: i8 = 6;
+
+impl AggregateFunction {
+    /// The function's name in SQL.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::CountStar => "COUNT(*)",
+            Self::Count => "COUNT",
+            Self::Sum => "SUM",
+            Self::Avg => "AVG",
+            Self::Min => "MIN",
+            Self::Max => "MAX",
+        }
+    }
+
+    /// The type of the result, by Flink's rules: SUM and AVG keep an integer's or float's type, decimals widen to 38
+    /// digits, COUNT is a BIGINT.
+    pub fn result_type(self, argument: Option<&DataType>) -> Result<DataType, SpecError> {
+        let function = self.name();
+        let argument = match (self, argument) {
+            (Self::CountStar, None) => return Ok(DataType::Int64),
+            (Self::CountStar, Some(_)) => {
+                return Err(SpecError::BadArguments { function, problem: "takes no argument" });
+            }
+            (_, None) => return Err(SpecError::BadArguments { function, problem: "needs an argument" }),
+            (Self::Count, Some(_)) => return Ok(DataType::Int64),
+            (_, Some(argument)) => argument,
+        };
+        match self {
+            Self::Sum if argument.is_numeric() => match argument {
+                DataType::Decimal128(_, scale) => Ok(DataType::Decimal128(MAX_DECIMAL_PRECISION, *scale)),
+                t if is_plain_number(t) => Ok(t.clone()),
+                t => Err(SpecError::UnsupportedArgument { function, argument: t.clone() }),
+            },
+            Self::Avg if argument.is_numeric() => match argument {
+                DataType::Decimal128(_, scale) => {
+                    Ok(DataType::Decimal128(MAX_DECIMAL_PRECISION, (*scale).max(AVG_DECIMAL_SCALE)))
+                }
+                t if is_plain_number(t) => Ok(t.clone()),
+                t => Err(SpecError::UnsupportedArgument { function, argument: t.clone() }),
+            },
+            Self::Min | Self::Max if is_ordered(argument) => Ok(argument.clone()),
+            _ => Err(SpecError::UnsupportedArgument { function, argument: argument.clone() }),
+        }
+    }
+
+    /// Whether the result can be NULL: a count never is.
+    pub fn nullable(self) -> bool {
+        !matches!(self, Self::CountStar | Self::Count)
+    }
+}
+
+/// Integers that fit 64 bits signed, and floats.
+pub(crate) fn is_plain_number(t: &DataType) -> bool {
+    matches!(
+        t,
+        DataType::Int8
+            | DataType::Int16
+            | DataType::Int32
+            | DataType::Int64
+            | DataType::UInt8
+            | DataType::UInt16
+            | DataType::UInt32
+            | DataType::Float32
+            | DataType::Float64
+    )
+}
+
+/// Types that MIN and MAX compare.
+pub(crate) fn is_ordered(t: &DataType) -> bool {
+    is_plain_number(t)
+        || matches!(
+            t,
+            DataType::Decimal128(..)
+                | DataType::Boolean
+                | DataType::Date32
+                | DataType::Date64
+                | DataType::Time32(_)
+                | DataType::Time64(_)
+                | DataType::Timestamp(..)
+                | DataType::Duration(_)
+        )
+        || is_bytes(t)
+}
+
+/// Strings and binaries.
+pub(crate) fn is_bytes(t: &DataType) -> bool {
+    matches!(
+        t,
+        DataType::Utf8
+            | DataType::LargeUtf8
+            | DataType::Utf8View
+            | DataType::Binary
+            | DataType::LargeBinary
+            | DataType::BinaryView
+    )
+}
+
+/// One aggregate of a SELECT list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AggregateSpec {
+    /// The output column's name.
+    pub name: String,
+    pub function: AggregateFunction,
+    /// The input column aggregated; none for `COUNT(*)`.
+    pub argument: Option<usize>,
+    pub distinct: bool,
+    /// The FILTER clause: a Boolean input column, null meaning no.
+    pub filter: Option<usize>,
+}
+
+impl AggregateSpec {
+    /// `COUNT(*)`.
+    pub fn count_star(name: impl Into<String>) -> Self {
+        let function = AggregateFunction::CountStar;
+        Self { name: name.into(), function, argument: None, distinct: false, filter: None }
+    }
+
+    /// `function(argument)`.
+    pub fn new(name: impl Into<String>, function: AggregateFunction, argument: usize) -> Self {
+        Self { name: name.into(), function, argument: Some(argument), distinct: false, filter: None }
+    }
+
+    /// The same, over the distinct values only.
+    #[must_use]
+    pub fn distinct(mut self) -> Self {
+        self.distinct = true;
+        self
+    }
+
+    /// The same, over the rows in which this column is true.
+    #[must_use]
+    pub fn filter(mut self, column: usize) -> Self {
+        self.filter = Some(column);
+        self
+    }
+}
+
+/// GROUP BY and its aggregates: what the local, keyed and windowed aggregation have in common.
+#[derive(Debug, Clone)]
+pub struct Aggregation {
+    /// The rows that are aggregated. With pre-aggregation too, the schema *before* it.
+    pub input: SchemaRef,
+    /// The group columns; none is the global aggregate.
+    pub group: Vec<usize>,
+    pub aggregates: Vec<AggregateSpec>,
+}
+
+impl Aggregation {
+    /// Checks indexes and types.
+    pub fn check(&self) -> Result<(), SpecError> {
+        for &column in &self.group {
+            self.field(column)?;
+        }
+        for a in &self.aggregates {
+            let argument = a.argument.map(|c| self.field(c)).transpose()?;
+            a.function.result_type(argument.map(Field::data_type))?;
+            if let Some(filter) = a.filter {
+                let field = self.field(filter)?;
+                if field.data_type() != &DataType::Boolean {
+                    return Err(SpecError::WrongType {
+                        column: field.name().clone(),
+                        role: "a FILTER",
+                        found: field.data_type().clone(),
+                        expected: "BOOLEAN",
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The input's field at `index`.
+    pub fn field(&self, index: usize) -> Result<&Field, SpecError> {
+        field(&self.input, index)
+    }
+
+    /// The output's fields: the group columns, then the aggregates.
+    pub fn output_fields(&self) -> Result<Vec<Field>, SpecError> {
+        let mut fields = Vec::with_capacity(self.group.len() + self.aggregates.len());
+        for &column in &self.group {
+            fields.push(self.field(column)?.clone());
+        }
+        for a in &self.aggregates {
+            let argument = a.argument.map(|c| self.field(c)).transpose()?;
+            let result = a.function.result_type(argument.map(Field::data_type))?;
+            fields.push(Field::new(&a.name, result, a.function.nullable()));
+        }
+        Ok(fields)
+    }
+}
+
+pub(crate) fn field(schema: &Schema, index: usize) -> Result<&Field, SpecError> {
+    let columns = schema.fields().len();
+    schema.fields().get(index).map(AsRef::as_ref).ok_or(SpecError::NoSuchColumn { index, columns })
+}
+
+/// What an aggregation's rows are when they reach it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AggregateInput {
+    /// The rows of [`Aggregation::input`].
+    #[default]
+    Rows,
+    /// The partial results of a [`LocalAggregate`](crate::LocalAggregate) over the same [`Aggregation`]. Their group
+    /// columns are the first columns, in the order of [`Aggregation::group`].
+    Partials,
+}
+
+/// The updating aggregation of an unbounded GROUP BY.
+#[derive(Debug, Clone)]
+pub struct KeyedAggregateSpec {
+    pub aggregation: Aggregation,
+    pub input: AggregateInput,
+    /// Whether the input may update and delete. Not supported yet.
+    pub retract_input: bool,
+    /// Whether −U rows are sent before +U rows. Only a consumer that knows its rows by key can do without.
+    pub update_before: bool,
+}
+
+/// How event time is cut into windows, all in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowShape {
+    pub size: i64,
+    /// The distance between two windows' starts; the size itself for TUMBLE.
+    pub slide: i64,
+    pub offset: i64,
+}
+
+impl WindowShape {
+    /// `TUMBLE(size)`.
+    pub fn tumble(size: i64) -> Self {
+        Self { size, slide: size, offset: 0 }
+    }
+
+    /// `HOP(slide, size)`.
+    pub fn hop(slide: i64, size: i64) -> Self {
+        Self { size, slide, offset: 0 }
+    }
+
+    /// The same, moved by an offset.
+    #[must_use]
+    pub fn with_offset(mut self, offset: i64) -> Self {
+        self.offset = offset;
+        self
+    }
+
+    /// Checks that size and slide are positive, and that no row falls between two windows.
+    pub fn check(&self) -> Result<(), SpecError> {
+        if self.size <= 0 || self.slide <= 0 {
+            return Err(SpecError::BadWindow(format!(
+                "size {} ms and slide {} ms must be positive",
+                self.size, self.slide
+            )));
+        }
+        if self.slide > self.size {
+            return Err(SpecError::BadWindow(format!(
+                "a slide of {} ms is longer than the size of {} ms, so rows would fall between windows",
+                self.slide, self.size
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// What a window measures time with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimeSource {
+    /// A timestamp column of the input.
+    Event(usize),
+    /// The clock when a row arrives.
+    Processing,
+}
+
+/// An aggregation over windows: emits once a window, when the window's time has passed.
+#[derive(Debug, Clone)]
+pub struct WindowAggregateSpec {
+    pub aggregation: Aggregation,
+    pub input: AggregateInput,
+    pub window: WindowShape,
+    /// In terms of [`Aggregation::input`], also when the rows come as partials.
+    pub time: TimeSource,
+}
+
+/// Pre-aggregation before an exchange.
+#[derive(Debug, Clone)]
+pub struct LocalAggregateSpec {
+    pub aggregation: Aggregation,
+    /// The window, for a [`WindowAggregateSpec`]; none for the unbounded aggregation.
+    pub window: Option<(WindowShape, TimeSource)>,
+}
+
+/// The window columns of a window table function without aggregation.
+#[derive(Debug, Clone)]
+pub struct WindowAssignSpec {
+    pub input: SchemaRef,
+    pub window: WindowShape,
+    pub time: TimeSource,
+}
+
+/// Which row of a key `ROW_NUMBER() … = 1` keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// `ORDER BY t ASC`: the earliest; of equals the one that came first.
+    First,
+    /// `ORDER BY t DESC`: the latest; of equals the one that came last.
+    Last,
+}
+
+/// `ROW_NUMBER() OVER (PARTITION BY keys ORDER BY t) = 1`.
+#[derive(Debug, Clone)]
+pub struct DeduplicateSpec {
+    /// Input and output are the same.
+    pub input: SchemaRef,
+    /// The partition columns.
+    pub keys: Vec<usize>,
+    pub order: TimeSource,
+    pub keep: Keep,
+    /// Whether −U rows are sent before +U rows.
+    pub update_before: bool,
+}
+
+/// `window_start`, `window_end`, `window_time`, as Flink types them: the first two are plain timestamps, the third has
+/// the type of the time attribute.
+pub fn window_fields(input: &Schema, time: TimeSource) -> Result<Vec<Field>, SpecError> {
+    let plain = DataType::Timestamp(TimeUnit::Millisecond, None);
+    let zone = match time {
+        TimeSource::Processing => None,
+        TimeSource::Event(column) => {
+            let field = field(input, column)?;
+            match field.data_type() {
+                DataType::Timestamp(_, zone) => zone.clone(),
+                found => {
+                    return Err(SpecError::WrongType {
+                        column: field.name().clone(),
+                        role: "a time attribute",
+                        found: found.clone(),
+                        expected: "a TIMESTAMP",
+                    });
+                }
+            }
+        }
+    };
+    Ok(vec![
+        Field::new("window_start", plain.clone(), false),
+        Field::new("window_end", plain, false),
+        Field::new("window_time", DataType::Timestamp(TimeUnit::Millisecond, zone), false),
+    ])
+}
+
+/// A schema of these fields.
+pub(crate) fn schema_of(fields: Vec<Field>) -> SchemaRef {
+    Arc::new(Schema::new(Fields::from(fields)))
+}

@@ -1,0 +1,135 @@
+//! The functions that a script may call: Flink's names, with Flink's meaning. Where DataFusion's function of that name means
+//! the same it is taken; where it does not, ours stands in its place; what is not listed does not exist.
+
+pub mod aggregate;
+pub mod pattern;
+pub mod rewrite;
+pub mod text;
+pub mod time;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion_expr::{AggregateUDF, ScalarUDF, WindowUDF};
+use datafusion_functions::{core, math, string, unicode};
+
+/// Functions by their names in lower case.
+#[derive(Clone, Debug, Default)]
+pub struct Functions {
+    /// A value for each row.
+    pub scalar: BTreeMap<String, Arc<ScalarUDF>>,
+    /// A value for each group.
+    pub aggregate: BTreeMap<String, Arc<AggregateUDF>>,
+    /// A value for each row, from its partition.
+    pub window: BTreeMap<String, Arc<WindowUDF>>,
+}
+
+impl Functions {
+    /// Those of this crate.
+    pub fn builtin() -> Self {
+        let mut functions = Self::default();
+        for function in datafusion_ones() {
+            functions.add(function);
+        }
+        // TRIM, CHAR_LENGTH and the like have several names; these are Flink's that DataFusion lacks.
+        for (name, function) in [
+            ("trim", string::btrim()),
+            ("char_length", unicode::character_length()),
+            ("character_length", unicode::character_length()),
+            ("substring", unicode::substr()),
+            ("substr", unicode::substr()),
+            ("ifnull", core::nvl()),
+            ("locate", unicode::strpos()),
+        ] {
+            functions.scalar.insert(name.to_string(), function);
+        }
+        for function in time::functions().into_iter().chain(text::functions()).chain(rewrite::functions()) {
+            functions.add(Arc::new(function));
+        }
+        for function in aggregate::functions() {
+            functions.aggregate.insert(function.name().to_string(), Arc::new(function));
+        }
+        let row_number = datafusion_functions_window::row_number::row_number_udwf();
+        functions.window.insert(row_number.name().to_string(), row_number);
+        functions
+    }
+
+    /// Adds a function under its name and its aliases; a user's own takes the place of one that is there.
+    pub fn add(&mut self, function: Arc<ScalarUDF>) {
+        for alias in function.aliases() {
+            self.scalar.insert(alias.to_ascii_lowercase(), Arc::clone(&function));
+        }
+        self.scalar.insert(function.name().to_ascii_lowercase(), function);
+    }
+
+    /// The function of this name.
+    pub fn scalar(&self, name: &str) -> Option<Arc<ScalarUDF>> {
+        self.scalar.get(name).cloned()
+    }
+
+    /// Whether any function has this name.
+    pub fn knows(&self, name: &str) -> bool {
+        self.scalar.contains_key(name) || self.aggregate.contains_key(name) || self.window.contains_key(name)
+    }
+
+    /// All names that a user may write, in upper case.
+    pub fn names(&self) -> Vec<String> {
+        self.scalar
+            .keys()
+            .chain(self.aggregate.keys())
+            .chain(self.window.keys())
+            .filter(|name| !name.starts_with('$'))
+            .map(|name| name.to_ascii_uppercase())
+            .collect()
+    }
+}
+
+/// Those of DataFusion that mean in Flink what they mean there.
+fn datafusion_ones() -> Vec<Arc<ScalarUDF>> {
+    vec![
+        core::coalesce(),
+        core::nullif(),
+        core::get_field(),
+        string::ascii(),
+        string::btrim(),
+        string::chr(),
+        string::ends_with(),
+        string::lower(),
+        string::ltrim(),
+        string::repeat(),
+        string::replace(),
+        string::rtrim(),
+        string::starts_with(),
+        string::upper(),
+        unicode::initcap(),
+        unicode::left(),
+        unicode::lpad(),
+        unicode::reverse(),
+        unicode::right(),
+        unicode::rpad(),
+        unicode::strpos(),
+        unicode::translate(),
+        math::abs(),
+        math::acos(),
+        math::asin(),
+        math::atan(),
+        math::atan2(),
+        math::cos(),
+        math::cosh(),
+        math::cot(),
+        math::degrees(),
+        math::exp(),
+        math::ln(),
+        math::log10(),
+        math::log2(),
+        math::pi(),
+        math::radians(),
+        math::round(),
+        math::signum(),
+        math::sin(),
+        math::sinh(),
+        math::sqrt(),
+        math::tan(),
+        math::tanh(),
+    ]
+}

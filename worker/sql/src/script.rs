@@ -1,0 +1,464 @@
+//! Statement after statement: tables and views into the catalog, each INSERT into stages.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use datafusion_common::{Column as ColumnName, ScalarValue};
+use datafusion_expr::{Expr, ExprSchemable, LogicalPlan, Projection};
+use datafusion_sql::sqlparser::ast::Ident;
+use weir_engine::{PlanWarning, SinkNode, Stage};
+use weir_protocol::settings::PlanRequest;
+
+use crate::catalog::{Catalog, Column, Names, Origin, Table, View, Watermark};
+use crate::check::{check_expr, check_query, unknown_column};
+use crate::columns::{Time, of_expr};
+use crate::dialect::{ColumnKind, CreateTable, CreateView, Insert, Statement, parse_script};
+use crate::error::{Place, PlanError, suggest};
+use crate::exprs::{cast_to, plan_expr, plan_query, unqualified};
+use crate::flow::Flow;
+use crate::identity::identity;
+use crate::lower::Lowering;
+use crate::optimize::{analyze, optimize};
+use crate::settings::Settings;
+use crate::types::{casts_implicitly, flink_name};
+
+/// What a script comes to.
+pub struct Planned {
+    /// The stages of all INSERTs.
+    pub stages: Vec<Stage>,
+    /// What a user should know.
+    pub warnings: Vec<PlanWarning>,
+    /// All that the stages do not say about how they run.
+    pub details: Vec<String>,
+}
+
+/// Plans the script.
+pub fn plan_script(request: &PlanRequest, catalog: &Catalog) -> Result<Planned, PlanError> {
+    let mut script = Script {
+        catalog,
+        base_dir: Path::new(&request.base_dir),
+        names: Names::new(catalog.functions.clone()),
+        settings: Settings::default(),
+        stages: Vec::new(),
+        warnings: Vec::new(),
+        details: Vec::new(),
+    };
+    let mut inserts = Vec::new();
+    let mut end = Place { line: 1, column: 1 };
+    for statement in parse_script(&request.script)? {
+        match statement {
+            Statement::CreateTable(table) => {
+                end = table.name.span.into();
+                script.create_table(table)?;
+            }
+            Statement::CreateView(view) => {
+                end = view.name.span.into();
+                script.create_view(view)?;
+            }
+            Statement::Set { key, value, place } => {
+                end = place;
+                script.settings.set(&key, &value, place)?;
+            }
+            Statement::Insert(insert) => inserts.push(insert),
+        }
+    }
+    if inserts.is_empty() {
+        return Err(PlanError::new(end, "the script inserts nothing", "add INSERT INTO <table> SELECT … FROM …"));
+    }
+    for insert in inserts {
+        script.insert(insert)?;
+    }
+    script.tell_apart();
+    Ok(Planned { stages: script.stages, warnings: script.warnings, details: script.details })
+}
+
+struct Script<'a> {
+    catalog: &'a Catalog,
+    base_dir: &'a Path,
+    names: Names,
+    settings: Settings,
+    stages: Vec<Stage>,
+    warnings: Vec<PlanWarning>,
+    details: Vec<String>,
+}
+
+impl Script<'_> {
+    /// Refuses a name that is taken; says whether to go on.
+    fn is_free(&self, name: &Ident, if_not_exists: bool) -> Result<bool, PlanError> {
+        if !self.names.has(&name.value) {
+            return Ok(true);
+        }
+        if if_not_exists {
+            return Ok(false);
+        }
+        Err(PlanError::new(
+            name.span,
+            format!("there is a table or view {} already", name.value),
+            "give this one another name",
+        ))
+    }
+
+    fn create_table(&mut self, create: CreateTable) -> Result<(), PlanError> {
+        if !self.is_free(&create.name, create.if_not_exists)? {
+            return Ok(());
+        }
+        let table = self.table(create)?;
+        self.names.add_table(table);
+        Ok(())
+    }
+
+    fn table(&self, create: CreateTable) -> Result<Table, PlanError> {
+        let place = Place::from(create.name.span);
+        let mut seen = BTreeSet::new();
+        for column in &create.columns {
+            if !seen.insert(column.name.value.clone()) {
+                return Err(PlanError::new(
+                    column.name.span,
+                    format!("the table has two columns {}", column.name.value),
+                    "give one of them another name",
+                ));
+            }
+        }
+        let mut physical: Vec<Field> = Vec::new();
+        for column in &create.columns {
+            if let ColumnKind::Physical { data_type, nullable } = &column.kind {
+                let is_key = create.primary_key.iter().any(|key| key.value == column.name.value);
+                physical.push(Field::new(&column.name.value, data_type.clone(), *nullable && !is_key));
+            }
+        }
+        if physical.is_empty() {
+            return Err(PlanError::new(place, "the table has no column that is read or written", "declare one"));
+        }
+        let physical: SchemaRef = Arc::new(Schema::new(physical));
+        let input = unqualified(&physical).map_err(|error| PlanError::from_planner(&error, place))?;
+        let mut columns = Vec::new();
+        let mut fields: Vec<Field> = Vec::new();
+        let mut column_places = Vec::new();
+        for column in create.columns {
+            let at = Place::from(column.name.span);
+            let name = column.name.value;
+            let (origin, field, time) = match column.kind {
+                ColumnKind::Physical { .. } => {
+                    let index = physical.index_of(&name).map_err(|error| PlanError::new(at, error.to_string(), ""))?;
+                    (Origin::Physical(index), physical.field(index).clone(), None)
+                }
+                ColumnKind::Computed(mut expr) => {
+                    check_expr(&mut expr, self.names.functions(), at)?;
+                    let expr = plan_expr(*expr, &input, &self.names, at)?;
+                    let data_type = expr.get_type(&input).map_err(|error| PlanError::from_planner(&error, at))?;
+                    let empty = LogicalPlan::default();
+                    let time = of_expr(&expr, &empty, &[]).time;
+                    (Origin::Computed(expr), Field::new(&name, data_type, true), time)
+                }
+            };
+            columns.push(Column { origin, time });
+            fields.push(field);
+            column_places.push(at);
+        }
+        let primary_key = create
+            .primary_key
+            .iter()
+            .map(|key| {
+                physical.index_of(&key.value).map_err(|_| {
+                    let known = physical.fields().iter().map(|field| field.name().as_str());
+                    unknown_column(&key.value, &create.name.value, key.span.into(), known)
+                })
+            })
+            .collect::<Result<Vec<usize>, PlanError>>()?;
+        let mut table = Table {
+            name: create.name.value,
+            place,
+            columns,
+            schema: Arc::new(Schema::new(fields)),
+            physical,
+            watermark: None,
+            primary_key,
+            options: create.options,
+            column_places,
+        };
+        if let Some(watermark) = create.watermark {
+            self.watermark(&mut table, watermark)?;
+        }
+        Ok(table)
+    }
+
+    fn watermark(&self, table: &mut Table, watermark: crate::dialect::WatermarkDef) -> Result<(), PlanError> {
+        let at = Place::from(watermark.column.span);
+        let name = &watermark.column.value;
+        let Ok(column) = table.schema.index_of(name) else {
+            let known = table.schema.fields().iter().map(|field| field.name().as_str());
+            return Err(unknown_column(name, &table.name, at, known));
+        };
+        let data_type = table.schema.field(column).data_type();
+        if !matches!(data_type, DataType::Timestamp(TimeUnit::Millisecond, _)) {
+            return Err(PlanError::new(
+                at,
+                format!("the column {name} is {}, and event time is TIMESTAMP(3) or TIMESTAMP_LTZ(3)", flink_name(data_type)),
+                match data_type {
+                    DataType::Timestamp(..) => format!("declare {name} TIMESTAMP(3)"),
+                    DataType::Int64 => format!("add a computed column: t AS TO_TIMESTAMP_LTZ({name}, 3), and declare the watermark for t"),
+                    _ => format!("add a computed column: t AS CAST({name} AS TIMESTAMP(3)), and declare the watermark for t"),
+                },
+            ));
+        }
+        let mut expr = watermark.expr;
+        let place = watermark.place;
+        check_expr(&mut expr, self.names.functions(), place)?;
+        let input = unqualified(&table.schema).map_err(|error| PlanError::from_planner(&error, place))?;
+        let expr = plan_expr(*expr, &input, &self.names, place)?;
+        let expr_type = expr.get_type(&input).map_err(|error| PlanError::from_planner(&error, place))?;
+        if !matches!(expr_type, DataType::Timestamp(..)) {
+            return Err(PlanError::new(
+                place,
+                format!("the watermark is {}, and not a TIMESTAMP", flink_name(&expr_type)),
+                format!("write WATERMARK FOR {name} AS {name} - INTERVAL '5' SECOND"),
+            ));
+        }
+        table.columns[column].time = Some(Time::Event);
+        table.watermark = Some(Watermark { column, expr });
+        Ok(())
+    }
+
+    fn create_view(&mut self, create: CreateView) -> Result<(), PlanError> {
+        if !self.is_free(&create.name, create.if_not_exists)? {
+            return Ok(());
+        }
+        let place = Place::from(create.name.span);
+        let mut query = *create.query;
+        check_query(&mut query, self.names.functions(), place)?;
+        let mut plan = plan_query(query, &self.names, place)?;
+        if !create.columns.is_empty() {
+            let width = plan.schema().fields().len();
+            if create.columns.len() != width {
+                return Err(PlanError::new(
+                    create.columns[0].span,
+                    format!("the view names {} columns, and its query has {width}", create.columns.len()),
+                    "name each column once",
+                ));
+            }
+            let exprs: Vec<Expr> = plan
+                .schema()
+                .iter()
+                .zip(&create.columns)
+                .map(|(field, name)| Expr::Column(ColumnName::from(field)).alias(&name.value))
+                .collect();
+            let renamed = Projection::try_new(exprs, Arc::new(plan));
+            plan = LogicalPlan::Projection(renamed.map_err(|error| PlanError::from_planner(&error, place))?);
+        }
+        // What is wrong with the view's types is said where the view is, and not where it is used.
+        analyze(plan.clone(), place)?;
+        self.names.add_view(create.name.value, View::new(plan));
+        Ok(())
+    }
+
+    fn insert(&mut self, insert: Insert) -> Result<(), PlanError> {
+        let at = Place::from(insert.table.span);
+        let name = &insert.table.value;
+        let Some(sink) = self.names.table(name).map(Arc::clone) else {
+            if self.names.is_view(name) {
+                return Err(PlanError::new(at, format!("{name} is a view"), "insert into a table"));
+            }
+            let remedy = suggest(name, "tables", self.names.table_names());
+            return Err(PlanError::new(at, format!("there is no table {name}"), remedy));
+        };
+        let mut query = *insert.query;
+        check_query(&mut query, self.names.functions(), insert.place)?;
+        let place = Place::from(datafusion_sql::sqlparser::ast::Spanned::span(&query)).or(insert.place);
+        let items = item_places(&query);
+        let plan = analyze(plan_query(query, &self.names, place)?, place)?;
+        let target = targets(&insert.columns, &sink)?;
+        let plan = into_sink(plan, &sink, &target, place, at, &items)?;
+        let plan = optimize(plan, place)?;
+        tracing::debug!(plan = %plan.display_indent(), "optimised");
+
+        let mut lowering = Lowering {
+            settings: &self.settings,
+            connectors: &self.catalog.connectors,
+            base_dir: self.base_dir,
+            owner: sink.name.clone(),
+            place,
+            update_before: true,
+            stages: std::mem::take(&mut self.stages),
+            warnings: std::mem::take(&mut self.warnings),
+        };
+        let mut flow = lower_into(&mut lowering, &plan, &sink)?;
+        let mut spec = sink.spec(self.base_dir);
+        spec.updating = flow.updating.is_some();
+        let factory = self.catalog.connectors.sink(&spec).map_err(|error| {
+            let refused = sink.refused(&error);
+            // That the rows are updated is the query's doing, not the declaration's.
+            if spec.updating && error.option().is_none() && error.column().is_none() {
+                PlanError::new(at, refused.message, refused.remedy)
+            } else {
+                refused
+            }
+        })?;
+        let connector = spec.options.get("connector").map_or("", String::as_str);
+        let node = SinkNode {
+            identity: identity("sink", &[&sink.name, connector]),
+            name: sink.name.clone(),
+            sink: factory,
+            input: Arc::clone(&sink.physical),
+        };
+        flow.schema = Arc::clone(&sink.physical);
+        self.details.push(format!("{} {:?}", flow.rows, flow.meaning));
+        flow.close(Some(node), &mut lowering.stages);
+        self.stages = lowering.stages;
+        self.warnings = lowering.warnings;
+        self.describe(&sink);
+        Ok(())
+    }
+
+    /// Options and settings are part of how a plan runs.
+    fn describe(&mut self, sink: &Table) {
+        let mut tables: Vec<&Table> = self.names.table_names().filter_map(|name| self.names.table(name)).map(Arc::as_ref).collect();
+        tables.retain(|table| {
+            table.name == sink.name
+                || self.stages.iter().any(|stage| match &stage.head {
+                    weir_engine::StageHead::Source(source) => source.name == table.name,
+                    weir_engine::StageHead::Inputs(_) => false,
+                })
+        });
+        for table in tables {
+            let options: Vec<String> =
+                table.options.iter().map(|option| format!("{}={}", option.key, option.value)).collect();
+            let watermark = table.watermark.as_ref().map_or_else(String::new, |watermark| watermark.expr.to_string());
+            self.details.push(format!("{} {options:?} {watermark}", table.name));
+        }
+        self.details.push(format!("{:?}", self.settings));
+    }
+
+    /// Two operators of the same meaning keep two states: the later one gets a number behind its identity.
+    fn tell_apart(&mut self) {
+        let mut seen = BTreeSet::new();
+        let mut unique = |identity: &mut String| {
+            let mut number = 2;
+            let original = identity.clone();
+            while !seen.insert(identity.clone()) {
+                *identity = format!("{original}-{number}");
+                number += 1;
+            }
+        };
+        for stage in &mut self.stages {
+            unique(&mut stage.identity);
+            if let weir_engine::StageHead::Source(source) = &mut stage.head {
+                unique(&mut source.identity);
+            }
+            for operator in &mut stage.operators {
+                unique(&mut operator.identity);
+            }
+            if let Some(sink) = &mut stage.sink {
+                unique(&mut sink.identity);
+            }
+        }
+    }
+}
+
+/// Where each item of the SELECT list stands.
+fn item_places(query: &datafusion_sql::sqlparser::ast::Query) -> Vec<Place> {
+    use datafusion_sql::sqlparser::ast::{SelectItem, SetExpr, Spanned};
+    let SetExpr::Select(select) = query.body.as_ref() else { return Vec::new() };
+    let has_wildcard = select
+        .projection
+        .iter()
+        .any(|item| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)));
+    if has_wildcard { Vec::new() } else { select.projection.iter().map(|item| item.span().into()).collect() }
+}
+
+/// The sink's columns that are written, in the order of the query's.
+fn targets(columns: &[Ident], sink: &Table) -> Result<Vec<usize>, PlanError> {
+    if columns.is_empty() {
+        return Ok((0..sink.physical.fields().len()).collect());
+    }
+    let mut targets = Vec::with_capacity(columns.len());
+    for column in columns {
+        let known = sink.physical.fields().iter().map(|field| field.name().as_str());
+        let index = sink
+            .physical
+            .index_of(&column.value)
+            .map_err(|_| unknown_column(&column.value, &sink.name, column.span.into(), known))?;
+        if targets.contains(&index) {
+            return Err(PlanError::new(column.span, format!("the column {} is named twice", column.value), "name it once"));
+        }
+        targets.push(index);
+    }
+    for (index, field) in sink.physical.fields().iter().enumerate() {
+        if !field.is_nullable() && !targets.contains(&index) {
+            return Err(PlanError::new(
+                columns[0].span,
+                format!("the column {} of {} is NOT NULL and gets no value", field.name(), sink.name),
+                "name it, and select a value for it",
+            ));
+        }
+    }
+    Ok(targets)
+}
+
+/// The query's columns as the sink's: counted, cast where that needs no CAST, named.
+fn into_sink(
+    plan: LogicalPlan,
+    sink: &Table,
+    targets: &[usize],
+    place: Place,
+    table: Place,
+    items: &[Place],
+) -> Result<LogicalPlan, PlanError> {
+    let given = plan.schema().fields().len();
+    let fields = sink.physical.fields();
+    if given != targets.len() {
+        let names: Vec<&str> = targets.iter().map(|&target| fields[target].name().as_str()).collect();
+        return Err(PlanError::new(
+            table,
+            format!("the query gives {given} columns, and {} takes {}", sink.name, targets.len()),
+            format!("select one value for each of {}", names.join(", ")),
+        ));
+    }
+    let schema = Arc::clone(plan.schema());
+    let mut exprs = Vec::with_capacity(fields.len());
+    for (index, field) in fields.iter().enumerate() {
+        let Some(position) = targets.iter().position(|&target| target == index) else {
+            let null = ScalarValue::try_new_null(field.data_type()).map_err(|error| PlanError::from_planner(&error, place))?;
+            exprs.push(Expr::Literal(null, None).alias(field.name()));
+            continue;
+        };
+        let from = schema.field(position).data_type();
+        if !casts_implicitly(from, field.data_type()) {
+            let at = items.get(position).copied().filter(|at| at.is_known()).unwrap_or(place);
+            let to = flink_name(field.data_type());
+            return Err(PlanError::new(
+                at,
+                format!(
+                    "column {} of {} is {to}, and the query gives {} ({})",
+                    field.name(),
+                    sink.name,
+                    schema.field(position).name(),
+                    flink_name(from)
+                ),
+                format!("write CAST(… AS {to}), or declare the column {}", flink_name(from)),
+            ));
+        }
+        let column = Expr::Column(ColumnName::from(schema.qualified_field(position)));
+        let cast = cast_to(column, field.data_type(), &schema).map_err(|error| PlanError::from_planner(&error, place))?;
+        exprs.push(cast.alias(field.name()));
+    }
+    Projection::try_new(exprs, Arc::new(plan))
+        .map(LogicalPlan::Projection)
+        .map_err(|error| PlanError::from_planner(&error, place))
+}
+
+/// Lowers the plan so that the last operator puts out the sink's own schema.
+fn lower_into(lowering: &mut Lowering<'_>, plan: &LogicalPlan, sink: &Table) -> Result<Flow, PlanError> {
+    let output = Some(Arc::clone(&sink.physical));
+    if let LogicalPlan::Projection(projection) = plan {
+        let mut flow = lowering.lower(&projection.input)?;
+        let columns = lowering.computed(&flow, &projection.expr, projection.input.schema(), &projection.schema)?;
+        flow.project(columns, output)?;
+        return Ok(flow);
+    }
+    let mut flow = lowering.lower(plan)?;
+    let columns = (0..sink.physical.fields().len()).map(|column| flow.pass(column)).collect();
+    flow.project(columns, output)?;
+    Ok(flow)
+}

@@ -1,0 +1,299 @@
+//! A table of one operator that is cut into slices of time: (slice end, key) → row. Windows share slices; firing reads them
+//! in pieces, and expiry deletes them whole.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use crate::{
+    error::StateError,
+    frozen::{Frozen, FrozenTable},
+    keys::Keys,
+    layout::{Space, StateId},
+    store::Store,
+    subtask::Shared,
+    table::{RowLayout, Slot, retry_at},
+};
+
+/// Stores with fewer bytes than this are not worth being evicted.
+const SMALL: usize = 16 << 10;
+
+/// All rows of one sliced state of an operator in one subtask. It belongs to the operator's thread, and is bounded in memory
+/// as [`Table`](crate::Table) is.
+pub struct SliceTable {
+    shared: Arc<Shared>,
+    state: StateId,
+    layout: RowLayout,
+    /// Ascending by end.
+    slices: Vec<Slice>,
+    /// The slice that was asked for last.
+    last: usize,
+    /// Deleted slices that the backend still has.
+    deleted: BTreeSet<i64>,
+    retry_at: usize,
+}
+
+struct Slice {
+    end: i64,
+    store: Store,
+    /// A read has begun and not ended: slots must stay where they are.
+    reading: bool,
+}
+
+/// Where a read of a slice goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor(Place);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Place {
+    Memory { slot: u32 },
+    Backend { seen: u32, group: u32, after: Option<Vec<u8>> },
+}
+
+impl SliceTable {
+    /// `ends` are the slices that the backend has.
+    pub(crate) fn new(shared: Arc<Shared>, state: StateId, layout: RowLayout, ends: &BTreeSet<i64>) -> Self {
+        shared.memory.rows().join();
+        let slices = ends.iter().map(|&end| Slice {
+            end,
+            store: Store::new(shared.clone(), Space { state, slice: Some(end) }, layout, true),
+            reading: false,
+        });
+        Self { slices: slices.collect(), shared, state, layout, last: 0, deleted: BTreeSet::new(), retry_at: 0 }
+    }
+
+    #[inline]
+    fn find(&self, end: i64) -> Result<usize, usize> {
+        if self.slices.get(self.last).is_some_and(|slice| slice.end == end) {
+            return Ok(self.last);
+        }
+        self.slices.binary_search_by_key(&end, |slice| slice.end)
+    }
+
+    fn find_or_make(&mut self, end: i64) -> usize {
+        self.last = self.find(end).unwrap_or_else(|at| {
+            let space = Space { state: self.state, slice: Some(end) };
+            // A slice that was deleted before may still be in the backend, but not for us: the deletion is written first.
+            let in_backend = self.deleted.contains(&end);
+            let store = Store::new(self.shared.clone(), space, self.layout, in_backend).without_backend();
+            self.slices.insert(at, Slice { end, store, reading: false });
+            at
+        });
+        self.last
+    }
+
+    /// The store of a slice that the caller knows to exist: slots come from there.
+    #[inline]
+    fn at(&self, end: i64) -> &Store {
+        match self.find(end) {
+            Ok(at) => &self.slices[at].store,
+            Err(_) => unknown(end),
+        }
+    }
+
+    #[inline]
+    fn at_mut(&mut self, end: i64) -> &mut Store {
+        match self.find(end) {
+            Ok(at) => {
+                self.last = at;
+                &mut self.slices[at].store
+            }
+            Err(_) => unknown(end),
+        }
+    }
+
+    /// The slots in slice `slice_end` of all rows of `keys`, or of those in `rows`, to which `slots` is then parallel. Rows
+    /// that did not exist are made, and reported in `created`. Both vectors are cleared first.
+    pub fn upsert(
+        &mut self,
+        slice_end: i64,
+        keys: &Keys,
+        rows: Option<&[u32]>,
+        slots: &mut Vec<Slot>,
+        created: &mut Vec<Slot>,
+    ) -> Result<(), StateError> {
+        self.make_room()?;
+        let at = self.find_or_make(slice_end);
+        let store = &mut self.slices[at].store;
+        match rows {
+            None => store.upsert(keys, 0..keys.len(), slots, created),
+            Some(rows) => store.upsert(keys, rows.iter().map(|&row| row as usize), slots, created),
+        }
+    }
+
+    /// The slots in slice `slice_end` of the rows that exist; none is made.
+    pub fn get(
+        &mut self,
+        slice_end: i64,
+        keys: &Keys,
+        rows: Option<&[u32]>,
+        slots: &mut Vec<Option<Slot>>,
+    ) -> Result<(), StateError> {
+        self.make_room()?;
+        let Ok(at) = self.find(slice_end) else {
+            slots.clear();
+            slots.resize(rows.map_or(keys.len(), <[u32]>::len), None);
+            return Ok(());
+        };
+        self.last = at;
+        let store = &mut self.slices[at].store;
+        match rows {
+            None => store.get(keys, 0..keys.len(), slots),
+            Some(rows) => store.get(keys, rows.iter().map(|&row| row as usize), slots),
+        }
+    }
+
+    /// A row's bytes.
+    #[inline]
+    pub fn row(&self, slice_end: i64, slot: Slot) -> &[u8] {
+        self.at(slice_end).row(slot)
+    }
+
+    /// A row's bytes, to be changed: the row counts as written. Only for [`RowLayout::Fixed`].
+    #[inline]
+    pub fn row_mut(&mut self, slice_end: i64, slot: Slot) -> &mut [u8] {
+        self.at_mut(slice_end).row_mut(slot)
+    }
+
+    /// Sets a row's bytes; for [`RowLayout::Fixed`] exactly as many as a row has.
+    pub fn set(&mut self, slice_end: i64, slot: Slot, row: &[u8]) {
+        self.at_mut(slice_end).set(slot, row);
+    }
+
+    /// Removes a row.
+    pub fn remove(&mut self, slice_end: i64, slot: Slot) {
+        self.at_mut(slice_end).remove(slot);
+    }
+
+    /// A row's key, as canonical bytes.
+    #[inline]
+    pub fn key(&self, slice_end: i64, slot: Slot) -> &[u8] {
+        self.at(slice_end).key(slot)
+    }
+
+    /// The ends of all slices that hold anything, ascending. Known without reading the backend.
+    pub fn slices(&self) -> impl Iterator<Item = i64> {
+        self.slices.iter().filter(|slice| !slice.store.is_empty()).map(|slice| slice.end)
+    }
+
+    /// Visits up to `limit` rows of a slice from `cursor`, in no order, each once. Returns where to go on, `None` at the end.
+    /// Between the pieces anything may happen to the table; rows that are made or removed meanwhile may be visited or not.
+    /// A read that was begun is to be brought to its end, or the slice deleted: until then its rows stay in memory.
+    pub fn read(
+        &mut self,
+        slice_end: i64,
+        cursor: Option<Cursor>,
+        limit: usize,
+        f: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<Option<Cursor>, StateError> {
+        let Ok(at) = self.find(slice_end) else { return Ok(None) };
+        let groups = self.shared.groups.clone();
+        let Slice { store, reading, .. } = &mut self.slices[at];
+        let mut visit = |_: u16, key: &[u8], row: &[u8]| f(key, row);
+        let place = cursor.map_or(Place::Memory { slot: 0 }, |cursor| cursor.0);
+        let mut left = limit.max(1);
+        let (seen, first, mut after) = match place {
+            Place::Memory { slot } => {
+                let mut counted = |group: u16, key: &[u8], row: &[u8]| {
+                    left -= 1;
+                    visit(group, key, row);
+                };
+                let next = store.visit_memory(slot, limit.max(1), &mut counted);
+                if let Some(slot) = next {
+                    *reading = true;
+                    return Ok(Some(Cursor(Place::Memory { slot })));
+                }
+                if store.is_complete() {
+                    *reading = false;
+                    return Ok(None);
+                }
+                (store.slots(), groups.start, None)
+            }
+            Place::Backend { seen, group, after } => (seen, group, after),
+        };
+        for group in first..groups.end {
+            if left == 0 {
+                *reading = true;
+                return Ok(Some(Cursor(Place::Backend { seen, group, after: None })));
+            }
+            let (next, visited) = store.visit_backend(group as u16, after.take().as_deref(), seen, left, &mut visit)?;
+            left -= visited;
+            if next.is_some() {
+                *reading = true;
+                return Ok(Some(Cursor(Place::Backend { seen, group, after: next })));
+            }
+        }
+        *reading = false;
+        Ok(None)
+    }
+
+    /// Deletes a slice with all its rows. The backend's are deleted with the next persist, by range.
+    pub fn delete_slice(&mut self, slice_end: i64) -> Result<(), StateError> {
+        self.shared.usable()?;
+        if let Ok(at) = self.find(slice_end) {
+            let slice = self.slices.remove(at);
+            if slice.store.in_backend() {
+                self.deleted.insert(slice_end);
+            }
+        }
+        Ok(())
+    }
+
+    fn freeze_table(&mut self) -> FrozenTable {
+        let space = |end| Space { state: self.state, slice: Some(end) };
+        let deleted = std::mem::take(&mut self.deleted).into_iter().map(space).collect();
+        FrozenTable { deleted, generations: self.slices.iter_mut().filter_map(|slice| slice.store.freeze()).collect() }
+    }
+
+    /// Takes out what was written since the last freeze; see [`Table::freeze`](crate::Table::freeze).
+    pub fn freeze(&mut self) -> Option<Frozen> {
+        self.retry_at = 0;
+        let table = self.freeze_table();
+        Some(self.shared.gate.freeze(table))
+    }
+
+    /// Bytes that the table takes in memory.
+    pub fn memory_bytes(&self) -> usize {
+        self.slices.iter().map(|slice| slice.store.charged()).sum()
+    }
+
+    fn make_room(&mut self) -> Result<(), StateError> {
+        self.shared.usable()?;
+        let budget = self.shared.memory.rows().clone();
+        if !budget.exceeded_by(usize::MAX) {
+            return Ok(());
+        }
+        let own = self.memory_bytes();
+        if own < self.retry_at || !budget.exceeded_by(own) {
+            return Ok(());
+        }
+        let keep = budget.keep(own);
+        let unwritten: usize = self.slices.iter().map(|slice| unwritten_bytes(&slice.store)).sum();
+        if unwritten > keep {
+            let shared = self.shared.clone();
+            shared.spill(|| self.freeze_table())?;
+        }
+        for Slice { store, .. } in self.slices.iter_mut().filter(|slice| !slice.reading) {
+            if store.charged() > SMALL {
+                // Each keeps its part of what all of them may.
+                store.evict((store.charged() as u128 * keep as u128 / own.max(1) as u128) as usize);
+            }
+        }
+        self.retry_at = retry_at(self.memory_bytes());
+        Ok(())
+    }
+}
+
+fn unwritten_bytes(store: &Store) -> usize {
+    store.unwritten() * (store.charged() / store.rows_in_memory().max(1))
+}
+
+#[cold]
+fn unknown(end: i64) -> ! {
+    // A slot without its slice is a mistake of the operator's author, as an index beyond the end of a slice is.
+    unreachable!("slots were used in slice {end}, which does not exist")
+}
+
+impl Drop for SliceTable {
+    fn drop(&mut self) {
+        self.shared.memory.rows().leave();
+    }
+}

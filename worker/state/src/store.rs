@@ -1,0 +1,664 @@
+//! The rows of one state, or of one slice of it, in memory over the backend.
+//!
+//! One hash table leads from a key to its slot, which never changes while the row is in memory. Generations are epochs: each
+//! row is stamped with the epoch in which it was last written. A row of the current epoch is *live*; of an earlier one that the
+//! backend does not have yet, *frozen*; of one that the backend has, *clean*. Freezing shares the pages that have live rows
+//! and begins the next epoch, so its cost is that of some pointers; what is written meanwhile copies the page that it touches.
+//! A clean row may be dropped at any time; a live or frozen one never is, so that no read has to look at what is frozen.
+
+pub(crate) mod page;
+
+use std::{
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+    },
+};
+
+use hashbrown::{HashTable, hash_table::Entry};
+
+use crate::{
+    budget::RowBudget,
+    error::StateError,
+    frozen::Generation,
+    keys::{Keys, key_group},
+    layout::{KeyBuffer, Space},
+    subtask::Shared,
+    table::{RowLayout, Slot},
+};
+use page::{KeyPage, PAGE, RowPage, Shareable, Stamp, place};
+
+/// From so many rows on, the hash table is split, so that none of its growth steps takes long.
+const SPLIT_AT: u32 = 1 << 15;
+const SHARDS: usize = 64;
+/// What a row takes in memory beside its own bytes and a long key's: entry, key group, stamp, hash table.
+const ROW_OVERHEAD: usize = 32 + 2 + 4 + 10;
+/// What a row of variable width takes in addition.
+const SPAN_OVERHEAD: usize = 12;
+/// What a store takes however few rows it has.
+const STORE_OVERHEAD: usize = 512;
+
+pub(crate) struct Store {
+    shared: Arc<Shared>,
+    space: Space,
+    width: Option<usize>,
+    shards: Vec<HashTable<u32>>,
+    keys: Vec<Shareable<KeyPage>>,
+    rows: Vec<Shareable<RowPage>>,
+    len: u32,
+    /// Slots whose row is removed.
+    removed: u32,
+    /// The current epoch, from 1.
+    epoch: u32,
+    /// The last epoch that the backend has; set by whoever writes a generation.
+    written: Arc<AtomicU32>,
+    /// Everything that the backend has of this store is in memory too: a key that is not here is nowhere.
+    complete: bool,
+    /// Something may be in the backend.
+    in_backend: bool,
+    long_keys: usize,
+    data: usize,
+    /// What the budget has been charged.
+    charged: usize,
+    /// What was copied because the newest frozen generation is still being read.
+    copied: Arc<AtomicUsize>,
+    /// From so many removed rows on, it is worth looking for some to clean away.
+    garbage_at: u32,
+    misses: Vec<Miss>,
+    buffer: KeyBuffer,
+}
+
+#[derive(Clone, Copy)]
+struct Miss {
+    slot: u32,
+    row: u32,
+}
+
+/// hashbrown takes a bucket from the low bits and a tag from the highest seven. The highest bits of our hash are the key
+/// group, of which a subtask has few; so the halves are swapped.
+#[inline]
+fn bucket_hash(hash: u64) -> u64 {
+    hash.rotate_left(32)
+}
+
+#[inline]
+fn shard_of(hash: u64, shards: usize) -> usize {
+    (hash >> 16) as usize & (shards - 1)
+}
+
+#[inline]
+fn hash_of(keys: &[Shareable<KeyPage>], slot: u32) -> u64 {
+    let (page, i) = place(slot);
+    keys[page].get().hash(i)
+}
+
+#[inline]
+fn is(keys: &[Shareable<KeyPage>], slot: u32, hash: u64, key: &[u8]) -> bool {
+    let (page, i) = place(slot);
+    keys[page].get().is(i, hash, key)
+}
+
+impl Store {
+    /// `in_backend` says whether the backend may hold rows of this space.
+    pub(crate) fn new(shared: Arc<Shared>, space: Space, layout: RowLayout, in_backend: bool) -> Self {
+        let width = match layout {
+            RowLayout::Fixed(width) => Some(width),
+            RowLayout::Variable => None,
+        };
+        let buffer = KeyBuffer::new(space);
+        Self {
+            shared,
+            space,
+            width,
+            shards: vec![HashTable::new()],
+            keys: Vec::new(),
+            rows: Vec::new(),
+            len: 0,
+            removed: 0,
+            epoch: 1,
+            written: Arc::new(AtomicU32::new(0)),
+            complete: !in_backend,
+            in_backend,
+            long_keys: 0,
+            data: 0,
+            charged: 0,
+            copied: Arc::default(),
+            garbage_at: PAGE as u32,
+            misses: Vec::new(),
+            buffer,
+        }
+    }
+
+    /// The backend's rows of this space are about to be deleted, or gone; what is written from now on is all there is.
+    pub(crate) fn without_backend(mut self) -> Self {
+        self.complete = true;
+        self
+    }
+
+    pub(crate) fn in_backend(&self) -> bool {
+        self.in_backend
+    }
+
+    pub(crate) fn charged(&self) -> usize {
+        self.charged
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.complete && self.len == self.removed
+    }
+
+    fn budget(&self) -> &RowBudget {
+        self.shared.memory.rows()
+    }
+
+    /// Tells the budget what this store takes now.
+    fn charge(&mut self) {
+        let row = ROW_OVERHEAD + self.width.unwrap_or(SPAN_OVERHEAD);
+        let now = STORE_OVERHEAD + self.len as usize * row + self.long_keys + self.data;
+        if now > self.charged {
+            self.budget().add(now - self.charged);
+        } else {
+            self.budget().sub(self.charged - now);
+        }
+        self.charged = now;
+    }
+
+    fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
+        let shard = &self.shards[shard_of(hash, self.shards.len())];
+        shard.find(bucket_hash(hash), |&slot| is(&self.keys, slot, hash, key)).copied()
+    }
+
+    /// Adds a row to the pages; the caller has put, or puts, its slot into the hash table.
+    #[inline]
+    fn push(&mut self, hash: u64, group: u16, key: &[u8], stamp: Stamp) -> u32 {
+        let slot = self.len;
+        let (page, _) = place(slot);
+        if page == self.keys.len() {
+            self.keys.push(Shareable::Owned(KeyPage::default()));
+            self.rows.push(Shareable::Owned(RowPage::default()));
+        }
+        self.long_keys += self.keys[page].owned(|_| {}).push(hash, group, key);
+        let (rows, width) = self.rows_mut(page);
+        rows.push(width, stamp);
+        self.len += 1;
+        slot
+    }
+
+    /// A page's rows, to be changed.
+    #[inline]
+    fn rows_mut(&mut self, page: usize) -> (&mut RowPage, Option<usize>) {
+        let (shared, copied, width) = (&self.shared, &self.copied, self.width);
+        let rows = self.rows[page].owned(|page| {
+            let bytes = page.data_bytes() + page.len() * size_of::<Stamp>();
+            copied.fetch_add(bytes, Ordering::Relaxed);
+            shared.memory.rows().add(bytes);
+        });
+        (rows, width)
+    }
+
+    /// The slots of these rows' keys, made where there are none. `created` gets each slot whose row is new, once.
+    pub(crate) fn upsert(
+        &mut self,
+        keys: &Keys,
+        rows: impl Iterator<Item = usize>,
+        slots: &mut Vec<Slot>,
+        created: &mut Vec<Slot>,
+    ) -> Result<(), StateError> {
+        slots.clear();
+        created.clear();
+        self.misses.clear();
+        if self.shards.len() == 1 && self.len >= SPLIT_AT {
+            self.split();
+        }
+        let max_parallelism = self.shared.max_parallelism;
+        let stamp = Stamp::written(self.epoch);
+        for row in rows {
+            let (hash, key) = (keys.hash(row), keys.key(row));
+            let shard = shard_of(hash, self.shards.len());
+            let pages = &self.keys;
+            let found = self.shards[shard].entry(
+                bucket_hash(hash),
+                |&slot| is(pages, slot, hash, key),
+                |&slot| bucket_hash(hash_of(pages, slot)),
+            );
+            let slot = match found {
+                Entry::Occupied(entry) => {
+                    let slot = *entry.get();
+                    if self.removed > 0 && self.revive(slot) {
+                        created.push(Slot(slot));
+                    }
+                    slot
+                }
+                Entry::Vacant(entry) => {
+                    let slot = self.len;
+                    entry.insert(slot);
+                    let group = key_group(keys.key_group_hash(row), max_parallelism).0;
+                    self.push(hash, group, key, stamp);
+                    if self.complete {
+                        created.push(Slot(slot));
+                    } else {
+                        self.misses.push(Miss { slot, row: row as u32 });
+                    }
+                    slot
+                }
+            };
+            slots.push(Slot(slot));
+        }
+        if !self.misses.is_empty() {
+            self.load(keys, created)?;
+        }
+        self.charge();
+        Ok(())
+    }
+
+    /// A removed row becomes a new one.
+    fn revive(&mut self, slot: u32) -> bool {
+        let (page, i) = place(slot);
+        if !self.rows[page].get().stamp(i).is_removed() {
+            return false;
+        }
+        let stamp = Stamp::written(self.epoch);
+        let (rows, width) = self.rows_mut(page);
+        rows.clear(i, width);
+        rows.set_stamp(i, stamp);
+        self.removed -= 1;
+        true
+    }
+
+    /// Asks the backend for all misses at once. What it does not have is new.
+    fn load(&mut self, keys: &Keys, created: &mut Vec<Slot>) -> Result<(), StateError> {
+        let mut misses = std::mem::take(&mut self.misses);
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        for miss in &misses {
+            let (page, i) = place(miss.slot);
+            buffer.push(self.keys[page].get().group(i), keys.key(miss.row as usize));
+        }
+        let order = buffer.sorted();
+        let sorted: Vec<&[u8]> = order.iter().map(|&at| buffer.get(at as usize)).collect();
+        let mut wrong = None;
+        let backend = self.shared.backend.clone();
+        backend.multi_get(&sorted, &mut |at, value| {
+            let miss = &mut misses[order[at] as usize];
+            wrong = wrong.or(self.fill(miss.slot, value));
+            miss.row = u32::MAX;
+        })?;
+        created.extend(misses.iter().filter(|miss| miss.row != u32::MAX).map(|miss| Slot(miss.slot)));
+        self.misses = misses;
+        self.buffer = buffer;
+        self.width_fits(wrong)
+    }
+
+    /// Puts a row of the backend in. Returns its width if that is not ours.
+    fn fill(&mut self, slot: u32, value: &[u8]) -> Option<usize> {
+        if self.width.is_some_and(|width| width != value.len()) {
+            return Some(value.len());
+        }
+        let (page, i) = place(slot);
+        let (rows, width) = self.rows_mut(page);
+        let before = rows.data_bytes();
+        rows.set(i, width, value);
+        rows.set_stamp(i, Stamp::CLEAN);
+        let after = rows.data_bytes();
+        if self.width.is_none() {
+            self.data = (self.data + after).saturating_sub(before);
+        }
+        None
+    }
+
+    fn width_fits(&self, wrong: Option<usize>) -> Result<(), StateError> {
+        match (wrong, self.width) {
+            (Some(found), Some(width)) => Err(StateError::mismatch(format!(
+                "a restored row of {} has {found} bytes where {width} are expected; the operator's state has changed",
+                self.shared.describe(self.space.state)
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The slots of these rows' keys that exist.
+    pub(crate) fn get(
+        &mut self,
+        keys: &Keys,
+        rows: impl Iterator<Item = usize>,
+        slots: &mut Vec<Option<Slot>>,
+    ) -> Result<(), StateError> {
+        slots.clear();
+        self.misses.clear();
+        for row in rows {
+            let found = self.find(keys.hash(row), keys.key(row));
+            if found.is_none() && !self.complete {
+                // Here the miss's slot is the place in the answer.
+                self.misses.push(Miss { slot: slots.len() as u32, row: row as u32 });
+            }
+            slots.push(found.filter(|&slot| !self.stamp(slot).is_removed()).map(Slot));
+        }
+        if !self.misses.is_empty() {
+            self.load_existing(keys, slots)?;
+        }
+        self.charge();
+        Ok(())
+    }
+
+    fn load_existing(&mut self, keys: &Keys, slots: &mut [Option<Slot>]) -> Result<(), StateError> {
+        let misses = std::mem::take(&mut self.misses);
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        for miss in &misses {
+            let group = key_group(keys.key_group_hash(miss.row as usize), self.shared.max_parallelism).0;
+            buffer.push(group, keys.key(miss.row as usize));
+        }
+        // The same key may have been asked for more than once.
+        let order = buffer.sorted();
+        let mut sorted: Vec<&[u8]> = Vec::with_capacity(order.len());
+        let mut first: Vec<usize> = Vec::with_capacity(order.len());
+        for (at, &miss) in order.iter().enumerate() {
+            let key = buffer.get(miss as usize);
+            if sorted.last() != Some(&key) {
+                sorted.push(key);
+                first.push(at);
+            }
+        }
+        let mut wrong = None;
+        let backend = self.shared.backend.clone();
+        backend.multi_get(&sorted, &mut |at, value| {
+            let row = misses[order[first[at]] as usize].row as usize;
+            let (hash, key) = (keys.hash(row), keys.key(row));
+            let group = key_group(keys.key_group_hash(row), self.shared.max_parallelism).0;
+            let slot = self.insert_clean(hash, group, key);
+            wrong = wrong.or(self.fill(slot, value));
+            let end = first.get(at + 1).copied().unwrap_or(order.len());
+            for &miss in &order[first[at]..end] {
+                slots[misses[miss as usize].slot as usize] = Some(Slot(slot));
+            }
+        })?;
+        self.misses = misses;
+        self.buffer = buffer;
+        self.width_fits(wrong)
+    }
+
+    fn insert_clean(&mut self, hash: u64, group: u16, key: &[u8]) -> u32 {
+        let slot = self.push(hash, group, key, Stamp::CLEAN);
+        let shard = shard_of(hash, self.shards.len());
+        let pages = &self.keys;
+        self.shards[shard].insert_unique(bucket_hash(hash), slot, |&slot| bucket_hash(hash_of(pages, slot)));
+        slot
+    }
+
+    fn split(&mut self) {
+        self.shards.clear();
+        self.shards.resize_with(SHARDS, HashTable::new);
+        self.index();
+    }
+
+    /// Puts all slots into the (empty) hash tables.
+    fn index(&mut self) {
+        let (shards, pages) = (&mut self.shards, &self.keys);
+        let expected = self.len as usize / shards.len();
+        for shard in &mut *shards {
+            shard.reserve(expected, |&slot| bucket_hash(hash_of(pages, slot)));
+        }
+        let count = shards.len();
+        for slot in 0..self.len {
+            let hash = hash_of(pages, slot);
+            shards[shard_of(hash, count)]
+                .insert_unique(bucket_hash(hash), slot, |&slot| bucket_hash(hash_of(pages, slot)));
+        }
+    }
+
+    #[inline]
+    fn stamp(&self, slot: u32) -> Stamp {
+        let (page, i) = place(slot);
+        self.rows[page].get().stamp(i)
+    }
+
+    #[inline]
+    pub(crate) fn row(&self, slot: Slot) -> &[u8] {
+        let (page, i) = place(slot.0);
+        self.rows[page].get().row(i, self.width)
+    }
+
+    #[inline]
+    pub(crate) fn key(&self, slot: Slot) -> &[u8] {
+        let (page, i) = place(slot.0);
+        self.keys[page].get().key(i)
+    }
+
+    /// A row of fixed width, to be changed; of variable width none can be, and this is empty.
+    #[inline]
+    pub(crate) fn row_mut(&mut self, slot: Slot) -> &mut [u8] {
+        let (page, i) = place(slot.0);
+        let stamp = Stamp::written(self.epoch);
+        let (rows, width) = self.rows_mut(page);
+        rows.set_stamp(i, stamp);
+        rows.row_mut(i, width.unwrap_or(0))
+    }
+
+    pub(crate) fn set(&mut self, slot: Slot, row: &[u8]) {
+        let (page, i) = place(slot.0);
+        let stamp = Stamp::written(self.epoch);
+        let (rows, width) = self.rows_mut(page);
+        let before = rows.data_bytes();
+        rows.set(i, width, row);
+        rows.set_stamp(i, stamp);
+        let after = rows.data_bytes();
+        if self.width.is_none() {
+            self.data = (self.data + after).saturating_sub(before);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, slot: Slot) {
+        let (page, i) = place(slot.0);
+        if self.rows[page].get().stamp(i).is_removed() {
+            return;
+        }
+        let stamp = Stamp::removed(self.epoch);
+        let (rows, width) = self.rows_mut(page);
+        rows.clear(i, width);
+        rows.set_stamp(i, stamp);
+        self.removed += 1;
+    }
+
+    /// Shares the pages with live rows and begins the next epoch. `None` if nothing is live.
+    pub(crate) fn freeze(&mut self) -> Option<Generation> {
+        let epoch = self.epoch;
+        let pages: Vec<_> = self
+            .keys
+            .iter_mut()
+            .zip(&mut self.rows)
+            .filter(|(_, rows)| rows.get().newest() == epoch)
+            .map(|(keys, rows)| (keys.share(), rows.share()))
+            .collect();
+        if pages.is_empty() {
+            return None;
+        }
+        if Arc::strong_count(&self.copied) == 1 {
+            // The generation before is gone, and what was copied in its last moment with it.
+            self.budget().sub(self.copied.swap(0, Ordering::Relaxed));
+        }
+        self.copied = Arc::default();
+        let deletes = self.in_backend;
+        self.in_backend = true;
+        self.epoch += 1;
+        Some(Generation {
+            space: self.space,
+            width: self.width,
+            epoch,
+            deletes,
+            pages,
+            written: self.written.clone(),
+            copied: self.copied.clone(),
+            memory: self.shared.memory.clone(),
+        })
+    }
+
+    /// How many rows the backend does not have.
+    pub(crate) fn unwritten(&self) -> usize {
+        let written = self.written.load(Ordering::Acquire);
+        let pages = self.rows.iter().map(Shareable::get).filter(|page| page.newest() > written);
+        pages.map(|page| (0..page.len()).filter(|&i| page.stamp(i).epoch() > written).count()).sum()
+    }
+
+    pub(crate) fn rows_in_memory(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Cleans removed rows away that the backend does not have either, when they are many. All slots change.
+    pub(crate) fn clean(&mut self) {
+        if self.removed < self.garbage_at || self.removed < self.len / 2 {
+            return;
+        }
+        let written = self.written.load(Ordering::Acquire);
+        self.rebuild(|stamp| !stamp.is_removed() || stamp.epoch() > written);
+        self.garbage_at = (2 * self.removed).max(PAGE as u32);
+    }
+
+    /// Keeps `keep` bytes of rows: those that the backend does not have, and of the others the most recently written. All
+    /// slots change.
+    pub(crate) fn evict(&mut self, keep: usize) {
+        let written = self.written.load(Ordering::Acquire);
+        let row = (self.charged / (self.len as usize).max(1)).max(1);
+        let mut quota = keep / row;
+        let mut epochs = std::collections::BTreeMap::<u32, usize>::new();
+        for page in &self.rows {
+            let page = page.get();
+            for i in 0..page.len() {
+                let stamp = page.stamp(i);
+                if stamp.epoch() > written {
+                    quota = quota.saturating_sub(1);
+                } else if !stamp.is_removed() {
+                    *epochs.entry(stamp.epoch()).or_default() += 1;
+                }
+            }
+        }
+        // From the newest clean epoch down: all rows of an epoch, as long as they fit, then so many of the next.
+        let (mut oldest, mut of_oldest) = (u32::MAX, 0);
+        for (&epoch, &rows) in epochs.iter().rev() {
+            oldest = epoch;
+            of_oldest = rows.min(quota);
+            quota -= of_oldest;
+            if of_oldest < rows {
+                break;
+            }
+        }
+        self.rebuild(|stamp| {
+            if stamp.epoch() > written {
+                return true;
+            }
+            if stamp.is_removed() || stamp.epoch() < oldest {
+                return false;
+            }
+            if stamp.epoch() == oldest {
+                if of_oldest == 0 {
+                    return false;
+                }
+                of_oldest -= 1;
+            }
+            true
+        });
+    }
+
+    /// Drops all rows that `keep` is not true for; those are clean, or removed in the backend as well.
+    fn rebuild(&mut self, mut keep: impl FnMut(Stamp) -> bool) {
+        let (keys, rows) = (std::mem::take(&mut self.keys), std::mem::take(&mut self.rows));
+        self.shards.clear();
+        (self.len, self.removed, self.long_keys, self.data) = (0, 0, 0, 0);
+        // Each old page is given back as soon as it has been gone through.
+        for (keys, rows) in keys.into_iter().zip(rows) {
+            let (keys, rows) = (keys.get(), rows.get());
+            for i in 0..rows.len() {
+                let stamp = rows.stamp(i);
+                if !keep(stamp) {
+                    self.complete &= stamp.is_removed();
+                    continue;
+                }
+                let slot = self.push(keys.hash(i), keys.group(i), keys.key(i), stamp);
+                let (page, at) = place(slot);
+                self.removed += u32::from(stamp.is_removed());
+                let width = self.width;
+                let (to, _) = self.rows_mut(page);
+                let before = to.data_bytes();
+                to.set(at, width, rows.row(i, width));
+                let grown = to.data_bytes() - before;
+                if width.is_none() {
+                    self.data += grown;
+                }
+            }
+        }
+        self.shards.resize_with(if self.len >= SPLIT_AT { SHARDS } else { 1 }, HashTable::new);
+        self.index();
+        self.charge();
+    }
+
+    /// Visits up to `limit` rows of memory from `slot` on. Returns the slot to go on with, `None` at the end.
+    pub(crate) fn visit_memory(&self, from: u32, limit: usize, f: &mut dyn FnMut(u16, &[u8], &[u8])) -> Option<u32> {
+        let mut visited = 0;
+        for slot in from..self.len {
+            if visited == limit {
+                return Some(slot);
+            }
+            let (page, i) = place(slot);
+            let (keys, rows) = (self.keys[page].get(), self.rows[page].get());
+            if !rows.stamp(i).is_removed() {
+                f(keys.group(i), keys.key(i), rows.row(i, self.width));
+                visited += 1;
+            }
+        }
+        None
+    }
+
+    /// Memory has all there is.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Visits up to `limit` rows of the backend in key group `group` that were not among the first `seen` slots, after key
+    /// `after`. Rows that came into memory since are visited as they are there. Returns the key to go on after, `None` at the
+    /// end of the key group.
+    pub(crate) fn visit_backend(
+        &self,
+        group: u16,
+        after: Option<&[u8]>,
+        seen: u32,
+        limit: usize,
+        f: &mut dyn FnMut(u16, &[u8], &[u8]),
+    ) -> Result<(Option<Vec<u8>>, usize), StateError> {
+        let (mut from, to) = self.space.range(group);
+        let prefix = from.len();
+        if let Some(after) = after {
+            from.extend_from_slice(after);
+            from.push(0);
+        }
+        let mut visited = 0;
+        let mut last = None;
+        self.shared.backend.scan(&from, &to, &mut |key, value| {
+            let key = &key[prefix..];
+            match self.find(crate::keys::hash(key), key) {
+                Some(slot) if slot < seen || self.stamp(slot).is_removed() => return ControlFlow::Continue(()),
+                Some(slot) => f(group, key, self.row(Slot(slot))),
+                None => f(group, key, value),
+            }
+            visited += 1;
+            if visited == limit {
+                last = Some(key.to_vec());
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok((last, visited))
+    }
+
+    pub(crate) fn slots(&self) -> u32 {
+        self.len
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.budget().sub(self.charged);
+        if Arc::strong_count(&self.copied) == 1 {
+            self.budget().sub(self.copied.swap(0, Ordering::Relaxed));
+        }
+    }
+}
