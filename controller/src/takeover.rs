@@ -3,6 +3,10 @@
 //! Facts in, decision out. The caller lists `terms/`, reads what [`reads`] names, makes [`Facts`] of it, asks [`decide`],
 //! carries the decision out, and begins again with the list, whatever came of it. Nothing is remembered between two rounds
 //! but the term that was asked for: an answer that is lost or in doubt is settled by reading again.
+//!
+//! A seal counts only as the last slot of its term. One that was decided on long ago can land in a slot which deletion has
+//! given free since; there is a higher record by then, and the seal ends nothing: the next decision sees that, and seals
+//! again.
 
 mod facts;
 

@@ -16,7 +16,7 @@ mod world;
 
 use std::time::Instant;
 
-use explore::{Found, explore};
+use explore::{Found, Order, explore};
 use steps::World;
 use world::{Bounds, Broken};
 
@@ -32,9 +32,9 @@ const BOUNDS: Bounds = Bounds {
     broken: Broken::Nothing,
 };
 
-fn search(bounds: Bounds, limit: u64) -> Found {
+fn search(bounds: Bounds, order: Order, limit: u64) -> Found {
     let began = Instant::now();
-    let found = explore(&World { bounds }, limit);
+    let found = explore(&World { bounds }, order, limit);
     println!(
         "{} distinct states, {} steps, depth {}, {:.1?}, complete: {}, {bounds:?}",
         found.states,
@@ -51,6 +51,6 @@ fn search(bounds: Bounds, limit: u64) -> Found {
 
 #[test]
 fn every_order_of_events_keeps_the_invariants() {
-    let found = search(BOUNDS, std::env::var("N").ok().and_then(|n| n.parse().ok()).unwrap_or(200_000));
+    let found = search(BOUNDS, Order::DepthFirst, std::env::var("N").ok().and_then(|n| n.parse().ok()).unwrap_or(200_000));
     assert!(found.counterexample.is_none());
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use weir_protocol::RecordNumber;
 use weir_protocol::record::{Record, RecordRef};
 
 use super::world::{Bounds, Create, Flight, InSlot, Part, Process, Rows, State, Store, Transaction, members};
@@ -179,10 +180,9 @@ pub fn land(bounds: &Bounds, state: &mut State, create: &Create) -> Result<bool,
             if newest_term(&state.store) != record.term {
                 return violation("I2", format!("{} comes to stand in a term that is over", reference.path()));
             }
-            let sealed = |(key, slot): (&(weir_protocol::Term, _), &InSlot)| {
-                key.0 == record.term && matches!(slot, InSlot::Seal(_))
-            };
-            if state.store.slots.iter().any(sealed) {
+            // A seal that lands late in a slot below the last one, which a deletion has given free, ends nothing.
+            let last = state.store.slots.range(..=(record.term, RecordNumber(u64::MAX))).next_back();
+            if last.is_some_and(|(key, slot)| key.0 == record.term && matches!(slot, InSlot::Seal(_))) {
                 return violation("I2", format!("{} comes to stand after the seal", reference.path()));
             }
             state.store.edit(|store| {

@@ -54,72 +54,114 @@ impl Hasher for Identity {
 }
 
 /// One state in this many is healed, to see that all on record becomes visible from there.
-const HEALED: u64 = 16;
+const HEALED: u64 = 128;
+
+/// A search under way.
+struct Search<'a> {
+    world: &'a World,
+    seen: HashSet<u64, BuildHasherDefault<Identity>>,
+    /// How each state was reached: the number of the one before, and which of its steps.
+    ways: Vec<(u32, u8)>,
+    queue: VecDeque<(u32, u32, State)>,
+    found: Found,
+}
+
+/// In which order states are visited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// The shortest counterexample; much memory.
+    BreadthFirst,
+    /// Little memory.
+    DepthFirst,
+}
+
+/// A long search says now and then how far it is.
+const PROGRESS: u64 = 1 << 20;
 
 /// Visits at most `limit` states.
-pub fn explore(world: &World, limit: u64) -> Found {
-    let mut seen: HashSet<u64, BuildHasherDefault<Identity>> = HashSet::default();
-    // How each state was reached: the one before, and the step.
-    let mut ways: Vec<(u32, Step)> = Vec::new();
-    let mut queue: VecDeque<(u32, u32, State)> = VecDeque::new();
-    let initial = world.initial();
-    seen.insert(initial.fingerprint());
-    ways.push((0, Step::Decide(0)));
-    queue.push_back((0, 0, initial));
-    let mut found = Found { states: 1, steps: 0, depth: 0, counterexample: None, complete: true };
-    let mut steps = Vec::new();
+pub fn explore(world: &World, order: Order, limit: u64) -> Found {
+    let found = Found { states: 0, steps: 0, depth: 0, counterexample: None, complete: true };
+    let mut search =
+        Search { world, seen: HashSet::default(), ways: Vec::new(), queue: VecDeque::new(), found };
+    if let Err((violation, way)) = search.run(order, limit) {
+        let way = replay(world, &way);
+        search.found.counterexample = Some(Counterexample { violation, way });
+    }
+    search.found
+}
 
-    let way = |ways: &[(u32, Step)], mut at: u32, last: Option<Step>| {
-        let mut way: Vec<Step> = last.into_iter().collect();
+impl Search<'_> {
+    fn run(&mut self, order: Order, limit: u64) -> Result<(), (Violation, Vec<u8>)> {
+        self.visit(self.world.initial(), 0, 0, 0)?;
+        let mut steps = Vec::new();
+        loop {
+            let next = match order {
+                Order::BreadthFirst => self.queue.pop_front(),
+                Order::DepthFirst => self.queue.pop_back(),
+            };
+            let Some((at, depth, state)) = next else { return Ok(()) };
+            self.found.depth = self.found.depth.max(depth);
+            steps.clear();
+            self.world.steps(&state, &mut steps);
+            for (i, step) in steps.iter().enumerate() {
+                self.found.steps += 1;
+                match self.world.apply(&state, *step) {
+                    Ok(next) => self.visit(next, at, i as u8, depth + 1)?,
+                    Err(Halt::OutOfBounds) => {}
+                    Err(Halt::Violation(violation)) => return Err((violation, self.way(at, Some(i as u8)))),
+                }
+                if self.found.states >= limit {
+                    self.found.complete = false;
+                    return Ok(());
+                }
+                if self.found.states.is_multiple_of(PROGRESS) {
+                    eprintln!("{} states", self.found.states);
+                }
+            }
+        }
+    }
+
+    fn visit(&mut self, state: State, from: u32, step: u8, depth: u32) -> Result<(), (Violation, Vec<u8>)> {
+        let fingerprint = state.fingerprint();
+        if !self.seen.insert(fingerprint) {
+            return Ok(());
+        }
+        self.found.states += 1;
+        let number = self.ways.len() as u32;
+        self.ways.push((from, step));
+        let checked = check::check(&self.world.bounds, &state)
+            .and_then(|()| if fingerprint.is_multiple_of(HEALED) { heal(self.world, &state) } else { Ok(()) });
+        checked.map_err(|violation| (violation, self.way(number, None)))?;
+        self.queue.push_back((number, depth, state));
+        Ok(())
+    }
+
+    fn way(&self, mut at: u32, last: Option<u8>) -> Vec<u8> {
+        let mut way: Vec<u8> = last.into_iter().collect();
         while at != 0 {
-            let (before, step) = ways[at as usize];
+            let (before, step) = self.ways[at as usize];
             way.push(step);
             at = before;
         }
         way.reverse();
         way
-    };
-    while let Some((at, depth, state)) = queue.pop_front() {
-        found.depth = depth;
-        steps.clear();
+    }
+}
+
+/// The steps of a way, from the choices that were made.
+fn replay(world: &World, way: &[u8]) -> Vec<Step> {
+    let mut state = world.initial();
+    let mut taken = Vec::new();
+    for choice in way {
+        let mut steps = Vec::new();
         world.steps(&state, &mut steps);
-        for step in &steps {
-            found.steps += 1;
-            match world.apply(&state, *step) {
-                Ok(next) => {
-                    let fingerprint = next.fingerprint();
-                    if !seen.insert(fingerprint) {
-                        continue;
-                    }
-                    let number = ways.len() as u32;
-                    ways.push((at, *step));
-                    if fingerprint % HEALED == 0
-                        && let Err(violation) = heal(world, &next)
-                    {
-                        let way = way(&ways, number, None);
-                        found.counterexample = Some(Counterexample { violation, way });
-                        return found;
-                    }
-                    found.states += 1;
-                    if found.states < limit {
-                        queue.push_back((number, depth + 1, next));
-                    } else {
-                        found.complete = false;
-                    }
-                }
-                Err(Halt::OutOfBounds) => {}
-                Err(Halt::Violation(violation)) => {
-                    let way = way(&ways, at, Some(*step));
-                    found.counterexample = Some(Counterexample { violation, way });
-                    return found;
-                }
-            }
-        }
-        if !found.complete {
-            return found;
+        taken.push(steps[usize::from(*choice)]);
+        match world.apply(&state, steps[usize::from(*choice)]) {
+            Ok(next) => state = next,
+            Err(_) => break,
         }
     }
-    found
+    taken
 }
 
 /// "Eventually": once nothing goes wrong any more, all that is on record becomes visible, and a further checkpoint comes to
@@ -162,7 +204,10 @@ pub fn heal(world: &World, sick: &State) -> Result<(), Violation> {
             None => break,
         };
         state = match healed.apply(&state, next) {
-            Ok(state) => state,
+            Ok(state) => {
+                check::check(&healed.bounds, &state)?;
+                state
+            }
             Err(Halt::Violation(violation)) => return Err(violation),
             Err(Halt::OutOfBounds) => return check::violation("I4", "no checkpoint can be taken"),
         };

@@ -91,13 +91,7 @@ struct Current {
 impl Alignment {
     /// No barrier has come yet.
     pub fn new(channels: usize, mode: CheckpointMode, timeout: Option<Duration>) -> Self {
-        Self {
-            mode,
-            timeout,
-            channels: vec![Channel::default(); channels],
-            current: None,
-            last: CheckpointId(0),
-        }
+        Self { mode, timeout, channels: vec![Channel::default(); channels], current: None, last: CheckpointId(0) }
     }
 
     /// The longest an alignment may take from now on.

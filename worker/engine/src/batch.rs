@@ -196,8 +196,7 @@ mod tests {
     use super::*;
 
     fn rows(n: i64) -> RecordBatch {
-        let schema =
-            Schema::new(vec![Field::new("a", DataType::Int64, false), Field::new("b", DataType::Utf8, false)]);
+        let schema = Schema::new(vec![Field::new("a", DataType::Int64, false), Field::new("b", DataType::Utf8, false)]);
         RecordBatch::try_new(
             Arc::new(schema),
             vec![

@@ -47,9 +47,7 @@ impl Sender {
         let sent = match self {
             Self::Local { gate, channel } => gate.send(*channel, element, cost, &counters.backpressured),
             Self::Remote { sender, channel } if cost == 0 => sender.send(*channel, element, 0),
-            Self::Remote { sender, channel } => {
-                counters.backpressured.during(|| sender.send(*channel, element, cost))
-            }
+            Self::Remote { sender, channel } => counters.backpressured.during(|| sender.send(*channel, element, cost)),
         };
         sent.map_err(|_| OperatorError::stopped())
     }

@@ -109,10 +109,26 @@ pub struct ReadyPart {
     pub object: Option<Bytes>,
 }
 
+/// The record whose files a checkpoint may reuse.
+#[derive(Clone, Copy)]
+enum Base {
+    /// It is being read.
+    Unknown,
+    /// Everything is uploaded.
+    None,
+    /// That of this checkpoint.
+    Of(CheckpointId),
+}
+
+impl From<Option<CheckpointId>> for Base {
+    fn from(base: Option<CheckpointId>) -> Self {
+        base.map_or(Self::None, Self::Of)
+    }
+}
+
 struct Current {
     id: CheckpointId,
-    /// `None` until the record has been read; then the base, if it is one whose files may be reused.
-    base: Option<Option<CheckpointId>>,
+    base: Base,
     done: BTreeMap<(StageId, u32), SubtaskDone>,
 }
 
@@ -149,28 +165,22 @@ impl Checkpoints {
         if self.cancelled.contains(id) || self.current.as_ref().is_some_and(|current| current.id >= id) {
             return Triggered::Refused(format!("checkpoint {id} was cancelled or is under way already"));
         }
-        if let Some(current) = self.current.take() {
-            self.cancel(current.id);
+        // Also of checkpoints that were never triggered here, but frozen after a peer's barrier: what they cut has to be in the
+        // pending commits before this one's part is made.
+        self.cancel(CheckpointId(id.0.saturating_sub(1)));
+        self.current = Some(Current { id, base: Base::Unknown, done: BTreeMap::new() });
+        match &self.settings.restored {
+            _ if base_path.is_empty() || self.settings.inline => self.base_known(id, None),
+            Some(restored) if restored.path == base_path => self.base_known(id, Some(restored.id)),
+            _ => return Triggered::StartedWithBase(base_path.to_string()),
         }
-        let base = match &self.settings.restored {
-            _ if base_path.is_empty() || self.settings.inline => Some(None),
-            Some(restored) if restored.path == base_path => Some(Some(restored.id)),
-            _ => None,
-        };
-        self.current = Some(Current { id, base: None, done: BTreeMap::new() });
-        match base {
-            Some(base) => {
-                self.base_known(id, base);
-                Triggered::Started
-            }
-            None => Triggered::StartedWithBase(base_path.to_string()),
-        }
+        Triggered::Started
     }
 
     /// The base record of checkpoint `id` has been read: it is that of `base`, taken in this attempt, or none to build on.
     pub fn base_known(&mut self, id: CheckpointId, base: Option<CheckpointId>) {
         let Some(current) = self.current.as_mut().filter(|current| current.id == id) else { return };
-        current.base = Some(base);
+        current.base = base.into();
         if let Some(base) = base {
             self.taken.retain(|taken, _| *taken >= base);
         }
@@ -189,7 +199,8 @@ impl Checkpoints {
     fn submit_waiting(&mut self) {
         for frozen in std::mem::take(&mut self.waiting) {
             let base = match &self.current {
-                Some(Current { id, base: Some(base), .. }) if *id == frozen.id => *base,
+                Some(Current { id, base: Base::Of(base), .. }) if *id == frozen.id => Some(*base),
+                Some(Current { id, base: Base::None, .. }) if *id == frozen.id => None,
                 // It is only handed back, in its turn.
                 _ if self.cancelled.contains(frozen.id) => None,
                 _ => {
@@ -219,7 +230,7 @@ impl Checkpoints {
         };
         let persisted = Arc::clone(&self.settings.persisted);
         // Neighbouring places are the subtasks of one stage, which have about the same to write.
-        self.pool.submit(stage.0 as usize * self.settings.subtasks.len() + place, move || persisted(job.run()));
+        self.pool.submit(stage.0 as usize * self.settings.subtasks.len() + place, move || persisted(job.run_caught()));
     }
 
     fn base_snapshot(&self, base: CheckpointId, stage: StageId, subtask: u32) -> Option<KeyedSnapshot> {

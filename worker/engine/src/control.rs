@@ -36,6 +36,10 @@ use crate::{
 /// How often a coordinator is told what has been counted.
 const STATS_INTERVAL: Duration = Duration::from_millis(250);
 
+/// A trigger follows a peer's barrier of the same checkpoint at once, or it never comes: the coordinator ended in between. The
+/// peer's channels are held meanwhile.
+const ORPHANED: Duration = Duration::from_secs(2);
+
 type Outbox = mpsc::UnboundedSender<FromWorker>;
 
 /// What the loop is told.
@@ -77,6 +81,9 @@ struct Standby {
     first_output: Option<Duration>,
     finished: BTreeSet<(StageId, u32)>,
     failed: bool,
+    /// The highest checkpoint that was triggered here, and a peer's barrier of a higher one with the time it was noticed.
+    triggered: CheckpointId,
+    early: Option<(CheckpointId, Instant)>,
 }
 
 pub(crate) struct Control {
@@ -120,7 +127,12 @@ impl Control {
                     Some(event) => self.on(event).await,
                     None => self.ended = true,
                 },
-                _ = stats.tick() => self.tell_stats(),
+                _ = stats.tick() => {
+                    self.tell_stats();
+                    if self.current().is_none() || self.is_orphaned() {
+                        self.cancel_orphans();
+                    }
+                }
             }
         }
         let previous = self.previous();
@@ -168,12 +180,35 @@ impl Control {
             return;
         }
         tracing::info!(term = self.highest_term, reason, "the coordinator's session ended");
-        // Nobody is left to end a checkpoint that waits for somebody: it must not hold the data back.
-        if let Some(standing) = &mut self.standing
-            && let Some(id) = standing.deployment.checkpoints.under_way()
-        {
-            standing.deployment.running.cancel(id);
-            standing.deployment.checkpoints.cancel(id);
+        self.cancel_orphans();
+    }
+
+    /// Gives up what a coordinator that is gone has begun, here or by a peer's barrier: nobody is left to end a checkpoint that
+    /// waits for somebody, and it must not hold the data back.
+    fn cancel_orphans(&mut self) {
+        let Some(standing) = &mut self.standing else { return };
+        let Deployment { checkpoints, network, running, .. } = &mut standing.deployment;
+        let id = checkpoints.under_way().max(Some(network.highest_barrier())).unwrap_or_default();
+        if !checkpoints.is_cancelled(id) {
+            running.cancel(id);
+            checkpoints.cancel(id);
+        }
+    }
+
+    /// A peer has sent a barrier of a checkpoint that nobody triggers here.
+    fn is_orphaned(&mut self) -> bool {
+        let Some(standing) = &mut self.standing else { return false };
+        let barrier = standing.deployment.network.highest_barrier();
+        if barrier <= standing.triggered {
+            standing.early = None;
+            return false;
+        }
+        match standing.early {
+            Some((noticed, since)) if noticed == barrier => since.elapsed() >= ORPHANED,
+            _ => {
+                standing.early = Some((barrier, Instant::now()));
+                false
+            }
         }
     }
 
@@ -228,12 +263,16 @@ impl Control {
             return self.refuse(session, reason);
         }
         self.set_term(session, term);
+        // Ids of the new term are above all that were seen, and nobody waits for those of the old one.
+        self.cancel_orphans();
         // Whoever spoke before has been followed.
         let outdated: Vec<u64> =
             self.sessions.iter().filter(|known| known.id != session && known.term.is_some()).map(|known| known.id).collect();
         for old in outdated {
             self.refuse(old, format!("coordinator {} has opened term {term}", hello.coordinator));
         }
+        let barriers = self.standing.as_ref().map(|standing| standing.deployment.network.highest_barrier().0);
+        self.highest_checkpoint = self.highest_checkpoint.max(barriers.unwrap_or_default());
         let attempt = if self.standing.is_some() || self.deploying.is_some() { self.attempt.0 } else { 0 };
         self.tell(Answer::Welcome(Welcome {
             protocol_version: PROTOCOL_VERSION,
@@ -254,7 +293,7 @@ impl Control {
             Message::Hello(_) => {}
             Message::Deploy(deploy) => self.on_deploy(deploy),
             Message::Run(run) => self.on_run(Attempt(run.attempt)),
-            Message::Trigger(trigger) => self.on_trigger(trigger),
+            Message::Trigger(trigger) => self.on_trigger(&trigger),
             Message::Cancel(cancel) => self.on_cancel(Attempt(cancel.attempt), CheckpointId(cancel.id)),
             Message::Commit(commit) => self.on_commit(Attempt(commit.attempt), CheckpointId(commit.id)),
             Message::Ping(ping) => self.tell(Answer::Pong(Pong { sequence: ping.sequence })),
@@ -330,6 +369,8 @@ impl Control {
             first_output: None,
             finished: BTreeSet::new(),
             failed: self.failure.is_some(),
+            triggered: CheckpointId(0),
+            early: None,
         });
         self.tell(Answer::Deployed(answer));
         if deploying.run {
@@ -428,13 +469,14 @@ impl Control {
 
     // Checkpoints.
 
-    fn on_trigger(&mut self, trigger: rpc::TriggerCheckpoint) {
+    fn on_trigger(&mut self, trigger: &rpc::TriggerCheckpoint) {
         let (attempt, id) = (Attempt(trigger.attempt), CheckpointId(trigger.id));
         self.highest_checkpoint = self.highest_checkpoint.max(id.0);
         let Some(standing) = self.standing(attempt).filter(|standing| standing.ran_at.is_some() && !standing.failed) else {
             let declined = Declined { attempt: attempt.0, id: id.0, reason: format!("attempt {attempt} does not run here") };
             return self.tell(Answer::Declined(declined));
         };
+        standing.triggered = standing.triggered.max(id);
         match standing.deployment.checkpoints.trigger(id, &trigger.base_path) {
             Triggered::Refused(reason) => {
                 self.tell(Answer::Declined(Declined { attempt: attempt.0, id: id.0, reason }));
@@ -471,7 +513,9 @@ impl Control {
         let Some(standing) = self.standing(attempt) else { return };
         match commits {
             Ok(commits) => {
-                commits.into_iter().for_each(|(operator, pending)| standing.deployment.commits.add(operator, pending));
+                for (operator, pending) in commits {
+                    standing.deployment.commits.add(operator, pending);
+                }
             }
             Err(failure) => {
                 self.decline(attempt, id, failure.message.clone());

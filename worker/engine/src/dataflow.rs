@@ -1,7 +1,7 @@
 //! Builds the subtasks of one attempt on one worker, connects them, starts their threads and ends them.
 
 use std::any::Any;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,7 +43,7 @@ pub struct BuildError {
     pub subtask: u32,
     /// What failed.
     #[source]
-    pub error: OperatorError,
+    pub error: Box<OperatorError>,
 }
 
 /// The subtasks of one attempt on this worker, built and started; they wait for [`Self::run`]. Dropping it stops them.
@@ -101,7 +101,8 @@ impl RunningAttempt {
         };
         for stage in &graph.stages {
             for subtask in &build.subtasks {
-                let failed = |error| BuildError { stage: stage.name.clone(), subtask: *subtask, error };
+                let failed =
+                    |error| BuildError { stage: stage.name.clone(), subtask: *subtask, error: Box::new(error) };
                 let key = (stage.id, *subtask);
                 let handle = Handle {
                     stage: stage.id,
@@ -155,7 +156,8 @@ impl RunningAttempt {
             if let Err(error) = result {
                 self.stop();
                 self.ended.wait(self.subtasks.len(), None);
-                return Err(BuildError { stage: build.graph.stages[stage.0 as usize].name.clone(), subtask, error });
+                let stage = build.graph.stages[stage.0 as usize].name.clone();
+                return Err(BuildError { stage, subtask, error: Box::new(error) });
             }
         }
         Ok(())
@@ -241,11 +243,8 @@ impl RunningAttempt {
                 .iter()
                 .filter_map(|subtask| subtask.state.lock().as_ref().map(SubtaskState::bytes))
                 .sum(),
-            finished_subtasks: self
-                .subtasks
-                .iter()
-                .filter(|subtask| subtask.finished.load(Ordering::Relaxed))
-                .count() as u32,
+            finished_subtasks: self.subtasks.iter().filter(|subtask| subtask.finished.load(Ordering::Relaxed)).count()
+                as u32,
             subtasks: self.subtasks.len() as u32,
             busy_us: elapsed.saturating_sub(idle_us + backpressured_us),
             idle_us,
@@ -385,7 +384,13 @@ fn run_thread(maker: Maker, built: &Sender<(StageId, u32, Result<(), OperatorErr
         .unwrap_or_else(|panic| Err(panicked(panic.as_ref())))
         .map_err(|error| error.in_operator(running.chain.at_work()));
     if let Err(error) = result {
-        tracing::error!(stage = stage.0, subtask, error = error.describe(), operator = error.operator, "a subtask failed");
+        tracing::error!(
+            stage = stage.0,
+            subtask,
+            error = error.describe(),
+            operator = error.operator,
+            "a subtask failed"
+        );
         let _ = reports.send(Report::Failed { stage, subtask, error });
     }
     if catch_unwind(AssertUnwindSafe(|| drop(running))).is_err() {
@@ -428,7 +433,7 @@ impl Maker {
         };
         Ok(Subtask {
             stage: stage.id,
-            subtask: self.subtask,
+            index: self.subtask,
             alignment: Alignment::new(self.inputs.len(), build.mode, build.alignment_timeout),
             gate: self.gate,
             head,
@@ -451,7 +456,7 @@ impl Maker {
         let open = OpenState {
             dir: build.state_dir.join(format!("{}-{}", self.stage, self.subtask)),
             backend: if stateful { build.state_backend.clone() } else { NO_BACKEND.to_string() },
-            options: if stateful { build.state_options.clone() } else { Default::default() },
+            options: if stateful { build.state_options.clone() } else { BTreeMap::default() },
             registry: Arc::clone(&build.registry),
             memory: build.state_memory.clone(),
             subtask: self.subtask,
@@ -537,6 +542,7 @@ impl Maker {
         let Some(node) = &self.stage().sink else { return Ok(None) };
         let ctx = SinkContext {
             job: build.job.clone(),
+            sink: node.identity.clone(),
             attempt: build.attempt,
             worker: build.worker.clone(),
             subtask: self.subtask,

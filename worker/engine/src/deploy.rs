@@ -26,16 +26,17 @@ use weir_state::{BackendRegistry, Carriage, StateMemory, SubtaskState, Uploader,
 use weir_storage::{JobStore, StorageError};
 
 use crate::{
-    checkpoint::{CheckpointSettings, Checkpoints, RestoredBase, local_snapshots},
+    checkpoint::{CheckpointSettings, Checkpoints, RestoredBase, Snapshots, local_snapshots},
     clock::Clock,
     commits::{Commits, Committers},
     control::Event,
+    error::SinkError,
     failure::{Failure, chain},
     graph::{JobGraph, StageId},
     local::{LocalFolder, LocalSnapshots, remove_all},
-    network::{AttemptNetwork, ExchangeHub, NetworkPlan},
+    network::{AttemptNetwork, ExchangeHub, NetworkPlan, PeerLost},
     restore::{self, Dealt, PendingCommits},
-    seam::{BuildAttempt, Remote, RunningAttempt, channel_window},
+    seam::{BuildAttempt, Remote, Restored, RunningAttempt, channel_window},
     sink::CommitContext,
 };
 
@@ -57,6 +58,9 @@ pub trait Planner: Send + Sync {
     fn plan(&self, request: &PlanRequest) -> Result<JobGraph, PlanFailure>;
 }
 
+/// What becomes of a process whose subtasks do not stop; it is told which.
+pub type OnStuck = Arc<dyn Fn(Vec<(StageId, u32)>) + Send + Sync>;
+
 /// What all attempts of a worker process share.
 pub(crate) struct Host {
     pub worker: WorkerId,
@@ -65,7 +69,7 @@ pub(crate) struct Host {
     pub state_memory: StateMemory,
     pub planner: Arc<dyn Planner>,
     pub clock: Arc<dyn Clock>,
-    pub on_stuck: Arc<dyn Fn(Vec<(StageId, u32)>) + Send + Sync>,
+    pub on_stuck: OnStuck,
     pub hub: ExchangeHub,
     pub local: Mutex<LocalFolder>,
     pub events: mpsc::UnboundedSender<Event>,
@@ -162,12 +166,13 @@ impl Order {
         let mut subtasks = deploy.peers[place].subtasks.clone();
         subtasks.sort_unstable();
         let path = &deploy.restore_path;
-        let record = match path.is_empty() {
-            true => None,
-            false => match decode(path, &deploy.restore_record, RECORD_VERSION).map_err(unreadable)? {
+        let record = if path.is_empty() {
+            None
+        } else {
+            match decode(path, &deploy.restore_record, RECORD_VERSION).map_err(|error| unreadable(&error))? {
                 Slot::Record(record) => Some((path.clone(), record)),
                 Slot::Seal(_) => return Err(Failure::corrupt(path, "is a seal and no record")),
-            },
+            }
         };
         Ok(Self {
             attempt: Attempt(deploy.attempt),
@@ -180,8 +185,8 @@ impl Order {
     }
 }
 
-fn unreadable(error: FormatError) -> Failure {
-    match &error {
+fn unreadable(error: &FormatError) -> Failure {
+    match error {
         FormatError::Json { path, source } => Failure::corrupt(path, &format!("is not readable ({source})")),
         FormatError::Version { .. } => Failure::new(FailureKind::StateMismatch, error.to_string()),
     }
@@ -322,7 +327,7 @@ async fn fetch_part(store: &JobStore, part: &PartRef) -> Result<Part, Failure> {
         let what = format!("has the checksum {crc32c:08x} instead of {:08x}", part.crc32c);
         return Err(Failure::corrupt(&part.path, &what));
     }
-    decode(&part.path, &bytes, PART_VERSION).map_err(unreadable)
+    decode(&part.path, &bytes, PART_VERSION).map_err(|error| unreadable(&error))
 }
 
 /// Local snapshots of the record to be restored, from the attempt that has just ended or one before it.
@@ -344,12 +349,16 @@ async fn prepare_commits(
     deploy: &rpc::Deploy,
     pending: PendingCommits,
 ) -> Result<Commits, Failure> {
-    let context = CommitContext { job: order.settings.job.clone(), attempt: order.attempt };
     let mut committers = Committers::new();
     for sink in graph.stages.iter().filter_map(|stage| stage.sink.as_ref()) {
-        let fail = |error: crate::error::SinkError| Failure {
+        let fail = |error: SinkError| Failure {
             operator: sink.identity.clone(),
             ..Failure::new(error.kind, chain(&error))
+        };
+        let context = CommitContext {
+            job: order.settings.job.clone(),
+            attempt: order.attempt,
+            sink: sink.identity.clone(),
         };
         let committer = sink.sink.committer(&context).map_err(fail)?;
         if order.place == 0 {
@@ -365,11 +374,11 @@ async fn prepare_commits(
 /// What this worker's subtasks start with.
 fn restored_for(
     order: &Order,
-    all: BTreeMap<(StageId, u32), crate::seam::Restored>,
+    all: BTreeMap<(StageId, u32), Restored>,
     graph: &JobGraph,
     parallelism: u32,
     local: &LocalSnapshots,
-) -> BTreeMap<(StageId, u32), crate::seam::Restored> {
+) -> BTreeMap<(StageId, u32), Restored> {
     let same = order.record.as_ref().is_some_and(|(_, record)| record.parallelism == parallelism);
     let mut ours: BTreeMap<_, _> =
         all.into_iter().filter(|((_, subtask), _)| order.subtasks.contains(subtask)).collect();
@@ -381,7 +390,7 @@ fn restored_for(
 }
 
 /// Bytes of keyed state that are here already, and those that have to be fetched.
-fn bytes_of(restored: &BTreeMap<(StageId, u32), crate::seam::Restored>, subtasks: &[u32]) -> (u64, u64) {
+fn bytes_of(restored: &BTreeMap<(StageId, u32), Restored>, subtasks: &[u32]) -> (u64, u64) {
     let (mut local, mut remote) = (0, 0);
     for ((_, subtask), restored) in restored {
         if subtasks.contains(subtask) {
@@ -394,11 +403,11 @@ fn bytes_of(restored: &BTreeMap<(StageId, u32), crate::seam::Restored>, subtasks
 
 /// Snapshots whose files the first checkpoint may reuse: of subtasks that own the very same key groups as before.
 fn reusable(
-    restored: &BTreeMap<(StageId, u32), crate::seam::Restored>,
+    restored: &BTreeMap<(StageId, u32), Restored>,
     parallelism: u32,
     max_parallelism: u32,
-) -> crate::checkpoint::Snapshots {
-    let same = |((stage, subtask), restored): (&(StageId, u32), &crate::seam::Restored)| {
+) -> Snapshots {
+    let same = |((stage, subtask), restored): (&(StageId, u32), &Restored)| {
         let groups = key_group_range(*subtask, parallelism, max_parallelism);
         match restored.keyed.as_slice() {
             [one] if (one.key_group_start..one.key_group_end) == groups => Some(((*stage, *subtask), one.clone())),
@@ -419,7 +428,7 @@ fn network_plan(host: &Host, order: &Order, graph: &JobGraph, deploy: &rpc::Depl
 }
 
 /// Tells the control loop of peers that are lost in this attempt.
-fn lost_peers(host: &Host, attempt: Attempt) -> mpsc::UnboundedSender<crate::network::PeerLost> {
+fn lost_peers(host: &Host, attempt: Attempt) -> mpsc::UnboundedSender<PeerLost> {
     let (lost, mut told) = mpsc::unbounded_channel();
     let events = host.events.clone();
     tokio::spawn(async move {
@@ -437,7 +446,7 @@ fn build<'a>(
     graph: &Arc<JobGraph>,
     deploy: &rpc::Deploy,
     store: &JobStore,
-    restored: BTreeMap<(StageId, u32), crate::seam::Restored>,
+    restored: BTreeMap<(StageId, u32), Restored>,
     network: Arc<AttemptNetwork>,
 ) -> impl Future<Output = Result<Arc<RunningAttempt>, Failure>> + use<'a> {
     let settings = &order.settings;

@@ -264,3 +264,104 @@ impl HashRoute {
         &self.order[start..self.starts[destination] as usize]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{AsArray, Int64Array, RecordBatch};
+    use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+
+    use super::*;
+    use crate::counters::Stopwatch;
+    use crate::gate::{Gate, Taken};
+
+    const GROUPS: u32 = 128;
+
+    fn schema() -> SchemaRef {
+        Arc::new(Schema::new(vec![Field::new("key", DataType::Int64, false)]))
+    }
+
+    fn rows(range: std::ops::Range<i64>) -> Batch {
+        let column = Arc::new(Int64Array::from_iter_values(range));
+        Batch::inserts(RecordBatch::try_new(schema(), vec![column]).unwrap())
+    }
+
+    fn hash_into(width: u32) -> (ExchangeOutput, Vec<Arc<Gate>>) {
+        let gates: Vec<_> = (0..width).map(|_| Arc::new(Gate::new(&[None], usize::MAX, None))).collect();
+        let senders = gates.iter().map(|gate| Sender::Local { gate: Arc::clone(gate), channel: 0 }).collect();
+        let exchange = Exchange::Hash { keys: vec![0] };
+        (ExchangeOutput::new(&exchange, 0, GROUPS, &schema(), senders).unwrap(), gates)
+    }
+
+    fn take_all(gate: &Gate) -> Vec<Element> {
+        let mut elements = Vec::new();
+        while let Taken::Element(_, element) = gate.next(|_| false, Some(Instant::now()), &Stopwatch::default()) {
+            elements.push(element);
+        }
+        elements
+    }
+
+    fn keys_of(element: &Element) -> &[i64] {
+        match element {
+            Element::Batch(batch) => batch.rows.column(0).as_primitive::<Int64Type>().values(),
+            other => panic!("{other:?} is no batch"),
+        }
+    }
+
+    #[test]
+    fn every_row_goes_to_the_owner_of_its_key_group_in_order_and_batches_do_not_shrink() {
+        let counters = Counters::default();
+        let width = 7;
+        let (mut output, gates) = hash_into(width);
+        for i in 0..100 {
+            output.batch(rows(i * 1000..(i + 1) * 1000), &counters).unwrap();
+        }
+        assert!(output.deadline().is_some());
+        output.flush(&counters).unwrap();
+        assert_eq!(output.deadline(), None);
+        let mut keys = Keys::new();
+        keys.encode(&[Arc::new(Int64Array::from_iter_values(0..100_000))], 100_000).unwrap();
+        for (subtask, gate) in (0..width).zip(&gates) {
+            let elements = take_all(gate);
+            let (_, full) = elements.split_last().unwrap();
+            assert!(full.iter().all(|element| keys_of(element).len() >= TARGET_ROWS));
+            let found: Vec<i64> = elements.iter().flat_map(|element| keys_of(element).to_vec()).collect();
+            let owned = |row: &i64| owner(keys.hash(*row as usize), GROUPS, width) == subtask;
+            assert_eq!(found, (0..100_000).filter(owned).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn a_watermark_comes_after_the_rows_before_it_and_does_not_hurry_them() {
+        let counters = Counters::default();
+        let (mut output, gates) = hash_into(2);
+        output.batch(rows(0..1), &counters).unwrap();
+        output.watermark(5, &counters).unwrap();
+        output.watermark(6, &counters).unwrap();
+        let mut keys = Keys::new();
+        keys.encode(&[Arc::new(Int64Array::from_iter_values(0..1))], 1).unwrap();
+        let waits = owner(keys.hash(0), GROUPS, 2) as usize;
+        assert_eq!(take_all(&gates[1 - waits]), [Element::Watermark(5), Element::Watermark(6)]);
+        assert_eq!(take_all(&gates[waits]), []);
+        output.signal(&Element::Barrier(CheckpointId(1)), &counters).unwrap();
+        let elements = take_all(&gates[waits]);
+        assert_eq!(keys_of(&elements[0]), [0]);
+        assert_eq!(elements[1..], [Element::Watermark(6), Element::Barrier(CheckpointId(1))]);
+        assert_eq!(take_all(&gates[1 - waits]), [Element::Barrier(CheckpointId(1))]);
+    }
+
+    #[test]
+    fn a_batch_that_belongs_to_one_subtask_is_passed_on_as_it_is() {
+        let counters = Counters::default();
+        let (mut output, gates) = hash_into(2);
+        let column = Arc::new(Int64Array::from_iter_values(std::iter::repeat_n(3, TARGET_ROWS)));
+        let batch = Batch::inserts(RecordBatch::try_new(schema(), vec![column]).unwrap());
+        output.batch(batch.clone(), &counters).unwrap();
+        assert_eq!(output.deadline(), None);
+        let elements: Vec<_> = gates.iter().flat_map(|gate| take_all(gate)).collect();
+        let Element::Batch(passed) = &elements[0] else { panic!("no batch") };
+        assert!(Arc::ptr_eq(passed.rows.column(0), batch.rows.column(0)));
+        assert_eq!(elements.len(), 1);
+    }
+}

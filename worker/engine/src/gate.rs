@@ -169,12 +169,7 @@ impl Gate {
     }
 
     /// The next command or element out of a channel that is not held; waits until there is one, or until the deadline.
-    pub(crate) fn next(
-        &self,
-        held: impl Fn(usize) -> bool,
-        deadline: Option<Instant>,
-        waiting: &Stopwatch,
-    ) -> Taken {
+    pub(crate) fn next(&self, held: impl Fn(usize) -> bool, deadline: Option<Instant>, waiting: &Stopwatch) -> Taken {
         let mut inner = self.inner.lock();
         if let Some(taken) = self.take(&mut inner, &held) {
             return self.settle(inner, taken);
@@ -257,9 +252,7 @@ impl Gate {
     /// Wakes producers and grants credits for what has been taken, without the lock.
     fn settle(&self, inner: MutexGuard<'_, Inner>, (taken, grant): (Taken, Option<(ChannelId, u64)>)) -> Taken {
         let room = match taken {
-            Taken::Element(channel, _) => {
-                inner.putters_wait > 0 && inner.queues[channel].bytes <= self.window / REFILL
-            }
+            Taken::Element(channel, _) => inner.putters_wait > 0 && inner.queues[channel].bytes <= self.window / REFILL,
             _ => false,
         };
         drop(inner);

@@ -10,11 +10,12 @@ use arrow::array::{
 use arrow::buffer::{BooleanBuffer, NullBuffer};
 use arrow::compute::{concat, take};
 use arrow::datatypes::{
-    BinaryType, BinaryViewType, ByteArrayType, ByteViewType, DataType, Date32Type, Date64Type, Decimal128Type, DurationMicrosecondType,
-    DurationMillisecondType, DurationNanosecondType, DurationSecondType, Float32Type, Float64Type, Int8Type, Int16Type,
-    Int32Type, Int64Type, SchemaRef, Time32MillisecondType, Time32SecondType, Time64MicrosecondType,
-    Time64NanosecondType, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
-    TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type, StringViewType, Utf8Type,
+    BinaryType, BinaryViewType, ByteArrayType, ByteViewType, DataType, Date32Type, Date64Type, Decimal128Type,
+    DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType, DurationSecondType, Float32Type,
+    Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, SchemaRef, StringViewType, Time32MillisecondType,
+    Time32SecondType, Time64MicrosecondType, Time64NanosecondType, TimeUnit, TimestampMicrosecondType,
+    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type,
+    UInt64Type, Utf8Type,
 };
 use arrow::error::ArrowError;
 
@@ -112,14 +113,12 @@ fn column(data_type: &DataType) -> Box<dyn Column> {
         DataType::Duration(TimeUnit::Millisecond) => primitive::<DurationMillisecondType>(data_type),
         DataType::Duration(TimeUnit::Microsecond) => primitive::<DurationMicrosecondType>(data_type),
         DataType::Duration(TimeUnit::Nanosecond) => primitive::<DurationNanosecondType>(data_type),
-        DataType::Boolean => {
-            Box::new(Booleans { values: BooleanBufferBuilder::new(0), nulls: Nulls::default() })
-        }
+        DataType::Boolean => Box::new(Booleans { values: BooleanBufferBuilder::new(0), nulls: Nulls::default() }),
         DataType::Utf8 => Box::new(Bytes::<Utf8Type> { builder: GenericByteBuilder::new() }),
         DataType::Binary => Box::new(Bytes::<BinaryType> { builder: GenericByteBuilder::new() }),
         DataType::Utf8View => Box::new(Views::<StringViewType> { builder: GenericByteViewBuilder::new(), bytes: 0 }),
         DataType::BinaryView => Box::new(Views::<BinaryViewType> { builder: GenericByteViewBuilder::new(), bytes: 0 }),
-        _ => Box::new(Pieces { data_type: data_type.clone(), pieces: Vec::new(), bytes: 0 }),
+        _ => Box::new(Pieces { data_type: data_type.clone(), taken: Vec::new(), bytes: 0 }),
     }
 }
 
@@ -134,7 +133,9 @@ impl Nulls {
     fn append(&mut self, nulls: Option<&NullBuffer>, rows: &[u32]) {
         if let Some(nulls) = nulls.filter(|nulls| nulls.null_count() > 0) {
             let builder = self.builder.get_or_insert_with(|| all_valid(self.rows));
-            rows.iter().for_each(|row| builder.append(nulls.is_valid(*row as usize)));
+            for row in rows {
+                builder.append(nulls.is_valid(*row as usize));
+            }
         } else if let Some(builder) = &mut self.builder {
             builder.append_n(rows.len(), true);
         }
@@ -190,7 +191,9 @@ impl Column for Booleans {
     fn append(&mut self, array: &ArrayRef, rows: &[u32]) -> Result<(), ArrowError> {
         let array = array.as_boolean_opt().ok_or_else(|| other_type(&DataType::Boolean, array))?;
         let values: &BooleanBuffer = array.values();
-        rows.iter().for_each(|row| self.values.append(values.value(*row as usize)));
+        for row in rows {
+            self.values.append(values.value(*row as usize));
+        }
         self.nulls.append(array.nulls(), rows);
         Ok(())
     }
@@ -212,7 +215,9 @@ impl<T: ByteArrayType> Column for Bytes<T> {
     fn append(&mut self, array: &ArrayRef, rows: &[u32]) -> Result<(), ArrowError> {
         let array = array.as_bytes_opt::<T>().ok_or_else(|| other_type(&T::DATA_TYPE, array))?;
         if array.null_count() == 0 {
-            rows.iter().for_each(|row| self.builder.append_value(array.value(*row as usize)));
+            for row in rows {
+                self.builder.append_value(array.value(*row as usize));
+            }
         } else {
             for row in rows {
                 let row = *row as usize;
@@ -227,10 +232,8 @@ impl<T: ByteArrayType> Column for Bytes<T> {
     }
 
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
-        let next = GenericByteBuilder::with_capacity(
-            self.builder.offsets_slice().len(),
-            self.builder.values_slice().len(),
-        );
+        let next =
+            GenericByteBuilder::with_capacity(self.builder.offsets_slice().len(), self.builder.values_slice().len());
         let mut builder = std::mem::replace(&mut self.builder, next);
         Ok(Arc::new(builder.finish()))
     }
@@ -272,7 +275,7 @@ impl<T: ByteViewType> Column for Views<T> {
 /// Any other type: taken out batch by batch, and put together at the end.
 struct Pieces {
     data_type: DataType,
-    pieces: Vec<ArrayRef>,
+    taken: Vec<ArrayRef>,
     bytes: usize,
 }
 
@@ -283,7 +286,7 @@ impl Column for Pieces {
         }
         let piece = take(array, &UInt32Array::from(rows.to_vec()), None)?;
         self.bytes += piece.get_array_memory_size();
-        self.pieces.push(piece);
+        self.taken.push(piece);
         Ok(())
     }
 
@@ -293,7 +296,7 @@ impl Column for Pieces {
 
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
         self.bytes = 0;
-        let pieces = std::mem::take(&mut self.pieces);
+        let pieces = std::mem::take(&mut self.taken);
         if pieces.is_empty() {
             return Ok(arrow::array::new_empty_array(&self.data_type));
         }

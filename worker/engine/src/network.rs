@@ -11,7 +11,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -191,6 +191,7 @@ pub struct AttemptNetwork {
     ready: CancellationToken,
     closed: CancellationToken,
     lost: mpsc::UnboundedSender<PeerLost>,
+    highest_barrier: AtomicU64,
 }
 
 impl AttemptNetwork {
@@ -224,6 +225,7 @@ impl AttemptNetwork {
             ready: CancellationToken::new(),
             closed: CancellationToken::new(),
             lost,
+            highest_barrier: AtomicU64::new(0),
         });
         for (link, frames) in outgoing.into_iter().enumerate() {
             let network = Arc::clone(&network);
@@ -242,6 +244,11 @@ impl AttemptNetwork {
     /// The attempt that these streams belong to.
     pub fn attempt(&self) -> Attempt {
         self.attempt
+    }
+
+    /// The highest checkpoint of which a peer has sent a barrier: this worker may know it from nowhere else.
+    pub fn highest_barrier(&self) -> CheckpointId {
+        CheckpointId(self.highest_barrier.load(Ordering::Acquire))
     }
 
     /// From here on elements are delivered. Called once, when the attempt's subtasks are built.
@@ -340,7 +347,10 @@ impl AttemptNetwork {
                 let decoder = self.decoders.get(channel.edge as usize).ok_or(RefusedFrame::Channel(channel))?;
                 Element::Batch(decoder.decode(&bytes).map_err(|source| RefusedFrame::Data { channel, source })?)
             }
-            Body::Barrier(barrier) => Element::Barrier(CheckpointId(barrier.id)),
+            Body::Barrier(barrier) => {
+                self.highest_barrier.fetch_max(barrier.id, Ordering::AcqRel);
+                Element::Barrier(CheckpointId(barrier.id))
+            }
             Body::Watermark(watermark) => Element::Watermark(watermark),
             Body::Idle(_) => Element::Idle,
             Body::Cancel(id) => Element::Cancel(CheckpointId(id)),
@@ -487,3 +497,6 @@ impl ExchangeHub {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

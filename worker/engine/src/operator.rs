@@ -50,16 +50,10 @@ pub struct OperatorContext {
 }
 
 /// The event time that each key group had reached in the checkpoint: late before the restore is late after it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RestoredWatermarks {
     start: u32,
     floors: Vec<Timestamp>,
-}
-
-impl Default for RestoredWatermarks {
-    fn default() -> Self {
-        Self { start: 0, floors: Vec::new() }
-    }
 }
 
 impl RestoredWatermarks {
@@ -75,11 +69,7 @@ impl RestoredWatermarks {
 
     /// The floor of a key group; [`MIN_WATERMARK`] where nothing was restored.
     pub fn of(&self, key_group: u32) -> Timestamp {
-        key_group
-            .checked_sub(self.start)
-            .and_then(|i| self.floors.get(i as usize))
-            .copied()
-            .unwrap_or(MIN_WATERMARK)
+        key_group.checked_sub(self.start).and_then(|i| self.floors.get(i as usize)).copied().unwrap_or(MIN_WATERMARK)
     }
 
     /// The key groups that this knows about.

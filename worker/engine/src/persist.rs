@@ -3,15 +3,19 @@
 //! A subtask's jobs always run on the same thread, so that they keep the order of their checkpoints: a later snapshot builds
 //! on what an earlier one has written, and a sink's transactions are finished one after the other.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use crossbeam_channel::{Sender, unbounded};
 use weir_protocol::{
     CheckpointId, SubtaskIndex,
     part::{Item, KeyedSnapshot, OperatorPart, SubtaskPart},
+    settings::FailureKind,
 };
 use weir_state::{Persist, PersistStats, SubtaskState, Uploader};
 
@@ -120,6 +124,17 @@ pub struct Persisted {
 }
 
 impl PersistSubtask {
+    /// Like [`Self::run`]. A panic in a sink's or backend's code fails the attempt: a checkpoint that is never answered would
+    /// only be seen by its timeout, again and again.
+    pub fn run_caught(self) -> Persisted {
+        let (stage, subtask, id, identity) = (self.stage, self.subtask, self.id, self.identity.clone());
+        catch_unwind(AssertUnwindSafe(|| self.run())).unwrap_or_else(|_| {
+            let message = format!("persisting subtask {subtask} of stage `{identity}` panicked; the log has the place");
+            let failure = Failure { subtask, ..Failure::new(FailureKind::Operator, message.clone()) };
+            Persisted { stage, subtask, id, commits: Err(failure), outcome: Err(message) }
+        })
+    }
+
     /// Blocks until all is durable.
     pub fn run(mut self) -> Persisted {
         let commits = self.finish_transaction();

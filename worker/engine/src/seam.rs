@@ -178,8 +178,10 @@ pub const MAX_CHANNEL_BYTES: usize = 4 << 20;
 /// may differ in how many they have, and both ends of a channel must arrive at the same number.
 pub fn channel_window(graph: &JobGraph, parallelism: u32, memory_budget: u64) -> usize {
     let width = parallelism as usize;
-    let channels: usize =
-        graph.edges().map(|(_, _, _, edge)| if edge.exchange == Exchange::Forward { width } else { width * width }).sum();
+    let channels: usize = graph
+        .edges()
+        .map(|(_, _, _, edge)| if edge.exchange == Exchange::Forward { width } else { width * width })
+        .sum();
     (Shares::of(memory_budget).channels / channels.max(1)).clamp(MIN_CHANNEL_BYTES, MAX_CHANNEL_BYTES)
 }
 

@@ -26,21 +26,17 @@ use weir_protocol::{
 };
 use weir_state::{BackendRegistry, StateMemory};
 
-pub use crate::deploy::{PlanFailure, Planner};
+pub use crate::deploy::{OnStuck, PlanFailure, Planner};
 use crate::{
     clock::{Clock, SystemClock},
     control::{Control, Event},
     deploy::Host,
-    graph::StageId,
     local::LocalFolder,
     network::{self, ExchangeHub},
 };
 
 /// The exit code of a process with a subtask that does not stop.
 pub const STUCK_EXIT_CODE: i32 = 70;
-
-/// What becomes of a process whose subtasks do not stop.
-pub type OnStuck = Arc<dyn Fn(Vec<(StageId, u32)>) + Send + Sync>;
 
 /// What a worker process is given at its start.
 pub struct WorkerOptions {

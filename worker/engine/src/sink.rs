@@ -28,12 +28,16 @@ pub struct CommitContext {
     pub job: JobName,
     /// The attempt that is starting.
     pub attempt: Attempt,
+    /// The sink's identity in the graph: two sinks of one job may write to one place.
+    pub sink: String,
 }
 
 /// What a sink is given at its start.
 pub struct SinkContext {
     /// Whose output it is.
     pub job: JobName,
+    /// The sink's identity in the graph.
+    pub sink: String,
     /// The attempt.
     pub attempt: Attempt,
     /// The worker; with attempt and subtask it makes names that nobody else makes.

@@ -74,9 +74,7 @@ impl Splits {
         self.active.fill(now);
         let mut changes = Vec::new();
         for (i, state) in self.states.iter().enumerate() {
-            if let Some(watermark) = state.watermark_ms
-                && !state.finished
-            {
+            if let Some(watermark) = state.watermark_ms {
                 changes.extend(self.watermarks.advance(i, watermark));
                 if state.idle {
                     changes.extend(self.watermarks.set_idle(i));

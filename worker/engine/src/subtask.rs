@@ -29,7 +29,8 @@ use crate::watermark::{Change, Watermarks};
 /// One parallel instance of a stage.
 pub(crate) struct Subtask {
     pub(crate) stage: StageId,
-    pub(crate) subtask: u32,
+    /// Which of the stage's subtasks.
+    pub(crate) index: u32,
     pub(crate) gate: Arc<Gate>,
     pub(crate) head: Head,
     pub(crate) chain: Chain,
@@ -90,7 +91,9 @@ impl SourceHead {
             let positions = source.snapshot()?;
             if positions.len() != self.splits.len() {
                 let (found, expected) = (positions.len(), self.splits.len());
-                return Err(OperatorError::operator(format!("the source gave {found} positions for {expected} splits")));
+                return Err(OperatorError::operator(format!(
+                    "the source gave {found} positions for {expected} splits"
+                )));
             }
             self.splits.set_positions(positions);
         }
@@ -335,7 +338,7 @@ impl Subtask {
 
     fn say_finished(&mut self) {
         self.finished.store(true, Ordering::Relaxed);
-        self.report(Report::Finished { stage: self.stage, subtask: self.subtask });
+        self.report(Report::Finished { stage: self.stage, subtask: self.index });
     }
 
     fn command(&mut self, command: Command) -> Result<(), OperatorError> {
@@ -364,7 +367,7 @@ impl Subtask {
                         Why::Cancelled => "it was cancelled during alignment".to_string(),
                         Why::Timeout => "its alignment took longer than the timeout".to_string(),
                     };
-                    self.report(Report::Declined { id, stage: self.stage, subtask: self.subtask, reason });
+                    self.report(Report::Declined { id, stage: self.stage, subtask: self.index, reason });
                 }
             }
         }
@@ -398,7 +401,7 @@ impl Subtask {
         };
         self.report(Report::Frozen {
             stage: self.stage,
-            subtask: self.subtask,
+            subtask: self.index,
             id,
             snapshot: Box::new(snapshot),
             state: self.state.clone(),

@@ -188,12 +188,9 @@ fn rows_of_a_key_meet_in_the_subtask_that_owns_its_key_group() {
 
 #[test]
 fn other_exchanges_bring_every_row_once_or_to_everyone() {
-    for (exchange, copies) in [
-        (Exchange::Forward, 1),
-        (Exchange::Rebalance, 1),
-        (Exchange::Single, 1),
-        (Exchange::Broadcast, 3),
-    ] {
+    for (exchange, copies) in
+        [(Exchange::Forward, 1), (Exchange::Rebalance, 1), (Exchange::Single, 1), (Exchange::Broadcast, 3)]
+    {
         let bench = Bench::new(3, 700, exchange.clone(), Arc::new(Count));
         let mut workers = bench.deploy(&[2, 1], None).start().unwrap();
         workers.all_finished().unwrap();

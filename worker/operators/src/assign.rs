@@ -23,11 +23,12 @@ pub struct WindowAssign {
 impl WindowAssign {
     /// Checks the spec. The output has the input's columns, then the window's.
     pub fn new(spec: WindowAssignSpec) -> Result<Self, SpecError> {
-        spec.window.check()?;
-        let window = window_fields(&spec.input, spec.time)?;
-        let time_type = window[2].data_type().clone();
-        let fields: Vec<Field> = spec.input.fields().iter().map(|f| f.as_ref().clone()).chain(window).collect();
-        Ok(Self { slices: Slices::new(spec.window), time: spec.time, output: schema_of(fields), time_type })
+        let WindowAssignSpec { input, window, time } = spec;
+        window.check()?;
+        let added = window_fields(&input, time)?;
+        let time_type = added[2].data_type().clone();
+        let fields: Vec<Field> = input.fields().iter().map(|f| f.as_ref().clone()).chain(added).collect();
+        Ok(Self { slices: Slices::new(window), time, output: schema_of(fields), time_type })
     }
 
     pub fn output(&self) -> &SchemaRef {

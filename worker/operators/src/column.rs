@@ -67,9 +67,9 @@ impl Plain {
                 DataType::Float64 => Self::Float(array.as_primitive::<Float64Type>().values().clone()),
                 _ => Self::Float(cast(array, &DataType::Float64)?.as_primitive::<Float64Type>().values().clone()),
             },
-            Kind::Decimal => Self::Decimal(
-                array.as_primitive_opt::<Decimal128Type>().ok_or_else(wrong)?.values().clone(),
-            ),
+            Kind::Decimal => {
+                Self::Decimal(array.as_primitive_opt::<Decimal128Type>().ok_or_else(wrong)?.values().clone())
+            }
             Kind::Bytes => Self::Bytes(BytesColumn::new(array).ok_or_else(wrong)?),
         })
     }
@@ -79,11 +79,7 @@ impl Plain {
 pub fn as_i64(array: &ArrayRef) -> Result<ScalarBuffer<i64>, OperatorError> {
     let as_is = matches!(
         array.data_type(),
-        DataType::Int64
-            | DataType::Timestamp(..)
-            | DataType::Date64
-            | DataType::Time64(_)
-            | DataType::Duration(_)
+        DataType::Int64 | DataType::Timestamp(..) | DataType::Date64 | DataType::Time64(_) | DataType::Duration(_)
     );
     if as_is {
         let data = array.to_data();
@@ -129,7 +125,7 @@ pub fn selection(column: &ArrayRef) -> BooleanBuffer {
 
 /// The rows of `filter` in which the column is not null.
 pub fn and_valid(filter: Selection, column: Option<&ArrayRef>) -> Selection {
-    let valid = column.and_then(|c| c.logical_nulls()).filter(|n| n.null_count() > 0);
+    let valid = column.and_then(Array::logical_nulls).filter(|n| n.null_count() > 0);
     match (filter, valid) {
         (Some(filter), Some(valid)) => Some(&filter & valid.inner()),
         (None, Some(valid)) => Some(valid.inner().clone()),
@@ -176,7 +172,12 @@ impl<'a> Columns<'a> {
     }
 
     /// Both, for a loop that needs them at once.
-    pub fn both(&mut self, column: usize, kind: Kind, index: usize) -> Result<(&Plain, Option<&BooleanBuffer>), OperatorError> {
+    pub fn both(
+        &mut self,
+        column: usize,
+        kind: Kind,
+        index: usize,
+    ) -> Result<(&Plain, Option<&BooleanBuffer>), OperatorError> {
         self.plain(column, kind)?;
         let plain = self.plain[column].as_ref().ok_or_else(|| OperatorError::operator("a column is missing"))?;
         Ok((plain, self.filters[index].2.as_ref()))

@@ -122,7 +122,8 @@ impl Operator for Task {
         for (g, &slot) in self.slots.iter().enumerate() {
             let row = self.winners[g];
             let new = self.created.binary_search(&slot).is_ok();
-            if new || (!self.spec.first_stands() && self.spec.replaces(order(row), stored_order(self.table.row(slot)))) {
+            if new || (!self.spec.first_stands() && self.spec.replaces(order(row), stored_order(self.table.row(slot))))
+            {
                 changes.push(Change { slot, row, new });
             }
         }

@@ -18,7 +18,8 @@ use crate::plan::{Feed, Reduce};
 use crate::progress::{KeyGroupProgress, ProgressTable, Write};
 use crate::scan::{Placed, Scan, ScanPiece};
 use crate::spec::TimeSource;
-use crate::values::{Layout, Rows, Values};
+use crate::staterow::{Layout, Rows};
+use crate::values::Values;
 use crate::window::{Tables, WindowAggregate};
 
 /// Groups emitted at once: about a batch.
@@ -102,7 +103,13 @@ impl Firer {
 
     /// The same for one key group, as restored.
     pub fn floor(&self, key_group: KeyGroup) -> Timestamp {
-        self.key_groups.get((u32::from(key_group.0) - self.first_key_group) as usize).map_or(MIN_WATERMARK, |p| p.reached)
+        self.at(key_group).map_or(MIN_WATERMARK, |i| self.key_groups[i].reached)
+    }
+
+    /// Where a key group stands among the subtask's own.
+    fn at(&self, key_group: KeyGroup) -> Option<usize> {
+        let i = u32::from(key_group.0).checked_sub(self.first_key_group)? as usize;
+        (i < self.key_groups.len()).then_some(i)
     }
 
     /// The highest of all floors.
@@ -279,7 +286,9 @@ impl Firer {
         let (mut slots, mut created) = (Vec::new(), Vec::new());
         store.upsert_rows(&groups.keys, groups.first(), &mut slots, &mut created)?;
         let mut rows = Rows::default();
-        slots.iter().for_each(|&slot| rows.push(store.row(slot), &self.layout));
+        for &slot in &slots {
+            rows.push(store.row(slot), &self.layout);
+        }
         let mut values = Values::new(&plan.accumulators);
         values.load(&rows, &self.layout);
         for (i, a) in plan.accumulators.iter().enumerate() {
@@ -287,7 +296,8 @@ impl Firer {
             if of != map {
                 continue;
             }
-            let seen: Vec<u32> = (0..masks.len() as u32).filter(|&key| masks[key as usize] >> variant & 1 == 1).collect();
+            let seen: Vec<u32> =
+                (0..masks.len() as u32).filter(|&key| masks[key as usize] >> variant & 1 == 1).collect();
             if a.reduce == Reduce::Count {
                 values.count_rows(i, groups.groups(), &seen);
             } else {
@@ -381,8 +391,8 @@ impl Firer {
 
     /// Whether the key group still has this window to emit.
     fn wants(&self, window: Timestamp, key_group: KeyGroup) -> bool {
-        let i = (u32::from(key_group.0) - self.first_key_group) as usize;
-        let Some(progress) = self.key_groups.get(i) else { return false };
+        let Some(i) = self.at(key_group) else { return false };
+        let progress = &self.key_groups[i];
         let resuming = self.resumed.is_some();
         window > progress.fired
             && (!resuming || (self.interrupted[i] && window <= self.spec.slices.closed_by(progress.reached)))

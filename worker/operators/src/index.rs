@@ -70,8 +70,9 @@ impl GroupIndex {
 
     /// The group of one key of an owner.
     pub fn group(&mut self, hash: u64, owner: u32, key: &[u8], row: usize) -> u32 {
-        // Owners are dense small numbers: spread them over the hash.
-        let hash = hash ^ u64::from(owner).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        // The highest bits are the key group, of which a subtask has few, and the table takes its tags from there: the halves
+        // are swapped. Owners are dense small numbers: they are spread.
+        let hash = hash.rotate_left(32) ^ u64::from(owner).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let Self { table, bytes, ends, hashes, owners, first } = self;
         let same = |&g: &u32| {
             let g = g as usize;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::datatypes::{DataType, UInt64Type};
 use weir_engine::{Batch, OperatorError, RowKind};
-use weir_state::{Keys, RowLayout, Slot, SliceTable, StateError, Table};
+use weir_state::{Keys, RowLayout, SliceTable, Slot, StateError, Table};
 
 use crate::column::{Columns, take_columns};
 use crate::index::GroupIndex;
@@ -202,6 +202,13 @@ impl RowGroups {
     }
 }
 
+/// A batch that has been grouped.
+pub struct Arrived<'a> {
+    pub rows: &'a RecordBatch,
+    pub columns: Columns<'a>,
+    pub groups: &'a RowGroups,
+}
+
 /// The layout of a DISTINCT map's rows: the mask, and if asked for, the length of the group's part of the key.
 pub fn map_layout(mask_bytes: usize, prefix: bool) -> RowLayout {
     RowLayout::Fixed(mask_bytes + if prefix { PREFIX_BYTES } else { 0 })
@@ -241,11 +248,10 @@ impl DistinctPass {
         ingest: &Ingest,
         map: usize,
         store: &mut impl RowStore,
-        batch: &RecordBatch,
-        columns: &mut Columns<'_>,
-        groups: &RowGroups,
-        mut values: Option<&mut Values>,
+        arrived: &mut Arrived<'_>,
+        values: Option<&mut Values>,
     ) -> Result<(), OperatorError> {
+        let Arrived { rows: batch, columns, groups } = arrived;
         let value_column = ingest.value_column(map);
         ingest.masks(map, columns, batch, &mut self.row_masks);
         self.find_pairs(batch.column(value_column), groups)?;
@@ -278,7 +284,7 @@ impl DistinctPass {
                 new &= new - 1;
             }
         }
-        let Some(values) = values.as_mut() else { return Ok(()) };
+        let Some(values) = values else { return Ok(()) };
         for (i, a) in ingest.plan.accumulators.iter().enumerate() {
             let Feed::Distinct { map: of, variant } = a.feed else { continue };
             if of != map {

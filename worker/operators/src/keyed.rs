@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use weir_engine::{
     Batch, Operator, OperatorContext, OperatorError, OperatorFactory, OperatorSnapshot, Output, RowKind,
 };
 use weir_state::{Slot, Table};
 
 use crate::column::{Columns, take_columns};
-use crate::ingest::{DistinctPass, Ingest, RowGroups, inserts_only, map_layout};
+use crate::ingest::{Arrived, DistinctPass, Ingest, RowGroups, inserts_only, map_layout};
 use crate::plan::{Plan, is_key};
 use crate::spec::{Aggregation, KeyedAggregateSpec, SpecError, schema_of};
-use crate::values::{Layout, Rows, Values};
+use crate::staterow::{Layout, Rows};
+use crate::values::Values;
 
 /// GROUP BY without a window. For each key that a batch touches it emits one change: `+I` for a new key, `-U` and `+U`,
 /// side by side, where the result is another than before, nothing where it is the same.
@@ -35,7 +36,7 @@ impl KeyedAggregate {
         }
         check_group(&spec.aggregation)?;
         let output = schema_of(spec.aggregation.output_fields()?);
-        let ingest = Ingest::new(Plan::new(&spec.aggregation)?, spec.input, false);
+        let ingest = Ingest::new(Plan::new(spec.aggregation)?, spec.input, false);
         Ok(Self { ingest, output, update_before: spec.update_before })
     }
 
@@ -64,7 +65,9 @@ impl OperatorFactory for KeyedAggregate {
             .maps
             .iter()
             .enumerate()
-            .map(|(i, map)| ctx.state.table(&ctx.identity, &format!("distinct-{i}"), map_layout(map.mask_bytes(), false)))
+            .map(|(i, map)| {
+                ctx.state.table(&ctx.identity, &format!("distinct-{i}"), map_layout(map.mask_bytes(), false))
+            })
             .collect::<Result<_, _>>()?;
         Ok(Box::new(Task {
             values: Values::new(&plan.accumulators),
@@ -117,11 +120,11 @@ impl Operator for Task {
         self.values.load(&self.old_rows, &self.layout);
         let old = self.values.clone();
 
-        let mut columns = Columns::new(rows);
-        self.spec.ingest.update(&mut self.values, self.groups.groups(), &mut columns)?;
+        let mut arrived = Arrived { rows, columns: Columns::new(rows), groups: &self.groups };
+        self.spec.ingest.update(&mut self.values, self.groups.groups(), &mut arrived.columns)?;
         for (map, table) in self.maps.iter_mut().enumerate() {
             let values = Some(&mut self.values);
-            self.pass.run(&self.spec.ingest, map, table, rows, &mut columns, &self.groups, values)?;
+            self.pass.run(&self.spec.ingest, map, table, &mut arrived, values)?;
         }
 
         self.values.store(&mut self.new_rows, &self.layout);
@@ -182,9 +185,4 @@ impl Task {
         let rows = RecordBatch::try_new(Arc::clone(&self.spec.output), columns)?;
         Ok(Batch::with_kinds(rows, changes.kinds))
     }
-}
-
-/// The types of the group columns, to decode keys with.
-pub(crate) fn group_types(plan: &Plan) -> Vec<DataType> {
-    plan.group.iter().map(|&c| plan.input.field(c).data_type().clone()).collect()
 }

@@ -18,10 +18,12 @@ mod local;
 mod plan;
 mod progress;
 mod project;
+mod results;
 mod rowcodec;
 mod scan;
 mod slices;
 pub mod spec;
+mod staterow;
 mod values;
 mod window;
 

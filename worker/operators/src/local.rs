@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array, UInt64Array};
+use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array, UInt64Array};
 use arrow::compute::{cast, take};
 use arrow::datatypes::{DataType, SchemaRef};
 use weir_engine::{
@@ -57,7 +57,7 @@ impl LocalAggregate {
             crate::spec::window_fields(&spec.aggregation.input, time)?;
         }
         let with_slices = carries_slices(&spec);
-        let plan = Plan::new(&spec.aggregation)?;
+        let plan = Plan::new(spec.aggregation)?;
         let output = plan.partial_schema(with_slices);
         let slices = match spec.window {
             Some((window, TimeSource::Event(column))) => Some((column, Slices::new(window))),
@@ -135,9 +135,10 @@ impl Operator for Task {
             self.pass_on -= 1;
             return out.emit(Batch::inserts(self.unfolded(rows, slices)?));
         }
-        self.hold(rows, slices)?;
+        self.hold(rows, slices.as_ref())?;
         let pairs = self.maps.iter().map(|m| m.pairs.len()).max().unwrap_or(0);
-        let bytes = self.values.arena_bytes() + self.index.bytes() + self.maps.iter().map(|m| m.pairs.bytes()).sum::<usize>();
+        let bytes =
+            self.values.arena_bytes() + self.index.bytes() + self.maps.iter().map(|m| m.pairs.bytes()).sum::<usize>();
         if self.index.len() >= MAX_HELD_GROUPS
             || pairs >= MAX_HELD_GROUPS
             || self.held_rows >= MAX_HELD_ROWS
@@ -187,14 +188,14 @@ impl Task {
         Ok(Some(Arc::new(Int64Array::from(slices.ends(&times)))))
     }
 
-    fn hold(&mut self, rows: &RecordBatch, slices: Option<ArrayRef>) -> Result<(), OperatorError> {
+    fn hold(&mut self, rows: &RecordBatch, slices: Option<&ArrayRef>) -> Result<(), OperatorError> {
         let count = rows.num_rows();
         if self.held_since.is_none() {
             self.held_since = Some(self.clock.now_ms());
         }
         self.held_rows += count;
         let mut key_columns = self.spec.ingest.group_columns(rows);
-        if let Some(slices) = &slices {
+        if let Some(slices) = slices {
             let first = arrow::compute::min(slices.as_primitive::<arrow::datatypes::Int64Type>());
             self.first_slice = self.first_slice.min(first.unwrap_or(i64::MAX));
             key_columns.push(Arc::clone(slices));

@@ -4,10 +4,13 @@
 //! same count where x is never null. The plan names each once. DISTINCT aggregates over one column share one map from
 //! (group, value) to a mask with a bit for each FILTER, whatever functions ask for it.
 
+use std::sync::Arc;
+
 use arrow::datatypes::{DataType, Field, SchemaRef};
 
 use crate::spec::{
-    AggregateFunction, Aggregation, LocalAggregateSpec, MAX_DECIMAL_PRECISION, SpecError, TimeSource, is_bytes, schema_of,
+    AggregateFunction, Aggregation, LocalAggregateSpec, MAX_DECIMAL_PRECISION, SpecError, TimeSource, is_bytes,
+    schema_of,
 };
 
 /// How an accumulator takes in a value.
@@ -93,7 +96,6 @@ pub enum Finish {
 /// An output column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finished {
-    pub name: String,
     pub finish: Finish,
     pub output: DataType,
 }
@@ -113,11 +115,11 @@ const MAX_VARIANTS: usize = 64;
 
 impl Plan {
     /// Checks the aggregation and plans it.
-    pub fn new(aggregation: &Aggregation) -> Result<Self, SpecError> {
+    pub fn new(aggregation: Aggregation) -> Result<Self, SpecError> {
         aggregation.check()?;
         let mut plan = Self {
-            input: aggregation.input.clone(),
-            group: aggregation.group.clone(),
+            input: Arc::clone(&aggregation.input),
+            group: Vec::new(),
             accumulators: Vec::new(),
             maps: Vec::new(),
             outputs: Vec::new(),
@@ -142,8 +144,9 @@ impl Plan {
                     count: plan.add(Reduce::Count, a.argument, feed),
                 },
             };
-            plan.outputs.push(Finished { name: a.name.clone(), finish, output });
+            plan.outputs.push(Finished { finish, output });
         }
+        plan.group = aggregation.group;
         if let Some(map) = plan.maps.iter().find(|m| m.variants.len() > MAX_VARIANTS) {
             return Err(SpecError::TooManyDistinctFilters(map.variants.len()));
         }
@@ -176,8 +179,8 @@ impl Plan {
     fn add(&mut self, reduce: Reduce, column: Option<usize>, feed: Feed) -> usize {
         let field = column.map(|c| self.input.field(c));
         // A count only asks whether the value is there, and the values in a DISTINCT map always are.
-        let counts_rows =
-            reduce == Reduce::Count && (field.is_none_or(|f| !f.is_nullable()) || matches!(feed, Feed::Distinct { .. }));
+        let counts_rows = reduce == Reduce::Count
+            && (field.is_none_or(|f| !f.is_nullable()) || matches!(feed, Feed::Distinct { .. }));
         let kind = match (reduce, field) {
             (Reduce::Count, _) | (_, None) => Kind::Int,
             (_, Some(field)) => Kind::of(field.data_type()),
@@ -185,8 +188,7 @@ impl Plan {
         let scale = field.and_then(|f| if let DataType::Decimal128(_, s) = f.data_type() { Some(*s) } else { None });
         let label = field.map_or_else(|| "*".to_owned(), |f| f.name().clone());
         let column = if counts_rows { None } else { column };
-        let found =
-            self.accumulators.iter().position(|a| a.reduce == reduce && a.column == column && a.feed == feed);
+        let found = self.accumulators.iter().position(|a| a.reduce == reduce && a.column == column && a.feed == feed);
         found.unwrap_or_else(|| {
             self.accumulators.push(Accumulator { reduce, column, feed, kind, scale, label });
             self.accumulators.len() - 1

@@ -74,7 +74,10 @@ impl FilterProject {
         if let Some(filter) = &self.filter {
             let mask = evaluate(filter, rows)?;
             if mask.data_type() != &DataType::Boolean {
-                return Err(OperatorError::operator(format!("the filter `{filter}` is {}, not BOOLEAN", mask.data_type())));
+                return Err(OperatorError::operator(format!(
+                    "the filter `{filter}` is {}, not BOOLEAN",
+                    mask.data_type()
+                )));
             }
             let mask = selection(&mask);
             let passing = mask.count_set_bits();
@@ -160,4 +163,3 @@ impl Operator for Task {
         }
     }
 }
-

@@ -20,10 +20,27 @@ use crate::spec::{SpecError, is_bytes};
 
 #[derive(Debug, Clone, Copy)]
 enum Cell {
-    Boolean { at: usize },
-    Fixed { at: usize, width: usize },
+    Boolean {
+        at: usize,
+    },
+    Fixed {
+        at: usize,
+        width: usize,
+    },
     /// The place of the length.
-    Bytes { at: usize },
+    Bytes {
+        at: usize,
+    },
+}
+
+/// Where rows are encoded to.
+struct Target<'a> {
+    rows: &'a [u32],
+    /// Where each row starts, behind its header.
+    starts: Vec<usize>,
+    /// Where its next string goes.
+    tails: Vec<usize>,
+    out: &'a mut [u8],
 }
 
 /// Encodes and decodes rows of certain types.
@@ -98,25 +115,18 @@ impl RowCodec {
         }
         out.bytes.clear();
         out.bytes.resize(end, 0);
-        let mut tails: Vec<usize> = out.starts[..rows.len()].iter().map(|s| s + header + self.fixed).collect();
         let starts: Vec<usize> = out.starts[..rows.len()].iter().map(|s| s + header).collect();
+        let tails = starts.iter().map(|s| s + self.fixed).collect();
+        let mut target = Target { rows, starts, tails, out: &mut out.bytes };
         for (i, column) in columns.iter().enumerate() {
-            self.encode_column(i, column, bytes_columns[i].as_ref(), rows, &starts, &mut tails, &mut out.bytes);
+            self.encode_column(i, column, bytes_columns[i].as_ref(), &mut target);
         }
     }
 
-    fn encode_column(
-        &self,
-        i: usize,
-        column: &ArrayRef,
-        bytes: Option<&BytesColumn>,
-        rows: &[u32],
-        starts: &[usize],
-        tails: &mut [usize],
-        out: &mut [u8],
-    ) {
+    fn encode_column(&self, i: usize, column: &ArrayRef, bytes: Option<&BytesColumn>, target: &mut Target<'_>) {
+        let Target { rows, starts, tails, out } = target;
         if column.null_count() > 0 {
-            for (&row, start) in rows.iter().zip(starts) {
+            for (&row, start) in rows.iter().zip(&*starts) {
                 if column.is_null(row as usize) {
                     out[start + i / 8] |= 1 << (i % 8);
                 }
@@ -125,7 +135,7 @@ impl RowCodec {
         match self.cells[i] {
             Cell::Boolean { at } => {
                 let values = column.as_boolean();
-                for (&row, start) in rows.iter().zip(starts) {
+                for (&row, start) in rows.iter().zip(&*starts) {
                     out[start + at] = u8::from(values.value(row as usize) && values.is_valid(row as usize));
                 }
             }
@@ -143,7 +153,7 @@ impl RowCodec {
             }
             Cell::Bytes { at } => {
                 let Some(bytes) = bytes else { return };
-                for ((&row, start), tail) in rows.iter().zip(starts).zip(tails) {
+                for ((&row, start), tail) in rows.iter().zip(&*starts).zip(tails) {
                     if column.is_null(row as usize) {
                         continue;
                     }

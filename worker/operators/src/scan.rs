@@ -98,12 +98,7 @@ impl Scan {
     }
 
     /// Finds the piece's keys in the other slices.
-    fn complete(
-        &self,
-        table: &mut SliceTable,
-        types: &[DataType],
-        piece: &mut ScanPiece,
-    ) -> Result<(), OperatorError> {
+    fn complete(&self, table: &mut SliceTable, types: &[DataType], piece: &mut ScanPiece) -> Result<(), OperatorError> {
         let columns = decode_keys(types, (0..piece.len()).map(|i| piece.key(i)))?;
         piece.keys.encode(&columns, piece.len())?;
         piece.columns = columns;

@@ -1,123 +1,29 @@
 //! The running values of many groups, a column an accumulator: loaded from state rows, updated by tight loops over
 //! (group, value), stored back, and finished into output columns.
 //!
-//! Groups are dense numbers that mean something within one batch only. A state row is
-//!
-//! | bytes | what |
-//! |---|---|
-//! | 8 a count, integer or float, 16 a decimal, 4 a string's length | in the order of the accumulators, little-endian |
-//! | 1 for each 8 accumulators | bit i: accumulator i has a value; counts always have |
-//! | the strings | in the order of the accumulators |
-//!
-//! so it has a fixed width unless a minimum or maximum over strings is kept.
+//! Groups are dense numbers that mean something within one batch only.
 
-use std::sync::Arc;
-
-use arrow::array::{Array, ArrayRef, BinaryArray, Decimal128Array, Float64Array};
-use arrow::buffer::{BooleanBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, i256};
+use arrow::buffer::BooleanBuffer;
 use weir_engine::OperatorError;
-use weir_state::RowLayout;
 
-use crate::column::{BytesColumn, Plain, from_i64};
-use crate::plan::{Accumulator, Finish, Kind, Plan, Reduce};
-
-/// Where an accumulator stands in a state row.
-#[derive(Debug, Clone)]
-pub struct Layout {
-    offsets: Vec<usize>,
-    flags: usize,
-    fixed: usize,
-    variable: bool,
-}
-
-impl Layout {
-    pub fn new(accumulators: &[Accumulator]) -> Self {
-        let mut next = 0;
-        let offsets = accumulators
-            .iter()
-            .map(|a| {
-                let at = next;
-                next += match a.kind {
-                    Kind::Int | Kind::Float => 8,
-                    Kind::Decimal => 16,
-                    Kind::Bytes => 4,
-                };
-                at
-            })
-            .collect();
-        let flags = next;
-        let fixed = flags + accumulators.len().div_ceil(8);
-        Self { offsets, flags, fixed, variable: accumulators.iter().any(|a| a.kind == Kind::Bytes) }
-    }
-
-    /// The layout as the state knows it.
-    pub fn rows(&self) -> RowLayout {
-        if self.variable { RowLayout::Variable } else { RowLayout::Fixed(self.fixed) }
-    }
-}
-
-/// State rows side by side, as they were read or are to be written.
-#[derive(Debug, Clone)]
-pub struct Rows {
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
-}
-
-impl Default for Rows {
-    fn default() -> Self {
-        Self { bytes: Vec::new(), ends: Vec::new() }
-    }
-}
-
-impl Rows {
-    pub fn clear(&mut self) {
-        self.bytes.clear();
-        self.ends.clear();
-    }
-
-    /// Adds a row. An empty one, as a new group has, reads as zeros.
-    pub fn push(&mut self, row: &[u8], layout: &Layout) {
-        if row.is_empty() {
-            self.bytes.resize(self.bytes.len() + layout.fixed, 0);
-        } else {
-            self.bytes.extend_from_slice(row);
-        }
-        self.ends.push(self.bytes.len());
-    }
-
-    pub fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    pub fn get(&self, i: usize) -> &[u8] {
-        &self.bytes[self.start(i)..self.ends[i]]
-    }
-
-    fn start(&self, i: usize) -> usize {
-        if i == 0 { 0 } else { self.ends[i - 1] }
-    }
-
-    fn starts(&self) -> impl Iterator<Item = usize> {
-        std::iter::once(0).chain(self.ends.iter().copied()).take(self.ends.len())
-    }
-}
+use crate::column::{BytesColumn, Plain};
+use crate::plan::{Accumulator, Kind, Reduce};
+use crate::staterow::{Layout, Rows, fixed};
 
 /// Strings by group, each the last that was put in its place.
 #[derive(Debug, Clone, Default)]
 pub struct BytesValues {
-    arena: Vec<u8>,
-    spans: Vec<(u32, u32)>,
+    pub arena: Vec<u8>,
+    pub spans: Vec<(u32, u32)>,
 }
 
 impl BytesValues {
-    fn get(&self, i: usize) -> &[u8] {
+    pub fn get(&self, i: usize) -> &[u8] {
         let (start, length) = self.spans[i];
         &self.arena[start as usize..(start + length) as usize]
     }
 
-    fn set(&mut self, i: usize, value: &[u8]) {
+    pub fn set(&mut self, i: usize, value: &[u8]) {
         self.spans[i] = (self.arena.len() as u32, value.len() as u32);
         self.arena.extend_from_slice(value);
     }
@@ -125,7 +31,7 @@ impl BytesValues {
 
 /// One accumulator's values.
 #[derive(Debug, Clone)]
-enum Column {
+pub enum Column {
     Int(Vec<i64>),
     Float(Vec<f64>),
     Decimal(Vec<i128>),
@@ -135,10 +41,10 @@ enum Column {
 /// The values of all accumulators, for groups `0..len`.
 #[derive(Debug, Clone)]
 pub struct Values {
-    columns: Vec<Column>,
+    pub columns: Vec<Column>,
     /// Which groups have a value, an accumulator; not kept for counts.
-    present: Vec<Vec<bool>>,
-    len: usize,
+    pub present: Vec<Vec<bool>>,
+    pub len: usize,
 }
 
 /// The rows of a batch with the group of each.
@@ -148,7 +54,8 @@ pub struct Groups<'a> {
     pub len: usize,
 }
 
-fn overflow(a: &Accumulator) -> OperatorError {
+/// A sum that has left its type.
+pub fn overflow(a: &Accumulator) -> OperatorError {
     let t = if a.kind == Kind::Decimal { "DECIMAL(38)" } else { "BIGINT" };
     OperatorError::bad_input(format!(
         "the sum of column `{}` is beyond the range of {t}; cast the column to DECIMAL or DOUBLE first",
@@ -169,10 +76,6 @@ impl Values {
             })
             .collect();
         Self { columns, present: vec![Vec::new(); accumulators.len()], len: 0 }
-    }
-
-    pub fn len(&self) -> usize {
-        self.len
     }
 
     pub fn clear(&mut self) {
@@ -435,7 +338,13 @@ impl Values {
     }
 
     /// Merges group `from[j]` of another set into group `into[j]` of this one.
-    pub fn merge(&mut self, plan: &[Accumulator], other: &Self, from: &[u32], into: &[u32]) -> Result<(), OperatorError> {
+    pub fn merge(
+        &mut self,
+        plan: &[Accumulator],
+        other: &Self,
+        from: &[u32],
+        into: &[u32],
+    ) -> Result<(), OperatorError> {
         for (i, a) in plan.iter().enumerate() {
             for (&f, &t) in from.iter().zip(into) {
                 self.merge_one(i, a, other, f as usize, t as usize)?;
@@ -444,253 +353,53 @@ impl Values {
         Ok(())
     }
 
-    fn merge_one(&mut self, i: usize, a: &Accumulator, other: &Self, f: usize, t: usize) -> Result<(), OperatorError> {
-        if a.reduce != Reduce::Count && !other.present[i][f] {
+    fn merge_one(
+        &mut self,
+        i: usize,
+        a: &Accumulator,
+        other: &Self,
+        from: usize,
+        into: usize,
+    ) -> Result<(), OperatorError> {
+        if a.reduce != Reduce::Count && !other.present[i][from] {
             return Ok(());
         }
-        let had = self.present[i][t];
+        let had = self.present[i][into];
         match (&mut self.columns[i], &other.columns[i]) {
-            (Column::Int(v), Column::Int(o)) => match a.reduce {
-                Reduce::Count | Reduce::Sum => v[t] = v[t].checked_add(o[f]).ok_or_else(|| overflow(a))?,
-                Reduce::Min if had => v[t] = v[t].min(o[f]),
-                Reduce::Max if had => v[t] = v[t].max(o[f]),
-                _ => v[t] = o[f],
+            (Column::Int(old), Column::Int(new)) => match a.reduce {
+                Reduce::Count | Reduce::Sum => {
+                    old[into] = old[into].checked_add(new[from]).ok_or_else(|| overflow(a))?
+                }
+                Reduce::Min if had => old[into] = old[into].min(new[from]),
+                Reduce::Max if had => old[into] = old[into].max(new[from]),
+                _ => old[into] = new[from],
             },
-            (Column::Float(v), Column::Float(o)) => match a.reduce {
-                Reduce::Count | Reduce::Sum => v[t] += o[f],
-                Reduce::Min if had && o[f].total_cmp(&v[t]).is_ge() => {}
-                Reduce::Max if had && o[f].total_cmp(&v[t]).is_le() => {}
-                _ => v[t] = o[f],
+            (Column::Float(old), Column::Float(new)) => match a.reduce {
+                Reduce::Count | Reduce::Sum => old[into] += new[from],
+                Reduce::Min if had && new[from].total_cmp(&old[into]).is_ge() => {}
+                Reduce::Max if had && new[from].total_cmp(&old[into]).is_le() => {}
+                _ => old[into] = new[from],
             },
-            (Column::Decimal(v), Column::Decimal(o)) => match a.reduce {
-                Reduce::Count | Reduce::Sum => v[t] = v[t].checked_add(o[f]).ok_or_else(|| overflow(a))?,
-                Reduce::Min if had => v[t] = v[t].min(o[f]),
-                Reduce::Max if had => v[t] = v[t].max(o[f]),
-                _ => v[t] = o[f],
+            (Column::Decimal(old), Column::Decimal(new)) => match a.reduce {
+                Reduce::Count | Reduce::Sum => {
+                    old[into] = old[into].checked_add(new[from]).ok_or_else(|| overflow(a))?
+                }
+                Reduce::Min if had => old[into] = old[into].min(new[from]),
+                Reduce::Max if had => old[into] = old[into].max(new[from]),
+                _ => old[into] = new[from],
             },
-            (Column::Bytes(v), Column::Bytes(o)) => {
-                let new = o.get(f);
-                let better = if a.reduce == Reduce::Max { new > v.get(t) } else { new < v.get(t) };
+            (Column::Bytes(old), Column::Bytes(new)) => {
+                let value = new.get(from);
+                let better = if a.reduce == Reduce::Max { value > old.get(into) } else { value < old.get(into) };
                 if !had || better {
-                    v.set(t, new);
+                    old.set(into, value);
                 }
             }
             _ => {}
         }
-        self.present[i][t] = a.reduce != Reduce::Count;
+        self.present[i][into] = a.reduce != Reduce::Count;
         Ok(())
     }
-
-    /// Adds to a count.
-    pub fn add_count(&mut self, i: usize, group: usize, n: i64) {
-        if let Column::Int(v) = &mut self.columns[i] {
-            v[group] += n;
-        }
-    }
-
-    /// The groups whose results differ between `self` and `old`.
-    pub fn changed(&self, old: &Self, plan: &Plan, changed: &mut Vec<bool>) {
-        changed.clear();
-        changed.resize(self.len, false);
-        for output in &plan.outputs {
-            match output.finish {
-                Finish::Value(i) => self.mark_changed(old, i, changed),
-                Finish::Mean { sum, .. } if matches!(self.columns[sum], Column::Int(_)) => {
-                    let Finish::Mean { sum, count } = output.finish else { continue };
-                    for (g, changed) in changed.iter_mut().enumerate() {
-                        *changed |= self.mean(sum, count, g) != old.mean(sum, count, g);
-                    }
-                }
-                Finish::Mean { sum, count } => {
-                    self.mark_changed(old, sum, changed);
-                    self.mark_changed(old, count, changed);
-                }
-            }
-        }
-    }
-
-    fn mark_changed(&self, old: &Self, i: usize, changed: &mut [bool]) {
-        match (&self.columns[i], &old.columns[i]) {
-            (Column::Int(a), Column::Int(b)) => {
-                for ((changed, a), b) in changed.iter_mut().zip(a).zip(b) {
-                    *changed |= a != b;
-                }
-            }
-            (Column::Float(a), Column::Float(b)) => {
-                for ((changed, a), b) in changed.iter_mut().zip(a).zip(b) {
-                    *changed |= a.to_bits() != b.to_bits();
-                }
-            }
-            (Column::Decimal(a), Column::Decimal(b)) => {
-                for ((changed, a), b) in changed.iter_mut().zip(a).zip(b) {
-                    *changed |= a != b;
-                }
-            }
-            (Column::Bytes(a), Column::Bytes(b)) => {
-                for (g, changed) in changed.iter_mut().enumerate() {
-                    *changed |= a.get(g) != b.get(g);
-                }
-            }
-            _ => {}
-        }
-        for ((changed, a), b) in changed.iter_mut().zip(&self.present[i]).zip(&old.present[i]) {
-            *changed |= a != b;
-        }
-    }
-
-    fn mean(&self, sum: usize, count: usize, g: usize) -> Option<i64> {
-        match (&self.columns[sum], &self.columns[count]) {
-            (Column::Int(s), Column::Int(c)) if c[g] != 0 => Some(s[g] / c[g]),
-            _ => None,
-        }
-    }
-
-    /// New values made of groups of two sets: number n below `self.len` is group n of this one, and `self.len + n` group n
-    /// of `other`.
-    pub fn pick(&self, other: &Self, groups: &[u32]) -> Self {
-        let n = self.len;
-        let columns = self
-            .columns
-            .iter()
-            .zip(&other.columns)
-            .map(|columns| match columns {
-                (Column::Int(a), Column::Int(b)) => Column::Int(pick(a, b, groups)),
-                (Column::Float(a), Column::Float(b)) => Column::Float(pick(a, b, groups)),
-                (Column::Decimal(a), Column::Decimal(b)) => Column::Decimal(pick(a, b, groups)),
-                (Column::Bytes(a), Column::Bytes(b)) => {
-                    let mut picked = BytesValues { arena: Vec::new(), spans: vec![(0, 0); groups.len()] };
-                    for (i, &g) in groups.iter().enumerate() {
-                        let g = g as usize;
-                        picked.set(i, if g < n { a.get(g) } else { b.get(g - n) });
-                    }
-                    Column::Bytes(picked)
-                }
-                (other, _) => other.clone(),
-            })
-            .collect();
-        let present = self.present.iter().zip(&other.present).map(|(a, b)| pick(a, b, groups)).collect();
-        Self { columns, present, len: groups.len() }
-    }
-
-    fn nulls(&self, i: usize) -> Option<NullBuffer> {
-        if self.present[i].iter().all(|p| *p) {
-            return None;
-        }
-        Some(NullBuffer::from(self.present[i].as_slice()))
-    }
-
-    /// The output columns of all groups.
-    pub fn finish(&self, plan: &Plan) -> Result<Vec<ArrayRef>, OperatorError> {
-        plan.outputs
-            .iter()
-            .map(|output| match output.finish {
-                Finish::Value(i) => self.export(i, &plan.accumulators[i], &output.output),
-                Finish::Mean { sum, count } => self.export_mean(sum, count, &plan.accumulators[sum], &output.output),
-            })
-            .collect()
-    }
-
-    /// One accumulator's values as a column.
-    pub fn export(&self, i: usize, a: &Accumulator, t: &DataType) -> Result<ArrayRef, OperatorError> {
-        let nulls = if a.reduce == Reduce::Count { None } else { self.nulls(i) };
-        match &self.columns[i] {
-            Column::Int(v) => from_i64(v.clone(), nulls, t).map_err(|e| {
-                OperatorError::bad_input(format!("the result over column `{}` is beyond the range of {t}", a.label))
-                    .because(e)
-            }),
-            Column::Float(v) => {
-                let array = Float64Array::new(v.clone().into(), nulls);
-                if t == &DataType::Float64 { Ok(Arc::new(array)) } else { Ok(cast(&array, t)?) }
-            }
-            Column::Decimal(v) => decimals(v.clone(), nulls, t, a),
-            Column::Bytes(v) => {
-                let mut bytes = Vec::with_capacity(v.arena.len());
-                let mut offsets = Vec::with_capacity(self.len + 1);
-                offsets.push(0);
-                for g in 0..self.len {
-                    bytes.extend_from_slice(v.get(g));
-                    offsets.push(bytes.len() as i32);
-                }
-                let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
-                let array = BinaryArray::try_new(offsets, bytes.into(), nulls)?;
-                Ok(cast(&array, t)?)
-            }
-        }
-    }
-
-    fn export_mean(
-        &self,
-        sum: usize,
-        count: usize,
-        a: &Accumulator,
-        t: &DataType,
-    ) -> Result<ArrayRef, OperatorError> {
-        let Column::Int(counts) = &self.columns[count] else {
-            return Err(OperatorError::operator("a count is no number"));
-        };
-        let nulls = counts
-            .contains(&0)
-            .then(|| NullBuffer::from(counts.iter().map(|c| *c != 0).collect::<Vec<bool>>().as_slice()));
-        // The quotient under a null is never seen.
-        let counts = counts.iter().map(|c| (*c).max(1));
-        match &self.columns[sum] {
-            Column::Int(sums) => from_i64(sums.iter().zip(counts).map(|(s, c)| s / c).collect(), nulls, t),
-            Column::Float(sums) => {
-                let means: Vec<f64> = sums.iter().zip(counts).map(|(s, c)| s / c as f64).collect();
-                let array = Float64Array::new(means.into(), nulls);
-                if t == &DataType::Float64 { Ok(Arc::new(array)) } else { Ok(cast(&array, t)?) }
-            }
-            Column::Decimal(sums) => {
-                let from = a.scale.unwrap_or(0);
-                let to = if let DataType::Decimal128(_, scale) = t { *scale } else { from };
-                let factor = 10_i128.pow(u32::from((to - from).max(0).unsigned_abs()));
-                let means = sums
-                    .iter()
-                    .zip(counts)
-                    .map(|(s, c)| divide_half_up(*s, factor, i128::from(c)).ok_or_else(|| overflow(a)))
-                    .collect::<Result<Vec<i128>, _>>()?;
-                decimals(means, nulls, t, a)
-            }
-            Column::Bytes(_) => Err(OperatorError::operator("strings have no mean")),
-        }
-    }
-}
-
-/// `a × factor ÷ b`, rounded half away from zero, as Flink divides decimals.
-fn divide_half_up(a: i128, factor: i128, b: i128) -> Option<i128> {
-    let scaled = i256::from_i128(a).checked_mul(i256::from_i128(factor))?;
-    let b = i256::from_i128(b);
-    let quotient = scaled.checked_div(b)?;
-    let rest = scaled.checked_rem(b)?;
-    let rest = if rest < i256::ZERO { rest.checked_neg()? } else { rest };
-    let round = rest.checked_add(rest)? >= b;
-    let step = if scaled < i256::ZERO { -i256::ONE } else { i256::ONE };
-    (if round { quotient.checked_add(step)? } else { quotient }).to_i128()
-}
-
-fn decimals(
-    values: Vec<i128>,
-    nulls: Option<NullBuffer>,
-    t: &DataType,
-    a: &Accumulator,
-) -> Result<ArrayRef, OperatorError> {
-    let DataType::Decimal128(precision, scale) = t else {
-        return Err(OperatorError::operator(format!("a decimal cannot become {t}")));
-    };
-    let array = Decimal128Array::new(values.into(), nulls).with_precision_and_scale(*precision, *scale)?;
-    array.validate_decimal_precision(*precision).map_err(|e| overflow(a).because(e))?;
-    Ok(Arc::new(array))
-}
-
-fn fixed<const N: usize>(data: &[u8], at: usize) -> [u8; N] {
-    let mut bytes = [0; N];
-    bytes.copy_from_slice(&data[at..at + N]);
-    bytes
-}
-
-fn pick<T: Copy>(a: &[T], b: &[T], groups: &[u32]) -> Vec<T> {
-    let n = a.len();
-    groups.iter().map(|&g| if (g as usize) < n { a[g as usize] } else { b[g as usize - n] }).collect()
 }
 
 fn extreme<T: Copy>(

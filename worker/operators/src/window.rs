@@ -2,24 +2,25 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, BooleanArray, RecordBatch, UInt32Array};
+use arrow::array::{AsArray, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Int64Type, SchemaRef};
 use weir_engine::{
     Batch, Clock, Counters, MAX_WATERMARK, MIN_WATERMARK, Operator, OperatorContext, OperatorError, OperatorFactory,
-    OperatorSnapshot, Output, Progress, Timestamp,
+    OperatorSnapshot, Output, Progress, RestoredWatermarks, Timestamp,
 };
 use weir_state::{RowLayout, SliceTable, Slot, key_group};
 
 use crate::column::{Columns, take_columns};
 use crate::fire::Firer;
-use crate::ingest::{DistinctPass, Ingest, RowGroups, RowStore, Slice, inserts_only, map_layout};
+use crate::ingest::{Arrived, DistinctPass, Ingest, RowGroups, RowStore, Slice, inserts_only, map_layout};
 use crate::keyed::check_group;
 use crate::plan::Plan;
 use crate::progress::ProgressTable;
 use crate::slices::{Slices, slice_ends, times};
 use crate::spec::{SpecError, TimeSource, WindowAggregateSpec, schema_of, window_fields};
-use crate::values::{Layout, Rows, Values};
+use crate::staterow::{Layout, Rows};
+use crate::values::Values;
 
 /// GROUP BY over TUMBLE or HOP. A window is emitted once, when the watermark has reached its end less a millisecond; rows that
 /// come when all their windows have been are dropped and counted. By processing time a window is emitted when the clock
@@ -46,7 +47,7 @@ impl WindowAggregate {
         let fields: Vec<Field> = spec.aggregation.output_fields()?.into_iter().chain(window).collect();
         let by_event = matches!(spec.time, TimeSource::Event(_));
         Ok(Self {
-            ingest: Ingest::new(Plan::new(&spec.aggregation)?, spec.input, by_event),
+            ingest: Ingest::new(Plan::new(spec.aggregation)?, spec.input, by_event),
             slices: Slices::new(spec.window),
             time: spec.time,
             output: schema_of(fields),
@@ -83,9 +84,15 @@ impl OperatorFactory for WindowAggregate {
             },
             emitted: ctx.state.slices(&ctx.identity, "emitted", RowLayout::Fixed(1))?,
         };
-        let progress = ProgressTable::open(&ctx.state, &ctx.identity, self.slices, &ctx.restored_watermarks)?;
+        // What event time has reached says nothing about the clock.
+        let floors = match self.time {
+            TimeSource::Event(_) => ctx.restored_watermarks.clone(),
+            TimeSource::Processing => RestoredWatermarks::default(),
+        };
+        let progress = ProgressTable::open(&ctx.state, &ctx.identity, self.slices, &floors)?;
         tables.forget_merged()?;
-        let firer = Firer::new(self.clone(), layout.clone(), progress, ctx.state.key_groups().start, ctx.max_parallelism);
+        let firer =
+            Firer::new(self.clone(), layout.clone(), progress, ctx.state.key_groups().start, ctx.max_parallelism);
         Ok(Box::new(Task {
             values: Values::new(&plan.accumulators),
             spec: self.clone(),
@@ -303,7 +310,7 @@ impl Task {
     /// Takes rows, which have been grouped, into their slice.
     fn update(&mut self, end: Timestamp, rows: &RecordBatch) -> Result<(), OperatorError> {
         let Self { spec, layout, tables, groups, pass, values, slots, created, old_rows, new_rows, .. } = self;
-        let mut columns = Columns::new(rows);
+        let mut arrived = Arrived { rows, columns: Columns::new(rows), groups };
         {
             let mut slice = Slice { table: &mut tables.groups, end };
             slice.upsert_rows(&groups.keys, groups.first(), slots, created)?;
@@ -313,12 +320,12 @@ impl Task {
             }
         }
         values.load(old_rows, layout);
-        spec.ingest.update(values, groups.groups(), &mut columns)?;
+        spec.ingest.update(values, groups.groups(), &mut arrived.columns)?;
         let tumbling = spec.slices.is_tumbling();
         for (map, table) in tables.maps.iter_mut().enumerate() {
             let mut slice = Slice { table, end };
             let values = tumbling.then_some(&mut *values);
-            pass.run(&spec.ingest, map, &mut slice, rows, &mut columns, groups, values)?;
+            pass.run(&spec.ingest, map, &mut slice, &mut arrived, values)?;
         }
         values.store(new_rows, layout);
         let mut slice = Slice { table: &mut tables.groups, end };
@@ -331,4 +338,3 @@ impl Task {
         Ok(())
     }
 }
-

@@ -85,8 +85,7 @@ fn expected(rows: &[&Row]) -> Vec<String> {
     let of = |values: &[i64]| (!values.is_empty()).then(|| values.iter().sum::<i64>());
     let avg = |values: &[i64]| of(values).map(|s| s / values.len() as i64);
     let distinct: Vec<i64> = values.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
-    let distinct_f: Vec<i64> =
-        rows.iter().filter(f).filter_map(|r| r.1).collect::<BTreeSet<_>>().into_iter().collect();
+    let distinct_f: Vec<i64> = rows.iter().filter(f).filter_map(|r| r.1).collect::<BTreeSet<_>>().into_iter().collect();
     vec![
         rows.len().to_string(),
         rows.iter().filter(f).count().to_string(),
@@ -147,10 +146,10 @@ fn a_batch_emits_one_change_for_each_key_and_none_where_the_result_is_the_same()
 fn averages_of_integers_are_truncated_toward_zero() {
     let spec = aggregation(&[], vec![AggregateSpec::new("a", Avg, 1)]);
     let rows = |values: &[i64]| batch(&values.iter().map(|v| (None, Some(*v), None, None, 0)).collect::<Vec<_>>());
-    assert_eq!(run_one(&keyed(&spec, AggregateInput::Rows, true), &[rows(&[1, 2]), rows(&[-9])]), [
-        vec!["+I 1"],
-        vec!["-U 1", "+U -2"]
-    ]);
+    assert_eq!(
+        run_one(&keyed(&spec, AggregateInput::Rows, true), &[rows(&[1, 2]), rows(&[-9])]),
+        [vec!["+I 1"], vec!["-U 1", "+U -2"]]
+    );
 }
 
 #[test]
@@ -182,7 +181,9 @@ fn decimals_and_floats_follow_flink() {
         input,
         vec![
             Arc::new(
-                Decimal128Array::from(vec![Some(100), Some(-200), None, Some(201)]).with_precision_and_scale(10, 2).unwrap(),
+                Decimal128Array::from(vec![Some(100), Some(-200), None, Some(201)])
+                    .with_precision_and_scale(10, 2)
+                    .unwrap(),
             ),
             floats([Some(0.5), Some(1.0), Some(1.5), None]),
             arrow::compute::cast(&floats([Some(3.5), Some(-1.0), None, None]), &DataType::Float32).unwrap(),
@@ -296,9 +297,7 @@ fn check(steps: Vec<Step>, group: &[usize], way: Way) {
     for step in steps.into_iter().chain([Step::Checkpoint]) {
         match step {
             Step::Rows(rows) => {
-                before.out.0.extend(
-                    if way == Way::Rows { Some(Batch::inserts(batch(&rows))) } else { None }
-                );
+                before.out.0.extend(if way == Way::Rows { Some(Batch::inserts(batch(&rows))) } else { None });
                 if way == Way::Partials {
                     before.process(batch(&rows));
                 }
@@ -352,10 +351,19 @@ proptest! {
 
 #[test]
 fn rows_that_do_not_fold_are_passed_on_and_come_to_the_same() {
-    let spec = aggregation(&[4], vec![AggregateSpec::count_star("c"), AggregateSpec::new("s", Sum, 1).filter(3),
-        AggregateSpec::new("m", Max, 2), AggregateSpec::new("d", Count, 1).distinct()]);
+    let spec = aggregation(
+        &[4],
+        vec![
+            AggregateSpec::count_star("c"),
+            AggregateSpec::new("s", Sum, 1).filter(3),
+            AggregateSpec::new("m", Max, 2),
+            AggregateSpec::new("d", Count, 1).distinct(),
+        ],
+    );
     let rows: Vec<Row> = (0..60_000)
-        .map(|i| (None, (i % 7 > 0).then_some(i), Some(if i % 2 == 0 { "e" } else { "o" }), Some(i % 3 == 0), i % 50_000))
+        .map(|i| {
+            (None, (i % 7 > 0).then_some(i), Some(if i % 2 == 0 { "e" } else { "o" }), Some(i % 3 == 0), i % 50_000)
+        })
         .collect();
     let mut world = World::new();
     let mut before = world.start(&local(&spec), 1, &[]).remove(0);
@@ -382,11 +390,14 @@ fn rows_that_do_not_fold_are_passed_on_and_come_to_the_same() {
 
 #[test]
 fn the_local_aggregation_folds_distinct_values_with_their_filters() {
-    let spec = aggregation(&[0], vec![
-        AggregateSpec::count_star("c"),
-        AggregateSpec::new("d", Count, 1).distinct(),
-        AggregateSpec::new("df", Count, 1).distinct().filter(3),
-    ]);
+    let spec = aggregation(
+        &[0],
+        vec![
+            AggregateSpec::count_star("c"),
+            AggregateSpec::new("d", Count, 1).distinct(),
+            AggregateSpec::new("df", Count, 1).distinct().filter(3),
+        ],
+    );
     let mut world = World::new();
     let mut before = world.start(&local(&spec), 1, &[]).remove(0);
     before.process(batch(&[

@@ -102,7 +102,7 @@ fn an_expression_that_fails_is_named() {
 #[test]
 fn a_projection_without_columns_keeps_the_number_of_rows() {
     let operator = FilterProject::new(None, vec![], schema(&[])).unwrap();
-    assert_eq!(operator.apply(&Batch::inserts(batch(&[row(1, "a", 0); 1]))).unwrap().unwrap().len(), 1);
+    assert_eq!(operator.apply(&Batch::inserts(batch(&[row(1, "a", 0)]))).unwrap().unwrap().len(), 1);
 }
 
 #[test]
@@ -113,7 +113,10 @@ fn window_columns_are_added_and_hopping_windows_repeat_their_rows() {
     subtask.process(batch(&[row(1, "a", 5), row(2, "b", -1)]));
     let out = subtask.take();
     assert_eq!(column_i64(&out, 0), [1, 2]);
-    assert_eq!((column_i64(&out, 4), column_i64(&out, 5), column_i64(&out, 6)), (vec![0, -10], vec![10, 0], vec![9, -1]));
+    assert_eq!(
+        (column_i64(&out, 4), column_i64(&out, 5), column_i64(&out, 6)),
+        (vec![0, -10], vec![10, 0], vec![9, -1])
+    );
 
     let mut subtask = world.start(&spec(WindowShape::hop(5, 10), TimeSource::Event(2)), 1, &[]).remove(0);
     let rows = batch(&[row(1, "a", 5), row(2, "b", 1)]);
@@ -157,14 +160,18 @@ fn the_last_row_by_time_stands_and_of_equals_the_one_that_came_last() {
         &[row(1, "g", 9), row(3, "h", 0)],
     ];
     let last = deduplicate(Keep::Last, TimeSource::Event(2), true);
-    assert_eq!(run(&last, &batches), [vec!["+I 1 b", "+I 2 d"], vec!["-U 2 d", "+U 2 f"], vec!["-U 1 b", "+U 1 g", "+I 3 h"]]);
+    assert_eq!(
+        run(&last, &batches),
+        [vec!["+I 1 b", "+I 2 d"], vec!["-U 2 d", "+U 2 f"], vec!["-U 1 b", "+U 1 g", "+I 3 h"]]
+    );
     let upsert = deduplicate(Keep::Last, TimeSource::Event(2), false);
     assert_eq!(run(&upsert, &batches)[2], ["+U 1 g", "+I 3 h"]);
 }
 
 #[test]
 fn the_first_row_by_time_stands_until_an_earlier_one_comes() {
-    let batches: [&[Row]; 3] = [&[row(1, "a", 5), row(1, "b", 5), row(2, "c", 3)], &[row(1, "d", 4), row(2, "e", 3)], &[row(1, "f", 9)]];
+    let batches: [&[Row]; 3] =
+        [&[row(1, "a", 5), row(1, "b", 5), row(2, "c", 3)], &[row(1, "d", 4), row(2, "e", 3)], &[row(1, "f", 9)]];
     let first = deduplicate(Keep::First, TimeSource::Event(2), true);
     assert_eq!(run(&first, &batches), [vec!["+I 1 a", "+I 2 c"], vec!["-U 1 a", "+U 1 d"], vec![]]);
 }

@@ -19,6 +19,7 @@ mod exprs;
 mod flow;
 pub mod functions;
 mod identity;
+mod locate;
 mod lower;
 mod nodes;
 mod optimize;
@@ -35,6 +36,7 @@ pub use explain::{
     InputDescription, OperatorDescription, PlanDescription, SinkDescription, SourceDescription, StageDescription,
     StateDescription, explain,
 };
+pub use datafusion_expr::ScalarUDF;
 pub use weir_protocol::settings::PlanRequest;
 
 use weir_engine::JobGraph;

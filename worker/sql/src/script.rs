@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion_common::{Column as ColumnName, ScalarValue};
 use datafusion_expr::{Expr, ExprSchemable, LogicalPlan, Projection};
-use datafusion_sql::sqlparser::ast::Ident;
+use datafusion_sql::sqlparser::ast::{Ident, Query, SelectItem, SetExpr, Spanned};
 use weir_engine::{PlanWarning, SinkNode, Stage};
 use weir_protocol::settings::PlanRequest;
 
@@ -19,6 +19,7 @@ use crate::error::{Place, PlanError, suggest};
 use crate::exprs::{cast_to, plan_expr, plan_query, unqualified};
 use crate::flow::Flow;
 use crate::identity::identity;
+use crate::locate::locate;
 use crate::lower::Lowering;
 use crate::optimize::{analyze, optimize};
 use crate::settings::Settings;
@@ -228,7 +229,8 @@ impl Script<'_> {
         let place = Place::from(create.name.span);
         let mut query = *create.query;
         check_query(&mut query, self.names.functions(), place)?;
-        let mut plan = plan_query(query, &self.names, place)?;
+        // What is wrong with the view is said where the view is, and not where it is used.
+        let mut plan = self.query(query, place)?;
         if !create.columns.is_empty() {
             let width = plan.schema().fields().len();
             if create.columns.len() != width {
@@ -247,10 +249,21 @@ impl Script<'_> {
             let renamed = Projection::try_new(exprs, Arc::new(plan));
             plan = LogicalPlan::Projection(renamed.map_err(|error| PlanError::from_planner(&error, place))?);
         }
-        // What is wrong with the view's types is said where the view is, and not where it is used.
-        analyze(plan.clone(), place)?;
         self.names.add_view(create.name.value, View::new(plan));
         Ok(())
+    }
+
+    /// Plans a query and types it.
+    fn query(&self, query: Query, place: Place) -> Result<LogicalPlan, PlanError> {
+        let attempt = |query: Query| {
+            plan_query(query, &self.names, Place::default()).and_then(|plan| analyze(plan, Place::default()))
+        };
+        attempt(query.clone()).map_err(|error| {
+            if error.line.is_some() {
+                return error;
+            }
+            error.or_at(locate(&query, &|part| attempt(part).is_err()).unwrap_or(place))
+        })
     }
 
     fn insert(&mut self, insert: Insert) -> Result<(), PlanError> {
@@ -265,9 +278,9 @@ impl Script<'_> {
         };
         let mut query = *insert.query;
         check_query(&mut query, self.names.functions(), insert.place)?;
-        let place = Place::from(datafusion_sql::sqlparser::ast::Spanned::span(&query)).or(insert.place);
+        let place = Place::from(query.span()).or(insert.place);
         let items = item_places(&query);
-        let plan = analyze(plan_query(query, &self.names, place)?, place)?;
+        let plan = self.query(query, place)?;
         let target = targets(&insert.columns, &sink)?;
         let plan = into_sink(plan, &sink, &target, place, at, &items)?;
         let plan = optimize(plan, place)?;
@@ -357,8 +370,7 @@ impl Script<'_> {
 }
 
 /// Where each item of the SELECT list stands.
-fn item_places(query: &datafusion_sql::sqlparser::ast::Query) -> Vec<Place> {
-    use datafusion_sql::sqlparser::ast::{SelectItem, SetExpr, Spanned};
+fn item_places(query: &Query) -> Vec<Place> {
     let SetExpr::Select(select) = query.body.as_ref() else { return Vec::new() };
     let has_wildcard = select
         .projection

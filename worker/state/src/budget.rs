@@ -74,7 +74,11 @@ struct Inner {
 impl StateMemory {
     /// For a worker's whole budget in bytes, see [`Shares`].
     pub fn new(budget: u64) -> Self {
-        let shares = Shares::of(budget);
+        Self::with_shares(Shares::of(budget))
+    }
+
+    /// For shares that were made otherwise.
+    pub fn with_shares(shares: Shares) -> Self {
         let buffers = shares.rocksdb / 100 * WRITE_BUFFERS_PERCENT as usize;
         // Zero lets the cache find the size of an entry by itself. Write buffers are charged to the cache, so that one
         // number bounds both; they never stall a writer, since what is written is bounded by the tables' own budget.

@@ -116,6 +116,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn keys_in_a_backend_are_those_of_the_format() {
+        let format = include_str!("../FORMAT.md");
+        let state = StateId::of("window-1", "counts");
+        let line = |what: &str, bytes: &[u8]| {
+            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            let line = format!("| {what} | `{hex}` |");
+            assert!(format.contains(&line), "FORMAT.md lacks the line\n{line}");
+        };
+        line("id of state `counts` of operator `window-1`", &state.0.to_be_bytes());
+        let mut buffer = KeyBuffer::new(Space { state, slice: None });
+        buffer.push(258, &[1, 0x80, 0, 0, 0, 0, 0, 0, 7]);
+        line("BIGINT 7 in key group 258 of its table", buffer.get(0));
+        let mut buffer = KeyBuffer::new(Space { state, slice: Some(1_700_000_000_000) });
+        buffer.push(258, &[1, 0x80, 0, 0, 0, 0, 0, 0, 7]);
+        line("the same in slice 1700000000000", buffer.get(0));
+    }
+
+    #[test]
     fn slice_ends_are_ordered_as_bytes_as_they_are_in_time() {
         let ends = [i64::MIN, -1_000, -1, 0, 1, 255, 256, 1_700_000_000_000, i64::MAX];
         for pair in ends.windows(2) {

@@ -202,3 +202,37 @@ impl KeyedBackend for MemoryBackend {
         self.bytes.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_s_bytes_are_those_of_the_format() {
+        let backend = MemoryBackend::default();
+        let mut batch = WriteBatch::new();
+        batch.put(b"a", b"one");
+        batch.put(b"b", b"");
+        backend.write(&batch).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let files = backend.snapshot(dir.path()).unwrap();
+        assert_eq!(files.iter().map(|file| file.name.as_str()).collect::<Vec<_>>(), ["000000.kv"]);
+        let bytes = std::fs::read(dir.path().join("000000.kv")).unwrap();
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let line = format!("| `a` → `one`, `b` → nothing | `{hex}` |");
+        assert!(include_str!("../FORMAT.md").contains(&line), "FORMAT.md lacks the line\n{line}");
+    }
+
+    #[test]
+    fn a_file_that_is_cut_off_or_no_snapshot_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("000000.kv");
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend([1, 0, 0, 0, b'a', 5, 0, 0, 0, b'x']);
+        for wrong in [&bytes[..], &bytes[..9], &bytes[..13], b"something else"] {
+            std::fs::write(&path, wrong).unwrap();
+            let error = MemoryBackend::default().restore(dir.path()).unwrap_err();
+            assert_eq!(error.kind(), crate::StateErrorKind::Corrupt, "{error}");
+        }
+    }
+}

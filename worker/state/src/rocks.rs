@@ -16,7 +16,7 @@ use std::{
 };
 
 use rocksdb::{
-    BlockBasedOptions, ColumnFamilyDescriptor, DB, DBCompressionType, ErrorKind, IngestExternalFileOptions, LogLevel, Options,
+    BlockBasedOptions, ColumnFamilyDescriptor, DB, DBCompressionType, DataBlockIndexType, ErrorKind, IngestExternalFileOptions, LogLevel, Options,
     ReadOptions, SstFileWriter, checkpoint::Checkpoint,
 };
 
@@ -31,7 +31,10 @@ const INGEST_BYTES: usize = 256 << 10;
 /// Keys that are looked up at once; their values are pinned meanwhile.
 const GET_AT_ONCE: usize = 1024;
 const FILTER_BITS_A_KEY: f64 = 10.0;
-const BLOCK_BYTES: usize = 16 << 10;
+/// Small, since most reads are of single rows from anywhere, and each unpacks a block.
+const BLOCK_BYTES: usize = 4 << 10;
+/// Entries a bucket of the hash index within blocks.
+const HASH_RATIO: f64 = 0.75;
 const WRITE_BUFFER_BYTES: usize = 8 << 20;
 const FILE_BYTES: u64 = 32 << 20;
 const LEVEL_BYTES: u64 = 128 << 20;
@@ -86,6 +89,8 @@ impl Settings {
         table.set_cache_index_and_filter_blocks_with_high_priority(true);
         table.set_pin_l0_filter_and_index_blocks_in_cache(true);
         table.set_format_version(6);
+        table.set_data_block_index_type(DataBlockIndexType::BinaryAndHash);
+        table.set_data_block_hash_ratio(HASH_RATIO);
         let mut options = Options::default();
         options.create_if_missing(true);
         options.set_block_based_table_factory(&table);

@@ -65,9 +65,12 @@ pub(crate) struct Store {
     copied: Arc<AtomicUsize>,
     /// From so many removed rows on, it is worth looking for some to clean away.
     garbage_at: u32,
+    guesses: Vec<u32>,
     misses: Vec<Miss>,
     buffer: KeyBuffer,
 }
+
+const NO_GUESS: u32 = u32::MAX;
 
 #[derive(Clone, Copy)]
 struct Miss {
@@ -125,6 +128,7 @@ impl Store {
             charged: 0,
             copied: Arc::default(),
             garbage_at: PAGE as u32,
+            guesses: Vec::new(),
             misses: Vec::new(),
             buffer,
         }
@@ -201,7 +205,7 @@ impl Store {
     pub(crate) fn upsert(
         &mut self,
         keys: &Keys,
-        rows: impl Iterator<Item = usize>,
+        rows: impl Iterator<Item = usize> + Clone,
         slots: &mut Vec<Slot>,
         created: &mut Vec<Slot>,
     ) -> Result<(), StateError> {
@@ -213,8 +217,17 @@ impl Store {
         }
         let max_parallelism = self.shared.max_parallelism;
         let stamp = Stamp::written(self.epoch);
-        for row in rows {
+        self.guess(keys, rows.clone());
+        for (at, row) in rows.enumerate() {
             let (hash, key) = (keys.hash(row), keys.key(row));
+            let guess = self.guesses[at];
+            if guess != NO_GUESS && is(&self.keys, guess, hash, key) {
+                if self.removed > 0 && self.revive(guess) {
+                    created.push(Slot(guess));
+                }
+                slots.push(Slot(guess));
+                continue;
+            }
             let shard = shard_of(hash, self.shards.len());
             let pages = &self.keys;
             let found = self.shards[shard].entry(
@@ -250,6 +263,17 @@ impl Store {
         }
         self.charge();
         Ok(())
+    }
+
+    /// For each row the first slot that the hash table has for its hash, in a loop by itself: its reads do not depend on each
+    /// other, so that many are under way at once. They are what most of the time goes into where there are many keys.
+    fn guess(&mut self, keys: &Keys, rows: impl Iterator<Item = usize>) {
+        self.guesses.clear();
+        let shards = &self.shards;
+        self.guesses.extend(rows.map(|row| {
+            let hash = keys.hash(row);
+            shards[shard_of(hash, shards.len())].iter_hash(bucket_hash(hash)).next().copied().unwrap_or(NO_GUESS)
+        }));
     }
 
     /// A removed row becomes a new one.

@@ -7,15 +7,15 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use weir_engine::error::SinkError;
 use weir_engine::sink::Committer;
-use weir_protocol::{Attempt, JobName};
+use weir_protocol::Attempt;
 
-use super::names::{Pending, attempt_of};
+use super::names::{Owner, Pending};
 use super::sink::{cannot, sync_folder};
 
 /// See the module.
 pub(super) struct FileCommitter {
     pub(super) folder: PathBuf,
-    pub(super) job: JobName,
+    pub(super) owner: Owner,
     pub(super) attempt: Attempt,
 }
 
@@ -29,8 +29,8 @@ impl Committer for FileCommitter {
     /// Files of this attempt are left alone: another worker of it may have begun to write.
     async fn clean(&self, keep: &[serde_json::Value]) -> Result<(), SinkError> {
         let keep = keep.iter().map(Pending::read).collect::<Result<Vec<_>, _>>()?;
-        let (folder, job, attempt) = (self.folder.clone(), self.job.clone(), self.attempt);
-        beside(move || remove_unfinished(&folder, &job, attempt, &keep)).await
+        let (folder, owner, attempt) = (self.folder.clone(), self.owner.clone(), self.attempt);
+        beside(move || remove_unfinished(&folder, &owner, attempt, &keep)).await
     }
 }
 
@@ -68,7 +68,7 @@ fn publish(file: &Pending) -> Result<(), SinkError> {
     }
 }
 
-fn remove_unfinished(folder: &Path, job: &JobName, attempt: Attempt, keep: &[Pending]) -> Result<(), SinkError> {
+fn remove_unfinished(folder: &Path, owner: &Owner, attempt: Attempt, keep: &[Pending]) -> Result<(), SinkError> {
     let entries = match std::fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -77,7 +77,7 @@ fn remove_unfinished(folder: &Path, job: &JobName, attempt: Attempt, keep: &[Pen
     let keep: BTreeSet<PathBuf> = keep.iter().map(Pending::from).collect();
     for entry in entries {
         let entry = entry.map_err(|error| cannot("list", folder, error))?;
-        let older = entry.file_name().to_str().and_then(|name| attempt_of(name, job)).is_some_and(|of| of < attempt);
+        let older = entry.file_name().to_str().and_then(|name| owner.attempt_of(name)).is_some_and(|of| of < attempt);
         if !older || keep.contains(&entry.path()) {
             continue;
         }

@@ -1,11 +1,11 @@
 //! The names of a sink's files, and the pending commits that carry them. All names are made and read here.
 //!
 //! ```text
-//! .<namespace>_<job>_<attempt>_<worker>_<subtask>_<n>.csv     unfinished: readers pass over names that start with . or _
-//! part-<attempt>-<worker>-<subtask>-<checkpoint>-<n>.csv      published
+//! .<namespace>_<job>_<sink>_<attempt>_<worker>_<subtask>_<n>.csv   unfinished: readers pass over names with . or _ in front
+//! part-<attempt>-<worker>-<subtask>-<checkpoint>-<n>.csv           published
 //! ```
 //!
-//! A worker's id is never another's, and `n` is counted up in the whole process, so no two files share a name. Neither
+//! `<sink>` is a hash of the sink's identity, since two sinks of a job may write to one folder. A worker's id is never another's, and `n` is counted up in the whole process, so no two files share a name. Neither
 //! namespaces nor names of jobs have underscores; where a name comes from elsewhere they are replaced.
 
 use std::fmt::Write as _;
@@ -21,7 +21,7 @@ use super::location::is_hidden;
 /// Whose file it is: everything but its number.
 #[derive(Clone, Debug)]
 pub(super) struct Writer {
-    job: String,
+    owner: Owner,
     attempt: Attempt,
     worker: String,
     subtask: u32,
@@ -29,11 +29,16 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn of(ctx: &SinkContext) -> Self {
-        Self { job: job_prefix(&ctx.job), attempt: ctx.attempt, worker: plain(&ctx.worker.0), subtask: ctx.subtask }
+        Self {
+            owner: Owner::new(&ctx.job, &ctx.sink),
+            attempt: ctx.attempt,
+            worker: plain(&ctx.worker.0),
+            subtask: ctx.subtask,
+        }
     }
 
     pub(super) fn unfinished(&self, number: u64, extension: &str) -> String {
-        format!("{}{}_{}_{}_{number}.{extension}", self.job, self.attempt, self.worker, self.subtask)
+        format!("{}{}_{}_{}_{number}.{extension}", self.owner.prefix, self.attempt, self.worker, self.subtask)
     }
 
     pub(super) fn published(&self, checkpoint: CheckpointId, number: u64, extension: &str) -> String {
@@ -41,9 +46,29 @@ impl Writer {
     }
 }
 
-/// What the names of a job's unfinished files start with.
-fn job_prefix(job: &JobName) -> String {
-    format!(".{}_{}_", plain(&job.namespace), plain(&job.name))
+/// One sink of one job, over all its attempts.
+#[derive(Clone, Debug)]
+pub(super) struct Owner {
+    /// What the names of its unfinished files start with.
+    prefix: String,
+}
+
+impl Owner {
+    pub(super) fn new(job: &JobName, sink: &str) -> Self {
+        Self { prefix: format!(".{}_{}_{:016x}_", plain(&job.namespace), plain(&job.name), fnv(sink)) }
+    }
+
+    /// The attempt that wrote an unfinished file; none if the file is somebody else's.
+    pub(super) fn attempt_of(&self, name: &str) -> Option<Attempt> {
+        let (attempt, rest) = name.strip_prefix(&self.prefix)?.split_once('_')?;
+        (rest.split('_').count() == 3).then_some(())?;
+        attempt.parse().ok().map(Attempt)
+    }
+}
+
+/// FNV-1a: short, and the same in every build.
+fn fnv(text: &str) -> u64 {
+    text.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3))
 }
 
 /// Without what separates the parts of a name, and what a path gives a meaning to; every text has one of its own.
@@ -58,13 +83,6 @@ fn plain(text: &str) -> String {
         }
     }
     plain
-}
-
-/// The attempt that wrote an unfinished file of this job; none if the file is something else.
-pub(super) fn attempt_of(name: &str, job: &JobName) -> Option<Attempt> {
-    let (attempt, rest) = name.strip_prefix(&job_prefix(job))?.split_once('_')?;
-    (rest.split('_').count() == 3).then_some(())?;
-    attempt.parse().ok().map(Attempt)
 }
 
 /// A file that is complete and durable under its unfinished name, and the name that it will have.
@@ -113,23 +131,24 @@ mod tests {
 
     use super::*;
 
-    fn job(name: &str) -> JobName {
-        JobName { namespace: "default".to_string(), name: name.to_string() }
+    fn owner(job: &str, sink: &str) -> Owner {
+        Owner::new(&JobName { namespace: "default".to_string(), name: job.to_string() }, sink)
     }
 
-    fn writer(name: &str) -> Writer {
-        Writer { job: job_prefix(&job(name)), attempt: Attempt(7), worker: plain("ab12"), subtask: 3 }
+    fn writer(job: &str) -> Writer {
+        Writer { owner: owner(job, "sink"), attempt: Attempt(7), worker: plain("ab12"), subtask: 3 }
     }
 
     #[test]
-    fn unfinished_files_are_hidden_and_belong_to_one_job() {
+    fn unfinished_files_are_hidden_and_belong_to_one_sink_of_one_job() {
         let name = writer("delays").unfinished(5, "csv");
-        assert_eq!(name, ".default_delays_7_ab12_3_5.csv");
-        assert_eq!(attempt_of(&name, &job("delays")), Some(Attempt(7)));
-        assert_eq!(attempt_of(&name, &job("delays_7")), None);
-        assert_eq!(attempt_of(&name, &job("delay")), None);
-        assert_eq!(attempt_of(&writer("a_7").unfinished(5, "csv"), &job("a")), None);
-        assert_eq!(attempt_of("part-7-ab12-3-9-5.csv", &job("delays")), None);
+        assert_eq!(name, format!(".default_delays_{:016x}_7_ab12_3_5.csv", fnv("sink")));
+        assert_eq!(owner("delays", "sink").attempt_of(&name), Some(Attempt(7)));
+        for other in [owner("delays", "other"), owner("delay", "sink"), owner("delays_7", "sink")] {
+            assert_eq!(other.attempt_of(&name), None);
+        }
+        assert_eq!(owner("a", "sink").attempt_of(&writer("a_7").unfinished(5, "csv")), None);
+        assert_eq!(owner("delays", "sink").attempt_of("part-7-ab12-3-9-5.csv"), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use weir_protocol::CheckpointId;
 use super::commit::FileCommitter;
 use super::encode::{encode, with_op};
 use super::format::Format;
-use super::names::{Pending, Writer};
+use super::names::{Owner, Pending, Writer};
 
 /// Encoded rows are written to the file in pieces of about this size.
 const PIECE: usize = 256 << 10;
@@ -40,7 +40,11 @@ impl SinkFactory for FileSinkFactory {
     }
 
     fn committer(&self, ctx: &CommitContext) -> Result<Arc<dyn Committer>, SinkError> {
-        Ok(Arc::new(FileCommitter { folder: self.folder.clone(), job: ctx.job.clone(), attempt: ctx.attempt }))
+        Ok(Arc::new(FileCommitter {
+            folder: self.folder.clone(),
+            owner: Owner::new(&ctx.job, &ctx.sink),
+            attempt: ctx.attempt,
+        }))
     }
 }
 

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use weir_engine::batch::{Batch, RowKind};
 use weir_engine::counters::Counters;
-use weir_engine::sink::{CommitContext, Sink, SinkContext};
+use weir_engine::sink::{CommitContext, Committer, Sink, SinkContext};
 use weir_protocol::{Attempt, CheckpointId, JobName, WorkerId};
 
 use super::location::is_hidden;
@@ -62,6 +62,7 @@ impl Job {
     fn sink(&self, attempt: u64, subtask: u32) -> Box<dyn Sink> {
         let ctx = SinkContext {
             job: self.name.clone(),
+            sink: "sink".to_string(),
             attempt: Attempt(attempt),
             worker: WorkerId::generate(),
             subtask,
@@ -72,14 +73,18 @@ impl Job {
         self.factory.create(&ctx).unwrap()
     }
 
+    fn committer(&self, attempt: u64) -> Arc<dyn Committer> {
+        let ctx = CommitContext { job: self.name.clone(), attempt: Attempt(attempt), sink: "sink".to_string() };
+        self.factory.committer(&ctx).unwrap()
+    }
+
     fn commit(&self, pending: &[Value]) {
-        let committer = self.factory.committer(&CommitContext { job: self.name.clone(), attempt: Attempt(1) }).unwrap();
+        let committer = self.committer(1);
         self.runtime.block_on(committer.commit(pending)).unwrap();
     }
 
     fn clean(&self, attempt: u64, keep: &[Value]) {
-        let committer =
-            self.factory.committer(&CommitContext { job: self.name.clone(), attempt: Attempt(attempt) }).unwrap();
+        let committer = self.committer(attempt);
         self.runtime.block_on(committer.clean(keep)).unwrap();
     }
 
@@ -143,7 +148,7 @@ fn a_commit_into_a_folder_that_is_gone_fails() {
     sink.write(batch([2])).unwrap();
     let pending = prepare(&mut *sink, 1);
     fs::remove_dir_all(job.folder.path().join("out")).unwrap();
-    let committer = job.factory.committer(&CommitContext { job: job.name.clone(), attempt: Attempt(1) }).unwrap();
+    let committer = job.committer(1);
     let error = job.runtime.block_on(committer.commit(&pending)).unwrap_err();
     assert!(error.to_string().starts_with("cannot publish "), "{error}");
 }
@@ -224,20 +229,26 @@ fn a_crash_between_two_renames_is_finished_by_the_next_commit() {
 }
 
 #[test]
-fn cleaning_leaves_other_jobs_the_current_attempt_and_other_files_alone() {
+fn cleaning_leaves_other_jobs_and_sinks_the_current_attempt_and_other_files_alone() {
     let job = Job::new(|table| table);
     job.sink(2, 0).write(batch([2])).unwrap();
     let mut current = job.sink(3, 0);
     current.write(batch([4])).unwrap();
     let out = job.folder.path().join("out");
-    let others = [".default_other_1_ab_0_0.csv", ".default_job_x_ab_0_0.csv", "_SUCCESS", ".hidden", "part-0.csv"];
+    let others = [
+        ".default_other_1_ab_0_0.csv",
+        ".default_job_0000000000000001_1_ab_0_0.csv",
+        "_SUCCESS",
+        ".hidden",
+        "part-0.csv",
+    ];
     for name in others {
         fs::write(out.join(name), "").unwrap();
     }
     job.clean(3, &[]);
     let hidden: Vec<_> = job.files(true).into_keys().collect();
     assert_eq!(hidden.len(), 5, "{hidden:?}");
-    assert!(hidden.iter().any(|name| name.starts_with(".default_job_3_")));
+    assert!(hidden.iter().any(|name| name.starts_with(".default_job_") && name.contains("_3_")));
     assert!(others.iter().all(|name| out.join(name).exists()));
     // The current attempt can go on.
     job.commit(&prepare(&mut *current, 1));
@@ -336,6 +347,7 @@ fn a_folder_that_cannot_be_made_is_named() {
     let runtime = Runtime::new().unwrap();
     let ctx = SinkContext {
         job: JobName { namespace: "default".to_string(), name: "job".to_string() },
+        sink: "sink".to_string(),
         attempt: Attempt(1),
         worker: WorkerId::generate(),
         subtask: 0,

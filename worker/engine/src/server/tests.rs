@@ -70,6 +70,8 @@ impl Drop for TestWorker {
 
 struct TestSession {
     term: u64,
+    /// Failures of older attempts are told again, and passed over.
+    attempt: u64,
     out: mpsc::UnboundedSender<ToWorker>,
     answers: Streaming<FromWorker>,
     welcome: Option<Welcome>,
@@ -80,11 +82,12 @@ impl TestSession {
         let mut client = WorkerClient::connect(format!("http://{}", worker.address)).await.unwrap();
         let (out, said) = mpsc::unbounded_channel();
         let answers = client.session(UnboundedReceiverStream::new(said)).await.unwrap().into_inner();
-        Self { term, out, answers, welcome: None }
+        Self { term, attempt: 0, out, answers, welcome: None }
     }
 
-    async fn open(worker: &TestWorker, term: u64) -> Self {
+    async fn open(worker: &TestWorker, term: u64, attempt: u64) -> Self {
         let mut session = Self::connect(worker, term).await;
+        session.attempt = attempt;
         session.say(Message::Hello(Hello {
             protocol_version: PROTOCOL_VERSION,
             build_version: BUILD_VERSION.into(),
@@ -109,8 +112,11 @@ impl TestSession {
             loop {
                 let answer = self.answers.message().await.unwrap().unwrap_or_else(|| panic!("the session ended before {what}"));
                 let answer = answer.message.unwrap();
-                if let (Answer::TaskFailed(failed), false) = (&answer, what == "TaskFailed") {
-                    panic!("waiting for {what}: {failed:?}");
+                if let Answer::TaskFailed(failed) = &answer {
+                    assert!(failed.attempt < self.attempt || what == "TaskFailed", "waiting for {what}: {failed:?}");
+                    if failed.attempt < self.attempt {
+                        continue;
+                    }
                 }
                 if let Some(found) = pick(answer) {
                     return found;
@@ -188,7 +194,7 @@ impl TestCoordinator {
         self.attempt += 1;
         self.sessions.clear();
         for worker in workers {
-            self.sessions.push(TestSession::open(worker, self.term).await);
+            self.sessions.push(TestSession::open(worker, self.term, self.attempt).await);
         }
         let order = self.order(workers);
         self.say_all(&Message::Deploy(order));
@@ -378,8 +384,8 @@ async fn parts_of_an_inline_backend_stand_in_the_record() {
 async fn a_lower_term_is_refused_and_a_higher_one_ends_the_session_before_it() {
     let coordinator = TestCoordinator::new(job(100));
     let worker = coordinator.worker(0);
-    let mut first = TestSession::open(&worker, 5).await;
-    let second = TestSession::open(&worker, 6).await;
+    let mut first = TestSession::open(&worker, 5, 0).await;
+    let second = TestSession::open(&worker, 6, 0).await;
     assert_eq!(second.welcome.as_ref().map(|welcome| welcome.attempt), Some(0));
     let refused = |answer| match answer {
         Answer::Refused(refused) => Some(refused.highest_term),
@@ -394,17 +400,24 @@ async fn a_lower_term_is_refused_and_a_higher_one_ends_the_session_before_it() {
 
 #[tokio::test]
 async fn output_goes_on_when_the_session_breaks_during_a_checkpoint() {
-    let mut coordinator = TestCoordinator::new(job(3_000));
+    let mut coordinator = TestCoordinator::new(job(20_000));
     let workers = [coordinator.worker(0), coordinator.worker(1)];
     coordinator.deploy(&[&workers[0], &workers[1]]).await;
-    // Only one of two is told: the other's barrier never comes, and channels of the first are held back.
+    for session in &mut coordinator.sessions {
+        let reads = |answer| matches!(answer, Answer::Stats(stats) if stats.source_rows > 0).then_some(());
+        session.wait("rows", reads).await;
+    }
+    // Only one of two is told: the other's barrier never comes, and what has come is held back.
     let trigger = TriggerCheckpoint { attempt: 1, id: 1, base_path: String::new() };
-    coordinator.sessions[0].say(Message::Trigger(trigger));
+    let first = &mut coordinator.sessions[0];
+    first.say(Message::Trigger(trigger));
+    first.say(Message::Ping(Ping { sequence: 1 }));
+    first.wait("Pong", |answer| matches!(answer, Answer::Pong(_)).then_some(())).await;
     coordinator.next_id = 2;
     coordinator.sessions.clear();
     coordinator.term += 1;
     for worker in &workers {
-        let session = TestSession::open(worker, coordinator.term).await;
+        let session = TestSession::open(worker, coordinator.term, 1).await;
         assert_eq!(session.welcome.as_ref().map(|welcome| welcome.attempt), Some(1));
         coordinator.sessions.push(session);
     }
@@ -460,9 +473,11 @@ async fn deploy_fails(
     coordinator.attempt += 1;
     let mut order = coordinator.order(&[&workers[0], &workers[1]]);
     change(&mut order);
+    let order_attempt = order.attempt;
     coordinator.say_all(&Message::Deploy(order));
     let mut outcome = None;
     for session in &mut coordinator.sessions {
+        session.attempt = order_attempt;
         let failed = session.failed().await;
         let kind: FailureKind = failed.kind.parse().unwrap();
         assert_eq!((failed.attempt, failed.fatal), (coordinator.attempt, true));

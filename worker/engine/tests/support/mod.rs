@@ -18,9 +18,9 @@ use weir_engine::seam::{
 };
 use weir_engine::{
     Batch, Committer, Edge, Exchange, Item, ItemKind, JobGraph, Operator, OperatorContext, OperatorError,
-    OperatorFactory, OperatorNode, OperatorSnapshot, Output, PrepareJob, Progress, RestoredWatermarks, Sink, SinkContext,
-    SinkError, SinkFactory, SinkNode, Source, SourceContext, SourceError, SourceFactory, SourceNode, SourcePoll, Stage,
-    StageHead, StageId, SystemClock, Timestamp, WatermarkFn,
+    OperatorFactory, OperatorNode, OperatorSnapshot, Output, PrepareJob, Progress, RestoredWatermarks, Sink,
+    SinkContext, SinkError, SinkFactory, SinkNode, Source, SourceContext, SourceError, SourceFactory, SourceNode,
+    SourcePoll, Stage, StageHead, StageId, SystemClock, Timestamp, WatermarkFn,
 };
 use weir_protocol::settings::{CheckpointMode, StorageSettings};
 use weir_protocol::{Attempt, CheckpointId, JobName, WorkerId};
@@ -28,7 +28,7 @@ use weir_state::{BackendRegistry, StateMemory, key_group_range};
 use weir_storage::JobStore;
 
 /// Longer than anything here takes, on any machine.
-pub const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_mins(1);
 pub const MAX_PARALLELISM: u32 = 16;
 
 pub fn schema() -> SchemaRef {
@@ -197,7 +197,9 @@ impl Operator for WindowsOperator {
 
 /// What sinks have published, by the name of the transaction.
 #[derive(Clone, Default)]
-pub struct Published(pub Arc<Mutex<BTreeMap<String, Vec<(i64, i64)>>>>);
+pub struct Published(Arc<Mutex<Transactions>>);
+
+type Transactions = BTreeMap<String, Vec<(i64, i64)>>;
 
 impl Published {
     pub fn rows(&self) -> Vec<(i64, i64)> {
@@ -386,8 +388,11 @@ impl Deployment<'_> {
         let workers = self.placement.iter().enumerate().flat_map(|(worker, range)| range.clone().map(move |_| worker));
         let window = weir_engine::seam::channel_window(self.graph, parallelism, BUDGET);
         let wire = Arc::new(Loopback { workers: workers.collect(), window, ..Loopback::default() });
-        let attempts =
-            self.placement.iter().map(|range| self.build(range.clone(), parallelism, &wire)).collect::<Result<Vec<_>, _>>()?;
+        let attempts = self
+            .placement
+            .iter()
+            .map(|range| self.build(range.clone(), parallelism, &wire))
+            .collect::<Result<Vec<_>, _>>()?;
         let _ = wire.inbound.set(attempts.iter().map(RunningAttempt::inbound).collect());
         attempts.iter().for_each(RunningAttempt::run);
         Ok(Workers {

@@ -4,18 +4,21 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
+use arrow::array::{
+    ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
+};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use tempfile::TempDir;
 use weir_engine::{
-    Batch, Counters, MAX_WATERMARK, MIN_WATERMARK, ManualClock, Operator, OperatorContext, OperatorError, OperatorFactory,
-    OperatorSnapshot, Output, Progress, RestoredWatermarks, RowKind,
+    Batch, Counters, MAX_WATERMARK, MIN_WATERMARK, ManualClock, Operator, OperatorContext, OperatorError,
+    OperatorFactory, OperatorSnapshot, Output, Progress, RestoredWatermarks, RowKind,
 };
 use weir_protocol::part::KeyedSnapshot;
 use weir_protocol::{Attempt, CheckpointId, WorkerId};
 use weir_state::{
-    BackendRegistry, Keys, OpenState, Persist, StateMemory, SubtaskState, Uploader, key_group, key_group_range, subtask_of,
+    BackendRegistry, Keys, OpenState, Persist, StateMemory, SubtaskState, Uploader, key_group, key_group_range,
+    subtask_of,
 };
 use weir_storage::JobStore;
 
@@ -74,7 +77,8 @@ impl World {
     pub fn with_backend(backend: &str) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let store = JobStore::with_object_store(Arc::new(object_store::memory::InMemory::new()), "job");
-        let uploader = Arc::new(Uploader::new(store.clone(), runtime.handle().clone(), Attempt(1), WorkerId::generate()));
+        let uploader =
+            Arc::new(Uploader::new(store.clone(), runtime.handle().clone(), Attempt(1), WorkerId::generate()));
         Self {
             folder: TempDir::new().unwrap(),
             store,
@@ -94,7 +98,13 @@ impl World {
         (0..parallelism).map(|subtask| self.start_one(factory, subtask, parallelism, restore)).collect()
     }
 
-    fn start_one(&mut self, factory: &dyn OperatorFactory, subtask: u32, parallelism: u32, restore: &[Snapshot]) -> Subtask {
+    fn start_one(
+        &mut self,
+        factory: &dyn OperatorFactory,
+        subtask: u32,
+        parallelism: u32,
+        restore: &[Snapshot],
+    ) -> Subtask {
         let range = key_group_range(subtask, parallelism, KEY_GROUPS);
         let overlapping: Vec<&Snapshot> = restore
             .iter()
@@ -237,11 +247,7 @@ pub fn lines(batch: &Batch) -> Vec<(RowKind, Vec<String>)> {
 
 /// All rows as `+I a b c`.
 pub fn text(batches: &[Batch]) -> Vec<String> {
-    batches
-        .iter()
-        .flat_map(lines)
-        .map(|(kind, cells)| format!("{} {}", kind.short(), cells.join(" ")))
-        .collect()
+    batches.iter().flat_map(lines).map(|(kind, cells)| format!("{} {}", kind.short(), cells.join(" "))).collect()
 }
 
 /// A table by its first columns, from its changes. Panics where a change does not fit.

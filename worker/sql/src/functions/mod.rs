@@ -5,6 +5,8 @@ pub mod aggregate;
 pub mod pattern;
 pub mod rewrite;
 pub mod text;
+#[cfg(test)]
+mod tests;
 pub mod time;
 
 use std::collections::BTreeMap;

@@ -88,10 +88,6 @@ pub(crate) struct KeyPage {
 }
 
 impl KeyPage {
-    pub(crate) fn len(&self) -> usize {
-        self.entries.len()
-    }
-
     #[inline]
     pub(crate) fn hash(&self, i: usize) -> u64 {
         self.entries[i].hash

@@ -85,7 +85,7 @@ pub fn planned(script: &str) -> Result<JobGraph, PlanError> {
 }
 
 /// Nexmark's stream of events, and the view of its bids.
-#[allow(dead_code)]
+
 pub const NEXMARK: &str = "
 CREATE TABLE nexmark (
     event_type INT,

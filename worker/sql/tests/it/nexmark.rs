@@ -1,8 +1,7 @@
 //! The Nexmark queries that the benchmark runs, as explained plans.
 
-mod support;
 
-use support::{NEXMARK, planned};
+use crate::support::{NEXMARK, planned};
 use weir_sql::explain;
 
 fn golden(name: &str, script: &str) {

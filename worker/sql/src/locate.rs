@@ -1,0 +1,70 @@
+//! Where an error stands that came without a place: the query is planned in parts, and the first part that fails alone is it.
+
+use datafusion_sql::sqlparser::ast::{
+    Expr, GroupByExpr, Ident, Query, Select, SelectItem, SetExpr, Spanned, TableFactor, Value,
+};
+
+use crate::error::Place;
+
+/// The place of the smallest part of the query for which `fails` says yes, if there is one. Only called once planning has
+/// failed, so it may be slow.
+pub fn locate(query: &Query, fails: &dyn Fn(Query) -> bool) -> Option<Place> {
+    if let Some(with) = &query.with {
+        for table in &with.cte_tables {
+            if fails(table.query.as_ref().clone()) {
+                return locate(&table.query, fails).or_else(|| known(table.query.span()));
+            }
+        }
+    }
+    let SetExpr::Select(select) = query.body.as_ref() else { return None };
+    for from in &select.from {
+        if let TableFactor::Derived { subquery, .. } = &from.relation
+            && fails(subquery.as_ref().clone())
+        {
+            return locate(subquery, fails).or_else(|| known(subquery.span()));
+        }
+    }
+    let with = |change: &dyn Fn(&mut Select)| {
+        let mut query = query.clone();
+        if let SetExpr::Select(select) = query.body.as_mut() {
+            change(select);
+        }
+        fails(query)
+    };
+    let constant = || SelectItem::ExprWithAlias { expr: Expr::value(Value::Number("1".to_string(), false)), alias: Ident::new("one") };
+    if let Some(selection) = &select.selection
+        && with(&|select| {
+            select.projection = vec![constant()];
+            select.group_by = GroupByExpr::Expressions(Vec::new(), Vec::new());
+            select.having = None;
+        })
+    {
+        return known(selection.span());
+    }
+    if let GroupByExpr::Expressions(group, _) = &select.group_by {
+        for expr in group {
+            let fails_alone = with(&|select| {
+                select.projection = vec![SelectItem::UnnamedExpr(expr.clone())];
+                select.group_by = GroupByExpr::Expressions(vec![expr.clone()], Vec::new());
+                select.having = None;
+            });
+            if fails_alone {
+                return known(expr.span());
+            }
+        }
+    }
+    for item in &select.projection {
+        let fails_alone = with(&|select| {
+            select.projection = vec![item.clone()];
+            select.having = None;
+        });
+        if fails_alone {
+            return known(item.span());
+        }
+    }
+    select.having.as_ref().and_then(|having| known(having.span()))
+}
+
+fn known(span: datafusion_sql::sqlparser::tokenizer::Span) -> Option<Place> {
+    Some(Place::from(span)).filter(|place| place.is_known())
+}

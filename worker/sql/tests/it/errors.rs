@@ -1,0 +1,226 @@
+//! What is refused, with exactly the line and column, and what to write instead.
+
+
+use crate::support::{NEXMARK, planned};
+
+/// A table of bids, a view with processing time, and a sink for each form, on lines 1 to 6.
+const TABLES: &str = "\
+CREATE TABLE bid (auction BIGINT, bidder BIGINT, price BIGINT, channel STRING, t TIMESTAMP(3), WATERMARK FOR t AS t - INTERVAL '5' SECOND) WITH ('connector' = 'test');
+CREATE VIEW B AS SELECT *, PROCTIME() AS p FROM bid;
+CREATE TABLE two (a BIGINT, b BIGINT) WITH ('connector' = 'test');
+CREATE TABLE one (a BIGINT) WITH ('connector' = 'test');
+CREATE TABLE final (a BIGINT, b BIGINT) WITH ('connector' = 'test', 'changelog' = 'false');
+CREATE TABLE texts (a STRING, b INT NOT NULL) WITH ('connector' = 'test');
+";
+
+/// The error for a script behind [`TABLES`]: its line less 6, its column, its message, its remedy.
+#[track_caller]
+fn refused(script: &str, line: u64, column: u64, message: &str, remedy: &str) {
+    let error = match planned(&format!("{TABLES}{script}")) {
+        Ok(_) => panic!("{script} is planned"),
+        Err(error) => error,
+    };
+    let found = (error.line.map(|line| line.saturating_sub(6)), error.column);
+    assert!(error.message.contains(message), "{script}\nmessage: {error}\nexpected: {message}");
+    assert!(error.remedy.contains(remedy), "{script}\nremedy: {error}\nexpected: {remedy}");
+    assert_eq!(found, (Some(line), Some(column)), "{script}\n{error}");
+}
+
+#[test]
+fn a_script_that_does_not_parse_says_where() {
+    refused("INSERT INTO two SELEKT auction, price FROM bid", 1, 17, "found: SELEKT", "");
+    refused("INSERT INTO two\nSELECT auction,, price FROM bid", 2, 16, "found: ,", "");
+    refused("INSERT two SELECT auction, price FROM bid", 1, 8, "expected INTO, found two", "");
+    refused("INSERT INTO two SELECT 'auction, price FROM bid", 1, 24, "Unterminated string literal", "");
+    refused("CREATE TABLE x (a BIGINT WITH ('connector' = 'test')", 1, 26, "expected ',' or ')', found WITH", "");
+    refused("CREATE TABLE x (a BIGNIT) WITH ('connector' = 'test')", 1, 19, "no data type BIGNIT", "did you mean BIGINT?");
+    refused("CREATE TABLE x (a ARRAY<INT>) WITH ('connector' = 'test')", 1, 19, "type ARRAY are not supported", "STRING");
+    refused("INSERT INTO one SELECT auction FROM bid INSERT INTO one SELECT price FROM bid", 1, 41, "expected ';'", "");
+}
+
+#[test]
+fn unknown_names_are_told_with_the_nearest_known() {
+    refused("INSERT INTO one SELECT auction FROM bidd", 1, 37, "there is no table bidd", "did you mean bid?");
+    refused("INSERT INTO onne SELECT auction FROM bid", 1, 13, "there is no table onne", "did you mean one?");
+    refused("INSERT INTO one\n  SELECT aucton FROM bid", 2, 10, "there is no column aucton", "did you mean auction?");
+    refused("INSERT INTO one SELECT Auction FROM bid", 1, 24, "there is no column Auction", "did you mean auction? Names are case-sensitive");
+    refused("INSERT INTO one SELECT x.auction FROM bid", 1, 24, "there is no column x.auction", "auction");
+    refused("INSERT INTO one SELECT auction FROM bid WHERE prise > 1", 1, 47, "there is no column prise", "did you mean price?");
+    refused("INSERT INTO one SELECT COUNT(*) FROM bid GROUP BY chanel", 1, 51, "there is no column chanel", "did you mean channel?");
+    refused("INSERT INTO texts SELECT UPER(channel), 1 FROM bid", 1, 26, "there is no function UPER", "did you mean UPPER?");
+    refused("INSERT INTO texts SELECT FROBNICATE(channel), 1 FROM bid", 1, 26, "there is no function FROBNICATE", "workers.image");
+    refused(
+        "CREATE TABLE x (a BIGINT) WITH ('connector' = 'tset');\nINSERT INTO x SELECT auction FROM bid",
+        1,
+        33,
+        "there is no connector 'tset'",
+        "did you mean 'test'?",
+    );
+    refused(
+        "CREATE TABLE x (a BIGINT) WITH ('connector' = 'test',\n  'boundet' = 'true');\nINSERT INTO one SELECT a FROM x",
+        2,
+        3,
+        "has no option 'boundet'",
+        "did you mean 'bounded'?",
+    );
+    refused("INSERT INTO two (a, c) SELECT auction, price FROM bid", 1, 21, "the table two has no column c", "columns are a, b");
+    refused("SET 'weir.projection-pushdwon' = 'false';", 1, 5, "there is no setting", "did you mean weir.projection-pushdown?");
+    refused("SET 'parallelism.default' = '4';", 1, 5, "there is no setting", "workers.replicas");
+}
+
+#[test]
+fn a_query_must_fit_its_sink() {
+    refused("INSERT INTO two SELECT auction FROM bid", 1, 13, "gives 1 columns, and two takes 2", "each of a, b");
+    refused(
+        "INSERT INTO two SELECT auction,\n  channel FROM bid",
+        2,
+        3,
+        "column b of two is BIGINT, and the query gives channel (STRING)",
+        "write CAST(… AS BIGINT), or declare the column STRING",
+    );
+    refused(
+        "INSERT INTO texts SELECT channel, price FROM bid",
+        1,
+        35,
+        "column b of texts is INT, and the query gives price (BIGINT)",
+        "CAST(… AS INT)",
+    );
+    refused("INSERT INTO texts (a) SELECT channel FROM bid", 1, 20, "the column b of texts is NOT NULL and gets no value", "name it");
+    refused(
+        "INSERT INTO final SELECT auction, COUNT(*) FROM bid GROUP BY auction",
+        1,
+        13,
+        "it takes inserts only, and the query updates its rows",
+        "aggregate in a window",
+    );
+}
+
+#[test]
+fn types_that_do_not_match_are_told_where_they_stand() {
+    refused("INSERT INTO one SELECT auction FROM bid WHERE channel", 1, 1, "", "");
+    refused("INSERT INTO one SELECT SUM(channel) FROM bid", 1, 24, "SUM does not take STRING", "");
+    refused("INSERT INTO one SELECT auction + t FROM bid", 1, 24, "", "");
+    refused("INSERT INTO one SELECT MOD(auction) FROM bid", 1, 24, "MOD takes two numbers", "");
+    refused("INSERT INTO texts SELECT DATE_FORMAT(t, 'yyyy-QQ'), 1 FROM bid", 1, 26, "letter Q", "");
+    refused("INSERT INTO texts SELECT \"channel\", 1 FROM bid", 1, 26, "double quotes", "`channel` for a name");
+}
+
+#[test]
+fn what_is_not_supported_is_refused_by_name() {
+    refused("INSERT INTO one SELECT b.auction FROM bid b JOIN B c ON b.auction = c.auction", 1, 50, "joins", "");
+    refused("INSERT INTO one SELECT b.auction FROM bid b, B c", 1, 46, "joins", "one table");
+    refused("INSERT INTO one SELECT auction FROM bid\nUNION ALL SELECT price FROM bid", 2, 11, "UNION", "INSERT INTO for each");
+    refused("INSERT INTO one SELECT auction FROM bid ORDER BY auction", 1, 50, "ORDER BY", "leave it out");
+    refused("INSERT INTO one SELECT auction FROM bid LIMIT 3", 1, 47, "LIMIT", "leave it out");
+    refused("INSERT INTO one SELECT auction FROM bid WHERE auction IN (SELECT a FROM one)", 1, 47, "subquery", "IN (1, 2, 3)");
+    refused("INSERT INTO two SELECT auction, (SELECT MAX(a) FROM one) FROM bid", 1, 34, "subquery as a value", "view");
+    refused("INSERT INTO one SELECT SUM(price) OVER (PARTITION BY auction ORDER BY t) FROM bid", 1, 24, "SUM OVER", "TUMBLE");
+    refused("INSERT INTO one SELECT COUNT(*) FROM bid GROUP BY ROLLUP(auction)", 1, 51, "ROLLUP", "INSERT INTO for each");
+    refused("SELECT * FROM bid", 1, 1, "a query alone", "INSERT INTO");
+    refused("DROP TABLE bid", 1, 1, "DROP is not supported", "");
+    refused("CREATE FUNCTION f AS 'x'", 1, 8, "CREATE FUNCTION", "workers.image");
+    refused("EXECUTE STATEMENT SET BEGIN INSERT INTO one SELECT auction FROM bid;", 1, 1, "no END", "END");
+    refused("CREATE TABLE x (a BIGINT METADATA) WITH ('connector' = 'test')", 1, 26, "METADATA", "leave the column out");
+    refused("CREATE TABLE x (a BIGINT) PARTITIONED BY (a) WITH ('connector' = 'test')", 1, 27, "PARTITIONED BY", "leave");
+    refused("CREATE TABLE x (a BIGINT, PRIMARY KEY (a)) WITH ('connector' = 'test')", 1, 42, "primary key", "NOT ENFORCED");
+    refused("INSERT INTO one VALUES (1)", 1, 25, "VALUES", "datagen");
+    refused("CREATE VIEW v AS SELECT 1;", 1, 18, "without FROM", "read from a table");
+}
+
+#[test]
+fn windows_say_what_is_wrong_with_them() {
+    let window = |tvf: &str| format!("INSERT INTO one SELECT COUNT(*)\nFROM TABLE({tvf})\nGROUP BY window_start, window_end");
+    refused(
+        &window("TUMBLE(TABLE bid, DESCRIPTOR(price), INTERVAL '1' MINUTE)"),
+        2,
+        41,
+        "the column price (BIGINT) is no time attribute",
+        "WATERMARK FOR price",
+    );
+    refused(&window("TUMBLE(TABLE bid, DESCRIPTOR(tt), INTERVAL '1' MINUTE)"), 2, 41, "no column tt", "");
+    refused(&window("TUMBLE(TABLE bid, DESCRIPTOR(t))"), 2, 12, "TUMBLE lacks its argument SIZE", "write TUMBLE(");
+    refused(&window("TUMBLE(TABLE bid, DESCRIPTOR(t), 10)"), 2, 45, "10 is no length of a window", "INTERVAL '10' SECOND");
+    refused(
+        &window("HOP(TABLE bid, DESCRIPTOR(t), INTERVAL '5' MINUTE, INTERVAL '1' MINUTE)"),
+        2,
+        63,
+        "longer than the size",
+        "first the slide, then the size",
+    );
+    refused(&window("SESSION(TABLE bid, DESCRIPTOR(t), INTERVAL '1' MINUTE)"), 2, 12, "SESSION windows", "TUMBLE or HOP");
+    refused(
+        &window("CUMULATE(TABLE bid, DESCRIPTOR(t), INTERVAL '1' MINUTE, INTERVAL '5' MINUTE)"),
+        2,
+        12,
+        "CUMULATE windows",
+        "TUMBLE or HOP",
+    );
+    refused(&window("TUMBLE(bid, DESCRIPTOR(t), INTERVAL '1' MINUTE)"), 2, 19, "bid is no table", "TABLE t");
+    refused(&window("TUMBLE(TABLE bids, DESCRIPTOR(t), INTERVAL '1' MINUTE)"), 2, 25, "no table bids", "did you mean bid?");
+    refused(
+        &window("TUMBLE(DATA => TABLE bid, TIMECOL => DESCRIPTOR(t), LENGTH => INTERVAL '1' MINUTE)"),
+        2,
+        12,
+        "lacks its argument SIZE",
+        "write TUMBLE(",
+    );
+    refused(
+        "INSERT INTO one SELECT COUNT(*) FROM bid GROUP BY SESSION(t, INTERVAL '1' MINUTE)",
+        1,
+        51,
+        "SESSION windows",
+        "TUMBLE or HOP",
+    );
+    refused("INSERT INTO one SELECT TUMBLE_START(t, INTERVAL '1' MINUTE) FROM bid", 1, 24, "TUMBLE_START needs", "window_start");
+}
+
+#[test]
+fn rows_that_change_go_into_no_operator_that_cannot_take_them() {
+    refused(
+        "CREATE VIEW v AS SELECT auction, COUNT(*) AS bids FROM bid GROUP BY auction;\nINSERT INTO one\nSELECT COUNT(*) FROM v GROUP BY bids",
+        3,
+        33,
+        "an aggregation over rows that change (GroupAggregate of line 7 updates them)",
+        "TABLE(TUMBLE(",
+    );
+    refused(
+        "INSERT INTO one SELECT auction FROM (\n SELECT *, ROW_NUMBER() OVER (PARTITION BY auction ORDER BY t) AS n FROM bid) WHERE n = 2",
+        2,
+        45,
+        "more than the first row",
+        "row_num = 1",
+    );
+    refused(
+        "INSERT INTO one SELECT auction FROM (\n SELECT *, ROW_NUMBER() OVER (PARTITION BY auction ORDER BY price) AS n FROM bid) WHERE n = 1",
+        2,
+        61,
+        "price is no time attribute",
+        "WATERMARK",
+    );
+    refused(
+        "INSERT INTO two SELECT auction, n FROM (\n SELECT *, ROW_NUMBER() OVER (PARTITION BY auction ORDER BY t) AS n FROM bid)",
+        2,
+        45,
+        "a ROW_NUMBER() without a condition",
+        "WHERE row_num = 1",
+    );
+}
+
+#[test]
+fn a_watermark_needs_a_time() {
+    let table = |columns: &str| format!("CREATE TABLE x (\n{columns}\n) WITH ('connector' = 'test')");
+    refused(&table("a BIGINT, WATERMARK FOR a AS a"), 2, 25, "the column a is BIGINT", "TO_TIMESTAMP_LTZ(a, 3)");
+    refused(&table("a TIMESTAMP, WATERMARK FOR a AS a"), 2, 28, "the column a is TIMESTAMP(6)", "a TIMESTAMP(3)");
+    refused(&table("a TIMESTAMP(3), WATERMARK FOR b AS a"), 2, 31, "has no column b", "columns are a");
+    refused(&table("a TIMESTAMP(3), WATERMARK FOR a AS c"), 2, 36, "no column c", "columns here are a");
+    refused(&table("a TIMESTAMP(3), a INT"), 2, 17, "two columns a", "another name");
+    refused(&table("a BIGINT, b AS LOVER(a)"), 2, 16, "no function LOVER", "did you mean LOWER?");
+    refused(&table("a BIGINT, b AS c + 1"), 2, 16, "no column c", "columns here are a");
+}
+
+#[test]
+fn an_empty_script_asks_for_an_insert() {
+    refused("", 0, 14, "the script inserts nothing", "add INSERT INTO");
+    assert!(planned("").err().unwrap().to_string().starts_with("line 1, column 1: the script inserts nothing"));
+    assert!(planned(NEXMARK).err().unwrap().message.contains("inserts nothing"));
+}

@@ -1,0 +1,123 @@
+//! `weir-worker plan`: a plan request on standard input, its plan or its errors on standard output.
+//!
+//! The answer is one JSON object: the plan's description (`stages`, `warnings`, `fingerprint`) and exit code 0, or
+//! `{"errors": [{"line", "column", "message", "remedy"}]}` and exit code 2.
+
+use std::{
+    io::{Read, Write},
+    process::ExitCode,
+};
+
+use serde::Serialize;
+use weir_engine::{
+    JobGraph,
+    server::{PlanFailure, Planner},
+};
+use weir_protocol::settings::PlanRequest;
+use weir_sql::{Catalog, PlanDescription, PlanError, explain};
+
+/// The exit code of a script that cannot be planned.
+const REFUSED: u8 = 2;
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Answer {
+    Plan(PlanDescription),
+    Errors { errors: Vec<PlanError> },
+}
+
+fn answer(catalog: &Catalog, request: &[u8]) -> Answer {
+    let refused = |error: PlanError| Answer::Errors { errors: vec![error] };
+    match serde_json::from_slice::<PlanRequest>(request) {
+        Ok(request) => weir_sql::plan(&request, catalog).map_or_else(refused, |graph| Answer::Plan(explain(&graph))),
+        Err(error) => refused(PlanError {
+            line: None,
+            column: None,
+            message: format!("the plan request is not readable: {error}"),
+            remedy: "send {\"script\", \"baseDir\", \"maxParallelism\"} as JSON on standard input".to_string(),
+        }),
+    }
+}
+
+/// Reads, plans, answers.
+pub fn main(catalog: &Catalog, mut input: impl Read, mut output: impl Write) -> ExitCode {
+    let mut request = Vec::new();
+    let answered = input.read_to_end(&mut request).and_then(|_| {
+        let answer = answer(catalog, &request);
+        serde_json::to_writer(&mut output, &answer)?;
+        output.write_all(b"\n")?;
+        output.flush()?;
+        Ok(answer)
+    });
+    match answered {
+        Ok(Answer::Plan(_)) => ExitCode::SUCCESS,
+        Ok(Answer::Errors { .. }) => ExitCode::from(REFUSED),
+        Err(error) => {
+            tracing::error!(%error, "the plan could not be answered");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The SQL planner as the engine asks for it.
+pub struct SqlPlanner(pub Catalog);
+
+impl Planner for SqlPlanner {
+    fn plan(&self, request: &PlanRequest) -> Result<JobGraph, PlanFailure> {
+        weir_sql::plan(request, &self.0).map_err(|error| PlanFailure { message: in_words(&error) })
+    }
+}
+
+fn in_words(error: &PlanError) -> String {
+    let mut text = String::new();
+    if let Some(line) = error.line {
+        text = format!("line {line}, column {}: ", error.column.unwrap_or(1));
+    }
+    text.push_str(&error.message);
+    if !error.remedy.is_empty() {
+        text.push_str("; ");
+        text.push_str(&error.remedy);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn planned(request: &str) -> (Value, bool) {
+        let mut output = Vec::new();
+        let code = main(&Catalog::default(), request.as_bytes(), &mut output);
+        (serde_json::from_slice(&output).unwrap(), code == ExitCode::SUCCESS)
+    }
+
+    #[test]
+    fn a_request_that_is_no_json_is_answered_with_an_error_and_a_remedy() {
+        let (answer, success) = planned("SELECT 1");
+        assert!(!success);
+        assert!(answer["errors"][0]["message"].as_str().unwrap().starts_with("the plan request is not readable"));
+        assert!(answer["errors"][0]["remedy"].as_str().unwrap().contains("maxParallelism"));
+    }
+
+    #[test]
+    fn a_script_that_does_not_parse_is_answered_with_its_place() {
+        let request = json!({"script": "CREATE TABLE t (a INT)\n  WITHOUT ('connector' = 'print');", "baseDir": "/", "maxParallelism": 8});
+        let (answer, success) = planned(&request.to_string());
+        assert!(!success);
+        assert_eq!(answer["errors"][0]["line"], json!(2), "{answer}");
+    }
+
+    #[test]
+    fn a_script_is_answered_with_its_plan() {
+        let script = "CREATE TABLE bids (auction BIGINT, bidder BIGINT, price BIGINT) WITH ('connector' = 'datagen');\n\
+                      CREATE TABLE out (bidder BIGINT, n BIGINT) WITH ('connector' = 'blackhole');\n\
+                      INSERT INTO out SELECT bidder, COUNT(*) FROM bids GROUP BY bidder;";
+        let request = json!({"script": script, "baseDir": "/", "maxParallelism": 8}).to_string();
+        let (answer, success) = planned(&request);
+        assert!(success, "{answer}");
+        assert!(answer["stages"].as_array().unwrap().len() >= 2, "{answer}");
+        assert_eq!(planned(&request).0["fingerprint"], answer["fingerprint"]);
+    }
+}

@@ -1,0 +1,113 @@
+//! `weir-worker serve`: listens, says where on standard output, and runs what a coordinator deploys.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    os::unix::fs::FileTypeExt,
+    process::ExitCode,
+    thread,
+    time::Duration,
+};
+
+use serde::Serialize;
+use thiserror::Error;
+use tokio::{net::TcpListener, runtime::Runtime};
+use tokio_util::sync::CancellationToken;
+use weir_engine::server::{ServeError, WorkerOptions, WorkerServer};
+use weir_protocol::BUILD_VERSION;
+use weir_sql::Catalog;
+use weir_state::BackendRegistry;
+
+use crate::{ServeOptions, plan::SqlPlanner};
+
+/// Threads for the network, connectors and transfers. Subtasks have threads of their own, and need the cores more.
+const RUNTIME_THREADS: usize = 2;
+/// The end takes some milliseconds; a process that is told to go is gone after this in any case.
+const END_DEADLINE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Error)]
+enum Failed {
+    #[error("the runtime could not start")]
+    Runtime(#[source] io::Error),
+    #[error("cannot listen on {address}; name another address with --listen")]
+    Listen { address: String, source: io::Error },
+    #[error("standard output could not be written")]
+    Announce(#[source] io::Error),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}
+
+/// The line on standard output.
+#[derive(Serialize)]
+struct Listening<'a> {
+    address: String,
+    worker: &'a str,
+    version: &'a str,
+    pid: u32,
+}
+
+/// Serves until it is told to stop.
+pub fn main(options: ServeOptions, catalog: Catalog, backends: BackendRegistry) -> ExitCode {
+    let served = runtime().and_then(|runtime| {
+        let served = runtime.block_on(serve(options, catalog, backends));
+        // What still waits for a disk or a peer does so for nobody.
+        runtime.shutdown_background();
+        served
+    });
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+            tracing::error!("{error}{cause}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn runtime() -> Result<Runtime, Failed> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(RUNTIME_THREADS).thread_name("io").enable_all().build().map_err(Failed::Runtime)
+}
+
+async fn serve(options: ServeOptions, catalog: Catalog, backends: BackendRegistry) -> Result<(), Failed> {
+    let refused = |source| Failed::Listen { address: options.listen.clone(), source };
+    let listener = TcpListener::bind(&options.listen).await.map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?.to_string();
+    let shutdown = CancellationToken::new();
+    if options.parent_stdin || stdin_is_a_pipe() {
+        end_with_stdin(shutdown.clone()).map_err(Failed::Runtime)?;
+    }
+    let planner = std::sync::Arc::new(SqlPlanner(catalog));
+    let worker = WorkerOptions::new(options.state_dir, options.memory, backends, planner);
+    let listening =
+        Listening { address, worker: &worker.worker.0, version: BUILD_VERSION, pid: std::process::id() };
+    announce(&listening).map_err(Failed::Announce)?;
+    tracing::info!(address = listening.address, worker = listening.worker, memory = worker.memory, "listening");
+    Ok(WorkerServer::new(worker).serve(listener, shutdown).await?)
+}
+
+fn announce(listening: &Listening<'_>) -> io::Result<()> {
+    let mut output = io::stdout().lock();
+    serde_json::to_writer(&mut output, listening)?;
+    output.write_all(b"\n")?;
+    output.flush()
+}
+
+/// Whoever starts a worker with a pipe holds its other end: a service manager and a container give no pipe.
+fn stdin_is_a_pipe() -> bool {
+    fs::metadata("/dev/stdin").is_ok_and(|stdin| stdin.file_type().is_fifo())
+}
+
+/// Standard input closes when the process that started this one is gone, however it ended.
+fn end_with_stdin(shutdown: CancellationToken) -> io::Result<()> {
+    let watch = move || {
+        // What comes is of no interest. An error means the same as the end.
+        while matches!(io::stdin().read(&mut [0; 256]), Ok(read) if read > 0) {}
+        tracing::info!("standard input has closed, and the worker ends");
+        shutdown.cancel();
+        thread::sleep(END_DEADLINE);
+        tracing::warn!("the worker did not end in time");
+        std::process::exit(0);
+    };
+    thread::Builder::new().name("stdin".to_string()).spawn(watch).map(drop)
+}
