@@ -27,6 +27,7 @@ const BOUNDS: Bounds = Bounds {
     attempts: 2,
     terms: 2,
     doubts: 1,
+    delays: 2,
     retain: 1,
     fine: false,
     broken: Broken::Nothing,
@@ -51,6 +52,8 @@ fn search(bounds: Bounds, order: Order, limit: u64) -> Found {
 
 #[test]
 fn every_order_of_events_keeps_the_invariants() {
-    let found = search(BOUNDS, Order::DepthFirst, std::env::var("N").ok().and_then(|n| n.parse().ok()).unwrap_or(200_000));
+    let env = |name: &str, or: u64| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(or);
+    let bounds = Bounds { delays: env("DELAYS", 2) as u8, doubts: env("DOUBTS", 1) as u8, terms: env("TERMS", 2), fine: env("FINE", 0) > 0, ..BOUNDS };
+    let found = search(bounds, Order::DepthFirst, std::env::var("N").ok().and_then(|n| n.parse().ok()).unwrap_or(200_000));
     assert!(found.counterexample.is_none());
 }

@@ -78,9 +78,8 @@ impl Worker {
         let cli = Cli::parse();
         log_to_stderr();
         match cli.command {
-            Some(Command::Plan) => plan::main(&self.catalog, std::io::stdin().lock(), std::io::stdout().lock()),
-            Some(Command::Serve(options)) => serve::main(options, self.catalog, self.backends),
-            None => serve::main(cli.serve, self.catalog, self.backends),
+            Command::Plan => plan::main(&self.catalog, std::io::stdin().lock(), std::io::stdout().lock()),
+            Command::Serve(options) => serve::main(options, self.catalog, self.backends),
         }
     }
 }
@@ -88,18 +87,14 @@ impl Worker {
 /// Runs the subtasks that a coordinator deploys on it.
 #[derive(Parser)]
 #[command(name = "weir-worker", version = BUILD_VERSION)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 struct Cli {
     #[command(subcommand)]
-    command: Option<Command>,
-    #[command(flatten)]
-    serve: ServeOptions,
+    command: Command,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Waits for a coordinator and runs what it deploys; the same as no command
-    #[command(alias = "run")]
+    /// Waits for a coordinator and runs what it deploys
     Serve(ServeOptions),
     /// Reads a plan request (JSON) on standard input, writes the plan or its errors (JSON) on standard output
     Plan,
@@ -145,16 +140,11 @@ mod tests {
     }
 
     #[test]
-    fn serving_needs_no_subcommand_and_planning_no_folder() {
-        let cli = Cli::try_parse_from(["weir-worker", "--state-dir", "/tmp/x", "--memory", "1000"]).unwrap();
-        assert!(cli.command.is_none());
-        assert_eq!((cli.serve.memory, cli.serve.listen.as_str()), (1000, "127.0.0.1:0"));
+    fn serving_needs_a_folder_and_planning_none() {
         let cli = Cli::try_parse_from(["weir-worker", "plan"]);
-        assert!(matches!(cli.map(|cli| cli.command), Ok(Some(Command::Plan))));
-        for word in ["serve", "run"] {
-            let cli = Cli::try_parse_from(["weir-worker", word, "--memory", "1000", "--state-dir", "/tmp/x"]).unwrap();
-            assert!(matches!(cli.command, Some(Command::Serve(options)) if options.memory == 1000));
-        }
-        assert!(Cli::try_parse_from(["weir-worker"]).is_err());
+        assert!(matches!(cli.map(|cli| cli.command), Ok(Command::Plan)));
+        let cli = Cli::try_parse_from(["weir-worker", "serve", "--memory", "1000", "--state-dir", "/tmp/x"]).unwrap();
+        assert!(matches!(cli.command, Command::Serve(options) if options.memory == 1000));
+        assert!(Cli::try_parse_from(["weir-worker", "serve"]).is_err());
     }
 }

@@ -6,7 +6,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use super::check::{self, Violation};
 use super::steps::{Halt, Step, World};
-use super::world::{Process, State};
+use super::world::{FREELY, Process, State};
 
 /// What a search has found.
 #[derive(Debug)]
@@ -172,6 +172,7 @@ pub fn heal(world: &World, sick: &State) -> Result<(), Violation> {
     let attempt = sick.store.openings.values().last().map_or(1, |opening| opening.attempt.0 + 1);
     healed.bounds.attempts = attempt;
     healed.bounds.ids = u64::MAX;
+    healed.bounds.delays = FREELY;
     let mut state = sick.clone();
     healed.add_workers(&mut state);
     let leader = 0;

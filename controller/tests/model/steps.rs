@@ -15,7 +15,7 @@ use weir_protocol::{Attempt, CheckpointId, JobName, RecordNumber, Term, paths};
 
 use super::check::{self, Violation, violation};
 use super::world::{
-    Bounds, Broken, Cell, Create, Flight, InSlot, Leading, Message, OpenedTerm, Part, Process, Rows, Sink, State, Status,
+    Bounds, Broken, Cell, Create, FREELY, Flight, InSlot, Leading, Message, OpenedTerm, Part, Process, Rows, Sink, State, Status,
     StatusWrite, Store, Taking, Transaction, Worker, index, members, name, slot_of,
 };
 
@@ -51,6 +51,10 @@ pub enum Step {
     Publish(usize),
     /// A request in doubt lands.
     Land(usize),
+    /// What would happen at once is held up.
+    HoldUpStatus(usize),
+    HoldUpRemoval(usize),
+    HoldUpMessages { process: usize, worker: usize },
 }
 
 /// Why a step has no successor.
@@ -115,6 +119,7 @@ impl World {
             processes: vec![Cell::new(Process::Idle); coordinators],
             flights: Cell::new(Vec::new()),
             doubts: 0,
+            delays: 0,
             end: None,
         };
         self.add_workers(&mut state);
@@ -137,6 +142,7 @@ impl World {
                 uploaded: Vec::new(),
                 files: 0,
                 inbox: vec![VecDeque::new(); coordinators],
+                held_up: 0,
             }));
         }
     }
@@ -157,8 +163,44 @@ impl World {
         assert!(matches!(&*state.processes[process], Process::Leading(_)), "a takeover in peace comes to its end");
     }
 
+    /// What happens at once unless it is held up, and how it is held up.
+    fn prompt(&self, state: &State) -> Option<(Step, Step)> {
+        for (process, at) in state.processes.iter().enumerate() {
+            if let Process::Leading(leading) = &**at {
+                if leading.status.is_some() && !leading.status_held_up {
+                    return Some((Step::WriteStatus(process), Step::HoldUpStatus(process)));
+                }
+                if !leading.removing.is_empty() && !leading.removing_held_up {
+                    return Some((Step::Remove(process), Step::HoldUpRemoval(process)));
+                }
+            }
+        }
+        for (worker, at) in state.workers.iter().enumerate() {
+            for (process, queue) in at.inbox.iter().enumerate() {
+                if !queue.is_empty() && at.held_up & (1 << process) == 0 {
+                    return Some((Step::Deliver { process, worker }, Step::HoldUpMessages { process, worker }));
+                }
+            }
+        }
+        None
+    }
+
     /// All that may happen next.
     pub fn steps(&self, state: &State, steps: &mut Vec<Step>) {
+        if self.bounds.delays != FREELY
+            && let Some((prompt, held_up)) = self.prompt(state)
+        {
+            steps.push(prompt);
+            if state.delays < self.bounds.delays {
+                steps.push(held_up);
+            }
+            if let Step::WriteStatus(process) = prompt
+                && state.doubts < self.bounds.doubts
+            {
+                steps.push(Step::WriteStatusInDoubt(process));
+            }
+            return;
+        }
         let newest = state.store.openings.last_key_value();
         let (term, attempt) = newest.map_or((0, 0), |(term, opening)| (term.0, opening.attempt.0));
         let doubts = state.doubts < self.bounds.doubts;
@@ -234,7 +276,7 @@ impl World {
             Step::WriteStatus(process) => self.write_status(state, process)?,
             Step::WriteStatusInDoubt(process) => {
                 state.doubts += 1;
-                let Some(write) = edit_leading(state, process, |leading| leading.status.take()) else { return Ok(after) };
+                let Some(write) = take_status(state, process) else { return Ok(after) };
                 let outcome = if self.bounds.broken == Broken::StatusLost {
                     StatusOutcome::Written
                 } else {
@@ -244,8 +286,11 @@ impl World {
                 self.tell(state, process, Event::StatusWritten { record: write.record, outcome })?;
             }
             Step::Remove(process) => {
-                let (group, last) =
-                    edit_leading(state, process, |leading| (leading.removing.remove(0), leading.removing.is_empty()));
+                let (group, last) = edit_leading(state, process, |leading| {
+                    let group = leading.removing.remove(0);
+                    leading.removing_held_up &= !leading.removing.is_empty();
+                    (group, leading.removing.is_empty())
+                });
                 state.store.edit(|store| {
                     for removal in &group {
                         match removal {
@@ -270,6 +315,18 @@ impl World {
                 for transaction in pending {
                     check::publish(state, transaction)?;
                 }
+            }
+            Step::HoldUpStatus(process) => {
+                state.delays += 1;
+                edit_leading(state, process, |leading| leading.status_held_up = true);
+            }
+            Step::HoldUpRemoval(process) => {
+                state.delays += 1;
+                edit_leading(state, process, |leading| leading.removing_held_up = true);
+            }
+            Step::HoldUpMessages { process, worker } => {
+                state.delays += 1;
+                state.workers[worker].edit(|worker| worker.held_up |= 1 << process);
             }
             Step::Land(at) => match state.flights.edit(|flights| flights.remove(at)) {
                 Flight::Create(create) => drop(check::land(&self.bounds, state, &create)?),
@@ -417,7 +474,14 @@ impl World {
             highest_id: opened.highest_id.max(seen),
         };
         let (coordinator, mut actions) = Coordinator::new(NOW, self.policy(), start);
-        let leading = Leading { coordinator, create: None, status: None, removing: Vec::new() };
+        let leading = Leading {
+            coordinator,
+            create: None,
+            status: None,
+            removing: Vec::new(),
+            status_held_up: false,
+            removing_held_up: false,
+        };
         set(state, process, Process::Leading(leading));
         if self.bounds.broken == Broken::NoCommitAfterRestore {
             actions.retain(|action| !matches!(action, Action::Commit { .. }));
@@ -544,7 +608,7 @@ impl World {
     }
 
     fn write_status(&self, state: &mut State, process: usize) -> Result<(), Halt> {
-        let write = edit_leading(state, process, |leading| leading.status.take()).expect("enabled");
+        let write = take_status(state, process).expect("enabled");
         // On a conflict the writer reads anew and tries again; it does not take the conflict for an answer.
         let outcome = if self.land_status(state, &write)? { StatusOutcome::Written } else { StatusOutcome::InDoubt };
         self.tell(state, process, Event::StatusWritten { record: write.record, outcome })
@@ -566,7 +630,13 @@ impl World {
     }
 
     fn deliver(&self, state: &mut State, process: usize, at: usize) -> Result<(), Halt> {
-        let message = state.workers[at].edit(|worker| worker.inbox[process].pop_front()).expect("enabled");
+        let message = state.workers[at].edit(|worker| {
+            let message = worker.inbox[process].pop_front();
+            if worker.inbox[process].is_empty() {
+                worker.held_up &= !(1 << process);
+            }
+            message.expect("enabled")
+        });
         match message {
             Message::Trigger { term, attempt, id, base } => {
                 let worker = &state.workers[at];
@@ -675,6 +745,13 @@ fn edit_leading<R>(state: &mut State, process: usize, change: impl FnOnce(&mut L
     })
 }
 
+fn take_status(state: &mut State, process: usize) -> Option<StatusWrite> {
+    edit_leading(state, process, |leading| {
+        leading.status_held_up = false;
+        leading.status.take()
+    })
+}
+
 /// The term and attempt that a process leads.
 fn led(state: &State, process: usize) -> (Term, Attempt) {
     match &*state.processes[process] {
@@ -704,10 +781,13 @@ fn abandon(state: &mut State, process: usize) {
 /// A session of a new term: what older ones have sent is refused from now on.
 fn greet(worker: &mut Worker, term: Term) {
     worker.highest_term = term;
-    for queue in &mut worker.inbox {
+    for (process, queue) in worker.inbox.iter_mut().enumerate() {
         queue.retain(|message| match message {
             Message::Trigger { term: sent, .. } | Message::Commit { term: sent, .. } => *sent >= term,
         });
+        if queue.is_empty() {
+            worker.held_up &= !(1 << process);
+        }
     }
 }
 

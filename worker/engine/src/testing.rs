@@ -16,9 +16,10 @@ use arrow::{
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use weir_protocol::{CheckpointId, settings::PlanRequest};
+use weir_state::{Keys, RowLayout, Slot, Table};
 
 use crate::{
-    Batch, CommitContext, Committer, Edge, Exchange, Item, ItemKind, JobGraph, Operator, OperatorContext, OperatorError,
+    Batch, CommitContext, Committer, Edge, Exchange, JobGraph, Operator, OperatorContext, OperatorError,
     OperatorFactory, OperatorNode, OperatorSnapshot, Output, PrepareJob, Sink, SinkContext, SinkError, SinkFactory,
     SinkNode, Source, SourceContext, SourceError, SourceFactory, SourceNode, SourcePoll, Stage, StageHead, StageId,
     StateNote,
@@ -205,35 +206,34 @@ struct CountFactory;
 
 impl OperatorFactory for CountFactory {
     fn create(&self, ctx: &OperatorContext) -> Result<Box<dyn Operator>, OperatorError> {
-        let mut counts = BTreeMap::new();
-        for item in &ctx.items {
-            counts.extend(serde_json::from_value::<BTreeMap<i64, i64>>(item.value.clone()).unwrap());
-        }
-        Ok(Box::new(Count { identity: ctx.identity.clone(), counts }))
+        let counts = ctx.state.table(&ctx.identity, "counts", RowLayout::Fixed(8))?;
+        Ok(Box::new(Count { counts, keys: Keys::new(), slots: Vec::new(), created: Vec::new() }))
     }
 }
 
 struct Count {
-    identity: String,
-    counts: BTreeMap<i64, i64>,
+    counts: Table,
+    keys: Keys,
+    slots: Vec<Slot>,
+    created: Vec<Slot>,
 }
 
 impl Operator for Count {
     fn process(&mut self, _input: usize, batch: Batch, out: &mut dyn Output) -> Result<(), OperatorError> {
-        let counted: Vec<_> = read_pairs(&batch)
-            .into_iter()
-            .map(|(key, _)| {
-                let count = self.counts.entry(key).or_default();
-                *count += 1;
-                (key, *count)
-            })
-            .collect();
+        self.keys.encode(&batch.rows.columns()[..1], batch.len())?;
+        self.counts.upsert(&self.keys, &mut self.slots, &mut self.created)?;
+        let mut counted = Vec::with_capacity(batch.len());
+        for ((key, _), slot) in read_pairs(&batch).into_iter().zip(&self.slots) {
+            let row = self.counts.row_mut(*slot);
+            let count = i64::from_le_bytes(row.try_into().unwrap()) + 1;
+            row.copy_from_slice(&count.to_le_bytes());
+            counted.push((key, count));
+        }
         out.emit(Batch::inserts(pairs(numbers(&["key", "count"]), &counted)))
     }
 
     fn freeze(&mut self, snapshot: &mut OperatorSnapshot) -> Result<(), OperatorError> {
-        assert!(!self.identity.is_empty());
-        snapshot.items.push(Item { kind: ItemKind::Other, value: serde_json::to_value(&self.counts).unwrap() });
+        snapshot.frozen.extend(self.counts.freeze());
         Ok(())
     }
 }

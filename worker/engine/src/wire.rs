@@ -204,12 +204,12 @@ fn compact_view(column: &ArrayRef) -> ArrayRef {
     }
     let any = column.as_any();
     if let Some(views) = any.downcast_ref::<StringViewArray>() {
-        let kept = views.data_buffers().iter().map(|buffer| buffer.len()).sum();
+        let kept = views.data_buffers().iter().map(Buffer::len).sum();
         if wasteful(kept, views.total_buffer_bytes_used()) {
             return Arc::new(views.gc());
         }
     } else if let Some(views) = any.downcast_ref::<BinaryViewArray>() {
-        let kept = views.data_buffers().iter().map(|buffer| buffer.len()).sum();
+        let kept = views.data_buffers().iter().map(Buffer::len).sum();
         if wasteful(kept, views.total_buffer_bytes_used()) {
             return Arc::new(views.gc());
         }

@@ -252,4 +252,19 @@ mod tests {
             assert_eq!(decoded.to_data(), take(column, &rows, None).unwrap().to_data());
         }
     }
+
+    #[test]
+    fn a_row_has_the_bytes_that_the_table_says() {
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from(vec!["ab"])),
+            Arc::new(Int64Array::from(vec![-2])),
+            Arc::new(BooleanArray::from(vec![true])),
+            Arc::new(StringArray::from(vec![None::<&str>])),
+        ];
+        let fields: Vec<Field> = columns.iter().map(|c| Field::new("c", c.data_type().clone(), true)).collect();
+        let mut encoded = EncodedRows::default();
+        RowCodec::new(fields.iter()).unwrap().encode(&columns, &[0], 0, &mut encoded);
+        let golden = [&[0b1000][..], &[2, 0, 0, 0], &[0xFE], &[0xFF; 7], &[1], &[0; 4], b"ab"].concat();
+        assert_eq!(encoded.get(0), golden);
+    }
 }

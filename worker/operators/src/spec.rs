@@ -74,12 +74,11 @@ impl AggregateFunction {
     pub fn result_type(self, argument: Option<&DataType>) -> Result<DataType, SpecError> {
         let function = self.name();
         let argument = match (self, argument) {
-            (Self::CountStar, None) => return Ok(DataType::Int64),
+            (Self::CountStar, None) | (Self::Count, Some(_)) => return Ok(DataType::Int64),
             (Self::CountStar, Some(_)) => {
                 return Err(SpecError::BadArguments { function, problem: "takes no argument" });
             }
             (_, None) => return Err(SpecError::BadArguments { function, problem: "needs an argument" }),
-            (Self::Count, Some(_)) => return Ok(DataType::Int64),
             (_, Some(argument)) => argument,
         };
         match self {

@@ -97,3 +97,63 @@ pub fn fixed<const N: usize>(data: &[u8], at: usize) -> [u8; N] {
     bytes.copy_from_slice(&data[at..at + N]);
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+    use crate::AggregateFunction::{Avg, Max, Min, Sum};
+    use crate::plan::Plan;
+    use crate::values::Values;
+    use crate::{AggregateSpec, Aggregation};
+
+    fn accumulators() -> Vec<Accumulator> {
+        let field = |name: &str, t| Field::new(name, t, true);
+        let input = Schema::new(vec![
+            field("i", DataType::Int64),
+            field("x", DataType::Float64),
+            field("d", DataType::Decimal128(10, 2)),
+            field("s", DataType::Utf8),
+        ]);
+        let aggregates = vec![
+            AggregateSpec::count_star("count"),
+            AggregateSpec::new("avg", Avg, 0),
+            AggregateSpec::new("sum", Sum, 1),
+            AggregateSpec::new("max", Max, 2),
+            AggregateSpec::new("first", Min, 3),
+            AggregateSpec::new("last", Max, 3),
+        ];
+        Plan::new(Aggregation { input: Arc::new(input), group: vec![], aggregates }).unwrap().accumulators
+    }
+
+    #[test]
+    fn a_state_row_has_the_bytes_that_the_table_says() {
+        let golden = [
+            &[3, 0, 0, 0, 0, 0, 0, 0][..],                         // count(*) = 3
+            &[0xFE, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF][..], // sum(i) = -2
+            &[2, 0, 0, 0, 0, 0, 0, 0][..],                         // count(i) = 2
+            &[0, 0, 0, 0, 0, 0, 0xF8, 0x3F][..],                   // sum(x) = 1.5
+            &[0; 16][..],                                          // max(d) is null
+            &[2, 0, 0, 0][..],                                     // min(s) has two bytes
+            &[3, 0, 0, 0][..],                                     // max(s) has three
+            &[0b0110_1010][..],                                    // sum(i), sum(x), min(s) and max(s) have values
+            b"ab".as_slice(),
+            b"xyz".as_slice(),
+        ]
+        .concat();
+        let accumulators = accumulators();
+        let layout = Layout::new(&accumulators);
+        assert_eq!(layout.rows(), RowLayout::Variable);
+        let mut rows = Rows::default();
+        rows.push(&golden, &layout);
+        rows.push(&[], &layout);
+        let mut values = Values::new(&accumulators);
+        values.load(&rows, &layout);
+        let mut stored = Rows::default();
+        values.store(&mut stored, &layout);
+        assert_eq!((stored.get(0), stored.get(1)), (golden.as_slice(), [0; 57].as_slice()));
+    }
+}

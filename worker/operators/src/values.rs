@@ -368,7 +368,7 @@ impl Values {
         match (&mut self.columns[i], &other.columns[i]) {
             (Column::Int(old), Column::Int(new)) => match a.reduce {
                 Reduce::Count | Reduce::Sum => {
-                    old[into] = old[into].checked_add(new[from]).ok_or_else(|| overflow(a))?
+                    old[into] = old[into].checked_add(new[from]).ok_or_else(|| overflow(a))?;
                 }
                 Reduce::Min if had => old[into] = old[into].min(new[from]),
                 Reduce::Max if had => old[into] = old[into].max(new[from]),
@@ -382,7 +382,7 @@ impl Values {
             },
             (Column::Decimal(old), Column::Decimal(new)) => match a.reduce {
                 Reduce::Count | Reduce::Sum => {
-                    old[into] = old[into].checked_add(new[from]).ok_or_else(|| overflow(a))?
+                    old[into] = old[into].checked_add(new[from]).ok_or_else(|| overflow(a))?;
                 }
                 Reduce::Min if had => old[into] = old[into].min(new[from]),
                 Reduce::Max if had => old[into] = old[into].max(new[from]),

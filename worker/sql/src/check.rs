@@ -192,10 +192,11 @@ impl VisitorMut for Checker<'_> {
                 }
             }
         }
-        match group_windows(select) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => ControlFlow::Break(Box::new(error.or_at(place))),
+        if let Err(error) = group_windows(select) {
+            return ControlFlow::Break(Box::new(error.or_at(place)));
         }
+        name_items(select);
+        ControlFlow::Continue(())
     }
 
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Self::Break> {
@@ -284,6 +285,36 @@ fn call(name: &str, args: Vec<Expr>) -> Expr {
         over: None,
         within_group: Vec::new(),
     })
+}
+
+/// Names what the SELECT list leaves without a name, as Flink does: a field of a ROW by its own name, a computed value
+/// `EXPR$n`, a name that is there already with a number behind it.
+fn name_items(select: &mut Select) {
+    let mut taken: Vec<String> = Vec::new();
+    for (position, item) in select.projection.iter_mut().enumerate() {
+        let (mut name, keep) = match item {
+            SelectItem::UnnamedExpr(Expr::Identifier(name)) => (name.value.clone(), true),
+            SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => {
+                (parts.last().map_or_else(String::new, |part| part.value.clone()), false)
+            }
+            SelectItem::UnnamedExpr(_) => (format!("EXPR${position}"), false),
+            SelectItem::ExprWithAlias { alias, .. } => {
+                taken.push(alias.value.clone());
+                continue;
+            }
+            _ => continue,
+        };
+        let is_taken = taken.contains(&name);
+        if is_taken {
+            let plain = name.clone();
+            name = (0..).map(|number| format!("{plain}{number}")).find(|name| !taken.contains(name)).unwrap_or(plain);
+        }
+        taken.push(name.clone());
+        if !keep || is_taken {
+            let SelectItem::UnnamedExpr(expr) = item else { continue };
+            *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: Ident::new(name) };
+        }
+    }
 }
 
 /// Rewrites `FROM t GROUP BY TUMBLE(c, size)` to `FROM TABLE(TUMBLE(TABLE t, DESCRIPTOR(c), size)) GROUP BY window_start,

@@ -179,8 +179,29 @@ impl fmt::Display for PlanError {
 
 impl std::error::Error for PlanError {}
 
+/// The planner's types, and Flink's names for them.
+const TYPES: [(&str, &str); 14] = [
+    ("Timestamp(ms, \"UTC\")", "TIMESTAMP_LTZ(3)"),
+    ("Timestamp(ms)", "TIMESTAMP(3)"),
+    ("Timestamp(µs)", "TIMESTAMP(6)"),
+    ("Interval(MonthDayNano)", "INTERVAL"),
+    ("Boolean", "BOOLEAN"),
+    ("Int64", "BIGINT"),
+    ("Int32", "INT"),
+    ("Int16", "SMALLINT"),
+    ("Int8", "TINYINT"),
+    ("Float64", "DOUBLE"),
+    ("Float32", "FLOAT"),
+    ("Utf8", "STRING"),
+    ("Date32", "DATE"),
+    ("Decimal128", "DECIMAL"),
+];
+
+/// The first line, which says what is wrong, in Flink's words.
 fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_string()
+    let line = text.lines().next().unwrap_or_default();
+    let line = line.strip_prefix("Error during planning: ").unwrap_or(line).to_string();
+    TYPES.iter().fold(line, |line, (planner, flink)| line.replace(planner, flink))
 }
 
 /// The candidate with the fewest edits from `name`, case aside, if that is at most a third of its length.
@@ -189,7 +210,7 @@ pub fn nearest<'n>(name: &str, candidates: impl Iterator<Item = &'n str>) -> Opt
     candidates
         .map(|candidate| (edits(&name, &candidate.to_ascii_lowercase()), candidate))
         .min()
-        .filter(|&(edits, candidate)| edits <= candidate.len().max(3) / 3)
+        .filter(|&(edits, candidate)| edits <= candidate.len().max(3) / 3 && edits < candidate.len())
         .map(|(_, candidate)| candidate)
 }
 

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::DataType;
 use datafusion_common::{Result, ScalarValue, TableReference};
 use datafusion_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
 use datafusion_expr::{Expr, Extension, LogicalPlan};
@@ -226,7 +227,7 @@ fn millis(expr: ast::Expr, place: Place, context: &mut dyn RelationPlannerContex
     let planned = context.sql_to_expr(expr, &datafusion_common::DFSchema::empty())?;
     let refused = |remedy: &str| PlanError::new(place, format!("{text} is no length of a window"), remedy);
     match &planned {
-        Expr::Literal(value, _) => interval_millis(value)
+        Expr::Literal(value, _) if matches!(value.data_type(), DataType::Interval(_)) => interval_millis(value)
             .ok_or_else(|| refused("write one in days or less: months differ in length").into()),
         _ => Err(refused("write an interval, as INTERVAL '10' SECOND").into()),
     }

@@ -109,6 +109,16 @@ fn main() {
     let total = begin.elapsed().as_secs_f64();
     let million = |seconds: f64| done as f64 / 1e6 / seconds;
     println!("{done} rows, {new} new, {total:.2} s, {:.2} s of CPU", cpu_seconds());
-    println!("keys {:.1} M/s, table {:.1} M/s, longest batch {:.1} ms", million(in_keys), million(in_table), longest * 1e3);
-    println!("rows in memory {} MiB, RocksDB {} MiB, {}", memory.row_bytes() >> 20, memory.rocksdb_bytes() >> 20, vm_hwm());
+    println!(
+        "keys {:.1} M/s, table {:.1} M/s, longest batch {:.1} ms",
+        million(in_keys),
+        million(in_table),
+        longest * 1e3
+    );
+    println!(
+        "rows in memory {} MiB, RocksDB {} MiB, {}",
+        memory.row_bytes() >> 20,
+        memory.rocksdb_bytes() >> 20,
+        vm_hwm()
+    );
 }

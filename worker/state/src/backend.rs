@@ -13,6 +13,9 @@ use crate::{budget::StateMemory, error::StateError, memory::MemoryFactory, rocks
 /// The largest snapshot that is carried inside the ack and the record.
 pub const INLINE_LIMIT: u64 = 5 << 20;
 
+/// Called with an entry's key and value; says whether to go on.
+pub type VisitEntry<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
 /// Where keyed state of one subtask rests: an ordered map from bytes to bytes.
 ///
 /// # Contract
@@ -40,12 +43,7 @@ pub trait KeyedBackend: Send + Sync {
     fn write(&self, batch: &WriteBatch) -> Result<(), StateError>;
 
     /// Visits the entries with `from <= key < to`, ascending, until `visit` breaks.
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StateError>;
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut VisitEntry<'_>) -> Result<(), StateError>;
 
     /// Puts all content into files below `dir`, which exists and is empty.
     fn snapshot(&self, dir: &Path) -> Result<Vec<LocalFile>, StateError>;

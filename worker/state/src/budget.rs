@@ -172,9 +172,15 @@ impl RowBudget {
         self.used() > self.limit + self.limit / 2
     }
 
-    /// What a table that gives up rows keeps.
-    pub(crate) fn keep(&self, own: usize) -> usize {
-        (own / 2).min(self.fair() / 2)
+    /// A table that holds `own` bytes should begin to write rows, so that there are some to give up when the limit is reached.
+    pub(crate) fn nearly_exceeded_by(&self, own: usize) -> bool {
+        let near = |bytes: usize| bytes - bytes / 8;
+        (self.used() > near(self.limit) && own > near(self.fair())) || self.exceeded_by(own)
+    }
+
+    /// Bytes to give up now: what is too much, and some more, so that it is not at each call.
+    pub(crate) fn excess(&self) -> usize {
+        self.used().saturating_sub(self.limit) + self.limit / 64
     }
 
     /// How many bytes to write to a backend at once.
@@ -189,7 +195,7 @@ mod tests {
 
     #[test]
     fn the_shares_leave_a_reserve_of_a_quarter_at_least() {
-        assert!(RESERVE_PERCENT >= 25);
+        const { assert!(RESERVE_PERCENT >= 25) };
         let shares = Shares::of(512 << 20);
         assert!(shares.rocksdb + shares.caches + shares.channels + shares.connectors <= (512 << 20) / 4 * 3);
     }

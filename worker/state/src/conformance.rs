@@ -45,7 +45,8 @@ pub fn conformance(factory: &dyn BackendFactory, dir: &Path) {
 
     let second = snapshot(&*backend, &dir.join("snapshot-2"));
     drop(backend);
-    let contents: Vec<_> = first.1.iter().map(|file| fs::read(first.0.join(&file.name)).expect("its files stay")).collect();
+    let contents: Vec<_> =
+        first.1.iter().map(|file| fs::read(first.0.join(&file.name)).expect("its files stay")).collect();
     for (file, content) in first.1.iter().zip(contents) {
         assert_eq!(file.length, content.len() as u64, "files of a snapshot keep their length");
         if let Some(same) = second.1.iter().find(|other| other.name == file.name && file.immutable && other.immutable) {
@@ -62,7 +63,10 @@ pub fn conformance(factory: &dyn BackendFactory, dir: &Path) {
     let fourth = open("fourth", Some(third.0));
     assert_content(&*fourth, &at_first, "a restored backend's own snapshot can be restored");
     let untouched = open("fifth", Some(first.0));
-    assert!(get(&*untouched, b"a new life").is_none(), "working on a restored backend leaves the snapshot's files alone");
+    assert!(
+        get(&*untouched, b"a new life").is_none(),
+        "working on a restored backend leaves the snapshot's files alone"
+    );
 
     let empty = open("sixth", None);
     let nothing = snapshot(&*empty, &dir.join("snapshot-4"));
@@ -161,11 +165,19 @@ fn range_deletes_come_first(backend: &dyn KeyedBackend, model: &mut Model) {
     backend.write(&batch).expect("a write succeeds");
     model.retain(|key, _| !(b"key-00010".as_slice()..b"key-00020".as_slice()).contains(&key.as_slice()));
     model.insert(b"key-00015".to_vec(), b"anew".to_vec());
-    assert_content(backend, model, "a range delete takes its start and not its end, and comes before the puts of its batch");
+    assert_content(
+        backend,
+        model,
+        "a range delete takes its start and not its end, and comes before the puts of its batch",
+    );
 }
 
 fn keys_are_ordered_as_unsigned_bytes(backend: &dyn KeyedBackend, model: &mut Model) {
-    put(backend, model, &[(&[1], Some(b"c")), (&[1, 0], Some(b"d")), (&[0x7f], Some(b"e")), (&[0x80, 0xff], Some(b"f"))]);
+    put(
+        backend,
+        model,
+        &[(&[1], Some(b"c")), (&[1, 0], Some(b"d")), (&[0x7f], Some(b"e")), (&[0x80, 0xff], Some(b"f"))],
+    );
     let rows = scan(backend, &[], &[0xff], usize::MAX);
     assert!(rows.is_sorted_by(|a, b| a.0 < b.0), "a scan ascends by unsigned bytes");
     let rows = scan(backend, &[1, 0], &[0x80], usize::MAX);
@@ -176,7 +188,8 @@ fn keys_are_ordered_as_unsigned_bytes(backend: &dyn KeyedBackend, model: &mut Mo
 }
 
 fn a_large_batch_is_like_a_small_one(backend: &dyn KeyedBackend, model: &mut Model) {
-    let rows: Vec<_> = (0..20_000u32).map(|n| (format!("large-{n:08}").into_bytes(), n.to_be_bytes().repeat(10))).collect();
+    let rows: Vec<_> =
+        (0..20_000u32).map(|n| (format!("large-{n:08}").into_bytes(), n.to_be_bytes().repeat(10))).collect();
     let entries: Vec<_> = rows.iter().map(|(key, value)| (key.as_slice(), Some(value.as_slice()))).collect();
     put(backend, model, &entries);
     let half: Vec<_> =

@@ -226,6 +226,19 @@ impl Gate {
         Frozen { number, gate: self.clone() }
     }
 
+    /// Registers what is to be written without any snapshot being waited for.
+    pub(crate) fn add(&self, table: Arc<FrozenTable>) {
+        let mut state = self.state.lock();
+        let number = state.next;
+        state.next += 1;
+        state.pending.push_back(Pending { number, table: Some(table), awaited: false });
+    }
+
+    /// A snapshot is waited for.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.state.lock().pending.iter().any(|pending| pending.awaited)
+    }
+
     /// No snapshot of this one is waited for any more.
     fn release(&self, number: u64) {
         let mut state = self.state.lock();
@@ -244,7 +257,12 @@ impl Gate {
         let last = frozen.iter().map(|frozen| frozen.number).max();
         // Older ones come first in any case, so that no row is ever replaced by an older one.
         let ours = |pending: &Pending| last.map_or(!pending.awaited, |last| pending.number <= last);
-        let taken = state.pending.iter_mut().filter(|pending| ours(pending)).filter_map(|pending| pending.table.take()).collect();
+        let taken = state
+            .pending
+            .iter_mut()
+            .filter(|pending| ours(pending))
+            .filter_map(|pending| pending.table.take())
+            .collect();
         state.pending.retain(|pending| pending.awaited);
         taken
     }

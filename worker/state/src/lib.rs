@@ -20,12 +20,15 @@ pub mod memory;
 pub mod persist;
 mod restore;
 pub mod rocks;
+mod room;
 pub mod slices;
 mod store;
 pub mod subtask;
 pub mod table;
 
-pub use backend::{BackendFactory, BackendRegistry, Carriage, KeyedBackend, LocalFile, OpenBackend, WriteBatch};
+pub use backend::{
+    BackendFactory, BackendRegistry, Carriage, KeyedBackend, LocalFile, OpenBackend, VisitEntry, WriteBatch,
+};
 pub use budget::{Shares, StateMemory};
 pub use conformance::conformance;
 pub use error::{StateError, StateErrorKind};

@@ -69,7 +69,8 @@ impl Folder {
         let snapshots = dir.join(SNAPSHOTS);
         fs::create_dir_all(&snapshots).map_err(StateError::file("making the folder", &snapshots))?;
         let number = 1 + entries(dir)?.iter().filter_map(|path| number_after(path, LIVE)).max().unwrap_or(0);
-        let number = number.max(1 + entries(&snapshots)?.iter().filter_map(|path| last_number(path)).max().unwrap_or(0));
+        let number =
+            number.max(1 + entries(&snapshots)?.iter().filter_map(|path| last_number(path)).max().unwrap_or(0));
         let mut number = number;
         let live = loop {
             let live = dir.join(format!("{LIVE}{number}"));
@@ -101,7 +102,8 @@ impl Folder {
     pub(crate) fn keep(&self, id: CheckpointId, folder: &Path, files: &[FileRef]) -> Result<(), StateError> {
         let list = List { boot: boot(), files: Listed::of(files) };
         let path = folder.join(LIST);
-        let text = serde_json::to_vec(&list).map_err(|error| StateError::io("listing a snapshot failed").because(error))?;
+        let text =
+            serde_json::to_vec(&list).map_err(|error| StateError::io("listing a snapshot failed").because(error))?;
         fs::write(&path, text).map_err(StateError::file("writing", &path))?;
         self.snapshots.lock().push((id, folder.to_path_buf()));
         Ok(())

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io::{BufReader, BufWriter, Read, Write},
-    ops::{Bound, ControlFlow},
+    ops::Bound,
     path::Path,
     sync::{
         Arc,
@@ -15,7 +15,7 @@ use std::{
 use parking_lot::RwLock;
 
 use crate::{
-    backend::{BackendFactory, Carriage, KeyedBackend, LocalFile, OpenBackend, WriteBatch},
+    backend::{BackendFactory, Carriage, KeyedBackend, LocalFile, OpenBackend, VisitEntry, WriteBatch},
     error::StateError,
 };
 
@@ -58,9 +58,11 @@ impl BackendFactory for MemoryFactory {
     }
 }
 
+type Entries = BTreeMap<Box<[u8]>, Box<[u8]>>;
+
 #[derive(Debug, Default)]
 struct MemoryBackend {
-    entries: RwLock<BTreeMap<Box<[u8]>, Box<[u8]>>>,
+    entries: RwLock<Entries>,
     bytes: AtomicU64,
 }
 
@@ -73,14 +75,18 @@ impl MemoryBackend {
                 break;
             }
             let mut input = BufReader::new(File::open(&path).map_err(StateError::file("opening", &path))?);
-            let corrupt = |error| StateError::corrupt(format!("{} is no snapshot in memory's format", path.display())).because(error);
+            let corrupt = |error| {
+                StateError::corrupt(format!("{} is no snapshot in memory's format", path.display())).because(error)
+            };
             let mut magic = [0; 8];
             input.read_exact(&mut magic).map_err(corrupt)?;
             if magic != MAGIC {
                 return Err(StateError::corrupt(format!("{} does not begin as a snapshot does", path.display())));
             }
             while let Some(key) = read_piece(&mut input).map_err(corrupt)? {
-                let value = read_piece(&mut input).map_err(corrupt)?.ok_or_else(|| corrupt(std::io::ErrorKind::UnexpectedEof.into()))?;
+                let value = read_piece(&mut input)
+                    .map_err(corrupt)?
+                    .ok_or_else(|| corrupt(std::io::ErrorKind::UnexpectedEof.into()))?;
                 self.bytes.fetch_add((key.len() + value.len()) as u64, Ordering::Relaxed);
                 entries.insert(key, value);
             }
@@ -131,7 +137,8 @@ impl KeyedBackend for MemoryBackend {
 
     fn write(&self, batch: &WriteBatch) -> Result<(), StateError> {
         let mut entries = self.entries.write();
-        let forget = |key: &[u8], value: &[u8]| self.bytes.fetch_sub((key.len() + value.len()) as u64, Ordering::Relaxed);
+        let forget =
+            |key: &[u8], value: &[u8]| self.bytes.fetch_sub((key.len() + value.len()) as u64, Ordering::Relaxed);
         for (from, to) in batch.ranges() {
             let within = entries.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
             let keys: Vec<Box<[u8]>> = within.map(|(key, _)| key.clone()).collect();
@@ -156,12 +163,7 @@ impl KeyedBackend for MemoryBackend {
         Ok(())
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StateError> {
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut VisitEntry<'_>) -> Result<(), StateError> {
         if from >= to {
             return Ok(());
         }

@@ -63,7 +63,8 @@ impl Uploader {
     }
 
     async fn upload(&self, upload: Upload) -> Result<Vec<FileRef>, StateError> {
-        let _permit = self.permits.acquire().await.map_err(|error| StateError::io("uploads have ended").because(error))?;
+        let _permit =
+            self.permits.acquire().await.map_err(|error| StateError::io("uploads have ended").because(error))?;
         let path = self.next_path();
         let expected: u64 = upload.files.iter().map(|file| file.length).sum();
         let length = match &upload.files[..] {
@@ -80,7 +81,9 @@ impl Uploader {
                 match self.store.create(&path, Bytes::from(pack)).await.map_err(StateError::upload)? {
                     Created::New | Created::Same => length,
                     Created::Taken(_) => {
-                        return Err(StateError::io(format!("{path} is taken by other bytes, though no other process makes it")));
+                        return Err(StateError::io(format!(
+                            "{path} is taken by other bytes, though no other process makes it"
+                        )));
                     }
                 }
             }
@@ -228,7 +231,9 @@ fn store(
     }
     let uploader = &persist.uploader;
     let uploaded: Vec<Vec<FileRef>> = uploader.runtime.block_on(
-        stream::iter(uploads.into_iter().map(|upload| uploader.upload(upload))).buffer_unordered(UPLOADS_AT_ONCE).try_collect(),
+        stream::iter(uploads.into_iter().map(|upload| uploader.upload(upload)))
+            .buffer_unordered(UPLOADS_AT_ONCE)
+            .try_collect(),
     )?;
     stored.extend(uploaded.into_iter().flatten());
     stored.sort();
@@ -236,7 +241,11 @@ fn store(
 }
 
 /// Checksums of all files; those of immutable ones are read once.
-fn list(known: &parking_lot::Mutex<KnownFiles>, folder: &Path, files: Vec<LocalFile>) -> Result<Vec<Listed>, StateError> {
+fn list(
+    known: &parking_lot::Mutex<KnownFiles>,
+    folder: &Path,
+    files: Vec<LocalFile>,
+) -> Result<Vec<Listed>, StateError> {
     let mut still = KnownFiles::new();
     let mut listed = Vec::with_capacity(files.len());
     let mut known = known.lock();
@@ -246,7 +255,9 @@ fn list(known: &parking_lot::Mutex<KnownFiles>, folder: &Path, files: Vec<LocalF
             _ => {
                 let (read, crc32c) = checksum(&folder.join(&name))?;
                 if read != length {
-                    return Err(StateError::io(format!("{name} of a snapshot has {read} bytes where {length} were listed")));
+                    return Err(StateError::io(format!(
+                        "{name} of a snapshot has {read} bytes where {length} were listed"
+                    )));
                 }
                 crc32c
             }

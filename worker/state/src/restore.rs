@@ -116,7 +116,12 @@ fn check(open: &OpenState, factory: &dyn BackendFactory, groups: &Range<u32>) ->
 }
 
 /// Copies the entries of these key groups, which `to` has none of.
-fn copy(from: &dyn KeyedBackend, to: &dyn KeyedBackend, groups: &Range<u32>, batch_bytes: usize) -> Result<(), StateError> {
+fn copy(
+    from: &dyn KeyedBackend,
+    to: &dyn KeyedBackend,
+    groups: &Range<u32>,
+    batch_bytes: usize,
+) -> Result<(), StateError> {
     let (start, end) = groups_range(groups);
     let mut batch = WriteBatch::new();
     let mut result = Ok(());

@@ -6,7 +6,6 @@
 
 use std::{
     fs,
-    ops::ControlFlow,
     path::{Path, PathBuf},
     str::FromStr,
     sync::{
@@ -16,12 +15,12 @@ use std::{
 };
 
 use rocksdb::{
-    BlockBasedOptions, ColumnFamilyDescriptor, DB, DBCompressionType, DataBlockIndexType, ErrorKind, IngestExternalFileOptions, LogLevel, Options,
-    ReadOptions, SstFileWriter, checkpoint::Checkpoint,
+    BlockBasedOptions, ColumnFamilyDescriptor, DB, DBCompressionType, DataBlockIndexType, ErrorKind,
+    IngestExternalFileOptions, LogLevel, Options, ReadOptions, SstFileWriter, checkpoint::Checkpoint,
 };
 
 use crate::{
-    backend::{BackendFactory, KeyedBackend, LocalFile, OpenBackend, WriteBatch},
+    backend::{BackendFactory, KeyedBackend, LocalFile, OpenBackend, VisitEntry, WriteBatch},
     error::StateError,
     local::link_or_copy,
 };
@@ -56,7 +55,9 @@ struct Settings {
 impl Settings {
     fn of(open: &OpenBackend) -> Result<Self, StateError> {
         fn number<T: FromStr>(name: &str, value: &str) -> Result<T, StateError> {
-            value.parse().map_err(|_| StateError::mismatch(format!("option {name:?} of rocksdb: {value:?} is no such number")))
+            value
+                .parse()
+                .map_err(|_| StateError::mismatch(format!("option {name:?} of rocksdb: {value:?} is no such number")))
         }
         let mut settings =
             Self { compression: DBCompressionType::Lz4, block_bytes: BLOCK_BYTES, background_jobs: BACKGROUND_JOBS };
@@ -65,7 +66,9 @@ impl Settings {
                 ("compression", "lz4") => settings.compression = DBCompressionType::Lz4,
                 ("compression", "none") => settings.compression = DBCompressionType::None,
                 ("compression", _) => {
-                    return Err(StateError::mismatch(format!("option \"compression\" of rocksdb is lz4 or none, not {value:?}")));
+                    return Err(StateError::mismatch(format!(
+                        "option \"compression\" of rocksdb is lz4 or none, not {value:?}"
+                    )));
                 }
                 ("block-size", value) => settings.block_bytes = number(name, value)?,
                 ("background-jobs", value) => settings.background_jobs = number(name, value)?,
@@ -233,12 +236,7 @@ impl KeyedBackend for RocksBackend {
         written.map_err(|error| failed("writing to", &self.dir, error))
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StateError> {
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut VisitEntry<'_>) -> Result<(), StateError> {
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(to);
         options.fill_cache(false);

@@ -8,9 +8,10 @@ use crate::{
     frozen::{Frozen, FrozenTable},
     keys::Keys,
     layout::{Space, StateId},
+    room::{Bounded, Room},
     store::Store,
     subtask::Shared,
-    table::{RowLayout, Slot, retry_at},
+    table::{RowLayout, Slot},
 };
 
 /// Stores with fewer bytes than this are not worth being evicted.
@@ -28,14 +29,12 @@ pub struct SliceTable {
     last: usize,
     /// Deleted slices that the backend still has.
     deleted: BTreeSet<i64>,
-    retry_at: usize,
+    room: Room,
 }
 
 struct Slice {
     end: i64,
     store: Store,
-    /// A read has begun and not ended: slots must stay where they are.
-    reading: bool,
 }
 
 /// Where a read of a slice goes on.
@@ -55,9 +54,16 @@ impl SliceTable {
         let slices = ends.iter().map(|&end| Slice {
             end,
             store: Store::new(shared.clone(), Space { state, slice: Some(end) }, layout, true),
-            reading: false,
         });
-        Self { slices: slices.collect(), shared, state, layout, last: 0, deleted: BTreeSet::new(), retry_at: 0 }
+        Self {
+            slices: slices.collect(),
+            shared,
+            state,
+            layout,
+            last: 0,
+            deleted: BTreeSet::new(),
+            room: Room::default(),
+        }
     }
 
     #[inline]
@@ -74,7 +80,7 @@ impl SliceTable {
             // A slice that was deleted before may still be in the backend, but not for us: the deletion is written first.
             let in_backend = self.deleted.contains(&end);
             let store = Store::new(self.shared.clone(), space, self.layout, in_backend).without_backend();
-            self.slices.insert(at, Slice { end, store, reading: false });
+            self.slices.insert(at, Slice { end, store });
             at
         });
         self.last
@@ -186,7 +192,9 @@ impl SliceTable {
     ) -> Result<Option<Cursor>, StateError> {
         let Ok(at) = self.find(slice_end) else { return Ok(None) };
         let groups = self.shared.groups.clone();
-        let Slice { store, reading, .. } = &mut self.slices[at];
+        let store = &mut self.slices[at].store;
+        // Until the read has come to its end, rows stay where they are.
+        store.pin(true);
         let mut visit = |_: u16, key: &[u8], row: &[u8]| f(key, row);
         let place = cursor.map_or(Place::Memory { slot: 0 }, |cursor| cursor.0);
         let mut left = limit.max(1);
@@ -198,30 +206,27 @@ impl SliceTable {
                 };
                 let next = store.visit_memory(slot, limit.max(1), &mut counted);
                 if let Some(slot) = next {
-                    *reading = true;
                     return Ok(Some(Cursor(Place::Memory { slot })));
                 }
                 if store.is_complete() {
-                    *reading = false;
+                    store.pin(false);
                     return Ok(None);
                 }
-                (store.slots(), groups.start, None)
+                (store.end(), groups.start, None)
             }
             Place::Backend { seen, group, after } => (seen, group, after),
         };
         for group in first..groups.end {
             if left == 0 {
-                *reading = true;
                 return Ok(Some(Cursor(Place::Backend { seen, group, after: None })));
             }
             let (next, visited) = store.visit_backend(group as u16, after.take().as_deref(), seen, left, &mut visit)?;
             left -= visited;
             if next.is_some() {
-                *reading = true;
                 return Ok(Some(Cursor(Place::Backend { seen, group, after: next })));
             }
         }
-        *reading = false;
+        store.pin(false);
         Ok(None)
     }
 
@@ -245,7 +250,6 @@ impl SliceTable {
 
     /// Takes out what was written since the last freeze; see [`Table::freeze`](crate::Table::freeze).
     pub fn freeze(&mut self) -> Option<Frozen> {
-        self.retry_at = 0;
         let table = self.freeze_table();
         Some(self.shared.gate.freeze(table))
     }
@@ -257,33 +261,36 @@ impl SliceTable {
 
     fn make_room(&mut self) -> Result<(), StateError> {
         self.shared.usable()?;
-        let budget = self.shared.memory.rows().clone();
-        if !budget.exceeded_by(usize::MAX) {
+        // The sum over all slices is only made when it may matter.
+        if !self.shared.memory.rows().nearly_exceeded_by(usize::MAX) {
             return Ok(());
         }
-        let own = self.memory_bytes();
-        if own < self.retry_at || !budget.exceeded_by(own) {
-            return Ok(());
-        }
-        let keep = budget.keep(own);
-        let unwritten: usize = self.slices.iter().map(|slice| unwritten_bytes(&slice.store)).sum();
-        if unwritten > keep {
-            let shared = self.shared.clone();
-            shared.spill(|| self.freeze_table())?;
-        }
-        for Slice { store, .. } in self.slices.iter_mut().filter(|slice| !slice.reading) {
-            if store.charged() > SMALL {
-                // Each keeps its part of what all of them may.
-                store.evict((store.charged() as u128 * keep as u128 / own.max(1) as u128) as usize);
-            }
-        }
-        self.retry_at = retry_at(self.memory_bytes());
-        Ok(())
+        let (own, shared, mut room) = (self.memory_bytes(), self.shared.clone(), std::mem::take(&mut self.room));
+        let made = shared.make_room(&mut room, own, self);
+        self.room = room;
+        made
     }
 }
 
-fn unwritten_bytes(store: &Store) -> usize {
-    store.unwritten() * (store.charged() / store.rows_in_memory().max(1))
+impl Bounded for SliceTable {
+    fn unwritten_bytes(&self) -> usize {
+        let bytes = |store: &Store| store.unwritten() * (store.charged() / store.rows_in_memory().max(1));
+        self.slices.iter().map(|slice| bytes(&slice.store)).sum()
+    }
+
+    fn freeze(&mut self) -> FrozenTable {
+        self.freeze_table()
+    }
+
+    fn evict(&mut self, bytes: usize, pages: usize) -> usize {
+        let mut freed = 0;
+        for Slice { store, .. } in self.slices.iter_mut().filter(|slice| slice.store.charged() > SMALL) {
+            if freed < bytes {
+                freed += store.evict(bytes - freed, pages);
+            }
+        }
+        freed
+    }
 }
 
 #[cold]

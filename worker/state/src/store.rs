@@ -6,14 +6,13 @@
 //! and begins the next epoch, so its cost is that of some pointers; what is written meanwhile copies the page that it touches.
 //! A clean row may be dropped at any time; a live or frozen one never is, so that no read has to look at what is frozen.
 
+mod evict;
 pub(crate) mod page;
+mod visit;
 
-use std::{
-    ops::ControlFlow,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, AtomicUsize, Ordering},
 };
 
 use hashbrown::{HashTable, hash_table::Entry};
@@ -46,8 +45,9 @@ pub(crate) struct Store {
     shards: Vec<HashTable<u32>>,
     keys: Vec<Shareable<KeyPage>>,
     rows: Vec<Shareable<RowPage>>,
+    /// Slots with a key.
     len: u32,
-    /// Slots whose row is removed.
+    /// Slots whose row is removed, which `len` counts too.
     removed: u32,
     /// The current epoch, from 1.
     epoch: u32,
@@ -65,6 +65,15 @@ pub(crate) struct Store {
     copied: Arc<AtomicUsize>,
     /// From so many removed rows on, it is worth looking for some to clean away.
     garbage_at: u32,
+    /// The page that is being filled.
+    open: u32,
+    /// Pages whose rows were given up.
+    free: Vec<u32>,
+    /// A read goes through the slots: new rows come after all others, and none is given up.
+    pinned: bool,
+    clock: evict::Clock,
+    /// The shard that may grow next.
+    turn: usize,
     guesses: Vec<u32>,
     misses: Vec<Miss>,
     buffer: KeyBuffer,
@@ -128,6 +137,11 @@ impl Store {
             charged: 0,
             copied: Arc::default(),
             garbage_at: PAGE as u32,
+            open: 0,
+            free: Vec::new(),
+            pinned: false,
+            clock: evict::Clock::default(),
+            turn: 0,
             guesses: Vec::new(),
             misses: Vec::new(),
             buffer,
@@ -176,17 +190,41 @@ impl Store {
     /// Adds a row to the pages; the caller has put, or puts, its slot into the hash table.
     #[inline]
     fn push(&mut self, hash: u64, group: u16, key: &[u8], stamp: Stamp) -> u32 {
-        let slot = self.len;
-        let (page, _) = place(slot);
-        if page == self.keys.len() {
-            self.keys.push(Shareable::Owned(KeyPage::default()));
-            self.rows.push(Shareable::Owned(RowPage::default()));
+        let page = self.open as usize;
+        if self.rows.get(page).is_none_or(|rows| rows.get().len() == PAGE) {
+            self.open_page();
         }
+        let page = self.open as usize;
         self.long_keys += self.keys[page].owned(|_| {}).push(hash, group, key);
         let (rows, width) = self.rows_mut(page);
+        let slot = page::slot(page as u32, rows.len());
         rows.push(width, stamp);
         self.len += 1;
         slot
+    }
+
+    /// The slot that the next [`push`](Self::push) fills.
+    #[inline]
+    fn next_slot(&mut self) -> u32 {
+        if self.rows.get(self.open as usize).is_none_or(|rows| rows.get().len() == PAGE) {
+            self.open_page();
+        }
+        page::slot(self.open, self.rows[self.open as usize].get().len())
+    }
+
+    /// Takes an empty page to be filled: one whose rows were given up, or a new one.
+    fn open_page(&mut self) {
+        if !self.pinned {
+            while let Some(page) = self.free.pop() {
+                if self.rows[page as usize].get().len() == 0 {
+                    self.open = page;
+                    return;
+                }
+            }
+        }
+        self.open = self.keys.len() as u32;
+        self.keys.push(Shareable::Owned(KeyPage::default()));
+        self.rows.push(Shareable::Owned(RowPage::default()));
     }
 
     /// A page's rows, to be changed.
@@ -215,6 +253,7 @@ impl Store {
         if self.shards.len() == 1 && self.len >= SPLIT_AT {
             self.split();
         }
+        self.grow_one_shard();
         let max_parallelism = self.shared.max_parallelism;
         let stamp = Stamp::written(self.epoch);
         self.guess(keys, rows.clone());
@@ -228,6 +267,7 @@ impl Store {
                 slots.push(Slot(guess));
                 continue;
             }
+            let next = self.next_slot();
             let shard = shard_of(hash, self.shards.len());
             let pages = &self.keys;
             let found = self.shards[shard].entry(
@@ -244,8 +284,8 @@ impl Store {
                     slot
                 }
                 Entry::Vacant(entry) => {
-                    let slot = self.len;
-                    entry.insert(slot);
+                    entry.insert(next);
+                    let slot = next;
                     let group = key_group(keys.key_group_hash(row), max_parallelism).0;
                     self.push(hash, group, key, stamp);
                     if self.complete {
@@ -263,6 +303,15 @@ impl Store {
         }
         self.charge();
         Ok(())
+    }
+
+    /// Lets one shard after the other grow before it has to, since all of them would have to at about the same time.
+    fn grow_one_shard(&mut self) {
+        self.turn = (self.turn + 1) % self.shards.len();
+        let (shard, pages) = (&mut self.shards[self.turn], &self.keys);
+        if shard.len() > shard.capacity() / 4 * 3 && shard.len() > PAGE {
+            shard.reserve(shard.len(), |&slot| bucket_hash(hash_of(pages, slot)));
+        }
     }
 
     /// For each row the first slot that the hash table has for its hash, in a loop by itself: its reads do not depend on each
@@ -419,15 +468,18 @@ impl Store {
     /// Puts all slots into the (empty) hash tables.
     fn index(&mut self) {
         let (shards, pages) = (&mut self.shards, &self.keys);
-        let expected = self.len as usize / shards.len();
+        let count = shards.len();
+        let expected = self.len as usize / count;
         for shard in &mut *shards {
             shard.reserve(expected, |&slot| bucket_hash(hash_of(pages, slot)));
         }
-        let count = shards.len();
-        for slot in 0..self.len {
-            let hash = hash_of(pages, slot);
-            shards[shard_of(hash, count)]
-                .insert_unique(bucket_hash(hash), slot, |&slot| bucket_hash(hash_of(pages, slot)));
+        for (page, rows) in (0..).zip(&self.rows) {
+            for i in 0..rows.get().len() {
+                let slot = page::slot(page, i);
+                let hash = hash_of(pages, slot);
+                shards[shard_of(hash, count)]
+                    .insert_unique(bucket_hash(hash), slot, |&slot| bucket_hash(hash_of(pages, slot)));
+            }
         }
     }
 
@@ -517,164 +569,13 @@ impl Store {
         })
     }
 
-    /// How many rows the backend does not have.
-    pub(crate) fn unwritten(&self) -> usize {
-        let written = self.written.load(Ordering::Acquire);
-        let pages = self.rows.iter().map(Shareable::get).filter(|page| page.newest() > written);
-        pages.map(|page| (0..page.len()).filter(|&i| page.stamp(i).epoch() > written).count()).sum()
-    }
-
     pub(crate) fn rows_in_memory(&self) -> usize {
         self.len as usize
-    }
-
-    /// Cleans removed rows away that the backend does not have either, when they are many. All slots change.
-    pub(crate) fn clean(&mut self) {
-        if self.removed < self.garbage_at || self.removed < self.len / 2 {
-            return;
-        }
-        let written = self.written.load(Ordering::Acquire);
-        self.rebuild(|stamp| !stamp.is_removed() || stamp.epoch() > written);
-        self.garbage_at = (2 * self.removed).max(PAGE as u32);
-    }
-
-    /// Keeps `keep` bytes of rows: those that the backend does not have, and of the others the most recently written. All
-    /// slots change.
-    pub(crate) fn evict(&mut self, keep: usize) {
-        let written = self.written.load(Ordering::Acquire);
-        let row = (self.charged / (self.len as usize).max(1)).max(1);
-        let mut quota = keep / row;
-        let mut epochs = std::collections::BTreeMap::<u32, usize>::new();
-        for page in &self.rows {
-            let page = page.get();
-            for i in 0..page.len() {
-                let stamp = page.stamp(i);
-                if stamp.epoch() > written {
-                    quota = quota.saturating_sub(1);
-                } else if !stamp.is_removed() {
-                    *epochs.entry(stamp.epoch()).or_default() += 1;
-                }
-            }
-        }
-        // From the newest clean epoch down: all rows of an epoch, as long as they fit, then so many of the next.
-        let (mut oldest, mut of_oldest) = (u32::MAX, 0);
-        for (&epoch, &rows) in epochs.iter().rev() {
-            oldest = epoch;
-            of_oldest = rows.min(quota);
-            quota -= of_oldest;
-            if of_oldest < rows {
-                break;
-            }
-        }
-        self.rebuild(|stamp| {
-            if stamp.epoch() > written {
-                return true;
-            }
-            if stamp.is_removed() || stamp.epoch() < oldest {
-                return false;
-            }
-            if stamp.epoch() == oldest {
-                if of_oldest == 0 {
-                    return false;
-                }
-                of_oldest -= 1;
-            }
-            true
-        });
-    }
-
-    /// Drops all rows that `keep` is not true for; those are clean, or removed in the backend as well.
-    fn rebuild(&mut self, mut keep: impl FnMut(Stamp) -> bool) {
-        let (keys, rows) = (std::mem::take(&mut self.keys), std::mem::take(&mut self.rows));
-        self.shards.clear();
-        (self.len, self.removed, self.long_keys, self.data) = (0, 0, 0, 0);
-        // Each old page is given back as soon as it has been gone through.
-        for (keys, rows) in keys.into_iter().zip(rows) {
-            let (keys, rows) = (keys.get(), rows.get());
-            for i in 0..rows.len() {
-                let stamp = rows.stamp(i);
-                if !keep(stamp) {
-                    self.complete &= stamp.is_removed();
-                    continue;
-                }
-                let slot = self.push(keys.hash(i), keys.group(i), keys.key(i), stamp);
-                let (page, at) = place(slot);
-                self.removed += u32::from(stamp.is_removed());
-                let width = self.width;
-                let (to, _) = self.rows_mut(page);
-                let before = to.data_bytes();
-                to.set(at, width, rows.row(i, width));
-                let grown = to.data_bytes() - before;
-                if width.is_none() {
-                    self.data += grown;
-                }
-            }
-        }
-        self.shards.resize_with(if self.len >= SPLIT_AT { SHARDS } else { 1 }, HashTable::new);
-        self.index();
-        self.charge();
-    }
-
-    /// Visits up to `limit` rows of memory from `slot` on. Returns the slot to go on with, `None` at the end.
-    pub(crate) fn visit_memory(&self, from: u32, limit: usize, f: &mut dyn FnMut(u16, &[u8], &[u8])) -> Option<u32> {
-        let mut visited = 0;
-        for slot in from..self.len {
-            if visited == limit {
-                return Some(slot);
-            }
-            let (page, i) = place(slot);
-            let (keys, rows) = (self.keys[page].get(), self.rows[page].get());
-            if !rows.stamp(i).is_removed() {
-                f(keys.group(i), keys.key(i), rows.row(i, self.width));
-                visited += 1;
-            }
-        }
-        None
     }
 
     /// Memory has all there is.
     pub(crate) fn is_complete(&self) -> bool {
         self.complete
-    }
-
-    /// Visits up to `limit` rows of the backend in key group `group` that were not among the first `seen` slots, after key
-    /// `after`. Rows that came into memory since are visited as they are there. Returns the key to go on after, `None` at the
-    /// end of the key group.
-    pub(crate) fn visit_backend(
-        &self,
-        group: u16,
-        after: Option<&[u8]>,
-        seen: u32,
-        limit: usize,
-        f: &mut dyn FnMut(u16, &[u8], &[u8]),
-    ) -> Result<(Option<Vec<u8>>, usize), StateError> {
-        let (mut from, to) = self.space.range(group);
-        let prefix = from.len();
-        if let Some(after) = after {
-            from.extend_from_slice(after);
-            from.push(0);
-        }
-        let mut visited = 0;
-        let mut last = None;
-        self.shared.backend.scan(&from, &to, &mut |key, value| {
-            let key = &key[prefix..];
-            match self.find(crate::keys::hash(key), key) {
-                Some(slot) if slot < seen || self.stamp(slot).is_removed() => return ControlFlow::Continue(()),
-                Some(slot) => f(group, key, self.row(Slot(slot))),
-                None => f(group, key, value),
-            }
-            visited += 1;
-            if visited == limit {
-                last = Some(key.to_vec());
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        })?;
-        Ok((last, visited))
-    }
-
-    pub(crate) fn slots(&self) -> u32 {
-        self.len
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     ops::{ControlFlow, Range},
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -32,7 +32,7 @@ use crate::{
 
 /// The longest that a table waits for a snapshot before it may write rows that it has no more room for. A persist only writes
 /// locally before its snapshot is taken; who waits longer waits for one that never comes.
-const SPILL_WAIT: Duration = Duration::from_secs(300);
+const SPILL_WAIT: Duration = Duration::from_mins(5);
 
 /// All that is needed to open a subtask's state, new or restored.
 pub struct OpenState {
@@ -75,6 +75,7 @@ pub(crate) struct Shared {
     pub(crate) gate: Arc<Gate>,
     pub(crate) folder: Folder,
     pub(crate) known: Mutex<KnownFiles>,
+    runtime: Handle,
     /// The backend holds what was restored.
     restored: bool,
     names: Mutex<BTreeMap<StateId, String>>,
@@ -103,6 +104,7 @@ impl SubtaskState {
             gate: Arc::default(),
             folder: opened.folder,
             known: Mutex::new(opened.known),
+            runtime: open.runtime,
             restored: !open.restore.is_empty(),
             names: Mutex::default(),
             broken: AtomicBool::new(false),
@@ -115,7 +117,8 @@ impl SubtaskState {
         let full = format!("{operator}/{name}");
         let mut names = self.shared.names.lock();
         if let Some(other) = names.get(&id) {
-            let what = if *other == full { "is opened twice" } else { "has the same id as another; rename one of them" };
+            let what =
+                if *other == full { "is opened twice" } else { "has the same id as another; rename one of them" };
             return Err(StateError::mismatch(format!("state {full} {what} ({other}, id {:08x})", id.0)));
         }
         names.insert(id, full);
@@ -211,7 +214,10 @@ impl SubtaskState {
 impl fmt::Debug for SubtaskState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shared = &self.shared;
-        f.debug_struct("SubtaskState").field("backend", &shared.backend_name).field("groups", &shared.groups).finish_non_exhaustive()
+        f.debug_struct("SubtaskState")
+            .field("backend", &shared.backend_name)
+            .field("groups", &shared.groups)
+            .finish_non_exhaustive()
     }
 }
 
@@ -237,6 +243,25 @@ impl Shared {
                 .inspect_err(|_| self.broken.store(true, Ordering::Relaxed))?;
         }
         Ok(bytes)
+    }
+
+    /// Writes a table's rows to the backend on another thread. When what is returned has no strong reference any more, they are
+    /// written; at the latest with the next persist.
+    pub(crate) fn write_beside(self: &Arc<Self>, table: FrozenTable) -> Weak<FrozenTable> {
+        let table = Arc::new(table);
+        let written = Arc::downgrade(&table);
+        self.gate.add(table);
+        let shared = self.clone();
+        self.runtime.spawn_blocking(move || {
+            let _writer = shared.gate.writer.lock();
+            // If a snapshot is waited for by now, its persist writes these rows first.
+            if let Some(tables) = shared.gate.open(None)
+                && let Err(error) = shared.write(&tables)
+            {
+                tracing::error!(%error, "rows could not be written to the state backend");
+            }
+        });
+        written
     }
 
     /// Writes a table's rows to the backend to make room, unless a snapshot is waited for; then, when there is no more room at

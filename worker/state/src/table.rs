@@ -7,6 +7,7 @@ use crate::{
     frozen::{Frozen, FrozenTable},
     keys::{KeyGroup, Keys},
     layout::Space,
+    room::{Bounded, Room},
     store::Store,
     subtask::Shared,
 };
@@ -25,6 +26,9 @@ pub enum RowLayout {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(pub u32);
 
+/// Called with a row's key group, key and bytes.
+pub type VisitRow<'a> = dyn FnMut(KeyGroup, &[u8], &[u8]) + 'a;
+
 /// Rows to look at once when all are scanned.
 const SCAN_PIECE: usize = 4096;
 
@@ -35,14 +39,13 @@ const SCAN_PIECE: usize = 4096;
 pub struct Table {
     shared: Arc<Shared>,
     store: Store,
-    /// Not to look for room again before the table takes so many bytes.
-    retry_at: usize,
+    room: Room,
 }
 
 impl Table {
     pub(crate) fn new(shared: Arc<Shared>, space: Space, layout: RowLayout, in_backend: bool) -> Self {
         shared.memory.rows().join();
-        Self { store: Store::new(shared.clone(), space, layout, in_backend), shared, retry_at: 0 }
+        Self { store: Store::new(shared.clone(), space, layout, in_backend), shared, room: Room::default() }
     }
 
     /// The slots of all rows of `keys`: the same key has the same slot. Rows that did not exist are made and reported in
@@ -103,19 +106,18 @@ impl Table {
     /// matter of pointers. Also where nothing was written there is something to hand over: until it is persisted or dropped,
     /// nothing newer reaches the backend.
     pub fn freeze(&mut self) -> Option<Frozen> {
-        self.retry_at = 0;
         let generations = self.store.freeze().into_iter().collect();
         Some(self.shared.gate.freeze(FrozenTable { deleted: Vec::new(), generations }))
     }
 
     /// Visits all rows, in no order. Rare: at the end of input, in tests.
-    pub fn scan_all(&mut self, f: &mut dyn FnMut(KeyGroup, &[u8], &[u8])) -> Result<(), StateError> {
+    pub fn scan_all(&mut self, f: &mut VisitRow<'_>) -> Result<(), StateError> {
         let mut visit = |group, key: &[u8], row: &[u8]| f(KeyGroup(group), key, row);
         self.store.visit_memory(0, usize::MAX, &mut visit);
         if self.store.is_complete() {
             return Ok(());
         }
-        let seen = self.store.slots();
+        let seen = self.store.end();
         for group in self.shared.groups.clone() {
             let mut after = None;
             loop {
@@ -137,27 +139,26 @@ impl Table {
     fn make_room(&mut self) -> Result<(), StateError> {
         self.shared.usable()?;
         self.store.clean();
-        let (own, budget) = (self.store.charged(), self.shared.memory.rows().clone());
-        if own < self.retry_at || !budget.exceeded_by(own) {
-            return Ok(());
-        }
-        let keep = budget.keep(own);
-        let unwritten = self.store.unwritten() * (own / self.store.rows_in_memory().max(1));
-        if unwritten > keep {
-            let store = &mut self.store;
-            self.shared.spill(|| FrozenTable { deleted: Vec::new(), generations: store.freeze().into_iter().collect() })?;
-        }
-        self.store.evict(keep);
-        self.retry_at = retry_at(self.store.charged());
-        Ok(())
+        let own = self.store.charged();
+        let shared = self.shared.clone();
+        shared.make_room(&mut self.room, own, &mut Rows(&mut self.store))
     }
 }
 
-/// After rows were dropped, or could not be because they wait for a snapshot, some more have to come before it is worth
-/// looking again.
-pub(crate) fn retry_at(own: usize) -> usize {
-    const LEAST: usize = 64 << 10;
-    own + (own / 8).max(LEAST)
+struct Rows<'a>(&'a mut Store);
+
+impl Bounded for Rows<'_> {
+    fn unwritten_bytes(&self) -> usize {
+        self.0.unwritten() * (self.0.charged() / self.0.rows_in_memory().max(1))
+    }
+
+    fn freeze(&mut self) -> FrozenTable {
+        FrozenTable { deleted: Vec::new(), generations: self.0.freeze().into_iter().collect() }
+    }
+
+    fn evict(&mut self, bytes: usize, pages: usize) -> usize {
+        self.0.evict(bytes, pages)
+    }
 }
 
 impl Drop for Table {

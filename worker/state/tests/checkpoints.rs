@@ -215,7 +215,11 @@ impl Job {
         self.restores += 1;
         let restore: Vec<_> = self.snapshot.iter().cloned().collect();
         // Every other time from local files.
-        let dir = if self.restores % 2 == 0 { "subtask".to_string() } else { format!("elsewhere-{}", self.restores) };
+        let dir = if self.restores.is_multiple_of(2) {
+            "subtask".to_string()
+        } else {
+            format!("elsewhere-{}", self.restores)
+        };
         self.state = self.machine.open(&dir, 0, 1, &restore);
         (self.counts, self.texts, self.slices) = tables(&self.state);
         self.models = self.at_checkpoint.clone();
@@ -291,7 +295,11 @@ fn rescale(backend: &str) {
             let own = all_keys_of(subtask, parallelism, KEYS);
             let expected: Model = own.iter().map(|&key| (key, (step as u64).to_le_bytes().to_vec())).collect();
             if step > 0 {
-                assert_eq!(content(&mut counts), expected, "subtask {subtask} of {parallelism} has its keys and no others");
+                assert_eq!(
+                    content(&mut counts),
+                    expected,
+                    "subtask {subtask} of {parallelism} has its keys and no others"
+                );
                 let slices = slice_content(&mut slices, 100);
                 assert_eq!(slices.keys().copied().collect::<Vec<_>>(), (0..step as i64).collect::<Vec<_>>());
             }

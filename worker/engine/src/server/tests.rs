@@ -8,7 +8,7 @@ use weir_protocol::{
     Attempt, BUILD_VERSION, CheckpointId, JobName, PROTOCOL_VERSION, RecordNumber, Term,
     record::{PartRef, RECORD_VERSION, Record, Slot, encode},
     rpc::{
-        Acked, Commit, Deploy, Hello, Peer, Ping, Run, TaskFailed, TriggerCheckpoint, Welcome,
+        Acked, Commit, Deploy, Deployed, Hello, Peer, Ping, Run, TaskFailed, TriggerCheckpoint, Welcome,
         from_worker::Message as Answer, to_worker::Message, worker_client::WorkerClient,
     },
     settings::{CheckpointMode, FailureKind, JobSettings, PlanRequest, StorageSettings},
@@ -189,7 +189,7 @@ impl TestCoordinator {
     }
 
     /// A new term and attempt on these workers, up to Run, and the commit of what was restored.
-    async fn deploy(&mut self, workers: &[&TestWorker]) {
+    async fn deploy(&mut self, workers: &[&TestWorker]) -> Vec<Deployed> {
         self.term += 1;
         self.attempt += 1;
         self.sessions.clear();
@@ -198,17 +198,20 @@ impl TestCoordinator {
         }
         let order = self.order(workers);
         self.say_all(&Message::Deploy(order));
+        let mut all = Vec::new();
         for session in &mut self.sessions {
             let deployed = session.wait("Deployed", |answer| match answer {
                 Answer::Deployed(deployed) => Some(deployed),
                 _ => None,
             });
-            assert_eq!(deployed.await.attempt, self.attempt);
+            all.push(deployed.await);
         }
+        assert!(all.iter().all(|deployed| deployed.attempt == self.attempt));
         self.say_all(&Message::Run(Run { attempt: self.attempt }));
         if let Some(id) = self.newest.as_ref().map(|(_, record)| record.id.0) {
             self.commit(id).await;
         }
+        all
     }
 
     fn say_all(&self, message: &Message) {
@@ -332,8 +335,40 @@ async fn a_job_goes_on_from_its_record_when_a_worker_is_killed() {
     assert!(!failed.fatal);
 
     let successor = coordinator.worker(1);
-    coordinator.deploy(&[&survivor, &successor]).await;
+    let deployed = coordinator.deploy(&[&survivor, &successor]).await;
+    assert!(deployed[0].local_bytes > 0 && deployed[0].downloaded_bytes == 0, "{deployed:?}");
+    assert!(deployed[1].local_bytes == 0 && deployed[1].downloaded_bytes > 0, "{deployed:?}");
     coordinator.checkpoint().await;
+    coordinator.finish().await;
+    coordinator.job.assert_exact();
+}
+
+#[tokio::test]
+async fn a_job_goes_on_with_more_workers_and_with_fewer() {
+    let mut coordinator = TestCoordinator::new(job(20_000));
+    coordinator.backend = "rocksdb";
+    let workers = [coordinator.worker(0), coordinator.worker(1), coordinator.worker(2)];
+    coordinator.deploy(&[&workers[0], &workers[1]]).await;
+    coordinator.checkpoint().await;
+    coordinator.deploy(&[&workers[0], &workers[1], &workers[2]]).await;
+    coordinator.checkpoint().await;
+    coordinator.checkpoint().await;
+    coordinator.deploy(&[&workers[0]]).await;
+    coordinator.finish().await;
+    coordinator.job.assert_exact();
+}
+
+#[tokio::test]
+async fn a_worker_is_reset_from_the_same_record_twice() {
+    let mut coordinator = TestCoordinator::new(job(20_000));
+    coordinator.backend = "rocksdb";
+    let workers = [coordinator.worker(0), coordinator.worker(1)];
+    coordinator.deploy(&[&workers[0], &workers[1]]).await;
+    coordinator.checkpoint().await;
+    for _ in 0..2 {
+        let deployed = coordinator.deploy(&[&workers[0], &workers[1]]).await;
+        assert!(deployed.iter().all(|deployed| deployed.local_bytes > 0 && deployed.downloaded_bytes == 0), "{deployed:?}");
+    }
     coordinator.finish().await;
     coordinator.job.assert_exact();
 }

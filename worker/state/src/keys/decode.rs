@@ -9,11 +9,12 @@ use arrow::{
     },
     compute::cast,
     datatypes::{
-        ArrowPrimitiveType, DataType, Date32Type, Date64Type, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type,
-        DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType, DurationSecondType, Float32Type, Float64Type,
-        Int8Type, Int16Type, Int32Type, Int64Type, IntervalUnit, IntervalYearMonthType, Time32MillisecondType,
-        Time32SecondType, Time64MicrosecondType, Time64NanosecondType, TimeUnit, TimestampMicrosecondType,
-        TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+        ArrowPrimitiveType, DataType, Date32Type, Date64Type, Decimal32Type, Decimal64Type, Decimal128Type,
+        Decimal256Type, DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType, DurationSecondType,
+        Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, IntervalUnit, IntervalYearMonthType,
+        Time32MillisecondType, Time32SecondType, Time64MicrosecondType, Time64NanosecondType, TimeUnit,
+        TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type,
+        UInt16Type, UInt32Type, UInt64Type,
     },
 };
 
@@ -56,7 +57,8 @@ fn decode_column(data_type: &DataType, rest: &mut [&[u8]]) -> Result<ArrayRef, S
     Ok(match data_type {
         DataType::Null => {
             for row in &mut *rest {
-                let (NULL, after) = row.split_first().map(|(tag, after)| (*tag, after)).ok_or_else(|| malformed(data_type))?
+                let (NULL, after) =
+                    row.split_first().map(|(tag, after)| (*tag, after)).ok_or_else(|| malformed(data_type))?
                 else {
                     return Err(malformed(data_type));
                 };
@@ -110,8 +112,11 @@ where
         .collect()
 }
 
-/// Takes one value off a row: `None` if there is none, `Some(None)` for a null. Without a width the length stands first.
-fn read_bytes<'a>(row: &mut &'a [u8], width: Option<usize>) -> Option<Option<&'a [u8]>> {
+/// A value's bytes, or a null.
+type Taken<'a> = Option<&'a [u8]>;
+
+/// Takes one value or null off a row; `None` if there is neither. Without a width the length stands first.
+fn read_bytes<'a>(row: &mut &'a [u8], width: Option<usize>) -> Option<Taken<'a>> {
     let (&tag, mut after) = row.split_first()?;
     if tag == NULL {
         *row = after;

@@ -2,18 +2,18 @@
 
 use arrow::{
     array::{
-        Array, ArrayRef, AsArray, BinaryArray, BinaryViewArray, FixedSizeBinaryArray, LargeBinaryArray, LargeStringArray,
-        StringArray, StringViewArray,
+        Array, ArrayRef, AsArray, BinaryArray, BinaryViewArray, FixedSizeBinaryArray, LargeBinaryArray,
+        LargeStringArray, StringArray, StringViewArray,
     },
     buffer::NullBuffer,
     compute::cast,
     datatypes::{
-        ArrowPrimitiveType, DataType, Date32Type, Date64Type, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type,
-        DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType, DurationSecondType, Float32Type, Float64Type,
-        Int8Type, Int16Type, Int32Type, Int64Type, IntervalUnit, IntervalYearMonthType, Time32MillisecondType,
-        Time32SecondType, Time64MicrosecondType, Time64NanosecondType, TimeUnit, TimestampMicrosecondType,
-        TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
-        i256,
+        ArrowPrimitiveType, DataType, Date32Type, Date64Type, Decimal32Type, Decimal64Type, Decimal128Type,
+        Decimal256Type, DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType, DurationSecondType,
+        Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, IntervalUnit, IntervalYearMonthType,
+        Time32MillisecondType, Time32SecondType, Time64MicrosecondType, Time64NanosecondType, TimeUnit,
+        TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type,
+        UInt16Type, UInt32Type, UInt64Type, i256,
     },
 };
 
@@ -140,7 +140,9 @@ macro_rules! primitive {
 pub(super) use primitive;
 
 pub(super) fn unsupported(data_type: &DataType) -> StateError {
-    StateError::mismatch(format!("a column of type {data_type} cannot be part of a key; cast it to a string or a number"))
+    StateError::mismatch(format!(
+        "a column of type {data_type} cannot be part of a key; cast it to a string or a number"
+    ))
 }
 
 /// A column to encode.
@@ -178,8 +180,9 @@ impl Column {
             DataType::LargeBinary => Self::LargeBinary(column.as_binary().clone()),
             DataType::BinaryView => Self::BinaryView(column.as_binary_view().clone()),
             DataType::Dictionary(_, values) => {
-                let plain = cast(column, values)
-                    .map_err(|error| StateError::mismatch("a dictionary column could not be unpacked").because(error))?;
+                let plain = cast(column, values).map_err(|error| {
+                    StateError::mismatch("a dictionary column could not be unpacked").because(error)
+                })?;
                 return Self::of(&plain);
             }
             other => return Err(unsupported(other)),
@@ -398,13 +401,17 @@ pub(super) fn encode(
         offsets.extend((0..=rows).map(|row| (row * stride) as u32));
         if stride > 0 {
             let mut out = Strided { bytes, stride, at: 0 };
-            columns.iter().for_each(|column| column.write(&mut out));
+            for column in &columns {
+                column.write(&mut out);
+            }
         }
         return Ok(());
     }
     cursors.clear();
     cursors.resize(rows, 0);
-    columns.iter().for_each(|column| column.add_lengths(cursors));
+    for column in &columns {
+        column.add_lengths(cursors);
+    }
     offsets.push(0);
     let mut total = 0u32;
     for cursor in &mut *cursors {
@@ -415,6 +422,8 @@ pub(super) fn encode(
     }
     bytes.resize(total as usize, 0);
     let mut out = Scattered { bytes, cursors };
-    columns.iter().for_each(|column| column.write(&mut out));
+    for column in &columns {
+        column.write(&mut out);
+    }
     Ok(())
 }

@@ -2,9 +2,9 @@ use std::sync::Arc;
 
 use arrow::{
     array::{
-        Array, BinaryArray, BooleanArray, Date32Array, Decimal128Array, DictionaryArray, FixedSizeBinaryArray, Float32Array,
-        Float64Array, Int8Array, Int16Array, Int32Array, Int64Array, ListArray, NullArray, StringArray, StringViewArray,
-        TimestampMillisecondArray, TimestampNanosecondArray, UInt64Array, new_null_array,
+        Array, BinaryArray, BooleanArray, Date32Array, Decimal128Array, DictionaryArray, FixedSizeBinaryArray,
+        Float32Array, Float64Array, Int8Array, Int16Array, Int32Array, Int64Array, ListArray, NullArray, StringArray,
+        StringViewArray, TimestampMillisecondArray, TimestampNanosecondArray, UInt64Array, new_null_array,
     },
     compute::cast,
     datatypes::{DataType, Int32Type, Int64Type, TimeUnit},
@@ -105,7 +105,13 @@ fn every_key_group_is_in_the_range_of_its_subtask_and_of_no_other() {
 
 #[test]
 fn equal_values_have_equal_bytes_however_they_are_stored() {
-    let floats = encode(&[Arc::new(Float64Array::from(vec![0.0, -0.0, f64::NAN, -f64::NAN, f64::from_bits(0x7ff0_0000_0000_0001)]))]);
+    let floats = encode(&[Arc::new(Float64Array::from(vec![
+        0.0,
+        -0.0,
+        f64::NAN,
+        -f64::NAN,
+        f64::from_bits(0x7ff0_0000_0000_0001),
+    ]))]);
     assert_eq!(floats.key(0), floats.key(1));
     assert_eq!(floats.key(2), floats.key(3));
     assert_eq!(floats.key(2), floats.key(4));
@@ -177,20 +183,32 @@ fn columns() -> impl Strategy<Value = Vec<ArrayRef>> {
     let rows = 0..20usize;
     rows.prop_flat_map(|rows| {
         let optional = |nulls: bool| if nulls { 0.7 } else { 0.999 };
-        let longs = any::<bool>()
-            .prop_flat_map(move |nulls| prop::collection::vec(prop::option::weighted(optional(nulls), any::<i64>()), rows));
-        let texts = any::<bool>()
-            .prop_flat_map(move |nulls| prop::collection::vec(prop::option::weighted(optional(nulls), ".{0,40}"), rows));
+        let longs = any::<bool>().prop_flat_map(move |nulls| {
+            prop::collection::vec(prop::option::weighted(optional(nulls), any::<i64>()), rows)
+        });
+        let texts = any::<bool>().prop_flat_map(move |nulls| {
+            prop::collection::vec(prop::option::weighted(optional(nulls), ".{0,40}"), rows)
+        });
         let flags = prop::collection::vec(prop::option::of(any::<bool>()), rows);
         let column = prop_oneof![
             longs.clone().prop_map(|values| Arc::new(Int64Array::from(values)) as ArrayRef),
-            longs.clone().prop_map(|values| Arc::new(Decimal128Array::from_iter(values.into_iter().map(|v| v.map(i128::from)))
-                .with_precision_and_scale(20, 3).unwrap()) as ArrayRef),
-            longs.clone().prop_map(|values| Arc::new(TimestampNanosecondArray::from(values).with_timezone("UTC")) as ArrayRef),
+            longs.clone().prop_map(|values| Arc::new(
+                Decimal128Array::from_iter(values.into_iter().map(|v| v.map(i128::from)))
+                    .with_precision_and_scale(20, 3)
+                    .unwrap()
+            ) as ArrayRef),
+            longs
+                .clone()
+                .prop_map(|values| Arc::new(TimestampNanosecondArray::from(values).with_timezone("UTC")) as ArrayRef),
             longs.clone().prop_map(|values| cast(&Int64Array::from(values), &DataType::Float64).unwrap()),
-            longs.clone().prop_map(|values| cast(&Int64Array::from(values), &DataType::Timestamp(TimeUnit::Second, None)).unwrap()),
+            longs.clone().prop_map(|values| cast(
+                &Int64Array::from(values),
+                &DataType::Timestamp(TimeUnit::Second, None)
+            )
+            .unwrap()),
             longs.prop_map(|values| Arc::new(DictionaryArray::<Int64Type>::from_iter(
-                values.into_iter().map(|v| v.map(|v| if v % 2 == 0 { "even" } else { "odd" })))) as ArrayRef),
+                values.into_iter().map(|v| v.map(|v| if v % 2 == 0 { "even" } else { "odd" }))
+            )) as ArrayRef),
             texts.clone().prop_map(|values| Arc::new(StringArray::from(values)) as ArrayRef),
             texts.clone().prop_map(|values| Arc::new(StringViewArray::from_iter(values)) as ArrayRef),
             texts.prop_map(|values| cast(&StringArray::from(values), &DataType::LargeBinary).unwrap()),

@@ -13,9 +13,9 @@ pub(crate) fn place(slot: u32) -> (usize, usize) {
     ((slot >> PAGE_SHIFT) as usize, slot as usize & (PAGE - 1))
 }
 
-/// Back from [`place`].
+/// Back from [`place`]; `i` may be one past the last.
 pub(crate) fn slot(page: u32, i: usize) -> u32 {
-    page << PAGE_SHIFT | i as u32
+    (page << PAGE_SHIFT) + i as u32
 }
 
 /// Owned, or shared with a frozen generation.
@@ -88,6 +88,10 @@ pub(crate) struct KeyPage {
 }
 
 impl KeyPage {
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.heap.len()
+    }
+
     #[inline]
     pub(crate) fn hash(&self, i: usize) -> u64 {
         self.entries[i].hash

@@ -34,7 +34,8 @@ impl Machine {
         let settings = StorageSettings { url, endpoint: None, region: None };
         let job = JobName { namespace: "default".into(), name: "job".into() };
         let store = runtime.block_on(async { JobStore::open(&settings, &job) }).unwrap();
-        let uploader = Arc::new(Uploader::new(store.clone(), runtime.handle().clone(), Attempt(1), WorkerId("abc".into())));
+        let uploader =
+            Arc::new(Uploader::new(store.clone(), runtime.handle().clone(), Attempt(1), WorkerId("abc".into())));
         Self { dir, runtime, store, uploader, memory: StateMemory::new(budget), backend: backend.into() }
     }
 
@@ -43,7 +44,13 @@ impl Machine {
         self.dir.path().join("storage/default/job")
     }
 
-    pub fn try_open(&self, dir: &str, subtask: u32, parallelism: u32, restore: &[KeyedSnapshot]) -> Result<SubtaskState, StateError> {
+    pub fn try_open(
+        &self,
+        dir: &str,
+        subtask: u32,
+        parallelism: u32,
+        restore: &[KeyedSnapshot],
+    ) -> Result<SubtaskState, StateError> {
         SubtaskState::open(OpenState {
             dir: self.dir.path().join(dir),
             backend: self.backend.clone(),
