@@ -4,6 +4,7 @@ set -eu
 cd "$(dirname "$0")"
 for file in data/*.csv.gz; do gzip -dc "$file" | tail -n +2; done | awk -F, '
 {
+    sub("T", " ", $19)
     key = $13 "," $10 "," $19
     flights[key]++
     if ($4 == "NA") cancelled[key]++

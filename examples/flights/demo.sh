@@ -7,9 +7,10 @@ scratch=/tmp/weir-flights
 rm -rf "$scratch" "$here/output"
 mkdir -p "$scratch"
 
-# A worker is killed once some checkpoints are complete.
+# A worker is killed between the ninth checkpoint and the tenth.
 kill_one() {
-    while [ "$(ls "$scratch"/checkpoints/default/flights/parts 2>/dev/null | wc -l)" -lt 12 ]; do sleep 0.2; done
+    until [ "$(grep -c '"event":"checkpoint"' "$scratch/local/events.jsonl" 2>/dev/null)" = 9 ]; do sleep 0.1; done
+    sleep 0.5
     victim=$(pgrep -n -P "$1" weir-worker) && kill -9 "$victim"
 }
 

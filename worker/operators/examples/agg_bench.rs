@@ -14,7 +14,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, SchemaRef};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use support::*;
+use support::{World, bools, ints, schema, strings, time_type, times};
 use weir_engine::OperatorFactory;
 use weir_operators::{
     AggregateFunction::{Avg, Count, Max, Min, Sum},

@@ -359,7 +359,9 @@ fn check(steps: Vec<Step>, shape: WindowShape, global: bool, partials: bool) {
         match step {
             Step::Rows(rows) => {
                 let rows: Vec<Row> = rows.into_iter().map(|r| (r.0, r.1, r.2, r.3 + model.watermark.max(0))).collect();
-                rows.iter().for_each(|row| model.add(*row, shape, global));
+                for row in &rows {
+                    model.add(*row, shape, global);
+                }
                 if partials {
                     before.process(batch(&rows));
                 } else {
@@ -371,7 +373,9 @@ fn check(steps: Vec<Step>, shape: WindowShape, global: bool, partials: bool) {
                 model.advance(watermark, global);
                 before.watermark(watermark);
                 deliver(&mut before, &mut subtasks, parallelism);
-                subtasks.iter_mut().for_each(|s| s.watermark(watermark));
+                for subtask in &mut subtasks {
+                    subtask.watermark(watermark);
+                }
             }
             Step::Checkpoint => {
                 world.checkpoint(std::slice::from_mut(&mut before));
