@@ -10,7 +10,7 @@ use std::{
 
 use serde::Serialize;
 use weir_engine::{
-    JobGraph,
+    JobGraph, StageHead,
     server::{PlanFailure, Planner},
 };
 use weir_protocol::settings::PlanRequest;
@@ -29,7 +29,10 @@ enum Answer {
 fn answer(catalog: &Catalog, request: &[u8]) -> Answer {
     let refused = |error: PlanError| Answer::Errors { errors: vec![error] };
     match serde_json::from_slice::<PlanRequest>(request) {
-        Ok(request) => weir_sql::plan(&request, catalog).map_or_else(refused, |graph| Answer::Plan(explain(&graph))),
+        Ok(request) => {
+            let planned = weir_sql::plan(&request, catalog).and_then(|graph| look_at_inputs(&graph).map(|()| graph));
+            planned.map_or_else(refused, |graph| Answer::Plan(explain(&graph)))
+        }
         Err(error) => refused(PlanError {
             line: None,
             column: None,
@@ -37,6 +40,21 @@ fn answer(catalog: &Catalog, request: &[u8]) -> Answer {
             remedy: "send {\"script\", \"baseDir\", \"maxParallelism\"} as JSON on standard input".to_string(),
         }),
     }
+}
+
+/// An input that is not there is told before anything is started.
+fn look_at_inputs(graph: &JobGraph) -> Result<(), PlanError> {
+    for stage in &graph.stages {
+        if let StageHead::Source(source) = &stage.head {
+            source.source.splits(1).map_err(|error| PlanError {
+                line: None,
+                column: None,
+                message: format!("table {}: {error}", source.name),
+                remedy: String::new(),
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads, plans, answers.

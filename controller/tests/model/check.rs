@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use weir_protocol::RecordNumber;
+use weir_protocol::paths::{self, Object};
 use weir_protocol::record::{Record, RecordRef};
 
 use super::world::{Bounds, Create, Flight, InSlot, Part, Process, Rows, State, Store, Transaction, members};
@@ -67,7 +68,7 @@ fn output(bounds: &Bounds, state: &State, end: Option<&Arc<Record>>) -> Result<(
         if visible & !covered != 0 {
             return violation("I4", format!("rows {visible:b} of source {slot} are visible, on record are {covered:b}"));
         }
-        let pending = part.map_or(0, |part| part.pending.iter().map(|transaction| 1u64 << transaction.row).sum());
+        let pending = part.map_or(0, |part| part.pending.iter().fold(0, |rows, transaction| rows | 1u64 << transaction.row));
         if covered & !visible & !pending != 0 {
             return violation("I4", format!("rows of source {slot} are lost: {covered:b}, {visible:b}, {pending:b}"));
         }
@@ -83,6 +84,31 @@ pub fn all_visible(bounds: &Bounds, state: &State, end: Option<Arc<Record>>) -> 
         let covered = (1u64 << part.position) - 1;
         if state.sink.rows[slot] & covered != covered {
             return violation("I4", format!("rows of source {slot} never become visible, though on record"));
+        }
+    }
+    Ok(())
+}
+
+/// Nothing stands that nobody needs: what may be deleted has been.
+pub fn tidy(bounds: &Bounds, state: &State) -> Result<(), Violation> {
+    let store = &state.store;
+    let standing = store.records().count();
+    // The newest, and the one that the term was opened with.
+    if standing > bounds.retain as usize + 1 {
+        return violation("deletion", format!("{standing} records stand"));
+    }
+    let Some(newest) = store.openings.values().last() else { return Ok(()) };
+    let parts: Vec<_> = store.records().flat_map(|record| &record.parts).collect();
+    for (path, part) in store.parts.iter().filter(|(_, part)| part.attempt < newest.attempt) {
+        if !parts.iter().any(|reference| reference.path == *path) {
+            return violation("deletion", format!("{path} of attempt {} is left over", part.attempt));
+        }
+    }
+    let named: Vec<_> = parts.iter().filter_map(|reference| store.part(&reference.path)).flat_map(|part| &part.files).collect();
+    for path in store.files.keys() {
+        let old = matches!(paths::parse(path), Some(Object::State(attempt, _, _)) if attempt < newest.attempt);
+        if old && !named.contains(&path) {
+            return violation("deletion", format!("{path} is left over"));
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use super::check::{self, Violation};
 use super::steps::{Halt, Step, World};
-use super::world::{FREELY, Process, State};
+use super::world::{FREELY, State};
 
 /// What a search has found.
 #[derive(Debug)]
@@ -16,6 +16,8 @@ pub struct Found {
     /// The length of the longest way, in steps.
     pub depth: u32,
     pub counterexample: Option<Counterexample>,
+    /// What was done after the way of a counterexample to put things right, if it was found there.
+    pub healing: Vec<Step>,
     /// All states within the bounds were seen.
     pub complete: bool,
 }
@@ -53,8 +55,6 @@ impl Hasher for Identity {
     }
 }
 
-/// One state in this many is healed, to see that all on record becomes visible from there.
-const HEALED: u64 = 128;
 
 /// A search under way.
 struct Search<'a> {
@@ -80,11 +80,15 @@ const PROGRESS: u64 = 1 << 20;
 
 /// Visits at most `limit` states.
 pub fn explore(world: &World, order: Order, limit: u64) -> Found {
-    let found = Found { states: 0, steps: 0, depth: 0, counterexample: None, complete: true };
+    let found = Found { states: 0, steps: 0, depth: 0, counterexample: None, healing: Vec::new(), complete: true };
     let mut search =
         Search { world, seen: HashSet::default(), ways: Vec::new(), queue: VecDeque::new(), found };
     if let Err((violation, way)) = search.run(order, limit) {
-        let way = replay(world, &way);
+        let mut way = replay(world, &way);
+        if !search.found.healing.is_empty() {
+            way.push(Step::TakeOver { process: 0, resume: false });
+            way.append(&mut search.found.healing);
+        }
         search.found.counterexample = Some(Counterexample { violation, way });
     }
     search.found
@@ -129,9 +133,13 @@ impl Search<'_> {
         self.found.states += 1;
         let number = self.ways.len() as u32;
         self.ways.push((from, step));
-        let checked = check::check(&self.world.bounds, &state)
-            .and_then(|()| if fingerprint.is_multiple_of(HEALED) { heal(self.world, &state) } else { Ok(()) });
-        checked.map_err(|violation| (violation, self.way(number, None)))?;
+        check::check(&self.world.bounds, &state).map_err(|violation| (violation, self.way(number, None)))?;
+        if fingerprint.is_multiple_of(self.world.bounds.healed)
+            && let Err((violation, healing)) = heal(self.world, &state)
+        {
+            self.found.healing = healing;
+            return Err((violation, self.way(number, None)));
+        }
         self.queue.push_back((number, depth, state));
         Ok(())
     }
@@ -164,57 +172,76 @@ fn replay(world: &World, way: &[u8]) -> Vec<Step> {
     taken
 }
 
-/// "Eventually": once nothing goes wrong any more, all that is on record becomes visible, and a further checkpoint comes to
-/// stand. One process takes over with a new attempt, and all others are silent.
-pub fn heal(world: &World, sick: &State) -> Result<(), Violation> {
+/// "Eventually": once nothing goes wrong any more, all that is on record becomes visible, a further checkpoint comes to stand,
+/// and what nobody needs is deleted. One process takes over with a new attempt, and all others are silent. Also says which
+/// steps were taken.
+pub fn heal(world: &World, sick: &State) -> Result<(), (Violation, Vec<Step>)> {
     let mut healed = world.clone();
     healed.bounds.terms = u64::MAX;
-    let attempt = sick.store.openings.values().last().map_or(1, |opening| opening.attempt.0 + 1);
-    healed.bounds.attempts = attempt;
+    healed.bounds.attempts = sick.store.openings.values().last().map_or(1, |opening| opening.attempt.0 + 1);
     healed.bounds.ids = u64::MAX;
     healed.bounds.delays = FREELY;
     let mut state = sick.clone();
     healed.add_workers(&mut state);
-    let leader = 0;
-    healed.take_over(&mut state, leader);
-    let ours = |step: &Step, state: &State| match step {
-        Step::Tick(process) => {
-            matches!(&*state.processes[*process], Process::Leading(leading) if leading.coordinator.collecting().is_none()
-                && leading.coordinator.creating().is_none())
-        }
-        Step::Create(process) | Step::WriteStatus(process) | Step::Remove(process) => *process == leader,
-        Step::Deliver { process, .. } => *process == leader,
-        Step::Upload(_) | Step::Ack(_) => true,
-        _ => false,
-    };
-    let end = state.end;
-    let mut ticked = false;
-    let mut steps = Vec::new();
-    for _ in 0..100 * world.bounds.slots {
-        steps.clear();
-        healed.steps(&state, &mut steps);
-        let idle = |step: &Step| matches!(step, Step::Tick(_));
-        let next = steps.iter().find(|step| ours(step, &state) && !idle(step)).copied();
-        let next = match next {
-            Some(next) => next,
-            None if !ticked => {
-                check::all_visible(&healed.bounds, &state, state.end.and_then(|end| check::stands(&state.store, end).cloned()))?;
-                ticked = true;
-                Step::Tick(leader)
-            }
-            None => break,
-        };
-        state = match healed.apply(&state, next) {
-            Ok(state) => {
-                check::check(&healed.bounds, &state)?;
-                state
-            }
-            Err(Halt::Violation(violation)) => return Err(violation),
-            Err(Halt::OutOfBounds) => return check::violation("I4", "no checkpoint can be taken"),
-        };
+    for worker in &mut state.workers {
+        worker.edit(|worker| {
+            worker.inbox.iter_mut().for_each(VecDeque::clear);
+            worker.taking = None;
+        });
     }
-    if state.end == end {
+    let mut taken = Vec::new();
+    let result = healing(&healed, &mut state, &mut taken);
+    result.map_err(|violation| (violation, taken))
+}
+
+fn healing(world: &World, state: &mut State, taken: &mut Vec<Step>) -> Result<(), Violation> {
+    const LEADER: usize = 0;
+    let before = state.end;
+    world.take_over(state, LEADER);
+    settle(world, state, LEADER, taken)?;
+    visible(world, state)?;
+    for _ in 0..2 {
+        take(world, state, Step::Tick(LEADER), taken)?;
+        settle(world, state, LEADER, taken)?;
+        visible(world, state)?;
+    }
+    if state.end == before {
         return check::violation("I4", "no further checkpoint comes to stand");
     }
-    check::all_visible(&healed.bounds, &state, state.end.and_then(|end| check::stands(&state.store, end).cloned()))
+    check::tidy(&world.bounds, state)
+}
+
+fn visible(world: &World, state: &State) -> Result<(), Violation> {
+    let end = state.end.and_then(|end| check::stands(&state.store, end).cloned());
+    check::all_visible(&world.bounds, state, end)
+}
+
+/// All that the leader and the workers have begun comes to its end.
+fn settle(world: &World, state: &mut State, leader: usize, taken: &mut Vec<Step>) -> Result<(), Violation> {
+    let mut steps = Vec::new();
+    loop {
+        steps.clear();
+        world.steps(state, &mut steps);
+        let next = steps.iter().find(|step| match **step {
+            Step::Create(process) | Step::WriteStatus(process) | Step::Remove(process) => process == leader,
+            Step::Deliver { process, .. } => process == leader,
+            Step::Upload(_) | Step::Ack(_) => true,
+            _ => false,
+        });
+        let Some(next) = next else { return Ok(()) };
+        if taken.len() > 200 * world.bounds.slots {
+            return check::violation("I4", "it never comes to rest");
+        }
+        take(world, state, *next, taken)?;
+    }
+}
+
+fn take(world: &World, state: &mut State, step: Step, taken: &mut Vec<Step>) -> Result<(), Violation> {
+    taken.push(step);
+    *state = match world.apply(state, step) {
+        Ok(state) => state,
+        Err(Halt::Violation(violation)) => return Err(violation),
+        Err(Halt::OutOfBounds) => return check::violation("I4", "no checkpoint can be taken"),
+    };
+    check::check(&world.bounds, state)
 }

@@ -254,6 +254,12 @@ impl World {
         steps.extend((0..state.flights.len()).map(Step::Land));
     }
 
+    /// The step aborts a checkpoint.
+    pub fn times_out(&self, state: &State, step: Step) -> bool {
+        let Step::Tick(process) = step else { return false };
+        matches!(&*state.processes[process], Process::Leading(leading) if leading.coordinator.collecting().is_some())
+    }
+
     fn all_run(&self, state: &State, attempt: Attempt) -> bool {
         members(self.bounds.slots, attempt).iter().all(|worker| state.workers[*worker].attempt == attempt)
     }
@@ -570,9 +576,8 @@ impl World {
         let listed = state.store.listed();
         if self.bounds.broken == Broken::SweepCurrentAttempt {
             let named: Vec<String> = state.store.records().flat_map(|record| all_names(&state.store, record)).collect();
-            let removals = listed.iter().filter(|path| !named.contains(path)).cloned().map(Removal::Delete).collect();
-            edit_leading(state, process, |leading| leading.removing = vec![removals]);
-            return Ok(());
+            state.store.edit(|store| listed.iter().filter(|path| !named.contains(path)).for_each(|path| store.delete(path)));
+            return self.tell(state, process, Event::Leftovers(Some(Vec::new())));
         }
         self.tell(state, process, Event::Leftovers(Some(listed)))
     }

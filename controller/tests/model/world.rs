@@ -113,6 +113,8 @@ pub struct Bounds {
     /// A worker's freeze, upload and ack are three steps, and each deployment is one. Else what nobody else can see between
     /// them is one step, which makes the world much smaller.
     pub fine: bool,
+    /// One state in so many is healed, to see that all on record becomes visible from there; 0 is none.
+    pub healed: u64,
     /// Which rule is broken on purpose.
     pub broken: Broken,
 }

@@ -14,7 +14,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A condition that does not come true in this time fails the test, with everything that the job has said.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(5);
 

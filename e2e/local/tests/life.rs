@@ -71,7 +71,7 @@ fn a_second_run_on_the_same_state_folder_is_refused() {
     weir.until("a checkpoint", || job.newest_id() >= 1);
     let (status, said) = job.start(&[]).wait();
     assert_eq!(status.code(), Some(3), "{said}");
-    assert!(said.contains("already"), "{said}");
+    assert!(said.contains("another `weir run`"), "{said}");
     let seen = job.newest_id();
     weir.until("the first goes on", || job.newest_id() > seen);
 }
@@ -82,7 +82,7 @@ fn a_run_from_elsewhere_takes_over_and_the_first_stops_and_says_by_whom() {
     let mut first = job.start(&[]);
     first.until("a checkpoint", || job.newest_id() >= 1);
     let elsewhere = job.path().join("elsewhere");
-    let second = job.start(&["--state-dir", elsewhere.to_str().unwrap(), "--take-over"]);
+    let second = job.start(&["--state-dir", elsewhere.to_str().unwrap(), "--restore", "previous"]);
     let (status, said) = first.wait();
     assert_eq!(status.code(), Some(4), "{said}");
     assert!(said.contains("taken over by"), "{said}");

@@ -127,7 +127,7 @@ impl JobStore {
     }
 
     fn path(&self, relative: &str) -> ObjectPath {
-        relative.split('/').filter(|piece| !piece.is_empty()).fold(self.prefix.clone(), |path, piece| path.join(piece))
+        relative.split('/').filter(|piece| !piece.is_empty()).fold(self.prefix.clone(), object_store::path::Path::join)
     }
 
     fn failed(&self, action: &'static str, path: &str, source: object_store::Error) -> StorageError {

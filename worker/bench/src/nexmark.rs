@@ -203,7 +203,7 @@ pub fn run(names: &[String], scale: f64) -> Result<Value, BenchError> {
         rows.push(json!({
             "query": query.name, "events": events, "seconds": seconds, "wallSeconds": whole.wall.as_secs_f64(),
             "cpuSeconds": whole.cpu.as_secs_f64(), "eventsPerCpuSecond": per_cpu, "flinkEventsPerCpuSecond": query.flink,
-            "checkpoints": whole.report.checkpoints.len(), "sourceRows": whole.report.source_rows,
+            "checkpoints": whole.report.checkpoints.len(),
             "stateBytes": state, "peakBytes": peak, "pushdownEventsPerCpuSecond": pushed_per_cpu,
         }));
     }

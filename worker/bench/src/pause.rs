@@ -33,7 +33,7 @@ INSERT INTO s SELECT id, payload FROM
             all
         };
         let middle = |all: &[u64]| all.get(all.len() / 2).copied().unwrap_or(0);
-        let (pauses, durations) = (sorted(|c| c.pause_us), sorted(|c| c.duration_ms));
+        let (pauses, durations) = (sorted(|c| c.pause_us.unwrap_or_default()), sorted(|c| c.duration_ms));
         let uploaded: u64 = checkpoints.iter().map(|c| c.uploaded_bytes).sum();
         let changed = total * 220;
         println!(

@@ -26,49 +26,79 @@ pub enum BenchError {
     NoSuchQuery(String),
 }
 
-/// What `weir run --report` writes; see the controller's report module.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// What `weir run` has written to `events.jsonl` in its state folder so far.
+#[derive(Clone, Debug, Default)]
 pub struct Report {
-    pub elapsed_ms: u64,
-    pub source_rows: u64,
     pub checkpoints: Vec<Checkpoint>,
-    pub attempts: Vec<Attempt>,
+    /// One an attempt whose subtasks run, as far as it has come.
+    pub recoveries: Vec<Recovery>,
+    /// From the first attempt's running to the last checkpoint's commit.
+    pub elapsed_ms: u64,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Checkpoint {
     pub duration_ms: u64,
-    pub pause_us: u64,
+    #[serde(default)]
+    pub pause_us: Option<u64>,
     pub state_bytes: u64,
     pub uploaded_bytes: u64,
 }
 
+/// From the moment that a failure was seen.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Attempt {
-    pub attempt: u64,
-    /// From the failure being seen to the new worker's welcome.
+pub struct Recovery {
+    #[serde(rename = "attempt")]
+    pub number: u64,
     #[serde(default)]
-    pub worker_ready_ms: Option<u64>,
-    /// From the failure being seen to all subtasks running.
+    pub worker_ready_ms: Option<f64>,
     #[serde(default)]
-    pub running_ms: Option<u64>,
-    /// From the failure being seen to the first row out of a sink.
+    pub running_ms: Option<f64>,
     #[serde(default)]
-    pub first_output_ms: Option<u64>,
+    pub first_output_ms: Option<f64>,
+    #[serde(default)]
+    pub restore_ms: f64,
+    #[serde(default)]
+    pub stop_ms: f64,
     #[serde(default)]
     pub downloaded_bytes: u64,
     #[serde(default)]
     pub local_bytes: u64,
-    #[serde(default)]
-    pub restore_ms: u64,
-    #[serde(default)]
-    pub stop_ms: u64,
-    /// When the failure was seen, in milliseconds since the epoch.
-    #[serde(default)]
-    pub lost_at_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Line {
+    at: u64,
+    event: String,
+    facts: serde_json::Value,
+}
+
+impl Report {
+    fn read(path: &Path) -> Self {
+        let mut report = Self::default();
+        let mut began = None;
+        // The last line may be half-written.
+        let text = fs::read_to_string(path).unwrap_or_default();
+        for line in text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok()) {
+            match line.event.as_str() {
+                "checkpoint" => report.checkpoints.extend(serde_json::from_value(line.facts)),
+                "running" => {
+                    began.get_or_insert(line.at);
+                    report.recoveries.extend(serde_json::from_value(line.facts["recovery"].clone()));
+                }
+                "firstOutput" => {
+                    if let (Some(last), Ok(now)) = (report.recoveries.last_mut(), serde_json::from_value(line.facts)) {
+                        *last = now;
+                    }
+                }
+                "committed" => report.elapsed_ms = line.at.saturating_sub(began.unwrap_or(line.at)),
+                _ => {}
+            }
+        }
+        report
+    }
 }
 
 /// A finished run.
@@ -119,8 +149,6 @@ impl Running {
             .arg(&path)
             .arg("--state-dir")
             .arg(folder.path().join("state"))
-            .arg("--report")
-            .arg(folder.path().join("report.json"))
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)
@@ -129,10 +157,9 @@ impl Running {
         Ok(Self { child, folder, name: job.name.into(), started: Instant::now(), cpu_before, peaks: BTreeMap::new() })
     }
 
-    /// The report as far as it has come; it is written anew at each event.
-    pub fn report(&self) -> Option<Report> {
-        let text = fs::read(self.folder.path().join("report.json")).ok()?;
-        serde_json::from_slice(&text).ok()
+    /// What has happened so far.
+    pub fn report(&self) -> Report {
+        Report::read(&self.folder.path().join("state/events.jsonl"))
     }
 
     /// Ids of the worker processes that are alive.
@@ -165,7 +192,7 @@ impl Running {
     pub fn until(&mut self, mut done: impl FnMut(&Report) -> bool) -> Result<bool, BenchError> {
         loop {
             self.look();
-            if self.report().is_some_and(|report| done(&report)) {
+            if done(&self.report()) {
                 return Ok(true);
             }
             if self.child.try_wait().map_err(|source| BenchError::Io { what: self.name.clone(), source })?.is_some() {
@@ -184,7 +211,7 @@ impl Running {
             let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
             return Err(BenchError::Failed { job: self.name, status: status.to_string(), log });
         }
-        let report = self.report().unwrap_or_default();
+        let report = self.report();
         Ok(Run { report, wall, cpu: children_cpu().saturating_sub(self.cpu_before), peaks: self.peaks.clone() })
     }
 

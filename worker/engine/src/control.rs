@@ -442,6 +442,8 @@ impl Control {
         if let Some(standing) = &self.standing
             && standing.finished.len() == standing.deployment.subtasks
         {
+            // The last counts come before the end that they belong to.
+            self.tell_stats();
             self.tell(Answer::Finished(Finished { attempt: standing.deployment.attempt.0 }));
         }
     }

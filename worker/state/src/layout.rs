@@ -111,6 +111,16 @@ impl KeyBuffer {
     }
 }
 
+/// Bytes as FORMAT.md shows them.
+#[cfg(test)]
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,8 +130,7 @@ mod tests {
         let format = include_str!("../FORMAT.md");
         let state = StateId::of("window-1", "counts");
         let line = |what: &str, bytes: &[u8]| {
-            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            let line = format!("| {what} | `{hex}` |");
+            let line = format!("| {what} | `{}` |", hex(bytes));
             assert!(format.contains(&line), "FORMAT.md lacks the line\n{line}");
         };
         line("id of state `counts` of operator `window-1`", &state.0.to_be_bytes());

@@ -220,8 +220,7 @@ mod tests {
         let files = backend.snapshot(dir.path()).unwrap();
         assert_eq!(files.iter().map(|file| file.name.as_str()).collect::<Vec<_>>(), ["000000.kv"]);
         let bytes = std::fs::read(dir.path().join("000000.kv")).unwrap();
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        let line = format!("| `a` → `one`, `b` → nothing | `{hex}` |");
+        let line = format!("| `a` → `one`, `b` → nothing | `{}` |", crate::layout::hex(&bytes));
         assert!(include_str!("../FORMAT.md").contains(&line), "FORMAT.md lacks the line\n{line}");
     }
 

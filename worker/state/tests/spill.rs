@@ -133,7 +133,7 @@ fn read_slice(slices: &mut SliceTable, end: i64, mut between: impl FnMut(&mut Sl
     loop {
         cursor = slices
             .read(end, cursor, 1000, &mut |key, row| {
-                assert!(rows.insert(key_of(key), read(row)).is_none(), "visited twice")
+                assert!(rows.insert(key_of(key), read(row)).is_none(), "visited twice");
             })
             .unwrap();
         if cursor.is_none() {

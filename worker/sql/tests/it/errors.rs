@@ -1,6 +1,5 @@
 //! What is refused, with exactly the line and column, and what to write instead.
 
-
 use std::cell::RefCell;
 
 use crate::support::{NEXMARK, planned};
@@ -147,7 +146,7 @@ fn what_is_not_supported_is_refused_by_name() {
     refused("CREATE TABLE x (a BIGINT METADATA) WITH ('connector' = 'test')", 1, 26, "METADATA", "leave the column out");
     refused("CREATE TABLE x (a BIGINT) PARTITIONED BY (a) WITH ('connector' = 'test')", 1, 27, "PARTITIONED BY", "leave");
     refused("CREATE TABLE x (a BIGINT, PRIMARY KEY (a)) WITH ('connector' = 'test')", 1, 42, "primary key", "NOT ENFORCED");
-    refused("INSERT INTO one VALUES (1)", 1, 25, "VALUES", "datagen");
+    refused("INSERT INTO one VALUES (1)", 1, 24, "VALUES", "datagen");
     refused("CREATE VIEW v AS SELECT 1;", 1, 18, "without FROM", "read from a table");
 }
 
@@ -168,7 +167,7 @@ fn windows_say_what_is_wrong_with_them() {
     refused(
         &window("HOP(TABLE bid, DESCRIPTOR(t), INTERVAL '5' MINUTE, INTERVAL '1' MINUTE)"),
         2,
-        63,
+        72,
         "longer than the size",
         "first the slide, then the size",
     );

@@ -12,15 +12,12 @@ use arrow::{
 use proptest::prelude::*;
 
 use super::*;
+use crate::layout::hex;
 
 fn encode(columns: &[ArrayRef]) -> Keys {
     let mut keys = Keys::new();
-    keys.encode(columns, columns.first().map_or(0, |column| column.len())).unwrap();
+    keys.encode(columns, columns.first().map_or(0, Array::len)).unwrap();
     keys
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The golden vectors of FORMAT.md: type, value, canonical bytes, hash. They never change.
@@ -193,7 +190,10 @@ fn columns() -> impl Strategy<Value = Vec<ArrayRef>> {
         let column = prop_oneof![
             longs.clone().prop_map(|values| Arc::new(Int64Array::from(values)) as ArrayRef),
             longs.clone().prop_map(|values| Arc::new(
-                Decimal128Array::from_iter(values.into_iter().map(|v| v.map(i128::from)))
+                values
+                    .into_iter()
+                    .map(|v| v.map(i128::from))
+                    .collect::<Decimal128Array>()
                     .with_precision_and_scale(20, 3)
                     .unwrap()
             ) as ArrayRef),
@@ -206,9 +206,10 @@ fn columns() -> impl Strategy<Value = Vec<ArrayRef>> {
                 &DataType::Timestamp(TimeUnit::Second, None)
             )
             .unwrap()),
-            longs.prop_map(|values| Arc::new(DictionaryArray::<Int64Type>::from_iter(
-                values.into_iter().map(|v| v.map(|v| if v % 2 == 0 { "even" } else { "odd" }))
-            )) as ArrayRef),
+            longs.prop_map(|values| {
+                let words = values.into_iter().map(|v| v.map(|v| if v % 2 == 0 { "even" } else { "odd" }));
+                Arc::new(words.collect::<DictionaryArray<Int64Type>>()) as ArrayRef
+            }),
             texts.clone().prop_map(|values| Arc::new(StringArray::from(values)) as ArrayRef),
             texts.clone().prop_map(|values| Arc::new(StringViewArray::from_iter(values)) as ArrayRef),
             texts.prop_map(|values| cast(&StringArray::from(values), &DataType::LargeBinary).unwrap()),
