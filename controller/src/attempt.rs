@@ -54,15 +54,33 @@ pub struct AttemptMachine {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Phase {
     New,
-    BackOff { until: Millis },
+    BackOff {
+        until: Millis,
+    },
     /// The next opening is being made.
-    TakingOver { resume: bool, retry_at: Option<Millis> },
+    TakingOver {
+        resume: bool,
+        retry_at: Option<Millis>,
+    },
     /// The opening stands; not all positions have a worker that is ready.
-    Gathering { opening: Arc<Opening>, resume: bool },
-    Deploying { opening: Arc<Opening>, deployed: BTreeSet<WorkerId>, suspect: Option<Millis> },
-    Running { opening: Arc<Opening>, since: Millis, suspect: Option<Millis> },
+    Gathering {
+        opening: Arc<Opening>,
+        resume: bool,
+    },
+    Deploying {
+        opening: Arc<Opening>,
+        deployed: BTreeSet<WorkerId>,
+        suspect: Option<Millis>,
+    },
+    Running {
+        opening: Arc<Opening>,
+        since: Millis,
+        suspect: Option<Millis>,
+    },
     /// The coordinator takes the last checkpoint.
-    Stopping { opening: Arc<Opening> },
+    Stopping {
+        opening: Arc<Opening>,
+    },
     Ended,
 }
 
@@ -203,7 +221,9 @@ impl AttemptMachine {
                 *retry_at = None;
                 actions.push(Action::TakeOver { resume: *resume });
             }
-            Phase::Deploying { suspect, .. } | Phase::Running { suspect, .. } if suspect.is_some_and(|at| now >= at) => {
+            Phase::Deploying { suspect, .. } | Phase::Running { suspect, .. }
+                if suspect.is_some_and(|at| now >= at) =>
+            {
                 self.lost_a_member(now, actions);
             }
             _ => {}
@@ -214,7 +234,8 @@ impl AttemptMachine {
     fn fill(&mut self) {
         for position in 0..self.members.len() {
             if self.members[position].is_none() {
-                let free = self.ready.keys().find(|worker| !self.members.iter().flatten().any(|member| member == *worker));
+                let free =
+                    self.ready.keys().find(|worker| !self.members.iter().flatten().any(|member| member == *worker));
                 self.members[position] = free.cloned();
             }
         }
@@ -234,7 +255,8 @@ impl AttemptMachine {
     }
 
     fn worker_ready(&mut self, now: Millis, worker: WorkerId, attempt: Attempt, actions: &mut Vec<Action>) {
-        let expected = self.ready.contains_key(&worker) || self.members.iter().flatten().any(|member| *member == worker);
+        let expected =
+            self.ready.contains_key(&worker) || self.members.iter().flatten().any(|member| *member == worker);
         if !expected {
             self.starting = self.starting.saturating_sub(1);
             self.start_failures.forget();
@@ -282,7 +304,9 @@ impl AttemptMachine {
         match &self.phase {
             Phase::Deploying { .. } | Phase::Running { .. } if position.is_some() => self.lost_a_member(now, actions),
             // The others still run the attempt that was to be resumed; it cannot go on without this one.
-            Phase::Gathering { resume: true, .. } if position.is_some() => self.restart(now, Duration::ZERO, 0, actions),
+            Phase::Gathering { resume: true, .. } if position.is_some() => {
+                self.restart(now, Duration::ZERO, 0, actions);
+            }
             // A takeover that is under way is let come to its end; that it resumes nothing is found then.
             Phase::TakingOver { resume: true, retry_at } if retry_at.is_some() && position.is_some() => {
                 self.phase = Phase::TakingOver { resume: false, retry_at: *retry_at };
@@ -320,7 +344,9 @@ impl AttemptMachine {
         match &mut self.phase {
             Phase::Stopping { .. } => self.end(End::Stopped(Some(Last::Failed { reason })), actions),
             // The peer is the cause, and its loss is seen in a moment, by the platform or by missed pings.
-            Phase::Deploying { suspect, .. } | Phase::Running { suspect, .. } if failure.kind == FailureKind::PeerLost => {
+            Phase::Deploying { suspect, .. } | Phase::Running { suspect, .. }
+                if failure.kind == FailureKind::PeerLost =>
+            {
                 suspect.get_or_insert(now + PEER_GRACE);
             }
             _ => self.restart_after_backoff(now, Some(failure), &reason, actions),
@@ -335,7 +361,13 @@ impl AttemptMachine {
         }
     }
 
-    fn restart_after_backoff(&mut self, now: Millis, failure: Option<Failure>, reason: &str, actions: &mut Vec<Action>) {
+    fn restart_after_backoff(
+        &mut self,
+        now: Millis,
+        failure: Option<Failure>,
+        reason: &str,
+        actions: &mut Vec<Action>,
+    ) {
         match self.failures.next(&self.policy, self.ran(now)) {
             Some(after) => self.restart(now, after, self.failures.count(), actions),
             None => {

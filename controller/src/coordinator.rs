@@ -59,9 +59,18 @@ pub struct Coordinator {
 enum Phase {
     Idle,
     /// Triggered; waiting for the acks.
-    Collecting { id: CheckpointId, since: Millis, acks: Vec<Option<Ack>> },
+    Collecting {
+        id: CheckpointId,
+        since: Millis,
+        acks: Vec<Option<Ack>>,
+    },
     /// All have acked; whether the record exists is not known yet.
-    Creating { record: Arc<Record>, tries: u32, doubt: bool, retry_at: Option<Millis> },
+    Creating {
+        record: Arc<Record>,
+        tries: u32,
+        doubt: bool,
+        retry_at: Option<Millis>,
+    },
     /// The term is over.
     Over,
 }
@@ -252,7 +261,8 @@ impl Coordinator {
             }
             Phase::Collecting { since, acks, .. } => {
                 if now >= *since + self.policy.timeout {
-                    let missing: Vec<_> = acks.iter().zip(self.workers.iter()).filter(|(ack, _)| ack.is_none()).collect();
+                    let missing: Vec<_> =
+                        acks.iter().zip(self.workers.iter()).filter(|(ack, _)| ack.is_none()).collect();
                     let missing = missing.iter().map(|(_, worker)| worker.0.as_str()).collect::<Vec<_>>().join(", ");
                     self.abort(now, &format!("no ack within {:?} from {missing}", self.policy.timeout), actions);
                 }

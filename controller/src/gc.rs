@@ -95,11 +95,7 @@ pub fn removal(term: Term, retired: &Standing, others: &Records) -> Vec<Removal>
 /// What aborted checkpoints of attempts before `current` have left behind, parts first. `listed` are the paths below
 /// `parts/` and `state/`. Nothing of the current attempt is touched: it may be part of a checkpoint that is not complete
 /// yet. Nothing at all goes while a record's names are not known.
-pub fn leftovers<'a>(
-    listed: impl IntoIterator<Item = &'a str>,
-    current: Attempt,
-    records: &Records,
-) -> Vec<Removal> {
+pub fn leftovers<'a>(listed: impl IntoIterator<Item = &'a str>, current: Attempt, records: &Records) -> Vec<Removal> {
     let Some(needed) = names_of(records.values()) else { return Vec::new() };
     let (mut parts, mut files) = (Vec::new(), Vec::new());
     for path in listed.into_iter().filter(|path| !needed.contains(path)) {

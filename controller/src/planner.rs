@@ -121,9 +121,10 @@ impl ScriptError {
         let index = |from_one: u64| usize::try_from(from_one).ok()?.checked_sub(1);
         let shown = self.line.and_then(index).and_then(|line| script.lines().nth(line));
         let shown = shown.map_or_else(String::new, |shown| {
-            let caret = self.column.and_then(index).map_or_else(String::new, |column| {
-                format!("\n    {}^", " ".repeat(column.min(shown.chars().count())))
-            });
+            let caret = self
+                .column
+                .and_then(index)
+                .map_or_else(String::new, |column| format!("\n    {}^", " ".repeat(column.min(shown.chars().count()))));
             format!("\n    {shown}{caret}")
         });
         format!("spec.sql{place}: {}{remedy}{shown}", self.message)

@@ -194,7 +194,8 @@ fn restore_point(
     if request.restore == Restore::Record(reference) {
         // An older one may be half deleted already, by this job's own last coordinator.
         let newest = facts.records().rev().take(request.retain.max(1) as usize);
-        if !newest.map(|record| record.reference()).any(|kept| kept == reference) && opened.restores != Some(reference) {
+        if !newest.map(|record| record.reference()).any(|kept| kept == reference) && opened.restores != Some(reference)
+        {
             return Err(Refusal::NotRetained { path: reference.path() });
         }
     }

@@ -3,6 +3,8 @@
 //!
 //! `WEIR_MODEL_STATES` raises the limit of states of the large search (`make model`).
 
+// Steps are methods of the world, whether they look at its bounds or not; states are cloned by the million, not boxed.
+#![allow(clippy::unused_self, clippy::match_same_arms, clippy::large_enum_variant)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "model/check.rs"]
@@ -138,7 +140,7 @@ proptest! {
 /// With this rule broken the search finds a counterexample to one of these invariants.
 fn is_caught(broken: Broken, invariants: &[&str]) {
     // What never happens is found by healing; all else by the invariants alone, with a way that shows all of it.
-    let healed = if broken == Broken::NoCommitAfterRestore { 1 } else { 0 };
+    let healed = u64::from(broken == Broken::NoCommitAfterRestore);
     let found = search(Bounds { broken, healed, delays: 1, ..BOUNDS }, Order::BreadthFirst, 2_000_000);
     let counterexample = found.counterexample.unwrap_or_else(|| panic!("{broken:?} is not caught"));
     let violated = counterexample.violation.invariant;

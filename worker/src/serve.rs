@@ -79,8 +79,7 @@ async fn serve(options: ServeOptions, catalog: Catalog, backends: BackendRegistr
     }
     let planner = std::sync::Arc::new(SqlPlanner(catalog));
     let worker = WorkerOptions::new(options.state_dir, options.memory, backends, planner);
-    let listening =
-        Listening { address, worker: &worker.worker.0, version: BUILD_VERSION, pid: std::process::id() };
+    let listening = Listening { address, worker: &worker.worker.0, version: BUILD_VERSION, pid: std::process::id() };
     announce(&listening).map_err(Failed::Announce)?;
     tracing::info!(address = listening.address, worker = listening.worker, memory = worker.memory, "listening");
     Ok(WorkerServer::new(worker).serve(listener, shutdown).await?)

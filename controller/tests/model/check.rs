@@ -66,9 +66,13 @@ fn output(bounds: &Bounds, state: &State, end: Option<&Arc<Record>>) -> Result<(
         let covered = part.map_or(0, |part| (1u64 << part.position) - 1);
         let visible = state.sink.rows[slot];
         if visible & !covered != 0 {
-            return violation("I4", format!("rows {visible:b} of source {slot} are visible, on record are {covered:b}"));
+            return violation(
+                "I4",
+                format!("rows {visible:b} of source {slot} are visible, on record are {covered:b}"),
+            );
         }
-        let pending = part.map_or(0, |part| part.pending.iter().fold(0, |rows, transaction| rows | 1u64 << transaction.row));
+        let pending =
+            part.map_or(0, |part| part.pending.iter().fold(0, |rows, transaction| rows | 1u64 << transaction.row));
         if covered & !visible & !pending != 0 {
             return violation("I4", format!("rows of source {slot} are lost: {covered:b}, {visible:b}, {pending:b}"));
         }
@@ -104,7 +108,8 @@ pub fn tidy(bounds: &Bounds, state: &State) -> Result<(), Violation> {
             return violation("deletion", format!("{path} of attempt {} is left over", part.attempt));
         }
     }
-    let named: Vec<_> = parts.iter().filter_map(|reference| store.part(&reference.path)).flat_map(|part| &part.files).collect();
+    let named: Vec<_> =
+        parts.iter().filter_map(|reference| store.part(&reference.path)).flat_map(|part| &part.files).collect();
     for path in store.files.keys() {
         let old = matches!(paths::parse(path), Some(Object::State(attempt, _, _)) if attempt < newest.attempt);
         if old && !named.contains(&path) {
@@ -183,7 +188,10 @@ pub fn land(bounds: &Bounds, state: &mut State, create: &Create) -> Result<bool,
             }
             // What is restored must be the end of the chain, for ever: nothing may come after it in the term before.
             if opening.restores != state.end {
-                return violation("I3", format!("term {} restores {:?}, not {:?}", opening.term, opening.restores, state.end));
+                return violation(
+                    "I3",
+                    format!("term {} restores {:?}, not {:?}", opening.term, opening.restores, state.end),
+                );
             }
             state.store.edit(|store| store.openings.insert(opening.term, Arc::clone(opening)));
             Ok(true)

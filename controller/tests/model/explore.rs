@@ -55,7 +55,6 @@ impl Hasher for Identity {
     }
 }
 
-
 /// A search under way.
 struct Search<'a> {
     world: &'a World,
@@ -81,8 +80,7 @@ const PROGRESS: u64 = 1 << 20;
 /// Visits at most `limit` states.
 pub fn explore(world: &World, order: Order, limit: u64) -> Found {
     let found = Found { states: 0, steps: 0, depth: 0, counterexample: None, healing: Vec::new(), complete: true };
-    let mut search =
-        Search { world, seen: HashSet::default(), ways: Vec::new(), queue: VecDeque::new(), found };
+    let mut search = Search { world, seen: HashSet::default(), ways: Vec::new(), queue: VecDeque::new(), found };
     if let Err((violation, way)) = search.run(order, limit) {
         let mut way = replay(world, &way);
         if !search.found.healing.is_empty() {

@@ -15,8 +15,8 @@ use weir_protocol::{Attempt, CheckpointId, JobName, RecordNumber, Term, paths};
 
 use super::check::{self, Violation, violation};
 use super::world::{
-    Bounds, Broken, Cell, Create, FREELY, Flight, InSlot, Leading, Message, OpenedTerm, Part, Process, Rows, Sink, State, Status,
-    StatusWrite, Store, Taking, Transaction, Worker, index, members, name, slot_of,
+    Bounds, Broken, Cell, Create, FREELY, Flight, InSlot, Leading, Message, OpenedTerm, Part, Process, Rows, Sink,
+    State, Status, StatusWrite, Store, Taking, Transaction, Worker, index, members, name, slot_of,
 };
 
 /// Time stands still: every span of the policy is zero, so that a tick is due whenever the search likes.
@@ -26,7 +26,10 @@ const NOW: Millis = Millis(0);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
     /// A process begins to take over.
-    TakeOver { process: usize, resume: bool },
+    TakeOver {
+        process: usize,
+        resume: bool,
+    },
     /// It reads the facts and decides.
     Decide(usize),
     /// What it has asked to be created lands, and it hears of it.
@@ -42,7 +45,10 @@ pub enum Step {
     /// The next objects of a removal go.
     Remove(usize),
     /// A worker takes the next message of a coordinator.
-    Deliver { process: usize, worker: usize },
+    Deliver {
+        process: usize,
+        worker: usize,
+    },
     /// A worker stores its state file.
     Upload(usize),
     /// A worker stores its part and acks.
@@ -54,7 +60,10 @@ pub enum Step {
     /// What would happen at once is held up.
     HoldUpStatus(usize),
     HoldUpRemoval(usize),
-    HoldUpMessages { process: usize, worker: usize },
+    HoldUpMessages {
+        process: usize,
+        worker: usize,
+    },
 }
 
 /// Why a step has no successor.
@@ -444,7 +453,8 @@ impl World {
         }
         let part = match restored {
             Some(record) => {
-                check::whole(&self.bounds, &state.store, record).or_else(|what| violation("I1", format!("restored: {what}")))?;
+                check::whole(&self.bounds, &state.store, record)
+                    .or_else(|what| violation("I1", format!("restored: {what}")))?;
                 state.store.part(&record.parts[next].path).cloned()
             }
             None => None,
@@ -459,7 +469,8 @@ impl World {
             worker.pending = part.as_ref().map_or(Vec::new(), |part| part.pending.clone());
             worker.uploaded = part.iter().map(|part| (part.id, part.position, part.files.clone())).collect();
             if self.bounds.broken == Broken::RestoreKeepsNewer {
-                let newer: Vec<_> = kept.into_iter().filter(|transaction| !worker.pending.contains(transaction)).collect();
+                let newer: Vec<_> =
+                    kept.into_iter().filter(|transaction| !worker.pending.contains(transaction)).collect();
                 worker.pending.extend(newer);
             }
         });
@@ -470,7 +481,13 @@ impl World {
         if self.bounds.fine { Ok(()) } else { self.deploy(state, process) }
     }
 
-    fn lead(&self, state: &mut State, process: usize, opened: &takeover::Opened, workers: &[usize]) -> Result<(), Halt> {
+    fn lead(
+        &self,
+        state: &mut State,
+        process: usize,
+        opened: &takeover::Opened,
+        workers: &[usize],
+    ) -> Result<(), Halt> {
         let seen = workers.iter().map(|worker| state.workers[*worker].highest_id).max().unwrap_or_default();
         let start = Start {
             opening: Arc::clone(&opened.opening),
@@ -543,7 +560,9 @@ impl World {
                     let groups = self.groups(&state.store, removals);
                     edit_leading(state, process, |leading| leading.removing = groups);
                 }
-                Action::Note(Note::Committed { .. }) => check::all_visible(&self.bounds, state, led_newest(state, process))?,
+                Action::Note(Note::Committed { .. }) => {
+                    check::all_visible(&self.bounds, state, led_newest(state, process))?;
+                }
                 Action::Superseded { .. } => {
                     abandon(state, process);
                     set(state, process, Process::Idle);
@@ -564,8 +583,11 @@ impl World {
                 state.workers[worker].edit(|worker| worker.inbox[process].push_back(message));
             }
         }
-        let status = (self.bounds.broken == Broken::StatusBeforeRecord)
-            .then(|| StatusWrite { expects: state.status.version, term, record: record.reference() });
+        let status = (self.bounds.broken == Broken::StatusBeforeRecord).then(|| StatusWrite {
+            expects: state.status.version,
+            term,
+            record: record.reference(),
+        });
         edit_leading(state, process, |leading| {
             leading.create = Some(record);
             leading.status = status.or(leading.status.take());
@@ -576,7 +598,9 @@ impl World {
         let listed = state.store.listed();
         if self.bounds.broken == Broken::SweepCurrentAttempt {
             let named: Vec<String> = state.store.records().flat_map(|record| all_names(&state.store, record)).collect();
-            state.store.edit(|store| listed.iter().filter(|path| !named.contains(path)).for_each(|path| store.delete(path)));
+            state
+                .store
+                .edit(|store| listed.iter().filter(|path| !named.contains(path)).for_each(|path| store.delete(path)));
             return self.tell(state, process, Event::Leftovers(Some(Vec::new())));
         }
         self.tell(state, process, Event::Leftovers(Some(listed)))
@@ -661,7 +685,8 @@ impl World {
                 if term < worker.highest_term || attempt != worker.attempt {
                     return Ok(());
                 }
-                let published: Vec<_> = worker.pending.iter().filter(|transaction| transaction.id <= id).copied().collect();
+                let published: Vec<_> =
+                    worker.pending.iter().filter(|transaction| transaction.id <= id).copied().collect();
                 if !published.is_empty() {
                     state.workers[at].edit(|worker| worker.pending.retain(|transaction| transaction.id > id));
                 }
@@ -685,8 +710,10 @@ impl World {
         worker.position += 1;
         worker.pending.push(Transaction { attempt, process: at, id, slot, row });
         // Two of three are incremental; the third rewrites everything, as a compaction does.
-        let base = worker.uploaded.iter().find(|(known, _, _)| Some(*known) == base && id.0 % 3 != 0).cloned();
-        let (base, from, mut files) = base.map_or((None, 0, Vec::new()), |(id, position, files)| (Some(id), position, files));
+        let base =
+            worker.uploaded.iter().find(|(known, _, _)| Some(*known) == base && !id.0.is_multiple_of(3)).cloned();
+        let (base, from, mut files) =
+            base.map_or((None, 0, Vec::new()), |(id, position, files)| (Some(id), position, files));
         let file = paths::state_file(attempt, &name(at), worker.files);
         worker.files += 1;
         files.push(file.clone());
@@ -707,11 +734,12 @@ impl World {
 
     fn ack(&self, state: &mut State, at: usize) -> Result<(), Halt> {
         let taking = state.workers[at].edit(|worker| {
-            let taking = if self.bounds.broken == Broken::AckBeforeUpload && !worker.taking.as_ref().is_some_and(|t| t.stored) {
-                worker.taking.clone()
-            } else {
-                worker.taking.take()
-            };
+            let taking =
+                if self.bounds.broken == Broken::AckBeforeUpload && !worker.taking.as_ref().is_some_and(|t| t.stored) {
+                    worker.taking.clone()
+                } else {
+                    worker.taking.take()
+                };
             let taking = taking.expect("enabled");
             let Part { id, position, files, .. } = &*taking.part;
             worker.uploaded.retain(|(known, _, _)| Some(*known) >= taking.base && known != id);
@@ -798,7 +826,8 @@ fn greet(worker: &mut Worker, term: Term) {
 
 fn facts(store: &Store) -> Facts {
     let mut facts = Facts::default();
-    let term = |opening: &Arc<Opening>| TermFacts { opening: Some(Arc::clone(opening)), damage: None, slots: BTreeMap::new() };
+    let term =
+        |opening: &Arc<Opening>| TermFacts { opening: Some(Arc::clone(opening)), damage: None, slots: BTreeMap::new() };
     facts.terms = store.openings.iter().map(|(number, opening)| (*number, term(opening))).collect();
     for ((term, number), slot) in &store.slots {
         let fact = match slot {

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use weir_controller::coordinator::Coordinator;
 use weir_controller::gc::Removal;
 use weir_controller::takeover::Opened;
-use weir_protocol::record::{Opening, Record, RecordRef, Seal};
 use weir_protocol::paths::{self, Object};
+use weir_protocol::record::{Opening, Record, RecordRef, Seal};
 use weir_protocol::{Attempt, CheckpointId, RecordNumber, Term, WorkerId};
 
 /// A shared value with its hash.

@@ -96,7 +96,9 @@ impl Job {
     /// Paths of all records and seals, in order.
     pub fn slots(&self) -> Vec<PathBuf> {
         let mut found = files_below(&self.storage().join("terms"));
-        found.retain(|path| path.file_name().is_some_and(|name| name != "opening" && !name.to_string_lossy().contains('#')));
+        found.retain(|path| {
+            path.file_name().is_some_and(|name| name != "opening" && !name.to_string_lossy().contains('#'))
+        });
         found.sort();
         found
     }

@@ -45,10 +45,16 @@ fn wrong_sql_is_refused_with_line_column_and_remedy_before_anything_starts() {
         ("unknown sink", script("INSERT INTO results SELECT k, v FROM input;"), &["line 3", "results"]),
         ("types do not match", script("INSERT INTO result SELECT v, k FROM input;"), &["line 3", "k"]),
         ("too few columns", script("INSERT INTO result SELECT k FROM input;"), &["line 3"]),
-        ("a join", script("INSERT INTO result SELECT a.k, b.v FROM input a JOIN input b ON a.k = b.k;"), &["line 3", "JOIN"]),
+        (
+            "a join",
+            script("INSERT INTO result SELECT a.k, b.v FROM input a JOIN input b ON a.k = b.k;"),
+            &["line 3", "JOIN"],
+        ),
         (
             "unknown connector",
-            format!("CREATE TABLE input (k STRING) WITH ('connector' = 'filesytem');\n{OUTPUT}INSERT INTO result SELECT k, 1 FROM input;"),
+            format!(
+                "CREATE TABLE input (k STRING) WITH ('connector' = 'filesytem');\n{OUTPUT}INSERT INTO result SELECT k, 1 FROM input;"
+            ),
             &["line 1", "filesytem", "filesystem"],
         ),
         (
@@ -78,7 +84,8 @@ fn wrong_sql_is_refused_with_line_column_and_remedy_before_anything_starts() {
 
 #[test]
 fn a_missing_input_file_is_named() {
-    let job = Job::new("bad", &Settings::default(), &format!("{INPUT}{OUTPUT}INSERT INTO result SELECT k, v FROM input;"));
+    let job =
+        Job::new("bad", &Settings::default(), &format!("{INPUT}{OUTPUT}INSERT INTO result SELECT k, v FROM input;"));
     let (code, said) = finish(&job);
     assert_eq!(code, BAD_INPUT, "{said}");
     says(&said, &["in.csv"]);
@@ -99,7 +106,8 @@ fn a_corrupt_line_fails_the_job_with_file_and_line() {
 #[test]
 fn a_corrupt_line_is_skipped_and_counted_where_the_option_says_so() {
     let input = INPUT.replace("'format' = 'csv'", "'format' = 'csv', 'csv.ignore-parse-errors' = 'true'");
-    let job = Job::new("bad", &Settings::default(), &format!("{input}{OUTPUT}INSERT INTO result SELECT k, v FROM input;"));
+    let job =
+        Job::new("bad", &Settings::default(), &format!("{input}{OUTPUT}INSERT INTO result SELECT k, v FROM input;"));
     fs::write(job.path().join("in.csv"), "a,1\nb,2\nc,three\nd,4\n").unwrap();
     let (code, said) = finish(&job);
     assert_eq!(code, 0, "{said}");

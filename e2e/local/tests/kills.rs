@@ -54,7 +54,11 @@ fn verify(job: &Job, rows: u64) {
         assert_eq!(sum, of_key.sum::<u64>(), "key {k} sums all its rows");
         assert_eq!(left.len() + 1, reached.len(), "key {k}: what it left is what it reached, but for the last");
         for (count, sum) in left {
-            assert_eq!(reached.get(&count).map(|(sum, _)| *sum), Some(sum), "key {k} left {count}, which it had reached");
+            assert_eq!(
+                reached.get(&count).map(|(sum, _)| *sum),
+                Some(sum),
+                "key {k} left {count}, which it had reached"
+            );
         }
     }
 }
@@ -104,7 +108,9 @@ fn a_hundred_kills_lose_nothing_and_count_nothing_twice() {
     }
     let records = job.newest_id();
     weir.succeed();
-    println!("{killed} kills: {whole} of weir itself, {doubles} times two workers, {early} without waiting for a checkpoint; checkpoint {records}");
+    println!(
+        "{killed} kills: {whole} of weir itself, {doubles} times two workers, {early} without waiting for a checkpoint; checkpoint {records}"
+    );
     verify(&job, ROWS);
 }
 

@@ -42,7 +42,10 @@ fn a_stopped_job_goes_on_where_it_was() {
         weir.interrupt();
         weir.succeed();
         let total: u64 = counts(&job).values().sum();
-        assert!(total > 0 && total < 60_000, "round {round}: {total} rows are counted and shown after a last checkpoint");
+        assert!(
+            total > 0 && total < 60_000,
+            "round {round}: {total} rows are counted and shown after a last checkpoint"
+        );
     }
     job.start(&[]).succeed();
     assert!(counts(&job).values().all(|count| *count == 600));

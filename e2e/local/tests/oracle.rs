@@ -168,7 +168,8 @@ fn final_table(job: &Job, case: &Case) -> BTreeMap<String, i64> {
 }
 
 async fn answer(rows: &[Row], case: &Case) -> BTreeMap<String, i64> {
-    let ints = |value: fn(&Row) -> i64| Arc::new(rows.iter().map(|row| Some(value(row))).collect::<Int64Array>()) as ArrayRef;
+    let ints =
+        |value: fn(&Row) -> i64| Arc::new(rows.iter().map(|row| Some(value(row))).collect::<Int64Array>()) as ArrayRef;
     let schema = Schema::new(vec![
         Field::new("id", DataType::Int64, true),
         Field::new("k", DataType::Utf8, true),

@@ -10,12 +10,14 @@ use crate::{Created, JobStore, StorageError};
 pub async fn conformance(store: &JobStore) {
     let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
 
-    let first = store.create("terms/0000000001/opening", bytes("one")).await.expect("a create on an empty store succeeds");
+    let first =
+        store.create("terms/0000000001/opening", bytes("one")).await.expect("a create on an empty store succeeds");
     assert_eq!(first, Created::New, "the first create of a name is new");
     let read = store.get("terms/0000000001/opening").await.expect("what was created can be read at once");
     assert_eq!(read, bytes("one"), "what is read is what was written");
 
-    let again = store.create("terms/0000000001/opening", bytes("one")).await.expect("a repeated create has a clear answer");
+    let again =
+        store.create("terms/0000000001/opening", bytes("one")).await.expect("a repeated create has a clear answer");
     assert_eq!(again, Created::Same, "the same bytes again are recognised");
     let other = store.create("terms/0000000001/opening", bytes("two")).await.expect("a lost race has a clear answer");
     assert_eq!(other, Created::Taken(bytes("one")), "other bytes do not replace what is there");
@@ -32,7 +34,11 @@ pub async fn conformance(store: &JobStore) {
     assert_eq!(winners, 1, "exactly one of several creates at once wins");
 
     let listed: Vec<_> = store.list("terms").await.expect("a list succeeds").into_iter().map(|o| o.path).collect();
-    assert_eq!(listed, ["terms/0000000001/0000000001", "terms/0000000001/opening"], "a list shows all that was created, sorted");
+    assert_eq!(
+        listed,
+        ["terms/0000000001/0000000001", "terms/0000000001/opening"],
+        "a list shows all that was created, sorted"
+    );
     assert!(store.list("parts").await.expect("an empty list is no error").is_empty(), "an empty folder lists nothing");
 
     let range = store.get_range("terms/0000000001/opening", 1..3).await.expect("a range can be read");

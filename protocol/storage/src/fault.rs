@@ -109,7 +109,11 @@ impl ObjectStore for FaultStore {
         }
     }
 
-    async fn put_multipart_opts(&self, location: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
         match self.turn() {
             Turn::Pass => self.inner.put_multipart_opts(location, options).await,
             _ => Err(self.error()),

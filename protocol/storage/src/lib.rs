@@ -16,7 +16,9 @@ use std::{ops::Range, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart, path::Path as ObjectPath};
+use object_store::{
+    ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart, path::Path as ObjectPath,
+};
 use thiserror::Error;
 use weir_protocol::{JobName, settings::StorageSettings};
 
@@ -149,7 +151,9 @@ impl JobStore {
         match self.get(path).await {
             Ok(there) if there == bytes => Ok(Created::Same),
             Ok(there) => Ok(Created::Taken(there)),
-            Err(_) => Err(StorageError::InDoubt { path: path.to_string(), store: self.name.to_string(), source: error }),
+            Err(_) => {
+                Err(StorageError::InDoubt { path: path.to_string(), store: self.name.to_string(), source: error })
+            }
         }
     }
 
@@ -236,8 +240,11 @@ impl JobStore {
         use tokio::io::AsyncReadExt;
         let unreadable = |source| StorageError::Local { path: local.display().to_string(), source };
         let mut file = tokio::fs::File::open(local).await.map_err(unreadable)?;
-        let upload =
-            self.store.put_multipart(&self.path(path)).await.map_err(|source| self.failed("uploading", path, source))?;
+        let upload = self
+            .store
+            .put_multipart(&self.path(path))
+            .await
+            .map_err(|source| self.failed("uploading", path, source))?;
         let mut writer = WriteMultipart::new_with_chunk_size(upload, PIECE);
         loop {
             writer.wait_for_capacity(PIECES_AT_ONCE).await.map_err(|source| self.failed("uploading", path, source))?;

@@ -22,7 +22,10 @@ pub fn open(settings: &StorageSettings, job: &JobName) -> Result<JobStore, Stora
             let root = url.to_file_path().map_err(|()| refuse("a file URL needs an absolute path".into()))?;
             let folder = root.join(&job.namespace).join(&job.name);
             try_writing(&folder).map_err(|error| {
-                refuse(format!("{} cannot be written: {error}; choose another folder or mend its permissions", root.display()))
+                refuse(format!(
+                    "{} cannot be written: {error}; choose another folder or mend its permissions",
+                    root.display()
+                ))
             })?;
             let store = DurableFolder::new(&folder).map_err(|error| refuse(error.to_string()))?;
             let name = format!("file://{}", folder.display()).into();
@@ -38,9 +41,8 @@ pub fn open(settings: &StorageSettings, job: &JobName) -> Result<JobStore, Stora
                 builder = builder.with_endpoint(endpoint).with_allow_http(endpoint.starts_with("http://"));
             }
             let store: Arc<dyn ObjectStore> = Arc::new(builder.build().map_err(|error| refuse(error.to_string()))?);
-            let prefix = ObjectPath::from(url.path().trim_matches('/'))
-                .join(job.namespace.as_str())
-                .join(job.name.as_str());
+            let prefix =
+                ObjectPath::from(url.path().trim_matches('/')).join(job.namespace.as_str()).join(job.name.as_str());
             let name = format!("s3://{bucket}/{prefix}").into();
             Ok(JobStore { store, prefix, name, folder: None })
         }

@@ -27,7 +27,8 @@ async fn the_store_in_memory_keeps_the_rules() {
 
 #[tokio::test]
 async fn a_lost_answer_is_resolved_by_reading_back() {
-    let store = JobStore::with_object_store(Arc::new(FaultStore::new(Arc::new(InMemory::new()), Fault::LoseAnswer, 1)), "p");
+    let store =
+        JobStore::with_object_store(Arc::new(FaultStore::new(Arc::new(InMemory::new()), Fault::LoseAnswer, 1)), "p");
     assert_eq!(store.create("terms/1/1", Bytes::from_static(b"x")).await.unwrap(), Created::Same);
 }
 
@@ -57,7 +58,11 @@ async fn for_every_n_a_refused_create_leaves_nothing_or_all() {
                 let told = store.create(&path, Bytes::from(vec![n; 100])).await;
                 let there = JobStore::with_object_store(Arc::clone(&inner), "p").get(&path).await;
                 if told.is_ok() {
-                    assert_eq!(there.unwrap(), Bytes::from(vec![n; 100]), "{fault:?} at {at}: told done, so it is there");
+                    assert_eq!(
+                        there.unwrap(),
+                        Bytes::from(vec![n; 100]),
+                        "{fault:?} at {at}: told done, so it is there"
+                    );
                 }
             }
             if calls.load(std::sync::atomic::Ordering::SeqCst) < at {

@@ -167,10 +167,22 @@ pub fn run(names: &[String], scale: f64) -> Result<Value, BenchError> {
     if let Some(unknown) = names.iter().find(|name| !QUERIES.iter().any(|query| query.name == name.as_str())) {
         return Err(BenchError::NoSuchQuery(unknown.clone()));
     }
-    println!("Nexmark, parallelism 2, RocksDB, exactly once, a checkpoint every 5 s; all columns made, all kinds of events counted");
+    println!(
+        "Nexmark, parallelism 2, RocksDB, exactly once, a checkpoint every 5 s; all columns made, all kinds of events counted"
+    );
     println!(
         "{:<9} {:>11} {:>7} {:>11} {:>13} {:>13} {:>8} {:>6} {:>9} {:>9} {:>15}",
-        "query", "events", "s", "events/s", "per CPU-s", "Flink", "ratio", "ckpts", "state MB", "peak MB", "pushdown CPU-s"
+        "query",
+        "events",
+        "s",
+        "events/s",
+        "per CPU-s",
+        "Flink",
+        "ratio",
+        "ckpts",
+        "state MB",
+        "peak MB",
+        "pushdown CPU-s"
     );
     let mut rows = Vec::new();
     for query in QUERIES.iter().filter(|query| names.is_empty() || names.iter().any(|name| name == query.name)) {

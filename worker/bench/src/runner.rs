@@ -136,7 +136,10 @@ pub struct Job<'a> {
 
 impl Running {
     pub fn start(job: &Job<'_>) -> Result<Self, BenchError> {
-        let io = |what: &str| { let what = what.to_string(); move |source| BenchError::Io { what, source } };
+        let io = |what: &str| {
+            let what = what.to_string();
+            move |source| BenchError::Io { what, source }
+        };
         let folder = tempfile::Builder::new().prefix("weir-bench-").tempdir().map_err(io("a temporary folder"))?;
         let yaml = job_yaml(job, folder.path());
         let path = folder.path().join("job.yaml");

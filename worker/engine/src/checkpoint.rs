@@ -242,7 +242,9 @@ impl Checkpoints {
     /// A persist thread is done with a subtask.
     pub fn persisted(&mut self, persisted: Persisted) -> Progressed {
         let Persisted { stage, subtask, id, outcome, .. } = persisted;
-        let Some(current) = self.current.as_mut().filter(|current| current.id == id) else { return Progressed::Waiting };
+        let Some(current) = self.current.as_mut().filter(|current| current.id == id) else {
+            return Progressed::Waiting;
+        };
         match outcome {
             Err(reason) => {
                 self.cancel(id);

@@ -44,18 +44,37 @@ type Outbox = mpsc::UnboundedSender<FromWorker>;
 
 /// What the loop is told.
 pub(crate) enum Event {
-    SessionOpened { session: u64, outbox: Outbox },
-    Said { session: u64, message: Box<ToWorker> },
-    SessionEnded { session: u64, reason: String },
+    SessionOpened {
+        session: u64,
+        outbox: Outbox,
+    },
+    Said {
+        session: u64,
+        message: Box<ToWorker>,
+    },
+    SessionEnded {
+        session: u64,
+        reason: String,
+    },
     /// The deployment that is under way has ended; its outcome is in the task.
     Deployed(Attempt),
     Report(Attempt, Report),
     PeerLost(Attempt, PeerLost),
     /// The base record of a checkpoint has been read.
-    BaseRead { attempt: Attempt, id: CheckpointId, base: Result<Option<CheckpointId>, String> },
+    BaseRead {
+        attempt: Attempt,
+        id: CheckpointId,
+        base: Result<Option<CheckpointId>, String>,
+    },
     Persisted(Attempt, Box<Persisted>),
-    PartStored { ack: Box<Acked>, stored: Result<(), String> },
-    Committed { attempt: Attempt, id: CheckpointId },
+    PartStored {
+        ack: Box<Acked>,
+        stored: Result<(), String>,
+    },
+    Committed {
+        attempt: Attempt,
+        id: CheckpointId,
+    },
 }
 
 struct Session {
@@ -266,8 +285,12 @@ impl Control {
         // Ids of the new term are above all that were seen, and nobody waits for those of the old one.
         self.cancel_orphans();
         // Whoever spoke before has been followed.
-        let outdated: Vec<u64> =
-            self.sessions.iter().filter(|known| known.id != session && known.term.is_some()).map(|known| known.id).collect();
+        let outdated: Vec<u64> = self
+            .sessions
+            .iter()
+            .filter(|known| known.id != session && known.term.is_some())
+            .map(|known| known.id)
+            .collect();
         for old in outdated {
             self.refuse(old, format!("coordinator {} has opened term {term}", hello.coordinator));
         }
@@ -474,8 +497,10 @@ impl Control {
     fn on_trigger(&mut self, trigger: &rpc::TriggerCheckpoint) {
         let (attempt, id) = (Attempt(trigger.attempt), CheckpointId(trigger.id));
         self.highest_checkpoint = self.highest_checkpoint.max(id.0);
-        let Some(standing) = self.standing(attempt).filter(|standing| standing.ran_at.is_some() && !standing.failed) else {
-            let declined = Declined { attempt: attempt.0, id: id.0, reason: format!("attempt {attempt} does not run here") };
+        let Some(standing) = self.standing(attempt).filter(|standing| standing.ran_at.is_some() && !standing.failed)
+        else {
+            let declined =
+                Declined { attempt: attempt.0, id: id.0, reason: format!("attempt {attempt} does not run here") };
             return self.tell(Answer::Declined(declined));
         };
         standing.triggered = standing.triggered.max(id);

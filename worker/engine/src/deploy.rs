@@ -156,12 +156,16 @@ struct Order {
 impl Order {
     fn read(deploy: &rpc::Deploy, worker: &WorkerId) -> Result<Self, Failure> {
         fn json<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Failure> {
-            serde_json::from_slice(bytes)
-                .map_err(|error| Failure::new(FailureKind::Plan, format!("the {what} in Deploy is not readable: {error}")))
+            serde_json::from_slice(bytes).map_err(|error| {
+                Failure::new(FailureKind::Plan, format!("the {what} in Deploy is not readable: {error}"))
+            })
         }
         let place = deploy.peers.iter().position(|peer| peer.worker == worker.0);
         let place = place.ok_or_else(|| {
-            Failure::new(FailureKind::Plan, format!("worker {worker} is not among the workers of attempt {}", deploy.attempt))
+            Failure::new(
+                FailureKind::Plan,
+                format!("worker {worker} is not among the workers of attempt {}", deploy.attempt),
+            )
         })?;
         let mut subtasks = deploy.peers[place].subtasks.clone();
         subtasks.sort_unstable();
@@ -223,11 +227,15 @@ pub(crate) async fn deploy(
         id: record.id,
         snapshots: reusable(&restored, deploy.parallelism, deploy.max_parallelism),
     });
-    let network = AttemptNetwork::connect(network_plan(&host, &order, &graph, &deploy), lost_peers(&host, order.attempt));
+    let network =
+        AttemptNetwork::connect(network_plan(&host, &order, &graph, &deploy), lost_peers(&host, order.attempt));
     host.hub.set(Some(Arc::clone(&network)));
     let built = build(&host, &order, &graph, &deploy, &store, restored, Arc::clone(&network)).await;
     let checkpoints = built.and_then(|running| {
-        Ok((running, Checkpoints::new(checkpoint_settings(&host, &order, &graph, &store, base)?).map_err(|e| Failure::io(&e))?))
+        Ok((
+            running,
+            Checkpoints::new(checkpoint_settings(&host, &order, &graph, &store, base)?).map_err(|e| Failure::io(&e))?,
+        ))
     });
     let (running, checkpoints) = match checkpoints {
         Ok(built) => built,
@@ -249,8 +257,17 @@ pub(crate) async fn deploy(
     };
     let subtasks = graph.stages.len() * order.subtasks.len();
     let restored = order.record.map(|(_, record)| record);
-    let deployment =
-        Deployment { attempt: order.attempt, running, network, checkpoints, commits, store, subtasks, restored, answer };
+    let deployment = Deployment {
+        attempt: order.attempt,
+        running,
+        network,
+        checkpoints,
+        commits,
+        store,
+        subtasks,
+        restored,
+        answer,
+    };
     if superseded.is_cancelled() {
         stop(&host, deployment.into()).await;
     } else {
@@ -285,13 +302,15 @@ async fn read(host: &Host, deploy: &rpc::Deploy) -> Result<(Order, Arc<JobGraph>
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
-    let panicked = |error: tokio::task::JoinError| Failure::new(FailureKind::Operator, format!("the worker failed: {error}"));
+    let panicked =
+        |error: tokio::task::JoinError| Failure::new(FailureKind::Operator, format!("the worker failed: {error}"));
     tokio::task::spawn_blocking(work).await.map_err(panicked)?
 }
 
 async fn plan(host: &Host, request: &PlanRequest, fingerprint: &str) -> Result<Arc<JobGraph>, Failure> {
     let (planner, request) = (Arc::clone(&host.planner), request.clone());
-    let graph = blocking(move || planner.plan(&request).map_err(|error| Failure::new(FailureKind::Plan, error.message)));
+    let graph =
+        blocking(move || planner.plan(&request).map_err(|error| Failure::new(FailureKind::Plan, error.message)));
     let graph = graph.await?;
     if graph.fingerprint != fingerprint {
         return Err(Failure::new(
@@ -351,15 +370,10 @@ async fn prepare_commits(
 ) -> Result<Commits, Failure> {
     let mut committers = Committers::new();
     for sink in graph.stages.iter().filter_map(|stage| stage.sink.as_ref()) {
-        let fail = |error: SinkError| Failure {
-            operator: sink.identity.clone(),
-            ..Failure::new(error.kind, chain(&error))
-        };
-        let context = CommitContext {
-            job: order.settings.job.clone(),
-            attempt: order.attempt,
-            sink: sink.identity.clone(),
-        };
+        let fail =
+            |error: SinkError| Failure { operator: sink.identity.clone(), ..Failure::new(error.kind, chain(&error)) };
+        let context =
+            CommitContext { job: order.settings.job.clone(), attempt: order.attempt, sink: sink.identity.clone() };
         let committer = sink.sink.committer(&context).map_err(fail)?;
         if order.place == 0 {
             let keep = pending.get(&sink.identity).map_or(&[][..], Vec::as_slice);
@@ -402,11 +416,7 @@ fn bytes_of(restored: &BTreeMap<(StageId, u32), Restored>, subtasks: &[u32]) -> 
 }
 
 /// Snapshots whose files the first checkpoint may reuse: of subtasks that own the very same key groups as before.
-fn reusable(
-    restored: &BTreeMap<(StageId, u32), Restored>,
-    parallelism: u32,
-    max_parallelism: u32,
-) -> Snapshots {
+fn reusable(restored: &BTreeMap<(StageId, u32), Restored>, parallelism: u32, max_parallelism: u32) -> Snapshots {
     let same = |((stage, subtask), restored): (&(StageId, u32), &Restored)| {
         let groups = key_group_range(*subtask, parallelism, max_parallelism);
         match restored.keyed.as_slice() {
@@ -480,7 +490,10 @@ fn build<'a>(
         let reports = running.reports();
         // Ends with the attempt's subtasks, which hold the other end.
         let forward = move || reports.iter().for_each(|report| drop(events.send(Event::Report(attempt, report))));
-        std::thread::Builder::new().name(format!("reports-{attempt}")).spawn(forward).map_err(|error| Failure::io(&error))?;
+        std::thread::Builder::new()
+            .name(format!("reports-{attempt}"))
+            .spawn(forward)
+            .map_err(|error| Failure::io(&error))?;
         Ok(running)
     })
 }

@@ -284,12 +284,8 @@ impl AttemptNetwork {
             Ok(client) => client,
             Err(error) => return format!("{address} cannot be reached: {error}"),
         };
-        let hello = Frame {
-            attempt: self.attempt.0,
-            channel: 0,
-            body: Some(Body::Hello(self.worker.0.clone())),
-            cost: 0,
-        };
+        let hello =
+            Frame { attempt: self.attempt.0, channel: 0, body: Some(Body::Hello(self.worker.0.clone())), cost: 0 };
         let frames = futures::stream::iter([hello]).chain(UnboundedReceiverStream::new(frames));
         let mut granted = match client.exchange(frames).await {
             Ok(response) => response.into_inner(),

@@ -43,7 +43,9 @@ impl PersistPool {
             .map(|i| {
                 // What waits here is bounded by the subtasks: each has one checkpoint under way, and those that were cancelled.
                 let (queue, jobs) = unbounded::<Job>();
-                std::thread::Builder::new().name(format!("persist-{i}")).spawn(move || jobs.iter().for_each(|job| job()))?;
+                std::thread::Builder::new()
+                    .name(format!("persist-{i}"))
+                    .spawn(move || jobs.iter().for_each(|job| job()))?;
                 Ok(queue)
             })
             .collect::<std::io::Result<_>>()?;

@@ -70,10 +70,15 @@ pub fn check(graph: &JobGraph, max_parallelism: u32, record: &Record, parts: &[P
             ),
         ));
     }
-    let planned: BTreeSet<(&str, &str)> =
-        graph.stages.iter().flat_map(|stage| keepers(stage).map(|operator| (stage.identity.as_str(), operator))).collect();
+    let planned: BTreeSet<(&str, &str)> = graph
+        .stages
+        .iter()
+        .flat_map(|stage| keepers(stage).map(|operator| (stage.identity.as_str(), operator)))
+        .collect();
     let stored: BTreeSet<(&str, &str)> = subtasks(parts)
-        .flat_map(|subtask| subtask.operators.iter().map(|operator| (subtask.stage.as_str(), operator.operator.as_str())))
+        .flat_map(|subtask| {
+            subtask.operators.iter().map(|operator| (subtask.stage.as_str(), operator.operator.as_str()))
+        })
         .collect();
     let missing = stored.difference(&planned).next();
     let added = planned.difference(&stored).next();
@@ -175,7 +180,10 @@ fn deal_items(stage: &Stage, parallelism: u32, old: &[&SubtaskPart], dealt: &mut
         for (_, item) in items {
             if item.kind == ItemKind::Commit {
                 let pending = serde_json::from_value(item.value.clone()).map_err(|error| {
-                    Failure::corrupt(&format!("a pending commit of `{operator}`"), &format!("is not readable ({error})"))
+                    Failure::corrupt(
+                        &format!("a pending commit of `{operator}`"),
+                        &format!("is not readable ({error})"),
+                    )
                 })?;
                 dealt.commits.entry(operator.to_string()).or_default().push(pending);
                 continue;

@@ -142,7 +142,8 @@ impl FrameDecoder {
         if header[0] != WIRE_VERSION {
             return Err(WireError::Version { found: header[0] });
         }
-        let number = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]) as usize;
+        let number =
+            |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]) as usize;
         let (message_length, kinds_length) = (number(4), number(8));
         let kinds_at = HEADER + message_length;
         let kinds_end = kinds_at + kinds_length;
@@ -243,7 +244,10 @@ mod tests {
     }
 
     fn inserts(columns: Vec<(&str, ArrayRef)>) -> Batch {
-        Batch { rows: RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, a)| (n, a, true))).unwrap(), kinds: None }
+        Batch {
+            rows: RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, a)| (n, a, true))).unwrap(),
+            kinds: None,
+        }
     }
 
     fn assert_same(left: &Batch, right: &Batch) {
@@ -264,14 +268,23 @@ mod tests {
             ),
         ]);
         let lists = ListArray::from_iter_primitive::<Int32Type, _, _>(
-            (0..rows as i32).map(|i| (i % 4 != 1).then(|| (0..i % 5).map(|k| (k != 2).then_some(k)).collect::<Vec<_>>())),
+            (0..rows as i32)
+                .map(|i| (i % 4 != 1).then(|| (0..i % 5).map(|k| (k != 2).then_some(k)).collect::<Vec<_>>())),
         );
         inserts(vec![
             ("id", Arc::new((0..rows).collect::<Int64Array>()) as ArrayRef),
             ("maybe", Arc::new((0..rows).map(|i| (i % 7 != 0).then_some(i as f64 / 3.0)).collect::<Float64Array>())),
             ("flag", Arc::new((0..rows).map(|i| (i % 5 != 0).then_some(i % 2 == 0)).collect::<BooleanArray>())),
-            ("text", Arc::new((0..rows).map(|i| (i % 3 != 1).then(|| "x".repeat(i as usize % 40))).collect::<StringArray>())),
-            ("view", Arc::new((0..rows).map(|i| Some("a long enough text ".repeat(i as usize % 3))).collect::<StringViewArray>())),
+            (
+                "text",
+                Arc::new((0..rows).map(|i| (i % 3 != 1).then(|| "x".repeat(i as usize % 40))).collect::<StringArray>()),
+            ),
+            (
+                "view",
+                Arc::new(
+                    (0..rows).map(|i| Some("a long enough text ".repeat(i as usize % 3))).collect::<StringViewArray>(),
+                ),
+            ),
             ("when", Arc::new((0..rows).map(Some).collect::<TimestampMillisecondArray>())),
             (
                 "price",

@@ -4,8 +4,9 @@
 use std::ops::ControlFlow;
 
 use datafusion_sql::sqlparser::ast::{
-    self, CeilFloorKind, Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments,
-    GroupByExpr, Ident, ObjectName, Query, Select, SelectItem, SetExpr, Spanned, TableFactor, Value, VisitMut, VisitorMut,
+    self, CeilFloorKind, Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
+    FunctionArguments, GroupByExpr, Ident, ObjectName, Query, Select, SelectItem, SetExpr, Spanned, TableFactor, Value,
+    VisitMut, VisitorMut,
 };
 
 use crate::dialect::{TABLE_PREFIX, single};
@@ -53,7 +54,12 @@ struct Checker<'a> {
 }
 
 impl Checker<'_> {
-    fn refuse(&self, place: impl Into<Place>, what: impl Into<String>, remedy: impl Into<String>) -> ControlFlow<Box<PlanError>> {
+    fn refuse(
+        &self,
+        place: impl Into<Place>,
+        what: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> ControlFlow<Box<PlanError>> {
         ControlFlow::Break(Box::new(PlanError::new(place.into().or(self.place), what, remedy)))
     }
 
@@ -100,7 +106,11 @@ impl Checker<'_> {
         }
         if self.functions.knows(&name) || SPECIAL.contains(&name.as_str()) {
             if name == "row_number" && call.over.is_none() {
-                return self.refuse(place, "ROW_NUMBER() lacks its OVER", "write ROW_NUMBER() OVER (PARTITION BY … ORDER BY …)");
+                return self.refuse(
+                    place,
+                    "ROW_NUMBER() lacks its OVER",
+                    "write ROW_NUMBER() OVER (PARTITION BY … ORDER BY …)",
+                );
             }
             return ControlFlow::Continue(());
         }
@@ -126,7 +136,11 @@ impl VisitorMut for Checker<'_> {
         }
         if query.limit_clause.is_some() || query.fetch.is_some() {
             let place = query.limit_clause.as_ref().map_or(Place::default(), |limit| limit.span().into());
-            return self.refuse(place, "LIMIT is not supported on rows that never end", "leave it out, or filter with WHERE");
+            return self.refuse(
+                place,
+                "LIMIT is not supported on rows that never end",
+                "leave it out, or filter with WHERE",
+            );
         }
         if let Some(with) = &query.with
             && with.recursive
@@ -179,9 +193,8 @@ impl VisitorMut for Checker<'_> {
                 return self.refuse(place, "GROUP BY ALL is not supported", "name the columns");
             }
             GroupByExpr::Expressions(exprs, modifiers) => {
-                let sets = exprs.iter().find(|expr| {
-                    matches!(expr, Expr::Rollup(_) | Expr::Cube(_) | Expr::GroupingSets(_))
-                });
+                let sets =
+                    exprs.iter().find(|expr| matches!(expr, Expr::Rollup(_) | Expr::Cube(_) | Expr::GroupingSets(_)));
                 if sets.is_some() || !modifiers.is_empty() {
                     let at = sets.map_or(place, |expr| expr.span().into());
                     return self.refuse(
@@ -202,11 +215,9 @@ impl VisitorMut for Checker<'_> {
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Self::Break> {
         let place = Place::from(factor.span());
         match factor {
-            TableFactor::Table { version: Some(_), .. } => self.refuse(
-                place,
-                "FOR SYSTEM_TIME AS OF is not supported yet",
-                "leave it out",
-            ),
+            TableFactor::Table { version: Some(_), .. } => {
+                self.refuse(place, "FOR SYSTEM_TIME AS OF is not supported yet", "leave it out")
+            }
             TableFactor::Table { sample: Some(_), .. } | TableFactor::Derived { sample: Some(_), .. } => {
                 self.refuse(place, "TABLESAMPLE is not supported", "filter with WHERE")
             }
@@ -324,7 +335,9 @@ fn group_windows(select: &mut Select) -> Result<(), PlanError> {
     let Some(index) = group.iter().position(|expr| window_call(expr).is_some()) else { return Ok(()) };
     let Some((function, args)) = window_call(&group[index]) else { return Ok(()) };
     let place = Place::from(group[index].span());
-    let usage = format!("write FROM TABLE({function}(TABLE t, DESCRIPTOR(time_column), …)), and GROUP BY window_start, window_end");
+    let usage = format!(
+        "write FROM TABLE({function}(TABLE t, DESCRIPTOR(time_column), …)), and GROUP BY window_start, window_end"
+    );
     let Some((time, lengths)) = args.split_first().filter(|(_, lengths)| !lengths.is_empty()) else {
         return Err(PlanError::new(place, format!("{function} lacks arguments"), usage));
     };
@@ -349,7 +362,9 @@ fn group_windows(select: &mut Select) -> Result<(), PlanError> {
     };
     let data = Expr::Prefixed { prefix: Ident::new(TABLE_PREFIX), value: Box::new(data) };
     let descriptor = match time {
-        Expr::CompoundIdentifier(parts) => parts.last().map_or_else(|| time.clone(), |part| Expr::Identifier(part.clone())),
+        Expr::CompoundIdentifier(parts) => {
+            parts.last().map_or_else(|| time.clone(), |part| Expr::Identifier(part.clone()))
+        }
         other => other.clone(),
     };
     let mut arguments = vec![data, call("DESCRIPTOR", vec![descriptor])];

@@ -96,12 +96,9 @@ pub fn traits(plan: &LogicalPlan) -> Vec<Traits> {
 pub fn of_expr(expr: &Expr, input: &LogicalPlan, below: &[Traits]) -> Traits {
     match expr {
         Expr::Alias(alias) => of_expr(&alias.expr, input, below),
-        Expr::Column(column) => input
-            .schema()
-            .maybe_index_of_column(column)
-            .and_then(|index| below.get(index))
-            .copied()
-            .unwrap_or_default(),
+        Expr::Column(column) => {
+            input.schema().maybe_index_of_column(column).and_then(|index| below.get(index)).copied().unwrap_or_default()
+        }
         Expr::ScalarFunction(call) if call.name() == "proctime" => {
             Traits { time: Some(Time::Processing), window: None }
         }

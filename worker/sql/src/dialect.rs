@@ -252,8 +252,8 @@ fn parse_statement(parser: &mut Parser<'_>) -> Result<Statement, PlanError> {
             format!("{} is not supported here", word.value.to_ascii_uppercase()),
             "write EXECUTE STATEMENT SET BEGIN … END, or the INSERTs one after another",
         )),
-        other @ ("DROP" | "ALTER" | "USE" | "SHOW" | "DESCRIBE" | "DESC" | "EXPLAIN" | "ADD" | "REMOVE" | "LOAD" | "UPDATE"
-        | "DELETE" | "ANALYZE" | "CALL" | "TRUNCATE" | "RESET" | "COMPILE") => Err(PlanError::new(
+        other @ ("DROP" | "ALTER" | "USE" | "SHOW" | "DESCRIBE" | "DESC" | "EXPLAIN" | "ADD" | "REMOVE" | "LOAD"
+        | "UPDATE" | "DELETE" | "ANALYZE" | "CALL" | "TRUNCATE" | "RESET" | "COMPILE") => Err(PlanError::new(
             place,
             format!("{other} is not supported"),
             "a job's script declares its tables and views, and then inserts",
@@ -324,8 +324,14 @@ pub fn single(name: &ObjectName) -> Option<Ident> {
 fn parse_create_table(parser: &mut Parser<'_>) -> Result<CreateTable, PlanError> {
     let if_not_exists = parse_if_not_exists(parser)?;
     let name = parse_name(parser)?;
-    let mut table =
-        CreateTable { name, if_not_exists, columns: Vec::new(), watermark: None, primary_key: Vec::new(), options: Vec::new() };
+    let mut table = CreateTable {
+        name,
+        if_not_exists,
+        columns: Vec::new(),
+        watermark: None,
+        primary_key: Vec::new(),
+        options: Vec::new(),
+    };
     let open = parser.next_token();
     if open.token != Token::LParen {
         return Err(expected("'(' and the columns", &open));

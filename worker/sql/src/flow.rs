@@ -133,11 +133,12 @@ impl Flow {
             && columns.iter().enumerate().all(|(position, column)| is_column(&column.expr, position));
         if !unchanged {
             let filter = self.filter.take();
-            let name = match (&filter, columns.iter().all(|column| column.expr.downcast_ref::<PhysicalColumn>().is_some())) {
-                (Some(_), true) => "Filter",
-                (Some(_), false) => "Filter, Project",
-                (None, _) => "Project",
-            };
+            let name =
+                match (&filter, columns.iter().all(|column| column.expr.downcast_ref::<PhysicalColumn>().is_some())) {
+                    (Some(_), true) => "Filter",
+                    (Some(_), false) => "Filter, Project",
+                    (None, _) => "Project",
+                };
             let detail = filter.as_ref().map_or_else(String::new, |filter| format!("({filter})"));
             let factory = FilterProject::new(
                 filter,

@@ -31,7 +31,10 @@ pub fn locate(query: &Query, fails: &dyn Fn(Query) -> bool) -> Option<Place> {
         }
         fails(query)
     };
-    let constant = || SelectItem::ExprWithAlias { expr: Expr::value(Value::Number("1".to_string(), false)), alias: Ident::new("one") };
+    let constant = || SelectItem::ExprWithAlias {
+        expr: Expr::value(Value::Number("1".to_string(), false)),
+        alias: Ident::new("one"),
+    };
     if let Some(selection) = &select.selection
         && with(&|select| {
             select.projection = vec![constant()];

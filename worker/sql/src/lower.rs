@@ -12,8 +12,8 @@ use datafusion_expr::{Aggregate, Expr, LogicalPlan, Projection, TableScan};
 use weir_connectors::ConnectorRegistry;
 use weir_engine::{Exchange, PlanWarning, Stage, StageHead, StateNote};
 use weir_operators::{
-    AggregateFunction, AggregateInput, AggregateSpec, Aggregation, Deduplicate as DeduplicateOperator, DeduplicateSpec, Keep,
-    KeyedAggregate, KeyedAggregateSpec, LocalAggregate, LocalAggregateSpec, TimeSource, WindowAggregate,
+    AggregateFunction, AggregateInput, AggregateSpec, Aggregation, Deduplicate as DeduplicateOperator, DeduplicateSpec,
+    Keep, KeyedAggregate, KeyedAggregateSpec, LocalAggregate, LocalAggregateSpec, TimeSource, WindowAggregate,
     WindowAggregateSpec, WindowAssign, WindowAssignSpec, WindowShape,
 };
 
@@ -292,8 +292,7 @@ impl Lowering<'_> {
             output.fields().iter().rposition(|field| field.name() == name)
         };
         let starts = [WindowColumn::Start, WindowColumn::End, WindowColumn::Time].map(of_window);
-        let others: Vec<usize> =
-            (0..output.fields().len()).filter(|column| !starts.contains(&Some(*column))).collect();
+        let others: Vec<usize> = (0..output.fields().len()).filter(|column| !starts.contains(&Some(*column))).collect();
         flow.meaning = vec![String::new(); output.fields().len()];
         for (meaning, &column) in meaning.iter().zip(&others) {
             flow.meaning[column].clone_from(meaning);
@@ -387,7 +386,11 @@ impl Lowering<'_> {
         let names = aggregate.schema.fields().iter().skip(aggregate.group_expr.len());
         for (expr, field) in aggregate.aggr_expr.iter().zip(names) {
             let Expr::AggregateFunction(call) = expr.clone().unalias() else {
-                return Err(self.refused(place_of([expr].into_iter()), "this aggregate", "write COUNT, SUM, AVG, MIN or MAX"));
+                return Err(self.refused(
+                    place_of([expr].into_iter()),
+                    "this aggregate",
+                    "write COUNT, SUM, AVG, MIN or MAX",
+                ));
             };
             let place = place_of([expr].into_iter());
             let Some(function) = function_of(&call.func, &call.params.args) else {
@@ -409,7 +412,9 @@ impl Lowering<'_> {
         let columns = exprs
             .iter()
             .map(|expr| {
-                let name = expr.try_as_col().map_or_else(|| expr.schema_name().to_string(), |column| column.name().to_string());
+                let name = expr
+                    .try_as_col()
+                    .map_or_else(|| expr.schema_name().to_string(), |column| column.name().to_string());
                 self.planner(flow.compute(expr, &name, input))
             })
             .collect::<Lowered<Vec<_>>>()?;
@@ -440,7 +445,11 @@ impl Lowering<'_> {
 
     fn column(&self, expr: &Expr, input: &LogicalPlan) -> Lowered<usize> {
         position(expr, input).ok_or_else(|| {
-            PlanError::new(self.place, format!("the column {expr} got lost"), "write the query in another way, and report this one")
+            PlanError::new(
+                self.place,
+                format!("the column {expr} got lost"),
+                "write the query in another way, and report this one",
+            )
         })
     }
 
@@ -499,7 +508,8 @@ impl Prepared {
     /// What each output column is.
     fn meaning(&self) -> Vec<String> {
         let group = self.group_meaning().into_iter().map(str::to_string);
-        let aggregates = self.aggregation.aggregates.iter().map(|one| self.text(one, |column| &self.flow.meaning[column]));
+        let aggregates =
+            self.aggregation.aggregates.iter().map(|one| self.text(one, |column| &self.flow.meaning[column]));
         group.chain(aggregates).collect()
     }
 

@@ -48,7 +48,9 @@ impl WindowTvf {
             input.schema().iter().map(|(qualifier, field)| (qualifier.cloned(), Arc::clone(field))).collect();
         // The time attribute that a window passes on is of the type of the one it measured.
         let time_type = match (&time, time_kind) {
-            (Some(Expr::Column(column)), Time::Event) => input.schema().qualified_field_from_column(column)?.1.data_type().clone(),
+            (Some(Expr::Column(column)), Time::Event) => {
+                input.schema().qualified_field_from_column(column)?.1.data_type().clone()
+            }
             _ => timestamp_ltz(),
         };
         for (name, data_type) in WINDOW_COLUMNS.into_iter().zip([TIMESTAMP, TIMESTAMP, time_type]) {
@@ -61,7 +63,8 @@ impl WindowTvf {
 
 impl PartialEq for WindowTvf {
     fn eq(&self, other: &Self) -> bool {
-        (&self.input, &self.time, self.time_kind, self.shape) == (&other.input, &other.time, other.time_kind, other.shape)
+        (&self.input, &self.time, self.time_kind, self.shape)
+            == (&other.input, &other.time, other.time_kind, other.shape)
     }
 }
 
@@ -83,7 +86,7 @@ impl Hash for WindowTvf {
 }
 
 impl UserDefinedLogicalNodeCore for WindowTvf {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "WindowTvf"
     }
 
@@ -158,7 +161,7 @@ impl Hash for Deduplicate {
 }
 
 impl UserDefinedLogicalNodeCore for Deduplicate {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "Deduplicate"
     }
 
@@ -176,7 +179,8 @@ impl UserDefinedLogicalNodeCore for Deduplicate {
 
     fn prevent_predicate_push_down_columns(&self) -> HashSet<String> {
         // A filter on anything but the keys would choose another row.
-        let keys: HashSet<&str> = self.keys.iter().filter_map(|key| key.try_as_col()).map(|key| key.name()).collect();
+        let keys: HashSet<&str> =
+            self.keys.iter().filter_map(|key| key.try_as_col()).map(datafusion_common::Column::name).collect();
         self.input
             .schema()
             .fields()

@@ -31,11 +31,8 @@ const PASSES: u8 = 8;
 
 /// Coerces types. What is wrong with a query's types is said here.
 pub fn analyze(plan: LogicalPlan, place: Place) -> Result<LogicalPlan, PlanError> {
-    let analyzer = Analyzer::with_rules(vec![
-        Arc::new(FlinkLiterals),
-        Arc::new(TypeCoercion::new()),
-        Arc::new(FlinkCasts),
-    ]);
+    let analyzer =
+        Analyzer::with_rules(vec![Arc::new(FlinkLiterals), Arc::new(TypeCoercion::new()), Arc::new(FlinkCasts)]);
     analyzer
         .execute_and_check(plan, &planner_options(), |_, _| {})
         .map_err(|error| PlanError::from_planner(&error, place))
@@ -95,8 +92,12 @@ fn ranked(filter: &Filter) -> Result<Option<LogicalPlan>> {
     for (index, conjunct) in conjuncts.iter().enumerate() {
         let Some((rank, keeps_first)) = rank_condition(conjunct) else { continue };
         let Some(input) = replace_window(&filter.input, rank, keeps_first)? else { continue };
-        let rest: Vec<Expr> =
-            conjuncts.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, expr)| (*expr).clone()).collect();
+        let rest: Vec<Expr> = conjuncts
+            .iter()
+            .enumerate()
+            .filter(|(other, _)| *other != index)
+            .map(|(_, expr)| (*expr).clone())
+            .collect();
         return Ok(Some(match conjunction(rest) {
             Some(predicate) => LogicalPlan::Filter(Filter::new(predicate, Arc::new(input))),
             None => input,
@@ -132,7 +133,7 @@ fn strip_cast(expr: &Expr) -> &Expr {
     }
 }
 
-/// Goes down through projections to the ROW_NUMBER() that the column is, and replaces its node.
+/// Goes down through projections to the `ROW_NUMBER()` that the column is, and replaces its node.
 fn replace_window(plan: &LogicalPlan, rank: &Column, keeps_first: bool) -> Result<Option<LogicalPlan>> {
     match plan {
         LogicalPlan::Projection(projection) => {
@@ -185,7 +186,11 @@ fn deduplicate(window: &datafusion_expr::Window, keeps_first: bool) -> Result<Lo
         ));
     }
     if call.params.partition_by.is_empty() {
-        return Err(refuse(place, "ROW_NUMBER() without PARTITION BY is not supported", "add PARTITION BY with the key"));
+        return Err(refuse(
+            place,
+            "ROW_NUMBER() without PARTITION BY is not supported",
+            "add PARTITION BY with the key",
+        ));
     }
     let [sort] = call.params.order_by.as_slice() else {
         return Err(refuse(
@@ -198,13 +203,15 @@ fn deduplicate(window: &datafusion_expr::Window, keeps_first: bool) -> Result<Lo
     let Some(time_kind) = of_expr(&sort.expr, &window.input, &below).time else {
         return Err(refuse(
             place_of([&sort.expr].into_iter()).or(place),
-            format!("{} is no time attribute, and ROW_NUMBER() by another order (top-n) is not supported yet", sort.expr),
+            format!(
+                "{} is no time attribute, and ROW_NUMBER() by another order (top-n) is not supported yet",
+                sort.expr
+            ),
             "order by the column that has the WATERMARK, or by a PROCTIME() column",
         ));
     };
     // Keys that are computed, and an order that is, become columns below.
-    let mut exprs: Vec<Expr> =
-        window.input.schema().iter().map(|field| Expr::Column(Column::from(field))).collect();
+    let mut exprs: Vec<Expr> = window.input.schema().iter().map(|field| Expr::Column(Column::from(field))).collect();
     let mut columns = Vec::new();
     for key in call.params.partition_by.iter().chain([&sort.expr]) {
         if let Expr::Column(_) = key {
@@ -222,18 +229,12 @@ fn deduplicate(window: &datafusion_expr::Window, keeps_first: bool) -> Result<Lo
         Arc::clone(&window.input)
     };
     let order = columns.pop().unwrap_or_else(|| sort.expr.clone());
-    let node = Deduplicate {
-        input,
-        keys: columns,
-        order,
-        time_kind,
-        keep: if sort.asc { Keep::First } else { Keep::Last },
-    };
+    let node =
+        Deduplicate { input, keys: columns, order, time_kind, keep: if sort.asc { Keep::First } else { Keep::Last } };
     let kept = LogicalPlan::Extension(Extension { node: Arc::new(node) });
     // The row number of what is kept is 1.
     let (qualifier, field) = window.schema.qualified_field(width);
-    let mut exprs: Vec<Expr> =
-        window.input.schema().iter().map(|field| Expr::Column(Column::from(field))).collect();
+    let mut exprs: Vec<Expr> = window.input.schema().iter().map(|field| Expr::Column(Column::from(field))).collect();
     exprs.push(
         Expr::Literal(ScalarValue::UInt64(Some(1)), None).alias_qualified(qualifier.cloned(), field.name().clone()),
     );

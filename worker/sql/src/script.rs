@@ -196,11 +196,18 @@ impl Script<'_> {
         if !matches!(data_type, DataType::Timestamp(TimeUnit::Millisecond, _)) {
             return Err(PlanError::new(
                 at,
-                format!("the column {name} is {}, and event time is TIMESTAMP(3) or TIMESTAMP_LTZ(3)", flink_name(data_type)),
+                format!(
+                    "the column {name} is {}, and event time is TIMESTAMP(3) or TIMESTAMP_LTZ(3)",
+                    flink_name(data_type)
+                ),
                 match data_type {
                     DataType::Timestamp(..) => format!("declare {name} TIMESTAMP(3)"),
-                    DataType::Int64 => format!("add a computed column: t AS TO_TIMESTAMP_LTZ({name}, 3), and declare the watermark for t"),
-                    _ => format!("add a computed column: t AS CAST({name} AS TIMESTAMP(3)), and declare the watermark for t"),
+                    DataType::Int64 => format!(
+                        "add a computed column: t AS TO_TIMESTAMP_LTZ({name}, 3), and declare the watermark for t"
+                    ),
+                    _ => format!(
+                        "add a computed column: t AS CAST({name} AS TIMESTAMP(3)), and declare the watermark for t"
+                    ),
                 },
             ));
         }
@@ -326,7 +333,8 @@ impl Script<'_> {
 
     /// Options and settings are part of how a plan runs.
     fn describe(&mut self, sink: &Table) {
-        let mut tables: Vec<&Table> = self.names.table_names().filter_map(|name| self.names.table(name)).map(Arc::as_ref).collect();
+        let mut tables: Vec<&Table> =
+            self.names.table_names().filter_map(|name| self.names.table(name)).map(Arc::as_ref).collect();
         tables.retain(|table| {
             table.name == sink.name
                 || self.stages.iter().any(|stage| match &stage.head {
@@ -392,7 +400,11 @@ fn targets(columns: &[Ident], sink: &Table) -> Result<Vec<usize>, PlanError> {
             .index_of(&column.value)
             .map_err(|_| unknown_column(&column.value, &sink.name, column.span.into(), known))?;
         if targets.contains(&index) {
-            return Err(PlanError::new(column.span, format!("the column {} is named twice", column.value), "name it once"));
+            return Err(PlanError::new(
+                column.span,
+                format!("the column {} is named twice", column.value),
+                "name it once",
+            ));
         }
         targets.push(index);
     }
@@ -431,7 +443,8 @@ fn into_sink(
     let mut exprs = Vec::with_capacity(fields.len());
     for (index, field) in fields.iter().enumerate() {
         let Some(position) = targets.iter().position(|&target| target == index) else {
-            let null = ScalarValue::try_new_null(field.data_type()).map_err(|error| PlanError::from_planner(&error, place))?;
+            let null =
+                ScalarValue::try_new_null(field.data_type()).map_err(|error| PlanError::from_planner(&error, place))?;
             exprs.push(Expr::Literal(null, None).alias(field.name()));
             continue;
         };
@@ -452,7 +465,8 @@ fn into_sink(
             ));
         }
         let column = Expr::Column(ColumnName::from(schema.qualified_field(position)));
-        let cast = cast_to(column, field.data_type(), &schema).map_err(|error| PlanError::from_planner(&error, place))?;
+        let cast =
+            cast_to(column, field.data_type(), &schema).map_err(|error| PlanError::from_planner(&error, place))?;
         exprs.push(cast.alias(field.name()));
     }
     Projection::try_new(exprs, Arc::new(plan))

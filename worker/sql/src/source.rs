@@ -43,8 +43,12 @@ pub fn plan_source(
 ) -> Result<PlannedSource, PlanError> {
     let mut columns = wanted.to_vec();
     if let Some(watermark) = &table.watermark {
-        let mut needed: Vec<usize> =
-            watermark.expr.column_refs().iter().filter_map(|column| table.schema.index_of(column.name()).ok()).collect();
+        let mut needed: Vec<usize> = watermark
+            .expr
+            .column_refs()
+            .iter()
+            .filter_map(|column| table.schema.index_of(column.name()).ok())
+            .collect();
         needed.sort_unstable();
         columns.extend(needed.into_iter().filter(|column| !wanted.contains(column)));
     }
@@ -61,8 +65,7 @@ pub fn plan_source(
     let bounded = source.bounded();
     let (prepare, schema) =
         prepare(table, &columns, &spec).map_err(|error| PlanError::from_planner(&error, table.place))?;
-    let watermark =
-        watermark(table, &schema).map_err(|error| PlanError::from_planner(&error, table.place))?;
+    let watermark = watermark(table, &schema).map_err(|error| PlanError::from_planner(&error, table.place))?;
     let connector = spec.options.get("connector").map_or("", String::as_str);
     let node = SourceNode {
         identity: identity("source", &[owner, &table.name, connector]),
@@ -82,11 +85,9 @@ fn narrowed(table: &Table, columns: &[usize], spec: &TableSpec) -> Option<Vec<us
         .iter()
         .flat_map(|&column| match &table.columns[column].origin {
             Origin::Physical(index) => vec![*index],
-            Origin::Computed(expr) => expr
-                .column_refs()
-                .iter()
-                .filter_map(|column| table.physical.index_of(column.name()).ok())
-                .collect(),
+            Origin::Computed(expr) => {
+                expr.column_refs().iter().filter_map(|column| table.physical.index_of(column.name()).ok()).collect()
+            }
         })
         .collect();
     needed.sort_unstable();
@@ -98,11 +99,7 @@ fn narrowed(table: &Table, columns: &[usize], spec: &TableSpec) -> Option<Vec<us
 }
 
 /// What turns the connector's batches into these columns; nothing where they are that already.
-fn prepare(
-    table: &Table,
-    columns: &[usize],
-    spec: &TableSpec,
-) -> PlannerResult<(Option<Arc<dyn BatchFn>>, SchemaRef)> {
+fn prepare(table: &Table, columns: &[usize], spec: &TableSpec) -> PlannerResult<(Option<Arc<dyn BatchFn>>, SchemaRef)> {
     let made = spec.projected_schema();
     let input = unqualified(&made)?;
     let mut exprs = Vec::with_capacity(columns.len());

@@ -23,7 +23,11 @@ use crate::types::flink_name;
 pub struct FlinkRelations;
 
 impl RelationPlanner for FlinkRelations {
-    fn plan_relation(&self, relation: TableFactor, context: &mut dyn RelationPlannerContext) -> Result<RelationPlanning> {
+    fn plan_relation(
+        &self,
+        relation: TableFactor,
+        context: &mut dyn RelationPlannerContext,
+    ) -> Result<RelationPlanning> {
         let (name, args, alias) = match relation {
             TableFactor::TableFunction { expr: ast::Expr::Function(function), alias } => {
                 let args = match function.args {
@@ -76,7 +80,11 @@ impl Arguments {
                 FunctionArg::Named { name, arg: FunctionArgExpr::Expr(expr), .. } => read.named.push((name, expr)),
                 other => {
                     let place = Place::from(other.span()).or(place);
-                    return Err(PlanError::new(place, format!("{other} is no argument of {function}"), usage(function)));
+                    return Err(PlanError::new(
+                        place,
+                        format!("{other} is no argument of {function}"),
+                        usage(function),
+                    ));
                 }
             }
         }
@@ -92,7 +100,9 @@ impl Arguments {
 
     /// The argument at this position, or of one of these names.
     fn take(&mut self, names: &[&str]) -> Option<ast::Expr> {
-        if let Some(found) = self.named.iter().position(|(name, _)| names.iter().any(|n| name.value.eq_ignore_ascii_case(n))) {
+        if let Some(found) =
+            self.named.iter().position(|(name, _)| names.iter().any(|n| name.value.eq_ignore_ascii_case(n)))
+        {
             return Some(self.named.remove(found).1);
         }
         (!self.positional.is_empty()).then(|| self.positional.remove(0))
@@ -100,7 +110,11 @@ impl Arguments {
 
     fn required(&mut self, names: &[&str]) -> Result<ast::Expr, PlanError> {
         self.take(names).ok_or_else(|| {
-            PlanError::new(self.place, format!("{} lacks its argument {}", self.function, names[0]), usage(&self.function))
+            PlanError::new(
+                self.place,
+                format!("{} lacks its argument {}", self.function, names[0]),
+                usage(&self.function),
+            )
         })
     }
 
@@ -193,7 +207,9 @@ fn plan_data(
     let relation = match data {
         ast::Expr::Prefixed { prefix, value } if prefix.value == TABLE_PREFIX => match *value {
             ast::Expr::CompoundIdentifier(parts) => table_factor(parts),
-            ast::Expr::Subquery(subquery) => TableFactor::Derived { lateral: false, subquery, alias: None, sample: None },
+            ast::Expr::Subquery(subquery) => {
+                TableFactor::Derived { lateral: false, subquery, alias: None, sample: None }
+            }
             _ => return Err(PlanError::new(place, format!("{function} windows a table"), usage(function)).into()),
         },
         other => {
@@ -227,8 +243,9 @@ fn millis(expr: ast::Expr, place: Place, context: &mut dyn RelationPlannerContex
     let planned = context.sql_to_expr(expr, &datafusion_common::DFSchema::empty())?;
     let refused = |remedy: &str| PlanError::new(place, format!("{text} is no length of a window"), remedy);
     match &planned {
-        Expr::Literal(value, _) if matches!(value.data_type(), DataType::Interval(_)) => interval_millis(value)
-            .ok_or_else(|| refused("write one in days or less: months differ in length").into()),
+        Expr::Literal(value, _) if matches!(value.data_type(), DataType::Interval(_)) => {
+            interval_millis(value).ok_or_else(|| refused("write one in days or less: months differ in length").into())
+        }
         _ => Err(refused("write an interval, as INTERVAL '10' SECOND").into()),
     }
 }
@@ -238,7 +255,9 @@ pub fn interval_millis(value: &ScalarValue) -> Option<i64> {
     match value {
         ScalarValue::IntervalMonthDayNano(Some(interval)) if interval.months == 0 => {
             let days = i64::from(interval.days).checked_mul(86_400_000)?;
-            (interval.nanoseconds % 1_000_000 == 0).then(|| days.checked_add(interval.nanoseconds / 1_000_000)).flatten()
+            (interval.nanoseconds % 1_000_000 == 0)
+                .then(|| days.checked_add(interval.nanoseconds / 1_000_000))
+                .flatten()
         }
         ScalarValue::IntervalDayTime(Some(interval)) => {
             i64::from(interval.days).checked_mul(86_400_000)?.checked_add(i64::from(interval.milliseconds))

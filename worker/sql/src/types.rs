@@ -16,8 +16,25 @@ use datafusion_sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use crate::error::{Place, PlanError, suggest};
 
 const NAMES: &[&str] = &[
-    "BOOLEAN", "TINYINT", "SMALLINT", "INT", "BIGINT", "FLOAT", "DOUBLE", "DECIMAL", "STRING", "CHAR", "VARCHAR", "BYTES",
-    "BINARY", "VARBINARY", "DATE", "TIME", "TIMESTAMP", "TIMESTAMP_LTZ", "ROW",
+    "BOOLEAN",
+    "TINYINT",
+    "SMALLINT",
+    "INT",
+    "BIGINT",
+    "FLOAT",
+    "DOUBLE",
+    "DECIMAL",
+    "STRING",
+    "CHAR",
+    "VARCHAR",
+    "BYTES",
+    "BINARY",
+    "VARBINARY",
+    "DATE",
+    "TIME",
+    "TIMESTAMP",
+    "TIMESTAMP_LTZ",
+    "ROW",
 ];
 
 /// The type of `TIMESTAMP(3)`, which event time has.
@@ -247,7 +264,9 @@ pub fn flink_name(data_type: &DataType) -> String {
 /// Whether a value of `from` goes into a column of `to` without a CAST, as Flink's sinks take it: numbers widen, any number
 /// becomes DECIMAL, FLOAT or DOUBLE, times turn into each other.
 pub fn casts_implicitly(from: &DataType, to: &DataType) -> bool {
-    use DataType::{Date32, Decimal128, Float32, Float64, Int8, Int16, Int32, Int64, Null, Struct, Timestamp, UInt64, Utf8};
+    use DataType::{
+        Date32, Decimal128, Float32, Float64, Int8, Int16, Int32, Int64, Null, Struct, Timestamp, UInt64, Utf8,
+    };
     if from == to || *from == Null {
         return true;
     }
@@ -292,9 +311,12 @@ impl TypePlanner for FlinkTypes {
                     decimal(nowhere, Some(*precision), u64::try_from(*scale).ok())
                 }
             },
-            Sql::String(_) | Sql::Text | Sql::Varchar(_) | Sql::Char(_) | Sql::CharacterVarying(_) | Sql::Character(_) => {
-                Ok(DataType::Utf8)
-            }
+            Sql::String(_)
+            | Sql::Text
+            | Sql::Varchar(_)
+            | Sql::Char(_)
+            | Sql::CharacterVarying(_)
+            | Sql::Character(_) => Ok(DataType::Utf8),
             Sql::Bytes(_) | Sql::Binary(_) | Sql::Varbinary(_) => Ok(DataType::Binary),
             Sql::Date => Ok(DataType::Date32),
             Sql::Time(_, _) => Ok(DataType::Time32(TimeUnit::Millisecond)),
@@ -312,9 +334,7 @@ impl TypePlanner for FlinkTypes {
                 format!("the types are {}", NAMES.join(", ")),
             )),
         };
-        data_type
-            .map(|data_type| Some(Arc::new(Field::new("", data_type, true))))
-            .map_err(PlanError::into_planner)
+        data_type.map(|data_type| Some(Arc::new(Field::new("", data_type, true)))).map_err(PlanError::into_planner)
     }
 }
 

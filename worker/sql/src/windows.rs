@@ -37,8 +37,7 @@ pub fn unwindow(plan: &LogicalPlan) -> Result<Option<Unwindowed>> {
         LogicalPlan::SubqueryAlias(alias) => {
             let Some(below) = unwindow(&alias.input)? else { return Ok(None) };
             let time = below.time.as_ref().map(|time| Column::new(Some(alias.alias.clone()), time.name()));
-            let plan =
-                LogicalPlan::SubqueryAlias(SubqueryAlias::try_new(Arc::new(below.plan), alias.alias.clone())?);
+            let plan = LogicalPlan::SubqueryAlias(SubqueryAlias::try_new(Arc::new(below.plan), alias.alias.clone())?);
             Ok(Some(Unwindowed { plan, time, ..below }))
         }
         LogicalPlan::Projection(projection) => {

@@ -95,10 +95,14 @@ impl TestSession {
             namespace: "default".into(),
             job: "counting".into(),
         }));
-        session.welcome = Some(session.wait("Welcome", |answer| match answer {
-            Answer::Welcome(welcome) => Some(welcome),
-            _ => None,
-        }).await);
+        session.welcome = Some(
+            session
+                .wait("Welcome", |answer| match answer {
+                    Answer::Welcome(welcome) => Some(welcome),
+                    _ => None,
+                })
+                .await,
+        );
         session
     }
 
@@ -110,7 +114,8 @@ impl TestSession {
     async fn wait<T>(&mut self, what: &str, pick: impl Fn(Answer) -> Option<T>) -> T {
         let waiting = async {
             loop {
-                let answer = self.answers.message().await.unwrap().unwrap_or_else(|| panic!("the session ended before {what}"));
+                let answer =
+                    self.answers.message().await.unwrap().unwrap_or_else(|| panic!("the session ended before {what}"));
                 let answer = answer.message.unwrap();
                 if let Answer::TaskFailed(failed) = &answer {
                     assert!(failed.attempt < self.attempt || what == "TaskFailed", "waiting for {what}: {failed:?}");
@@ -153,7 +158,17 @@ impl TestCoordinator {
     fn new(job: CountingJob) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = JobStore::open(&storage(&folder), &job_name()).unwrap();
-        Self { folder, store, job, backend: "memory", term: 0, attempt: 0, next_id: 1, newest: None, sessions: Vec::new() }
+        Self {
+            folder,
+            store,
+            job,
+            backend: "memory",
+            term: 0,
+            attempt: 0,
+            next_id: 1,
+            newest: None,
+            sessions: Vec::new(),
+        }
     }
 
     fn worker(&self, slot: u32) -> TestWorker {
@@ -367,7 +382,10 @@ async fn a_worker_is_reset_from_the_same_record_twice() {
     coordinator.checkpoint().await;
     for _ in 0..2 {
         let deployed = coordinator.deploy(&[&workers[0], &workers[1]]).await;
-        assert!(deployed.iter().all(|deployed| deployed.local_bytes > 0 && deployed.downloaded_bytes == 0), "{deployed:?}");
+        assert!(
+            deployed.iter().all(|deployed| deployed.local_bytes > 0 && deployed.downloaded_bytes == 0),
+            "{deployed:?}"
+        );
     }
     coordinator.finish().await;
     coordinator.job.assert_exact();

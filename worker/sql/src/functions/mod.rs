@@ -4,9 +4,9 @@
 pub mod aggregate;
 pub mod pattern;
 pub mod rewrite;
-pub mod text;
 #[cfg(test)]
 mod tests;
+pub mod text;
 pub mod time;
 
 use std::collections::BTreeMap;

@@ -4,7 +4,18 @@
 use std::fmt::Write as _;
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
 /// 1970-01-01 was a Thursday.
 const WEEKDAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
@@ -106,8 +117,13 @@ impl Pattern {
             .iter()
             .map(|item| match item {
                 Item::Text(_) => i64::MAX,
-                Item::Year(_) | Item::YearOfCentury | Item::Month(_) | Item::MonthName { .. } | Item::Day(_)
-                | Item::DayOfYear(_) | Item::Weekday { .. } => DAY,
+                Item::Year(_)
+                | Item::YearOfCentury
+                | Item::Month(_)
+                | Item::MonthName { .. }
+                | Item::Day(_)
+                | Item::DayOfYear(_)
+                | Item::Weekday { .. } => DAY,
                 Item::Hour(_) | Item::Hour12(_) | Item::Half => HOUR,
                 Item::Minute(_) => MINUTE,
                 Item::Second(_) => SECOND,

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Decimal128Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
+    ArrayRef, Decimal128Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
+    TimestampMillisecondArray,
 };
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::util::display::array_value_to_string;
@@ -59,7 +60,11 @@ fn evaluated(text: &str) -> Result<(DataType, Vec<String>), PlanError> {
 #[track_caller]
 fn gives(text: &str, data_type: &str, first: &str, second: &str) {
     let (found, values) = evaluated(text).unwrap_or_else(|error| panic!("{text}: {error}"));
-    assert_eq!((flink_name(&found).as_str(), values[0].as_str(), values[1].as_str()), (data_type, first, second), "{text}");
+    assert_eq!(
+        (flink_name(&found).as_str(), values[0].as_str(), values[1].as_str()),
+        (data_type, first, second),
+        "{text}"
+    );
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Functions of text that DataFusion lacks or gives another meaning: SPLIT_INDEX, REGEXP_EXTRACT, REGEXP_REPLACE.
+//! Functions of text that DataFusion lacks or gives another meaning: `SPLIT_INDEX`, `REGEXP_EXTRACT`, `REGEXP_REPLACE`.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -6,7 +6,9 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, StringBuilder};
 use arrow::datatypes::{DataType, Int64Type};
 use datafusion_common::{Result, ScalarValue, exec_err, plan_err};
-use datafusion_expr::{ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
+use datafusion_expr::{
+    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
 use regex::Regex;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -10,7 +10,9 @@ use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer};
 use arrow::compute::{DatePart, cast, date_part};
 use arrow::datatypes::{DataType, Date32Type, Field, FieldRef, Int64Type, TimestampMillisecondType};
 use datafusion_common::{Result, ScalarValue, exec_err, plan_err};
-use datafusion_expr::{ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
+use datafusion_expr::{
+    ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
 
 use super::pattern::{DAY, Pattern, civil, days_of};
 use crate::types::{TIMESTAMP, timestamp_ltz};
@@ -274,8 +276,10 @@ impl ScalarUDFImpl for TimeFunction {
 
     fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<FieldRef> {
         // A pattern that is written out is checked before any row is there.
-        if matches!(self.kind, Kind::Format | Kind::ToTimestamp | Kind::ToDate | Kind::FromUnixtime | Kind::UnixTimestamp)
-            && let Some(Some(ScalarValue::Utf8(Some(pattern)))) = args.scalar_arguments.get(1)
+        if matches!(
+            self.kind,
+            Kind::Format | Kind::ToTimestamp | Kind::ToDate | Kind::FromUnixtime | Kind::UnixTimestamp
+        ) && let Some(Some(ScalarValue::Utf8(Some(pattern)))) = args.scalar_arguments.get(1)
             && let Err(problem) = Pattern::compile(pattern)
         {
             return plan_err!("{}: {problem}", self.name.to_ascii_uppercase());
@@ -299,7 +303,9 @@ impl ScalarUDFImpl for TimeFunction {
             return plan_err!("{name} takes {expected} arguments, and {} are given", arguments.len());
         }
         let time = |data_type: &DataType| match data_type {
-            DataType::Timestamp(_, zone) => Ok(DataType::Timestamp(arrow::datatypes::TimeUnit::Millisecond, zone.clone())),
+            DataType::Timestamp(_, zone) => {
+                Ok(DataType::Timestamp(arrow::datatypes::TimeUnit::Millisecond, zone.clone()))
+            }
             DataType::Date32 => Ok(DataType::Date32),
             DataType::Time32(_) | DataType::Time64(_) => Ok(DataType::Time32(arrow::datatypes::TimeUnit::Millisecond)),
             DataType::Utf8 | DataType::Null => Ok(TIMESTAMP),
@@ -476,8 +482,8 @@ fn round(args: &ScalarFunctionArgs, down: bool, times: &ArrayRef) -> Result<Arra
     let Some(unit) = unit.filter(|unit| unit.floor(0).is_some()) else {
         return exec_err!("FLOOR and CEIL round to YEAR, QUARTER, MONTH, WEEK, DAY, HOUR, MINUTE or SECOND");
     };
-    let rounded: TimestampMillisecondArray = millis_of(times)?
-        .unary(|millis| if down { unit.floor(millis) } else { unit.ceil(millis) }.unwrap_or(millis));
+    let rounded: TimestampMillisecondArray =
+        millis_of(times)?.unary(|millis| if down { unit.floor(millis) } else { unit.ceil(millis) }.unwrap_or(millis));
     Ok(match times.data_type() {
         DataType::Date32 => cast(&(Arc::new(rounded) as ArrayRef), &DataType::Date32)?,
         DataType::Timestamp(_, Some(_)) => Arc::new(rounded.with_timezone("UTC")),

@@ -52,8 +52,20 @@ fn a_script_that_does_not_parse_says_where() {
     refused("INSERT two SELECT auction, price FROM bid", 1, 8, "expected INTO, found two", "");
     refused("INSERT INTO two SELECT 'auction, price FROM bid", 1, 24, "Unterminated string literal", "");
     refused("CREATE TABLE x (a BIGINT WITH ('connector' = 'test')", 1, 26, "expected ',' or ')', found WITH", "");
-    refused("CREATE TABLE x (a BIGNIT) WITH ('connector' = 'test')", 1, 19, "no data type BIGNIT", "did you mean BIGINT?");
-    refused("CREATE TABLE x (a ARRAY<INT>) WITH ('connector' = 'test')", 1, 19, "type ARRAY are not supported", "STRING");
+    refused(
+        "CREATE TABLE x (a BIGNIT) WITH ('connector' = 'test')",
+        1,
+        19,
+        "no data type BIGNIT",
+        "did you mean BIGINT?",
+    );
+    refused(
+        "CREATE TABLE x (a ARRAY<INT>) WITH ('connector' = 'test')",
+        1,
+        19,
+        "type ARRAY are not supported",
+        "STRING",
+    );
     refused("INSERT INTO one SELECT auction FROM bid INSERT INTO one SELECT price FROM bid", 1, 48, "expected ';'", "");
 }
 
@@ -63,12 +75,42 @@ fn unknown_names_are_told_with_the_nearest_known() {
     refused("INSERT INTO one SELECT auction FROM bidd", 1, 37, "there is no table bidd", "did you mean bid?");
     refused("INSERT INTO onne SELECT auction FROM bid", 1, 13, "there is no table onne", "did you mean one?");
     refused("INSERT INTO one\n  SELECT aucton FROM bid", 2, 10, "there is no column aucton", "did you mean auction?");
-    refused("INSERT INTO one SELECT Auction FROM bid", 1, 24, "there is no column Auction", "did you mean auction? Names are case-sensitive");
+    refused(
+        "INSERT INTO one SELECT Auction FROM bid",
+        1,
+        24,
+        "there is no column Auction",
+        "did you mean auction? Names are case-sensitive",
+    );
     refused("INSERT INTO one SELECT x.auction FROM bid", 1, 24, "there is no column x.auction", "auction");
-    refused("INSERT INTO one SELECT auction FROM bid WHERE prise > 1", 1, 47, "there is no column prise", "did you mean price?");
-    refused("INSERT INTO one SELECT COUNT(*) FROM bid GROUP BY chanel", 1, 51, "there is no column chanel", "did you mean channel?");
-    refused("INSERT INTO texts SELECT UPER(channel), 1 FROM bid", 1, 26, "there is no function UPER", "did you mean UPPER?");
-    refused("INSERT INTO texts SELECT FROBNICATE(channel), 1 FROM bid", 1, 26, "there is no function FROBNICATE", "workers.image");
+    refused(
+        "INSERT INTO one SELECT auction FROM bid WHERE prise > 1",
+        1,
+        47,
+        "there is no column prise",
+        "did you mean price?",
+    );
+    refused(
+        "INSERT INTO one SELECT COUNT(*) FROM bid GROUP BY chanel",
+        1,
+        51,
+        "there is no column chanel",
+        "did you mean channel?",
+    );
+    refused(
+        "INSERT INTO texts SELECT UPER(channel), 1 FROM bid",
+        1,
+        26,
+        "there is no function UPER",
+        "did you mean UPPER?",
+    );
+    refused(
+        "INSERT INTO texts SELECT FROBNICATE(channel), 1 FROM bid",
+        1,
+        26,
+        "there is no function FROBNICATE",
+        "workers.image",
+    );
     refused(
         "CREATE TABLE x (a BIGINT) WITH ('connector' = 'tests');\nINSERT INTO x SELECT auction FROM bid",
         1,
@@ -83,8 +125,20 @@ fn unknown_names_are_told_with_the_nearest_known() {
         "has no option 'boundet'",
         "did you mean 'bounded'?",
     );
-    refused("INSERT INTO two (a, c) SELECT auction, price FROM bid", 1, 21, "the table two has no column c", "columns are a, b");
-    refused("SET 'weir.projection-pushdwon' = 'false';", 1, 5, "there is no setting", "did you mean weir.projection-pushdown?");
+    refused(
+        "INSERT INTO two (a, c) SELECT auction, price FROM bid",
+        1,
+        21,
+        "the table two has no column c",
+        "columns are a, b",
+    );
+    refused(
+        "SET 'weir.projection-pushdwon' = 'false';",
+        1,
+        5,
+        "there is no setting",
+        "did you mean weir.projection-pushdown?",
+    );
     refused("SET 'parallelism.default' = '4';", 1, 5, "there is no setting", "workers.replicas");
 }
 
@@ -106,7 +160,13 @@ fn a_query_must_fit_its_sink() {
         "column b of texts is INT, and the query gives price (BIGINT)",
         "CAST(… AS INT)",
     );
-    refused("INSERT INTO texts (a) SELECT channel FROM bid", 1, 20, "the column b of texts is NOT NULL and gets no value", "name it");
+    refused(
+        "INSERT INTO texts (a) SELECT channel FROM bid",
+        1,
+        20,
+        "the column b of texts is NOT NULL and gets no value",
+        "name it",
+    );
     refused(
         "INSERT INTO final SELECT auction, COUNT(*) FROM bid GROUP BY auction",
         1,
@@ -119,7 +179,13 @@ fn a_query_must_fit_its_sink() {
 #[test]
 fn types_that_do_not_match_are_told_where_they_stand() {
     let _cases = Cases;
-    refused("INSERT INTO one SELECT auction FROM bid WHERE channel", 1, 47, "non-boolean predicate 'bid.channel' returning STRING", "");
+    refused(
+        "INSERT INTO one SELECT auction FROM bid WHERE channel",
+        1,
+        47,
+        "non-boolean predicate 'bid.channel' returning STRING",
+        "",
+    );
     refused("INSERT INTO one SELECT SUM(channel) FROM bid", 1, 24, "SUM does not take STRING", "");
     refused("INSERT INTO one SELECT auction + t FROM bid", 1, 24, "", "");
     refused("INSERT INTO one SELECT MOD(auction) FROM bid", 1, 24, "MOD takes two numbers", "");
@@ -132,20 +198,62 @@ fn what_is_not_supported_is_refused_by_name() {
     let _cases = Cases;
     refused("INSERT INTO one SELECT b.auction FROM bid b JOIN B c ON b.auction = c.auction", 1, 50, "joins", "");
     refused("INSERT INTO one SELECT b.auction FROM bid b, B c", 1, 46, "joins", "one table");
-    refused("INSERT INTO one SELECT auction FROM bid\nUNION ALL SELECT price FROM bid", 2, 11, "UNION", "INSERT INTO for each");
+    refused(
+        "INSERT INTO one SELECT auction FROM bid\nUNION ALL SELECT price FROM bid",
+        2,
+        11,
+        "UNION",
+        "INSERT INTO for each",
+    );
     refused("INSERT INTO one SELECT auction FROM bid ORDER BY auction", 1, 50, "ORDER BY", "leave it out");
     refused("INSERT INTO one SELECT auction FROM bid LIMIT 3", 1, 47, "LIMIT", "leave it out");
-    refused("INSERT INTO one SELECT auction FROM bid WHERE auction IN (SELECT a FROM one)", 1, 47, "subquery", "IN (1, 2, 3)");
+    refused(
+        "INSERT INTO one SELECT auction FROM bid WHERE auction IN (SELECT a FROM one)",
+        1,
+        47,
+        "subquery",
+        "IN (1, 2, 3)",
+    );
     refused("INSERT INTO two SELECT auction, (SELECT MAX(a) FROM one) FROM bid", 1, 34, "subquery as a value", "view");
-    refused("INSERT INTO one SELECT SUM(price) OVER (PARTITION BY auction ORDER BY t) FROM bid", 1, 24, "SUM OVER", "TUMBLE");
-    refused("INSERT INTO one SELECT COUNT(*) FROM bid GROUP BY ROLLUP(auction)", 1, 58, "ROLLUP", "INSERT INTO for each");
+    refused(
+        "INSERT INTO one SELECT SUM(price) OVER (PARTITION BY auction ORDER BY t) FROM bid",
+        1,
+        24,
+        "SUM OVER",
+        "TUMBLE",
+    );
+    refused(
+        "INSERT INTO one SELECT COUNT(*) FROM bid GROUP BY ROLLUP(auction)",
+        1,
+        58,
+        "ROLLUP",
+        "INSERT INTO for each",
+    );
     refused("SELECT * FROM bid", 1, 1, "a query alone", "INSERT INTO");
     refused("DROP TABLE bid", 1, 1, "DROP is not supported", "");
     refused("CREATE FUNCTION f AS 'x'", 1, 8, "CREATE FUNCTION", "workers.image");
     refused("EXECUTE STATEMENT SET BEGIN INSERT INTO one SELECT auction FROM bid;", 1, 1, "no END", "END");
-    refused("CREATE TABLE x (a BIGINT METADATA) WITH ('connector' = 'test')", 1, 26, "METADATA", "leave the column out");
-    refused("CREATE TABLE x (a BIGINT) PARTITIONED BY (a) WITH ('connector' = 'test')", 1, 27, "PARTITIONED BY", "leave");
-    refused("CREATE TABLE x (a BIGINT, PRIMARY KEY (a)) WITH ('connector' = 'test')", 1, 42, "primary key", "NOT ENFORCED");
+    refused(
+        "CREATE TABLE x (a BIGINT METADATA) WITH ('connector' = 'test')",
+        1,
+        26,
+        "METADATA",
+        "leave the column out",
+    );
+    refused(
+        "CREATE TABLE x (a BIGINT) PARTITIONED BY (a) WITH ('connector' = 'test')",
+        1,
+        27,
+        "PARTITIONED BY",
+        "leave",
+    );
+    refused(
+        "CREATE TABLE x (a BIGINT, PRIMARY KEY (a)) WITH ('connector' = 'test')",
+        1,
+        42,
+        "primary key",
+        "NOT ENFORCED",
+    );
     refused("INSERT INTO one VALUES (1)", 1, 24, "VALUES", "datagen");
     refused("CREATE VIEW v AS SELECT 1;", 1, 18, "without FROM", "read from a table");
 }
@@ -153,7 +261,8 @@ fn what_is_not_supported_is_refused_by_name() {
 #[test]
 fn windows_say_what_is_wrong_with_them() {
     let _cases = Cases;
-    let window = |tvf: &str| format!("INSERT INTO one SELECT COUNT(*)\nFROM TABLE({tvf})\nGROUP BY window_start, window_end");
+    let window =
+        |tvf: &str| format!("INSERT INTO one SELECT COUNT(*)\nFROM TABLE({tvf})\nGROUP BY window_start, window_end");
     refused(
         &window("TUMBLE(TABLE bid, DESCRIPTOR(price), INTERVAL '1' MINUTE)"),
         2,
@@ -163,7 +272,13 @@ fn windows_say_what_is_wrong_with_them() {
     );
     refused(&window("TUMBLE(TABLE bid, DESCRIPTOR(tt), INTERVAL '1' MINUTE)"), 2, 41, "no column tt", "");
     refused(&window("TUMBLE(TABLE bid, DESCRIPTOR(t))"), 2, 12, "TUMBLE lacks its argument SIZE", "write TUMBLE(");
-    refused(&window("TUMBLE(TABLE bid, DESCRIPTOR(t), 10)"), 2, 45, "10 is no length of a window", "INTERVAL '10' SECOND");
+    refused(
+        &window("TUMBLE(TABLE bid, DESCRIPTOR(t), 10)"),
+        2,
+        45,
+        "10 is no length of a window",
+        "INTERVAL '10' SECOND",
+    );
     refused(
         &window("HOP(TABLE bid, DESCRIPTOR(t), INTERVAL '5' MINUTE, INTERVAL '1' MINUTE)"),
         2,
@@ -171,7 +286,13 @@ fn windows_say_what_is_wrong_with_them() {
         "longer than the size",
         "first the slide, then the size",
     );
-    refused(&window("SESSION(TABLE bid, DESCRIPTOR(t), INTERVAL '1' MINUTE)"), 2, 12, "SESSION windows", "TUMBLE or HOP");
+    refused(
+        &window("SESSION(TABLE bid, DESCRIPTOR(t), INTERVAL '1' MINUTE)"),
+        2,
+        12,
+        "SESSION windows",
+        "TUMBLE or HOP",
+    );
     refused(
         &window("CUMULATE(TABLE bid, DESCRIPTOR(t), INTERVAL '1' MINUTE, INTERVAL '5' MINUTE)"),
         2,
@@ -180,7 +301,13 @@ fn windows_say_what_is_wrong_with_them() {
         "TUMBLE or HOP",
     );
     refused(&window("TUMBLE(bid, DESCRIPTOR(t), INTERVAL '1' MINUTE)"), 2, 19, "bid is no table", "TABLE t");
-    refused(&window("TUMBLE(TABLE bids, DESCRIPTOR(t), INTERVAL '1' MINUTE)"), 2, 25, "no table bids", "did you mean bid?");
+    refused(
+        &window("TUMBLE(TABLE bids, DESCRIPTOR(t), INTERVAL '1' MINUTE)"),
+        2,
+        25,
+        "no table bids",
+        "did you mean bid?",
+    );
     refused(
         &window("TUMBLE(DATA => TABLE bid, TIMECOL => DESCRIPTOR(t), LENGTH => INTERVAL '1' MINUTE)"),
         2,
@@ -195,7 +322,13 @@ fn windows_say_what_is_wrong_with_them() {
         "SESSION windows",
         "TUMBLE or HOP",
     );
-    refused("INSERT INTO one SELECT TUMBLE_START(t, INTERVAL '1' MINUTE) FROM bid", 1, 24, "TUMBLE_START needs", "window_start");
+    refused(
+        "INSERT INTO one SELECT TUMBLE_START(t, INTERVAL '1' MINUTE) FROM bid",
+        1,
+        24,
+        "TUMBLE_START needs",
+        "window_start",
+    );
 }
 
 #[test]

@@ -1,6 +1,5 @@
 //! The Nexmark queries that the benchmark runs, as explained plans.
 
-
 use crate::support::{NEXMARK, planned};
 use weir_sql::explain;
 

@@ -1,6 +1,5 @@
 //! What plans, and to what: identities, warnings, fingerprints, names of columns, windows in their several spellings.
 
-
 use crate::support::planned;
 use weir_engine::{Exchange, JobGraph};
 use weir_sql::{PlanDescription, explain};
@@ -89,7 +88,10 @@ fn the_fingerprint_has_max_parallelism_and_options_in_it() {
     };
     assert_eq!(fingerprint(&script, 128), fingerprint(&script, 128));
     assert_ne!(fingerprint(&script, 128), fingerprint(&script, 64));
-    let bounded = script.replace("INTERVAL '5' SECOND) WITH ('connector' = 'test')", "INTERVAL '5' SECOND) WITH ('connector' = 'test', 'bounded' = 'true')");
+    let bounded = script.replace(
+        "INTERVAL '5' SECOND) WITH ('connector' = 'test')",
+        "INTERVAL '5' SECOND) WITH ('connector' = 'test', 'bounded' = 'true')",
+    );
     assert_ne!(fingerprint(&script, 128), fingerprint(&bounded, 128));
 }
 
@@ -170,7 +172,9 @@ fn a_window_function_alone_gives_its_columns_to_each_row() {
          FROM TABLE(TUMBLE(TABLE bid, DESCRIPTOR(t), INTERVAL '1' MINUTE))",
     );
     assert_eq!(plan.stages.len(), 1);
-    assert!(plan.stages[0].operators.iter().any(|operator| operator.name.starts_with("WindowAssign(TUMBLE(bid.t, 1m)")));
+    assert!(
+        plan.stages[0].operators.iter().any(|operator| operator.name.starts_with("WindowAssign(TUMBLE(bid.t, 1m)"))
+    );
 }
 
 #[test]

@@ -14,7 +14,12 @@ struct Test;
 
 const OPTIONS: &[OptionDoc] = &[
     OptionDoc { name: "bounded", expects: "'true' or 'false'", default: Some("false"), about: "Whether it ends." },
-    OptionDoc { name: "changelog", expects: "'true' or 'false'", default: Some("true"), about: "Whether it takes updates." },
+    OptionDoc {
+        name: "changelog",
+        expects: "'true' or 'false'",
+        default: Some("true"),
+        about: "Whether it takes updates.",
+    },
     OptionDoc { name: "path", expects: "a path", default: None, about: "Where it is." },
 ];
 
@@ -85,7 +90,6 @@ pub fn planned(script: &str) -> Result<JobGraph, PlanError> {
 }
 
 /// Nexmark's stream of events, and the view of its bids.
-
 pub const NEXMARK: &str = "
 CREATE TABLE nexmark (
     event_type INT,
