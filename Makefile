@@ -26,16 +26,15 @@ demo: build
 test: setup
 	@$(STAGE) format cargo fmt --all --check
 	@$(STAGE) lint cargo clippy --workspace --all-targets --quiet -- -D warnings
-	@$(STAGE) build cargo build --workspace --bins --quiet
-	@$(STAGE) "build tests" cargo test --workspace --no-run --quiet
+	@$(STAGE) build cargo build --workspace --all-targets --quiet
 	@$(STAGE) tests cargo test --workspace --quiet
 	@$(STAGE) demo env PATH="$(BIN):$$PATH" examples/flights/demo.sh
 
 model:
-	@WEIR_MODEL=large cargo test --release -p weir-controller --test model -- --nocapture
+	@cargo test --release -p weir-controller --test model -- --nocapture --include-ignored
 
 bench: setup
-	@cargo build --release --workspace --bins
+	@cargo build --release -p weir-worker -p weir-controller -p weir-bench
 	@$(CARGO_TARGET_DIR)/release/weir-bench
 
 generate:

@@ -137,13 +137,18 @@ impl Job {
 
     /// Starts `weir run` on this job.
     pub fn start(&self, arguments: &[&str]) -> Weir {
+        self.start_from(&self.path().join("state"), arguments)
+    }
+
+    /// Starts `weir run` on this job with a state folder of its own, as from another machine.
+    pub fn start_from(&self, state: &Path, arguments: &[&str]) -> Weir {
         let log = self.path().join("log");
         let file = fs::OpenOptions::new().create(true).append(true).open(&log).expect("the log opens");
         let child = Command::new(binary("weir"))
             .arg("run")
             .arg(self.yaml())
             .arg("--state-dir")
-            .arg(self.path().join("state"))
+            .arg(state)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("the log opens twice"))

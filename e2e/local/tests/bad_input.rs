@@ -195,7 +195,7 @@ fn a_checkpoint_with_a_flipped_byte_is_never_restored_and_an_older_one_can_be_ch
     let output = job.output();
     let (code, said) = finish(&job);
     assert_eq!(code, ENVIRONMENT, "{said}");
-    says(&said, &[victim.file_name().unwrap().to_str().unwrap(), "--restore previous"]);
+    says(&said, &[victim.file_name().unwrap().to_str().unwrap(), "--restore"]);
     assert_eq!(job.output(), output, "nothing was written");
 }
 

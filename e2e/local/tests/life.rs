@@ -85,7 +85,7 @@ fn a_run_from_elsewhere_takes_over_and_the_first_stops_and_says_by_whom() {
     let mut first = job.start(&[]);
     first.until("a checkpoint", || job.newest_id() >= 1);
     let elsewhere = job.path().join("elsewhere");
-    let second = job.start(&["--state-dir", elsewhere.to_str().unwrap(), "--restore", "previous"]);
+    let second = job.start_from(&elsewhere, &["--restore", "previous"]);
     let (status, said) = first.wait();
     assert_eq!(status.code(), Some(4), "{said}");
     assert!(said.contains("taken over by"), "{said}");
