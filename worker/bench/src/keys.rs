@@ -11,6 +11,7 @@ pub fn run(scale: f64) -> Result<Value, BenchError> {
     let keys = rows / 2;
     let sql = format!(
         "CREATE TABLE g (id BIGINT, v BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '{rows}',
+  'rows-per-second' = '1000000000',
   'fields.id.kind' = 'random', 'fields.id.min' = '0', 'fields.id.max' = '{}', 'fields.v.kind' = 'random', 'fields.v.min' = '0',
   'fields.v.max' = '100');
 CREATE TABLE s (id BIGINT, n BIGINT) WITH ('connector' = 'blackhole');
