@@ -1,0 +1,49 @@
+{{- /* What the controller may do where it looks after jobs. Plain YAML, so that a test can hold it against the table in
+controller/src/cluster/permissions.rs: neither may have more than the other. */ -}}
+{{- define "weir.rules" -}}
+- apiGroups: [weir.dev]
+  resources: [streamjobs]
+  verbs: [get, list, watch, patch]
+- apiGroups: [weir.dev]
+  resources: [streamjobs/status]
+  verbs: [patch]
+# Where the API server guards owner references, pods and the rest cannot be owned by a job without it.
+- apiGroups: [weir.dev]
+  resources: [streamjobs/finalizers]
+  verbs: [update]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [services, serviceaccounts]
+  verbs: [get, list, watch, create, patch, delete]
+# Only by name: the credentials that a job names, and its own certificates. Never listed.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, create, patch]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end -}}
+
+{{- /* What it may do in its own namespace: hold the lease. */ -}}
+{{- define "weir.leaseRules" -}}
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [get, create, update]
+{{- end -}}
+
+{{- /* Objects outside all namespaces. The identity of kube-system is the cluster's: it stands in what a job writes to storage, so
+that another cluster's job of the same name is not taken for it. */ -}}
+{{- define "weir.clusterRules" -}}
+- apiGroups: [""]
+  resources: [namespaces]
+  resourceNames: [kube-system]
+  verbs: [get]
+{{- end -}}
