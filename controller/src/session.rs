@@ -4,7 +4,11 @@
 
 use std::time::Duration;
 
-use tokio::{sync::mpsc, task::AbortHandle, time::Instant};
+use tokio::{
+    sync::mpsc,
+    task::AbortHandle,
+    time::{Instant, MissedTickBehavior},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 use weir_protocol::{
@@ -122,9 +126,13 @@ async fn talk(
     };
 
     let mut pings = tokio::time::interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);
+    // A coordinator that was stopped for a while must not take its own absence for the worker's silence: pings that it missed
+    // are not made up for, and what the worker has said meanwhile is read first.
+    pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut sequence, mut missed) = (0, 0);
     loop {
         tokio::select! {
+            biased;
             answer = answers.message() => match answer {
                 Ok(Some(FromWorker { message: Some(message) })) => {
                     missed = 0;

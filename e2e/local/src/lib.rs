@@ -135,6 +135,13 @@ impl Job {
         found
     }
 
+    /// Bytes of the output files that are not finished yet.
+    pub fn unfinished_bytes(&self) -> u64 {
+        let mut found = files_below(&self.path().join("out"));
+        found.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(['.', '_'])));
+        found.iter().filter_map(|path| fs::metadata(path).ok()).map(|file| file.len()).sum()
+    }
+
     /// Starts `weir run` on this job.
     pub fn start(&self, arguments: &[&str]) -> Weir {
         self.start_from(&self.path().join("state"), arguments)
@@ -155,6 +162,34 @@ impl Job {
             .stderr(file)
             .spawn()
             .expect("weir starts");
+        Weir { child, log }
+    }
+
+    /// Starts `weir run` with a disk of its own, of so many bytes, under one of the job's folders. Only this process and its
+    /// workers see the disk; [`Weir::small_disk`] shows it to the test.
+    pub fn start_on_small_disk(&self, folder: &str, bytes: u64) -> Weir {
+        let disk = self.path().join(folder);
+        fs::create_dir_all(&disk).expect("the mount point is made");
+        let log = self.path().join("log");
+        let file = fs::OpenOptions::new().create(true).append(true).open(&log).expect("the log opens");
+        let mut command = Command::new("unshare");
+        if !rustix::process::geteuid().is_root() {
+            command.arg("--map-root-user");
+        }
+        let script = format!(
+            "mount -t tmpfs -o size={bytes} tmpfs {} && exec {} run {} --state-dir {}",
+            disk.display(),
+            binary("weir").display(),
+            self.yaml().display(),
+            self.path().join("state").display()
+        );
+        let child = command
+            .args(["--mount", "sh", "-c", &script])
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().expect("the log opens twice"))
+            .stderr(file)
+            .spawn()
+            .expect("unshare (of util-linux) starts");
         Weir { child, log }
     }
 }
@@ -213,6 +248,22 @@ impl Weir {
     /// Ctrl-C.
     pub fn interrupt(&self) {
         signal(self.child.id(), Signal::INT);
+    }
+
+    /// Stops `weir` itself with SIGSTOP, as a machine does that hangs. Its workers run on.
+    pub fn freeze(&self) {
+        signal(self.child.id(), Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        signal(self.child.id(), Signal::CONT);
+    }
+
+    /// A folder as this process sees it.
+    pub fn small_disk(&self, folder: &Path) -> PathBuf {
+        let inside = folder.strip_prefix("/").expect("an absolute path");
+        PathBuf::from(format!("/proc/{}/root", self.child.id())).join(inside)
     }
 
     /// Whether it has ended by itself.

@@ -102,3 +102,20 @@ fn every_worker_ends_when_weir_is_killed() {
     // Waits until all of them are gone.
     weir.kill();
 }
+
+#[test]
+fn output_goes_on_while_the_coordinator_is_stopped_between_two_triggers() {
+    let job = Job::new("frozen", &Settings::default(), &counting(Some(150_000)));
+    let mut weir = job.start(&[]);
+    weir.until("a checkpoint", || job.newest_id() >= 2);
+    weir.freeze();
+    // What was under way when it stopped is finished or cancelled by the workers themselves: the rows flow on either way.
+    let before = job.unfinished_bytes();
+    weir.until("the sinks write on without a coordinator", || job.unfinished_bytes() > before + 500_000);
+    let seen = job.newest_id();
+    weir.thaw();
+    weir.until("checkpoints go on", || job.newest_id() > seen);
+    let said = weir.succeed();
+    assert!(!said.contains("attempt 2"), "a coordinator that was away is no reason for a new attempt\n{said}");
+    assert!(counts(&job).values().all(|count| *count == 1_500));
+}

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::runner::{BenchError, Job, Running};
 
-/// A query, the number of events, and Flink's events per CPU-second (RocksDB, parallelism 2, recommended settings).
+/// A query, the number of events (so many that two checkpoints complete on two cores), and Flink's events per CPU-second (RocksDB, parallelism 2, recommended settings).
 struct Query {
     name: &'static str,
     events: f64,
@@ -16,28 +16,28 @@ struct Query {
 const QUERIES: &[Query] = &[
     Query {
         name: "q0",
-        events: 40e6,
+        events: 180e6,
         flink: Some(1_057_921.0),
         sink: "auction BIGINT, bidder BIGINT, price BIGINT, channel STRING, url STRING, `dateTime` TIMESTAMP(3), extra STRING",
         select: "SELECT auction, bidder, price, channel, url, `dateTime`, extra FROM bid",
     },
     Query {
         name: "q1",
-        events: 40e6,
+        events: 160e6,
         flink: Some(1_021_798.0),
         sink: "auction BIGINT, bidder BIGINT, price DECIMAL(23, 3), `dateTime` TIMESTAMP(3), extra STRING",
         select: "SELECT auction, bidder, 0.908 * price AS price, `dateTime`, extra FROM bid",
     },
     Query {
         name: "q2",
-        events: 40e6,
+        events: 180e6,
         flink: Some(1_114_206.0),
         sink: "auction BIGINT, price BIGINT",
         select: "SELECT auction, price FROM bid WHERE MOD(auction, 123) = 0",
     },
     Query {
         name: "q7-inner",
-        events: 40e6,
+        events: 160e6,
         flink: None,
         sink: "maxprice BIGINT, window_end TIMESTAMP(3)",
         select: "SELECT MAX(price) AS maxprice, window_end
@@ -46,7 +46,7 @@ GROUP BY window_start, window_end",
     },
     Query {
         name: "q12",
-        events: 40e6,
+        events: 140e6,
         flink: Some(272_702.0),
         sink: "bidder BIGINT, bid_count BIGINT, starttime TIMESTAMP_LTZ(3), endtime TIMESTAMP_LTZ(3)",
         select: "SELECT bidder, COUNT(*) AS bid_count, window_start AS starttime, window_end AS endtime
@@ -55,7 +55,7 @@ GROUP BY bidder, window_start, window_end",
     },
     Query {
         name: "q15",
-        events: 20e6,
+        events: 70e6,
         flink: Some(160_449.0),
         sink: "`day` STRING, total_bids BIGINT, rank1_bids BIGINT, rank2_bids BIGINT, rank3_bids BIGINT, total_bidders BIGINT,
   rank1_bidders BIGINT, rank2_bidders BIGINT, rank3_bidders BIGINT, total_auctions BIGINT, rank1_auctions BIGINT,
@@ -77,7 +77,7 @@ FROM bid GROUP BY DATE_FORMAT(`dateTime`, 'yyyy-MM-dd')",
     },
     Query {
         name: "q16",
-        events: 10e6,
+        events: 16e6,
         flink: Some(30_684.0),
         sink: "channel STRING, `day` STRING, `minute` STRING, total_bids BIGINT, rank1_bids BIGINT, rank2_bids BIGINT,
   rank3_bids BIGINT, total_bidders BIGINT, rank1_bidders BIGINT, rank2_bidders BIGINT, rank3_bidders BIGINT,
@@ -99,7 +99,7 @@ FROM bid GROUP BY channel, DATE_FORMAT(`dateTime`, 'yyyy-MM-dd')",
     },
     Query {
         name: "q17",
-        events: 30e6,
+        events: 90e6,
         flink: Some(257_467.0),
         sink: "auction BIGINT, `day` STRING, total_bids BIGINT, rank1_bids BIGINT, rank2_bids BIGINT, rank3_bids BIGINT,
   min_price BIGINT, max_price BIGINT, avg_price BIGINT, sum_price BIGINT",
@@ -113,7 +113,7 @@ FROM bid GROUP BY auction, DATE_FORMAT(`dateTime`, 'yyyy-MM-dd')",
     },
     Query {
         name: "q18",
-        events: 20e6,
+        events: 40e6,
         flink: Some(114_723.0),
         sink: "auction BIGINT, bidder BIGINT, price BIGINT, channel STRING, url STRING, `dateTime` TIMESTAMP(3), extra STRING",
         select: "SELECT auction, bidder, price, channel, url, `dateTime`, extra
@@ -122,7 +122,7 @@ WHERE rank_number <= 1",
     },
     Query {
         name: "kc",
-        events: 40e6,
+        events: 130e6,
         flink: None,
         sink: "bidder BIGINT, bids BIGINT, total BIGINT",
         select: "SELECT bidder, COUNT(*) AS bids, SUM(price) AS total FROM bid GROUP BY bidder",
