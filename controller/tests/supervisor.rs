@@ -104,6 +104,10 @@ impl Worker for Played {
     async fn exchange(&self, _: Request<Streaming<rpc::Frame>>) -> Result<Response<Self::ExchangeStream>, Status> {
         Err(Status::unimplemented("these workers have nothing to exchange"))
     }
+
+    async fn plan(&self, _: Request<rpc::PlanCall>) -> Result<Response<rpc::PlanAnswer>, Status> {
+        Err(Status::unimplemented("these workers plan nothing"))
+    }
 }
 
 impl Played {

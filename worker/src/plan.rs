@@ -62,8 +62,7 @@ pub fn main(catalog: &Catalog, mut input: impl Read, mut output: impl Write) -> 
     let mut request = Vec::new();
     let answered = input.read_to_end(&mut request).and_then(|_| {
         let answer = answer(catalog, &request);
-        serde_json::to_writer(&mut output, &answer)?;
-        output.write_all(b"\n")?;
+        output.write_all(&line(&answer))?;
         output.flush()?;
         Ok(answer)
     });
@@ -77,12 +76,24 @@ pub fn main(catalog: &Catalog, mut input: impl Read, mut output: impl Write) -> 
     }
 }
 
+/// The answer as one line of JSON.
+fn line(answer: &Answer) -> Vec<u8> {
+    // Only maps with keys that are no strings cannot be written, and the answer has none.
+    let mut line = serde_json::to_vec(answer).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
 /// The SQL planner as the engine asks for it.
 pub struct SqlPlanner(pub Catalog);
 
 impl Planner for SqlPlanner {
     fn plan(&self, request: &PlanRequest) -> Result<JobGraph, PlanFailure> {
         weir_sql::plan(request, &self.0).map_err(|error| PlanFailure { message: in_words(&error) })
+    }
+
+    fn describe(&self, request: &[u8]) -> Vec<u8> {
+        line(&answer(&self.0, request))
     }
 }
 
@@ -137,5 +148,7 @@ mod tests {
         assert!(success, "{answer}");
         assert!(answer["stages"].as_array().unwrap().len() >= 2, "{answer}");
         assert_eq!(planned(&request).0["fingerprint"], answer["fingerprint"]);
+        let described = SqlPlanner(Catalog::default()).describe(request.as_bytes());
+        assert_eq!(serde_json::from_slice::<Value>(&described).unwrap(), answer);
     }
 }

@@ -56,6 +56,10 @@ pub struct PlanFailure {
 pub trait Planner: Send + Sync {
     /// Blocking. Opens no input and no output.
     fn plan(&self, request: &PlanRequest) -> Result<JobGraph, PlanFailure>;
+
+    /// Answers a plan request (JSON) with the plan's description or its errors (JSON), for people and coordinators.
+    /// Blocking: looks whether the inputs are there.
+    fn describe(&self, request: &[u8]) -> Vec<u8>;
 }
 
 /// What becomes of a process whose subtasks do not stop; it is told which.

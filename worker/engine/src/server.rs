@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 use weir_protocol::{
     WorkerId,
     rpc::{
-        Credit, Frame, FromWorker, ToWorker,
+        Credit, Frame, FromWorker, PlanAnswer, PlanCall, ToWorker,
         worker_server::{Worker, WorkerServer as GrpcServer},
     },
 };
@@ -168,6 +168,14 @@ impl Worker for Service {
     async fn exchange(&self, request: Request<Streaming<Frame>>) -> Result<Response<Self::ExchangeStream>, Status> {
         let credits = self.host.hub.accept(request.into_inner()).await?;
         Ok(Response::new(Box::pin(credits)))
+    }
+
+    async fn plan(&self, request: Request<PlanCall>) -> Result<Response<PlanAnswer>, Status> {
+        let planner = Arc::clone(&self.host.planner);
+        let asked = request.into_inner().plan_request;
+        let answer = tokio::task::spawn_blocking(move || planner.describe(&asked)).await;
+        let answer = answer.map_err(|panicked| Status::internal(format!("the planner failed: {panicked}")))?;
+        Ok(Response::new(PlanAnswer { answer: answer.into() }))
     }
 }
 

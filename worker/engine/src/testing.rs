@@ -121,6 +121,14 @@ impl Planner for CountingJob {
         }
         Ok(graph)
     }
+
+    fn describe(&self, request: &[u8]) -> Vec<u8> {
+        let request: PlanRequest = serde_json::from_slice(request).unwrap();
+        match self.plan(&request) {
+            Ok(graph) => serde_json::json!({"fingerprint": graph.fingerprint}).to_string().into(),
+            Err(error) => serde_json::json!({"errors": [{"message": error.message}]}).to_string().into(),
+        }
+    }
 }
 
 fn numbers(columns: &[&str]) -> SchemaRef {

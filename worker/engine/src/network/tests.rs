@@ -11,7 +11,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response};
 use weir_protocol::rpc::{
-    FromWorker, ToWorker,
+    FromWorker, PlanAnswer, PlanCall, ToWorker,
     worker_server::{Worker, WorkerServer},
 };
 
@@ -37,6 +37,10 @@ impl Worker for Exchanges {
 
     async fn exchange(&self, request: Request<Streaming<Frame>>) -> Result<Response<Self::ExchangeStream>, Status> {
         Ok(Response::new(Box::pin(self.0.accept(request.into_inner()).await?)))
+    }
+
+    async fn plan(&self, _: Request<PlanCall>) -> Result<Response<PlanAnswer>, Status> {
+        Err(Status::unimplemented("there is no planner here"))
     }
 }
 

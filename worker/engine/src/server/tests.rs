@@ -544,3 +544,18 @@ async fn deploy_fails(
     }
     outcome.unwrap()
 }
+
+#[tokio::test]
+async fn a_worker_plans_for_whoever_asks_without_a_session() {
+    let coordinator = TestCoordinator::new(job(1));
+    let worker = coordinator.worker(0);
+    let mut client = WorkerClient::connect(format!("http://{}", worker.address)).await.unwrap();
+    let mut ask = async |script: &str| {
+        let request = PlanRequest { script: script.into(), base_dir: "/".into(), max_parallelism: MAX_PARALLELISM };
+        let call = PlanCall { plan_request: serde_json::to_vec(&request).unwrap().into() };
+        let answer = client.plan(call).await.unwrap().into_inner().answer;
+        serde_json::from_slice::<serde_json::Value>(&answer).unwrap()
+    };
+    assert_eq!(ask("a script").await["fingerprint"], FINGERPRINT);
+    assert_eq!(ask("nonsense").await["errors"][0]["message"], "line 1, column 1: nonsense");
+}
