@@ -318,7 +318,9 @@ fn name_items(select: &mut Select) {
         let is_taken = taken.contains(&name);
         if is_taken {
             let plain = name.clone();
-            name = (0..).map(|number| format!("{plain}{number}")).find(|name| !taken.contains(name)).unwrap_or(plain);
+            // One of so many names is not among so many less one that are taken.
+            let mut numbered = (0..=taken.len()).map(|number| format!("{plain}{number}"));
+            name = numbered.find(|name| !taken.contains(name)).unwrap_or(plain);
         }
         taken.push(name.clone());
         if !keep || is_taken {

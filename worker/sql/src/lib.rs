@@ -8,16 +8,6 @@
 //! Not here: joins, set operations, top-n beyond the first row, SESSION and CUMULATE windows, and aggregation over rows that
 //! change. They are refused by name.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
-// Tables of functions and of plan nodes list their cases in order, alike or not, each in one form.
-#![allow(
-    clippy::manual_let_else,
-    clippy::match_same_arms,
-    clippy::maybe_infinite_iter,
-    clippy::needless_pass_by_value,
-    clippy::type_complexity,
-    clippy::unnecessary_wraps,
-    clippy::unused_self
-)]
 
 pub mod catalog;
 mod check;

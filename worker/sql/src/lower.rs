@@ -509,7 +509,7 @@ impl Prepared {
     fn meaning(&self) -> Vec<String> {
         let group = self.group_meaning().into_iter().map(str::to_string);
         let aggregates =
-            self.aggregation.aggregates.iter().map(|one| self.text(one, |column| &self.flow.meaning[column]));
+            self.aggregation.aggregates.iter().map(|one| aggregate_text(one, |column| &self.flow.meaning[column]));
         group.chain(aggregates).collect()
     }
 
@@ -519,28 +519,26 @@ impl Prepared {
             .aggregation
             .aggregates
             .iter()
-            .map(|one| self.text(one, |column| self.flow.schema.field(column).name()))
+            .map(|one| aggregate_text(one, |column| self.flow.schema.field(column).name()))
             .collect();
         texts.join(", ")
     }
+}
 
-    fn text<'s>(&self, one: &AggregateSpec, name: impl Fn(usize) -> &'s String) -> String
-    where
-        Self: 's,
-    {
-        let mut text = match one.argument {
-            None => one.function.name().to_string(),
-            Some(column) => {
-                let distinct = if one.distinct { "DISTINCT " } else { "" };
-                format!("{}({distinct}{})", one.function.name(), name(column))
-            }
-        };
-        if let Some(filter) = one.filter {
-            text.push_str(" FILTER ");
-            text.push_str(name(filter));
+/// One aggregate, for people.
+fn aggregate_text<'s>(one: &AggregateSpec, name: impl Fn(usize) -> &'s String) -> String {
+    let mut text = match one.argument {
+        None => one.function.name().to_string(),
+        Some(column) => {
+            let distinct = if one.distinct { "DISTINCT " } else { "" };
+            format!("{}({distinct}{})", one.function.name(), name(column))
         }
-        text
+    };
+    if let Some(filter) = one.filter {
+        text.push_str(" FILTER ");
+        text.push_str(name(filter));
     }
+    text
 }
 
 fn names(flow: &Flow, columns: &[usize]) -> String {

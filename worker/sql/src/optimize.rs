@@ -114,9 +114,8 @@ fn rank_condition(expr: &Expr) -> Option<(&Column, bool)> {
         (Expr::Literal(number, _), Expr::Column(column)) => (column, binary.op.swap()?, number),
         _ => return None,
     };
-    let number = match number.cast_to(&arrow::datatypes::DataType::Int64).ok()? {
-        ScalarValue::Int64(Some(number)) => number,
-        _ => return None,
+    let ScalarValue::Int64(Some(number)) = number.cast_to(&arrow::datatypes::DataType::Int64).ok()? else {
+        return None;
     };
     let one = match operator {
         Operator::Eq | Operator::LtEq => number == 1,

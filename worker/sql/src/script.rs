@@ -237,7 +237,7 @@ impl Script<'_> {
         let mut query = *create.query;
         check_query(&mut query, self.names.functions(), place)?;
         // What is wrong with the view is said where the view is, and not where it is used.
-        let mut plan = self.query(query, place)?;
+        let mut plan = self.query(&query, place)?;
         if !create.columns.is_empty() {
             let width = plan.schema().fields().len();
             if create.columns.len() != width {
@@ -261,7 +261,7 @@ impl Script<'_> {
     }
 
     /// Plans a query and types it.
-    fn query(&self, query: Query, place: Place) -> Result<LogicalPlan, PlanError> {
+    fn query(&self, query: &Query, place: Place) -> Result<LogicalPlan, PlanError> {
         let attempt = |query: Query| {
             plan_query(query, &self.names, Place::default()).and_then(|plan| analyze(plan, Place::default()))
         };
@@ -269,7 +269,7 @@ impl Script<'_> {
             if error.line.is_some() {
                 return error;
             }
-            error.or_at(locate(&query, &|part| attempt(part).is_err()).unwrap_or(place))
+            error.or_at(locate(query, &|part| attempt(part).is_err()).unwrap_or(place))
         })
     }
 
@@ -287,7 +287,7 @@ impl Script<'_> {
         check_query(&mut query, self.names.functions(), insert.place)?;
         let place = Place::from(query.span()).or(insert.place);
         let items = item_places(&query);
-        let plan = self.query(query, place)?;
+        let plan = self.query(&query, place)?;
         let target = targets(&insert.columns, &sink)?;
         let plan = into_sink(plan, &sink, &target, place, at, &items)?;
         let plan = optimize(plan, place)?;

@@ -367,6 +367,7 @@ pub fn expected(what: &str, found: &TokenWithSpan) -> PlanError {
 }
 
 /// A parser's error as ours.
+#[allow(clippy::needless_pass_by_value, reason = "it stands in map_err")]
 pub fn parser_error(error: ParserError) -> PlanError {
     PlanError::from_parser(&error)
 }

@@ -19,8 +19,11 @@ pub struct Unwindowed {
     /// The event-time column of `plan`.
     pub time: Option<Column>,
     /// Conditions on window columns alone, which hold above the aggregation as well.
-    pub conditions: Vec<Vec<(Expr, Vec<(Column, WindowColumn)>)>>,
+    pub conditions: Vec<Vec<WindowCondition>>,
 }
+
+/// A condition, and which of its columns are which of the window's.
+pub type WindowCondition = (Expr, Vec<(Column, WindowColumn)>);
 
 /// Takes the window function out; none if an expression below the aggregation needs the window columns.
 pub fn unwindow(plan: &LogicalPlan) -> Result<Option<Unwindowed>> {

@@ -102,6 +102,7 @@ impl ScalarUDFImpl for Rewrite {
         })
     }
 
+    #[allow(clippy::match_same_arms, reason = "a table of functions in order")]
     fn coerce_types(&self, arguments: &[DataType]) -> Result<Vec<DataType>> {
         let numeric = |data_type: &DataType| data_type.is_numeric() || *data_type == DataType::Null;
         match (self.kind, arguments) {

@@ -333,7 +333,7 @@ impl ScalarUDFImpl for TimeFunction {
             Some(_) => exec_err!("{}: the pattern must be a constant", self.name.to_ascii_uppercase()),
         };
         let result: ArrayRef = match self.kind {
-            Kind::Now(clock) => return Ok(ColumnarValue::Scalar(now(clock)?)),
+            Kind::Now(clock) => return Ok(ColumnarValue::Scalar(now(clock))),
             Kind::Part(unit) => unit.of(&array(0)?)?,
             Kind::Format => Arc::new(format(&millis_of(&array(0)?)?, &pattern(1)?)?),
             Kind::ToText => to_text(&array(0)?)?,
@@ -401,13 +401,13 @@ fn wall_clock() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
-fn now(clock: Clock) -> Result<ScalarValue> {
+fn now(clock: Clock) -> ScalarValue {
     let millis = wall_clock();
-    Ok(match clock {
+    match clock {
         Clock::Local => ScalarValue::TimestampMillisecond(Some(millis), Some("UTC".into())),
         Clock::Plain => ScalarValue::TimestampMillisecond(Some(millis), None),
         Clock::Date => ScalarValue::Date32(Some(i32::try_from(millis.div_euclid(DAY)).unwrap_or(i32::MAX))),
-    })
+    }
 }
 
 /// Any time as milliseconds.
