@@ -189,6 +189,9 @@ impl Check<'_> {
     }
 
     fn unknown_fields(&mut self, node: &Node, schema: &Value, path: &str) {
+        if schema.get("x-kubernetes-preserve-unknown-fields").is_some() {
+            return;
+        }
         match &node.kind {
             Kind::Map(fields) => {
                 let properties = schema.get("properties").and_then(Value::as_object);

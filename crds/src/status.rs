@@ -22,7 +22,7 @@ pub mod conditions {
     pub const FAILED: &str = "Failed";
 }
 
-/// What is known of a job.
+/// What is known of a job: a copy of what storage holds, made again when it is lost.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StreamJobStatus {
@@ -36,15 +36,32 @@ pub struct StreamJobStatus {
     /// The number of the current deployment, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u64>,
-    /// Worker processes of the current attempt.
+    /// Worker pods of the current attempt that run, standbys aside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<u32>,
+    /// Worker pods that run, of those that the attempt needs, and standbys: `2/2`, `1/2`, `2/2+1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workers: Option<String>,
     /// Selects the job's worker pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
     /// How checkpoints are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointStatus>,
+    /// The last value of `spec.restoreFrom` that was acted upon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored_from: Option<RestoredFrom>,
+}
+
+/// A value of `spec.restoreFrom` that was acted upon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RestoredFrom {
+    /// The record's path, or `previous`.
+    pub value: String,
+    /// When, RFC 3339.
+    #[schemars(schema_with = "date_time")]
+    pub at: String,
 }
 
 /// How checkpoints are.
@@ -54,7 +71,7 @@ pub struct CheckpointStatus {
     /// The newest that completed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latest: Option<LatestCheckpoint>,
-    /// How many failed since.
+    /// How many failed since, one after the other.
     #[serde(default)]
     pub failed_since_latest: u32,
     /// What the current attempt was restored from.
@@ -77,6 +94,9 @@ pub struct LatestCheckpoint {
     pub duration: Duration,
     /// Bytes of state that it names.
     pub state_bytes: u64,
+    /// The same for people: `104.2Mi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_size: Option<String>,
     /// Bytes that were uploaded for it.
     pub uploaded_bytes: u64,
 }
