@@ -36,6 +36,9 @@ pub struct StreamJobStatus {
     /// The number of the current deployment, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u64>,
+    /// The newest term. A lower one never writes over it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub term: Option<u64>,
     /// Worker pods of the current attempt that run, standbys aside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<u32>,
@@ -45,6 +48,9 @@ pub struct StreamJobStatus {
     /// Selects the job's worker pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
+    /// The state that the newest checkpoint names, for people: `104.2 MiB`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_size: Option<String>,
     /// How checkpoints are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointStatus>,
@@ -94,9 +100,6 @@ pub struct LatestCheckpoint {
     pub duration: Duration,
     /// Bytes of state that it names.
     pub state_bytes: u64,
-    /// The same for people: `104.2Mi`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub state_size: Option<String>,
     /// Bytes that were uploaded for it.
     pub uploaded_bytes: u64,
 }

@@ -36,7 +36,7 @@ use crate::{duration::Duration, quantity::Quantity, status::StreamJobStatus};
     printcolumn(name = "Attempt", type_ = "integer", json_path = ".status.attempt"),
     printcolumn(name = "Checkpoint", type_ = "integer", json_path = ".status.checkpoint.latest.id"),
     printcolumn(name = "Age of it", type_ = "date", json_path = ".status.checkpoint.latest.completedAt"),
-    printcolumn(name = "State size", type_ = "string", json_path = ".status.checkpoint.latest.stateSize"),
+    printcolumn(name = "State size", type_ = "string", json_path = ".status.stateSize"),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", priority = 1)
 )]

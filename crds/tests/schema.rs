@@ -70,7 +70,16 @@ metadata: {name: flight-delays, namespace: air, labels: {team: a}}
 spec:
   sql: |
     SELECT 1
-  workers: {replicas: 2, slots: 2, image: weir/worker:1, resources: {limits: {memory: 512Mi, cpu: 1}}}
+  workers:
+    replicas: 2
+    slots: 2
+    standby: 1
+    image: weir/worker:1
+    imagePullPolicy: IfNotPresent
+    resources: {limits: {memory: 512Mi, cpu: 1}}
+    podTemplate:
+      metadata: {labels: {team: a}}
+      spec: {nodeSelector: {disk: ssd}, containers: [{name: worker, env: [{name: A, value: b}]}]}
   maxParallelism: 128
   state: {backend: rocksdb, options: {a: b}}
   checkpoint:
@@ -84,13 +93,44 @@ spec:
     retain: 3
     onDelete: Retain
   restart: {initialBackoff: 1s, maxBackoff: 1m, resetAfter: 10m, maxFailures: null}
+  upgrade: {mode: LastState}
   restoreFrom: null
   suspend: false
 ",
     )
     .unwrap();
     assert_eq!(job.spec.workers.memory_budget(), 512 << 20);
+    let template = job.spec.workers.pod_template.unwrap();
+    assert_eq!(template.spec["nodeSelector"]["disk"], "ssd");
     assert_eq!(job.spec.checkpoint.interval, Duration::from_secs(90));
+}
+
+/// Rules that hold an update against what was there.
+#[test]
+fn what_state_hangs_on_cannot_change() {
+    let schema = openapi_schema();
+    let stored = |extra: &str| {
+        let job = load_job(&format!("{}{extra}", replaced("url: checkpoints", "url: s3://b/p"))).unwrap();
+        serde_json::to_value(job).unwrap()
+    };
+    let old = stored("");
+    let update = |new: &serde_json::Value| {
+        let errors = kube_cel::Validator::new().validate(&schema, new, Some(&old)).err();
+        errors.map(|errors| errors.into_vec().iter().map(|error| error.message.clone()).collect::<String>())
+    };
+    let with = |path: &str, value: serde_json::Value| {
+        let mut new = old.clone();
+        *new.pointer_mut(path).unwrap() = value;
+        new
+    };
+    assert_eq!(update(&old), None);
+    assert!(update(&with("/spec/maxParallelism", 64.into())).unwrap().contains("cannot change"));
+    assert!(update(&with("/spec/checkpoint/storage/url", "s3://b/q".into())).unwrap().contains("cannot change"));
+    assert!(update(&with("/spec/state/backend", "memory".into())).unwrap().contains("Stateless"));
+    let mut stateless = with("/spec/state/backend", "memory".into());
+    stateless["spec"]["upgrade"]["mode"] = "Stateless".into();
+    assert_eq!(update(&stateless), None);
+    assert_eq!(update(&with("/spec/checkpoint/interval", "3s".into())), None);
 }
 
 #[test]
@@ -172,6 +212,36 @@ fn bad_jobs_are_refused_with_field_place_and_remedy() {
             "no quantity",
             replaced("sql:", "workers: {resources: {limits: {memory: 1GB}}}\n  sql:"),
             &["limits.memory: \"1GB\" is no quantity"],
+        ),
+        (
+            "no bucket",
+            replaced("url: checkpoints", "url: s3:///x"),
+            &["spec.checkpoint.storage.url", "names no bucket: write s3://bucket/prefix"],
+        ),
+        (
+            "a url that climbs",
+            replaced("url: checkpoints", "url: s3://b/../x"),
+            &["spec.checkpoint.storage.url", "leaves its prefix"],
+        ),
+        (
+            "an endpoint for a folder",
+            replaced("url: checkpoints", "url: checkpoints, endpoint: http://s3"),
+            &["spec.checkpoint.storage: endpoint, region and secretRef are for s3:// only"],
+        ),
+        (
+            "no endpoint",
+            replaced("url: checkpoints", "url: s3://b, endpoint: minio"),
+            &["spec.checkpoint.storage.endpoint", "write https://host"],
+        ),
+        (
+            "an unknown upgrade",
+            replaced("sql:", "upgrade: {mode: Savepoint}\n  sql:"),
+            &["\"Savepoint\" is not known here", "LastState, Stateless"],
+        ),
+        (
+            "a name that no Service can have",
+            replaced("flight-delays", "7-delays"),
+            &["metadata.name must begin with a letter"],
         ),
         ("no SQL", replaced("SELECT 1", "' '"), &["spec.sql: \" \" is empty"]),
         ("twice", replaced("sql: SELECT 1", "sql: a\n  sql: b"), &["duplicate"]),
