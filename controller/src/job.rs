@@ -127,7 +127,7 @@ impl LocalJob {
             namespace: job.metadata.namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.to_string()),
             name: job.metadata.name.unwrap_or_default(),
         };
-        let StreamJobSpec { sql, workers, max_parallelism, state, checkpoint, restart, restore_from, suspend } =
+        let StreamJobSpec { sql, workers, max_parallelism, state, checkpoint, restart, restore_from, suspend, .. } =
             job.spec;
         let (replicas, slots) =
             (overrides.workers.unwrap_or(workers.replicas), overrides.slots.unwrap_or(workers.slots));
