@@ -37,6 +37,7 @@ pub use explain::{
     InputDescription, OperatorDescription, PlanDescription, SinkDescription, SourceDescription, StageDescription,
     StateDescription, explain,
 };
+pub use settings::SETTINGS;
 pub use weir_protocol::settings::PlanRequest;
 
 use weir_engine::JobGraph;

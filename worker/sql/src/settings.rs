@@ -28,7 +28,14 @@ const IDLE_TIMEOUT: &str = "table.exec.source.idle-timeout";
 const TIME_ZONE: &str = "table.local-time-zone";
 const MODE: &str = "execution.runtime-mode";
 
-const KNOWN: [&str; 5] = [PROJECTION_PUSHDOWN, LOCAL_AGGREGATION, IDLE_TIMEOUT, TIME_ZONE, MODE];
+/// What planning obeys: key, default, meaning.
+pub const SETTINGS: [(&str, &str, &str); 5] = [
+    (PROJECTION_PUSHDOWN, "`true`", "Sources make only the columns that are read."),
+    (LOCAL_AGGREGATION, "`true`", "Rows are aggregated before the exchange too."),
+    (IDLE_TIMEOUT, "off", "A split that gives no rows for so long, such as `10s`, no longer holds back the watermark."),
+    (TIME_ZONE, "`UTC`", "Only `UTC`."),
+    (MODE, "`streaming`", "Only `streaming`."),
+];
 
 /// Flink's, with the place that they have here.
 const ELSEWHERE: [(&str, &str); 11] = [
@@ -83,7 +90,7 @@ impl Settings {
             _ => {
                 let remedy = match ELSEWHERE.iter().find(|(flink, _)| *flink == key) {
                     Some((_, remedy)) => (*remedy).to_string(),
-                    None => suggest(key, "settings", KNOWN.iter().copied()),
+                    None => suggest(key, "settings", SETTINGS.iter().map(|(known, ..)| *known)),
                 };
                 return Err(PlanError::new(place, format!("there is no setting '{key}' here"), remedy));
             }

@@ -4,4 +4,5 @@
 mod errors;
 mod nexmark;
 mod plans;
+mod reference;
 mod support;
