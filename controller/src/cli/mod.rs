@@ -1,6 +1,7 @@
 //! The commands that a person types, and what their exit codes mean.
 
 mod checkpoints;
+mod probe;
 mod run;
 mod show_plan;
 
@@ -8,10 +9,12 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
+use url::Url;
 
 use crate::{
     effects::chain,
@@ -60,6 +63,15 @@ enum Command {
         /// As JSON.
         #[arg(long)]
         json: bool,
+    },
+    /// Ask a controller or a worker over HTTP how it is; for tests of an installation.
+    #[command(hide = true)]
+    Probe {
+        /// Such as http://weir-metrics:8080/readyz.
+        url: Url,
+        /// How long to wait for a 200.
+        #[arg(long, default_value = "30s", value_parser = humantime::parse_duration)]
+        within: Duration,
     },
 }
 
@@ -202,6 +214,7 @@ async fn execute(command: Command) -> Result<(), Failure> {
             let job = LocalJob::read(&job.file, &Overrides::default())?;
             checkpoints::list(&job, json).await
         }
+        Command::Probe { url, within } => probe::probe(&url, within).await,
     }
 }
 
