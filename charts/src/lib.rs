@@ -73,7 +73,8 @@ pub fn table(values: &str) -> Result<String, ValuesError> {
             Some(value) if !parts_speak => format!("`{value}`"),
             _ => String::new(),
         };
-        rows.push_str(&format!("| `{}` | {} | {} |\n", entry.path, default, entry.comment.replace('|', "\\|")));
+        let comment = entry.comment.replace('|', "\\|");
+        rows.extend(["| `", &entry.path, "` | ", &default, " | ", &comment, " |\n"]);
     }
     Ok(rows)
 }
