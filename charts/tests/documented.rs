@@ -98,6 +98,12 @@ fn schema_and_values_know_the_same() {
     }
 }
 
+#[test]
+fn the_example_for_a_cluster_is_a_job() {
+    let job = weir_crds::load_job(&read("../examples/flights/job-kubernetes.yaml")).unwrap();
+    assert_eq!(job.spec.workers.replicas, 2);
+}
+
 /// The words between double quotes that follow this one, anywhere in a template.
 fn quoted_after<'a>(text: &'a str, word: &str) -> BTreeSet<&'a str> {
     text.split(&format!("{word} \"")).skip(1).filter_map(|rest| rest.split('"').next()).collect()
