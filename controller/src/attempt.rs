@@ -70,18 +70,25 @@ enum Phase {
     Deploying {
         opening: Arc<Opening>,
         deployed: BTreeSet<WorkerId>,
-        suspect: Option<Millis>,
+        suspect: Option<Suspicion>,
     },
     Running {
         opening: Arc<Opening>,
         since: Millis,
-        suspect: Option<Millis>,
+        suspect: Option<Suspicion>,
     },
     /// The coordinator takes the last checkpoint.
     Stopping {
         opening: Arc<Opening>,
     },
     Ended,
+}
+
+/// A stream between two workers broke, and neither has been found lost yet.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Suspicion {
+    until: Millis,
+    failure: Failure,
 }
 
 impl AttemptMachine {
@@ -165,7 +172,9 @@ impl AttemptMachine {
         let phase = match &self.phase {
             Phase::BackOff { until } => Some(*until),
             Phase::TakingOver { retry_at, .. } => *retry_at,
-            Phase::Deploying { suspect, .. } | Phase::Running { suspect, .. } => *suspect,
+            Phase::Deploying { suspect, .. } | Phase::Running { suspect, .. } => {
+                suspect.as_ref().map(|suspect| suspect.until)
+            }
             Phase::Ended => return None,
             Phase::New | Phase::Gathering { .. } | Phase::Stopping { .. } => None,
         };
@@ -222,8 +231,11 @@ impl AttemptMachine {
                 actions.push(Action::TakeOver { resume: *resume });
             }
             Phase::Deploying { suspect, .. } | Phase::Running { suspect, .. }
-                if suspect.is_some_and(|at| now >= at) =>
+                if suspect.as_ref().is_some_and(|suspect| now >= suspect.until) =>
             {
+                if let Some(Suspicion { failure, .. }) = suspect.take() {
+                    actions.push(Action::Note(Note::TaskFailed(failure)));
+                }
                 self.lost_a_member(now, actions);
             }
             _ => {}
@@ -335,20 +347,24 @@ impl AttemptMachine {
         if failure.attempt != current || !self.members.iter().flatten().any(|member| *member == failure.worker) {
             return;
         }
+        // The peer is the cause, and its loss is seen in a moment, by the platform or by missed pings.
+        if failure.kind == FailureKind::PeerLost
+            && let Phase::Deploying { suspect, .. } | Phase::Running { suspect, .. } = &mut self.phase
+        {
+            if suspect.is_none() {
+                *suspect = Some(Suspicion { until: now + PEER_GRACE, failure });
+                actions.push(Action::Note(Note::PeerLost));
+            }
+            return;
+        }
         actions.push(Action::Note(Note::TaskFailed(failure.clone())));
         let reason = failure.message.clone();
         if failure.kind.is_fatal() {
             self.end(End::Failed { failure: Some(failure), reason }, actions);
             return;
         }
-        match &mut self.phase {
+        match &self.phase {
             Phase::Stopping { .. } => self.end(End::Stopped(Some(Last::Failed { reason })), actions),
-            // The peer is the cause, and its loss is seen in a moment, by the platform or by missed pings.
-            Phase::Deploying { suspect, .. } | Phase::Running { suspect, .. }
-                if failure.kind == FailureKind::PeerLost =>
-            {
-                suspect.get_or_insert(now + PEER_GRACE);
-            }
             _ => self.restart_after_backoff(now, Some(failure), &reason, actions),
         }
     }

@@ -1,4 +1,5 @@
-//! From a StreamJob's YAML and the command line to a job that can be run here: names, plan request, settings, policies.
+//! From a StreamJob to a job that can be run: names, plan request, settings, policies. On this machine it comes from a file and
+//! the command line ([`Job::local`]), in a cluster from the API server ([`Job::of`]).
 
 use std::{
     path::{Path, PathBuf},
@@ -16,10 +17,13 @@ use weir_protocol::{
 use crate::{
     attempt::{RestartPolicy, Size},
     coordinator::{Policy, RETRY, STATUS_INTERVAL},
+    platform::WorkerTemplate,
 };
 
 /// The namespace of a job that names none.
 const DEFAULT_NAMESPACE: &str = "default";
+/// Where relative paths in a script are taken from in a cluster. There is no folder that a user could mean.
+const CLUSTER_BASE_DIR: &str = "/";
 
 /// Why a file is no job that can be run here.
 #[derive(Debug, Error)]
@@ -87,9 +91,20 @@ impl RestoreWish {
     }
 }
 
-/// A validated job, ready to be planned and run on this machine. The resource itself is out of scope from here on.
-#[derive(Clone, Debug)]
-pub struct LocalJob {
+/// What of a job changes live, without a new attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Live {
+    /// When checkpoints are taken.
+    pub policy: Policy,
+    /// What happens after failures.
+    pub restart: RestartPolicy,
+    /// The longest an alignment may take, in milliseconds; 0 is no limit.
+    pub alignment_timeout_ms: u64,
+}
+
+/// A validated job, ready to be planned and run. The resource itself is out of scope from here on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Job {
     /// Its identity.
     pub name: JobName,
     /// What is planned.
@@ -100,29 +115,48 @@ pub struct LocalJob {
     pub workers: u32,
     /// Slots a worker.
     pub slots: u32,
+    /// Worker processes that wait to take a lost one's place.
+    pub standby: u32,
+    /// What a worker process is made from. On this machine they are all the same, and it is empty; in a cluster the
+    /// reconciler fills it in.
+    pub template: WorkerTemplate,
     /// When checkpoints are taken.
     pub policy: Policy,
     /// What happens after failures.
     pub restart: RestartPolicy,
-    /// The YAML's `restoreFrom`.
+    /// The resource's `restoreFrom`.
     pub restore_from: Option<RestoreWish>,
-    /// The YAML's `suspend`.
+    /// The resource's `suspend`.
     pub suspend: bool,
 }
 
-impl LocalJob {
-    /// Reads and validates a file.
-    pub fn read(path: &Path, overrides: &Overrides) -> Result<Self, ReadError> {
+impl Job {
+    /// A job of this machine: reads and validates a file.
+    pub fn local(path: &Path, overrides: &Overrides) -> Result<Self, ReadError> {
         let shown = path.display().to_string();
         let unreadable = |source| ReadError::File { path: shown.clone(), source };
         let text = std::fs::read_to_string(path).map_err(unreadable)?;
         let base = std::fs::canonicalize(path).map_err(unreadable)?;
         let base = base.parent().unwrap_or(Path::new("/"));
         let job = load_job(&text).map_err(|error| ReadError::Job { path: shown.clone(), error })?;
-        Self::new(job, base, overrides).map_err(|message| ReadError::NotHere { path: shown, message })
+        let url = storage_url(&job.spec.checkpoint.storage.url, base);
+        url.and_then(|url| Self::new(job, url, base.display().to_string(), overrides))
+            .map_err(|message| ReadError::NotHere { path: shown, message })
     }
 
-    fn new(job: StreamJob, base: &Path, overrides: &Overrides) -> Result<Self, String> {
+    /// A job of a cluster, as the API server has it. What is wrong is said with the field's path.
+    pub fn of(job: &StreamJob) -> Result<Self, String> {
+        let url = &job.spec.checkpoint.storage.url;
+        if !url.contains("://") {
+            return Err(format!(
+                "spec.checkpoint.storage.url: {url:?} is a folder of one machine; write s3://bucket/prefix"
+            ));
+        }
+        let url = url.trim_end_matches('/').to_string();
+        Self::new(job.clone(), url, CLUSTER_BASE_DIR.to_string(), &Overrides::default())
+    }
+
+    fn new(job: StreamJob, storage_url: String, base_dir: String, overrides: &Overrides) -> Result<Self, String> {
         let name = JobName {
             namespace: job.metadata.namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.to_string()),
             name: job.metadata.name.unwrap_or_default(),
@@ -138,11 +172,11 @@ impl LocalJob {
         }
         Ok(Self {
             name: name.clone(),
-            plan: PlanRequest { script: sql, base_dir: base.display().to_string(), max_parallelism },
+            plan: PlanRequest { script: sql, base_dir, max_parallelism },
             settings: JobSettings {
                 job: name,
                 storage: StorageSettings {
-                    url: storage_url(&checkpoint.storage.url, base)?,
+                    url: storage_url,
                     endpoint: checkpoint.storage.endpoint,
                     region: checkpoint.storage.region,
                 },
@@ -158,6 +192,8 @@ impl LocalJob {
             },
             workers: replicas,
             slots,
+            standby: 0,
+            template: WorkerTemplate::default(),
             policy: Policy {
                 interval: checkpoint.interval.0,
                 min_pause: checkpoint.min_pause.0,
@@ -183,7 +219,20 @@ impl LocalJob {
 
     /// Workers of an attempt.
     pub fn size(&self) -> Size {
-        Size { workers: self.workers, standby: 0 }
+        Size { workers: self.workers, standby: self.standby }
+    }
+
+    /// What of it changes live.
+    pub fn live(&self) -> Live {
+        let alignment_timeout_ms = self.settings.alignment_timeout_ms;
+        Live { policy: self.policy, restart: self.restart, alignment_timeout_ms }
+    }
+
+    /// Changes what can be changed live.
+    pub fn configure(&mut self, live: Live) {
+        self.policy = live.policy;
+        self.restart = live.restart;
+        self.settings.alignment_timeout_ms = live.alignment_timeout_ms;
     }
 
     /// Where it works when nothing else is said.
@@ -207,14 +256,14 @@ fn storage_url(url: &str, base: &Path) -> Result<String, String> {
 mod tests {
     use super::*;
 
-    fn read(extra: &str, overrides: &Overrides) -> Result<LocalJob, ReadError> {
+    fn read(extra: &str, overrides: &Overrides) -> Result<Job, ReadError> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("job.yaml");
         let yaml = format!(
             "apiVersion: weir.dev/v1alpha1\nkind: StreamJob\nmetadata: {{name: j}}\nspec:\n  sql: SELECT 1\n{extra}"
         );
         std::fs::write(&file, yaml).unwrap();
-        LocalJob::read(&file, overrides)
+        Job::local(&file, overrides)
     }
 
     const STORAGE: &str = "  checkpoint: {storage: {url: ./ck}}\n";

@@ -3,25 +3,32 @@
 
 mod act;
 mod hear;
+mod notes;
+mod observer;
+mod parts;
 mod recovery;
 mod roster;
-mod status;
 mod traffic;
+mod words;
 
-pub use status::in_words;
+pub use observer::{Fact, Observer, StatusAnswer, StatusWrite};
+pub use parts::{Change, Control, Outcome, Parts, SessionTls};
+pub use recovery::Breakdown;
+pub use words::in_words;
 
 use std::{
     collections::VecDeque,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-use tokio::{signal::unix, sync::mpsc};
-use weir_protocol::{Term, rpc::to_worker};
+use tokio::sync::mpsc;
+use weir_protocol::{
+    Term,
+    rpc::{self, to_worker},
+};
 use weir_storage::JobStore;
 
 use self::{
-    recovery::Recovery,
     roster::{Roster, Worker},
     traffic::Traffic,
 };
@@ -29,13 +36,11 @@ use crate::{
     attempt::{self, AttemptMachine, End},
     coordinator::{self, Coordinator},
     effects::TakeOver,
-    job::LocalJob,
+    job::{Job, Live},
     platform::{Platform, PlatformEvent},
     session::{SessionEvent, SessionId},
-    state_dir::StateDir,
-    takeover::{Opened, Refusal, Request, Restore},
+    takeover::{Opened, Refusal, Request},
     time::Millis,
-    ui::{Ui, Weight},
 };
 
 /// Events of one kind on their way to the loop. It reads them much faster than they come; a full queue holds the senders.
@@ -44,29 +49,6 @@ const QUEUE: usize = 1024;
 const SHOW_INTERVAL: Duration = Duration::from_millis(200);
 /// A broken session is nearly always a dead process, whose end says more than the connection's: so long is waited for it.
 const LAST_WORD: Duration = Duration::from_millis(15);
-
-/// How a run ended, for the process's exit.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// All input was read, and all output is published.
-    Succeeded,
-    /// Stopped as asked; the next run goes on from the newest checkpoint.
-    Stopped,
-    /// Stopped as asked, but the last checkpoint could not be taken: the next run goes on from the one before.
-    StoppedWithoutCheckpoint(String),
-    /// Stopped at once.
-    Killed,
-    /// The job failed.
-    Failed(attempt::Failure),
-    /// The job was given up.
-    GivenUp(String),
-    /// The storage must not be taken over.
-    Refused(Option<Refusal>, String),
-    /// Another coordinates the job now.
-    Superseded(Option<String>),
-    /// No worker can be started here.
-    NoWorkers(String),
-}
 
 /// What the loop is told by tasks of its own.
 enum Done {
@@ -78,32 +60,6 @@ enum Done {
 enum Input {
     Attempt(attempt::Event),
     Coordinator(coordinator::Event),
-}
-
-/// What a supervisor is made of.
-pub struct Parts {
-    /// The job.
-    pub job: LocalJob,
-    /// Its plan's fingerprint.
-    pub fingerprint: String,
-    /// A name for this process that no other ever has.
-    pub coordinator: String,
-    /// What the first attempt restores.
-    pub restore: Restore,
-    /// Take over even where another owner's opening stands.
-    pub adopt: bool,
-    /// Its objects.
-    pub store: JobStore,
-    /// Where it works.
-    pub state_dir: Arc<StateDir>,
-    /// Where workers come from, and what is told of them.
-    pub platform: Box<dyn Platform>,
-    /// See `platform`.
-    pub platform_events: mpsc::Receiver<PlatformEvent>,
-    /// Shows the run.
-    pub ui: Box<dyn Ui>,
-    /// The YAML's wish to restore, written down once it has been acted upon.
-    pub restore_wish: Option<String>,
 }
 
 /// Milliseconds that never go backwards, anchored once at the wall clock.
@@ -130,13 +86,11 @@ impl Clock {
 
 /// The loop's state.
 pub struct Supervisor {
-    job: LocalJob,
+    job: Job,
     request: Request,
     store: JobStore,
-    state_dir: Arc<StateDir>,
     platform: Box<dyn Platform>,
-    ui: Box<dyn Ui>,
-    restore_wish: Option<String>,
+    observer: Box<dyn Observer>,
     clock: Clock,
     attempt: AttemptMachine,
     coordinator: Option<(Term, Coordinator)>,
@@ -144,7 +98,7 @@ pub struct Supervisor {
     opened: Option<Box<Opened>>,
     roster: Roster,
     traffic: Traffic,
-    recovery: Option<Recovery>,
+    recovery: Option<Breakdown>,
     refusal: Option<Refusal>,
     inputs: VecDeque<Input>,
     ended: Option<Outcome>,
@@ -158,50 +112,46 @@ struct Inlets {
     platform: mpsc::Receiver<PlatformEvent>,
     sessions: mpsc::Receiver<(SessionId, SessionEvent)>,
     done: mpsc::Receiver<Done>,
-    interrupt: unix::Signal,
-    terminate: unix::Signal,
+    control: mpsc::Receiver<Control>,
 }
 
 /// Runs a job to its end.
-pub async fn run(parts: Parts) -> std::io::Result<Outcome> {
+pub async fn run(parts: Parts) -> Outcome {
     let (sessions, session_events) = mpsc::channel(QUEUE);
     let (done, done_events) = mpsc::channel(QUEUE);
     let inlets = Inlets {
         platform: parts.platform_events,
         sessions: session_events,
         done: done_events,
-        interrupt: unix::signal(unix::SignalKind::interrupt())?,
-        terminate: unix::signal(unix::SignalKind::terminate())?,
+        control: parts.control,
     };
     let job = parts.job;
     let supervisor = Supervisor {
         request: Request {
             job: job.name.clone(),
             coordinator: parts.coordinator,
-            owner: parts.state_dir.owner().to_string(),
-            cluster: "local".to_string(),
+            owner: parts.owner,
+            cluster: parts.cluster,
             adopt: parts.adopt,
             resume: false,
             restore: parts.restore,
             workers: job.workers,
             slots: job.slots,
             max_parallelism: job.plan.max_parallelism,
-            fingerprint: parts.fingerprint,
+            fingerprint: parts.fingerprint.unwrap_or_default(),
             retain: job.policy.retain,
         },
         attempt: AttemptMachine::new(job.restart, job.size()),
         traffic: Traffic::new(job.name.to_string()),
         job,
         store: parts.store,
-        state_dir: parts.state_dir,
         platform: parts.platform,
-        ui: parts.ui,
-        restore_wish: parts.restore_wish,
+        observer: parts.observer,
         clock: Clock::start(),
         coordinator: None,
         opened: None,
         roster: Roster::default(),
-        recovery: Some(Recovery::new("start")),
+        recovery: Some(Breakdown::new("start")),
         refusal: None,
         inputs: VecDeque::new(),
         ended: None,
@@ -209,7 +159,7 @@ pub async fn run(parts: Parts) -> std::io::Result<Outcome> {
         sessions,
         done,
     };
-    Ok(supervisor.run(inlets).await)
+    supervisor.run(inlets).await
 }
 
 impl Supervisor {
@@ -226,16 +176,15 @@ impl Supervisor {
                 Some(event) = inlets.platform.recv() => self.on_platform(event),
                 Some((id, event)) = inlets.sessions.recv() => self.on_session(id, event),
                 Some(done) = inlets.done.recv() => self.on_done(done),
-                _ = inlets.interrupt.recv() => self.on_signal("Ctrl-C"),
-                _ = inlets.terminate.recv() => self.on_signal("a signal to end"),
+                Some(control) = inlets.control.recv() => self.on_control(control),
                 () = tokio::time::sleep_until(wake.into()) => self.on_wake(),
                 _ = shown.tick() => {
                     let view = self.traffic.view(&self.roster);
-                    self.ui.show(&view);
+                    self.observer.view(&view);
                 }
             }
         };
-        self.finish(&mut inlets, matches!(outcome, Outcome::Killed)).await;
+        self.finish(&mut inlets, &outcome).await;
         outcome
     }
 
@@ -276,33 +225,49 @@ impl Supervisor {
         self.inputs.push_back(Input::Coordinator(coordinator::Event::Tick));
     }
 
-    fn on_signal(&mut self, what: &str) {
-        if self.stopping {
-            self.tell(Weight::Bad, "stopping at once; the next run goes on from the newest checkpoint");
-            self.traffic.state("stopped");
-            self.ended = Some(Outcome::Killed);
-            return;
+    // ---- what it is told to do ----
+
+    fn on_control(&mut self, control: Control) {
+        match control {
+            Control::Stop { last_checkpoint, why } => {
+                self.stopping = true;
+                self.traffic.state("stopping");
+                self.tell(&Fact::Stopping { why, last_checkpoint });
+                self.inputs.push_back(Input::Attempt(attempt::Event::Stop { last_checkpoint }));
+            }
+            Control::Kill => {
+                self.tell(&Fact::Killed);
+                self.traffic.state("stopped");
+                self.ended = Some(Outcome::Killed);
+            }
+            Control::Leave => self.ended = Some(Outcome::Left),
+            Control::Checkpoint => self.inputs.push_back(Input::Coordinator(coordinator::Event::TriggerNow)),
+            Control::Configure(live) => self.configure(live),
+            Control::Change(change) => {
+                tracing::warn!(job = %change.job.name, "changes with a new attempt are not carried out yet");
+                self.configure(change.job.live());
+            }
+            Control::Tls(_) => {}
         }
-        self.stopping = true;
-        self.traffic.state("stopping");
-        self.tell(Weight::Change, &format!("{what}: a last checkpoint, then an end; once more stops at once"));
-        self.inputs.push_back(Input::Attempt(attempt::Event::Stop { last_checkpoint: true }));
+    }
+
+    /// Changes what changes without a new attempt.
+    fn configure(&mut self, live: Live) {
+        let changed = self.job.settings.alignment_timeout_ms != live.alignment_timeout_ms;
+        self.job.configure(live);
+        self.request.retain = live.policy.retain;
+        self.inputs.push_back(Input::Attempt(attempt::Event::Configure(live.restart)));
+        self.inputs.push_back(Input::Coordinator(coordinator::Event::Configure(live.policy)));
+        if changed && let Some(opened) = &self.opened {
+            let (attempt, alignment_timeout_ms) = (opened.opening.attempt.0, live.alignment_timeout_ms);
+            self.broadcast(&to_worker::Message::Configure(rpc::Configure { attempt, alignment_timeout_ms }));
+        }
     }
 
     // ---- the end ----
 
     fn on_end(&mut self, end: End) {
-        match &end {
-            End::Succeeded(record) => {
-                let line =
-                    format!("finished: all input is read, all output up to checkpoint {} is published", record.id);
-                self.tell(Weight::Good, &line);
-            }
-            End::Stopped(Some(coordinator::Last::Taken { record, .. })) => {
-                self.tell(Weight::Good, &format!("stopped; running again goes on from checkpoint {}", record.id));
-            }
-            _ => {}
-        }
+        self.tell(&Fact::Ended(end.clone()));
         let outcome = match end {
             End::Succeeded(_) => Outcome::Succeeded,
             End::Stopped(Some(coordinator::Last::Failed { reason })) => Outcome::StoppedWithoutCheckpoint(reason),
@@ -320,28 +285,29 @@ impl Supervisor {
         self.ended = Some(outcome);
     }
 
-    /// Ends the processes. What they still print is shown.
-    async fn finish(mut self, inlets: &mut Inlets, at_once: bool) {
-        if at_once {
+    /// Ends the processes, or lets go of them where they are another's now. What they still print is told.
+    async fn finish(mut self, inlets: &mut Inlets, outcome: &Outcome) {
+        if *outcome == Outcome::Killed {
             for process in self.roster.all() {
                 self.platform.kill(process);
             }
         }
         let view = self.traffic.view(&self.roster);
-        let finished = self.platform.finish();
+        let theirs = matches!(outcome, Outcome::Left | Outcome::Superseded(_));
+        let finished = if theirs { self.platform.release() } else { self.platform.finish() };
         tokio::pin!(finished);
         loop {
             tokio::select! {
                 () = &mut finished => break,
                 Some(event) = inlets.platform.recv() => {
-                    if let PlatformEvent::Printed { line, .. } = event {
-                        self.ui.printed(&line);
+                    if let PlatformEvent::Printed { process, line } = event {
+                        self.observer.fact(self.clock.now(), &Fact::Printed { process, line });
                     }
                 }
-                _ = inlets.interrupt.recv() => break,
+                Some(Control::Stop { .. } | Control::Kill | Control::Leave) = inlets.control.recv() => break,
             }
         }
-        self.ui.finish(&view);
+        self.observer.finish(&view);
     }
 }
 

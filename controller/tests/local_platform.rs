@@ -6,10 +6,10 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command, sync::
 
 use tokio::sync::mpsc;
 use weir_controller::{
-    platform::{Platform, PlatformEvent, local::Local},
+    platform::{Platform, PlatformEvent, WorkerTemplate, local::Local},
     state_dir::StateDir,
 };
-use weir_protocol::{BUILD_VERSION, WorkerId};
+use weir_protocol::BUILD_VERSION;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -53,9 +53,9 @@ async fn a_killed_process_is_told_dead_with_its_signal_and_its_files_are_removed
     let folder = tempfile::tempdir().unwrap();
     let serve = format!("{}\necho a row\ncat >/dev/null", listening());
     let (mut platform, mut events, state_dir) = platform(folder.path(), &serve);
-    let process = platform.start();
-    let PlatformEvent::Started { worker, address, pid: Some(pid), .. } = next(&mut events).await else { panic!() };
-    assert_eq!((worker, address.as_str()), (WorkerId("abc".into()), "127.0.0.1:1"));
+    let process = platform.start(&WorkerTemplate::default());
+    let PlatformEvent::Started { name, address, pid: Some(pid), .. } = next(&mut events).await else { panic!() };
+    assert_eq!((name, address.as_str()), (format!("worker 1 (pid {pid})"), "127.0.0.1:1"));
     assert_eq!(next(&mut events).await, PlatformEvent::Printed { process, line: "a row".into() });
     assert!(state_dir.worker(process.0).is_dir());
 
@@ -69,7 +69,7 @@ async fn a_killed_process_is_told_dead_with_its_signal_and_its_files_are_removed
 async fn a_stopped_process_ends_by_itself_when_its_input_closes_and_not_before() {
     let folder = tempfile::tempdir().unwrap();
     let (mut platform, mut events, _state_dir) = platform(folder.path(), &format!("{}\ncat >/dev/null", listening()));
-    let process = platform.start();
+    let process = platform.start(&WorkerTemplate::default());
     assert!(matches!(next(&mut events).await, PlatformEvent::Started { .. }));
     platform.stop(process);
     assert_eq!(next(&mut events).await, PlatformEvent::Died { process, how: "exit code 0".into() });
@@ -79,7 +79,7 @@ async fn a_stopped_process_ends_by_itself_when_its_input_closes_and_not_before()
 async fn a_process_that_ignores_its_input_is_ended_by_force() {
     let folder = tempfile::tempdir().unwrap();
     let (mut platform, mut events, _state_dir) = platform(folder.path(), &format!("{}\nexec sleep 100", listening()));
-    let process = platform.start();
+    let process = platform.start(&WorkerTemplate::default());
     assert!(matches!(next(&mut events).await, PlatformEvent::Started { .. }));
     platform.stop(process);
     assert_eq!(next(&mut events).await, PlatformEvent::Died { process, how: "signal 9".into() });
@@ -89,7 +89,7 @@ async fn a_process_that_ignores_its_input_is_ended_by_force() {
 async fn a_process_that_ends_before_it_listens_is_told_with_its_last_words() {
     let folder = tempfile::tempdir().unwrap();
     let (mut platform, mut events, _state_dir) = platform(folder.path(), "echo no memory left >&2; exit 7");
-    let process = platform.start();
+    let process = platform.start(&WorkerTemplate::default());
     let PlatformEvent::StartFailed { process: failed, reason, hopeless } = next(&mut events).await else { panic!() };
     assert!(failed == process && !hopeless);
     assert!(reason.contains("exit code 7") && reason.contains("no memory left"), "{reason}");

@@ -24,12 +24,12 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 use weir_controller::{
     coordinator::Policy,
-    job::{LocalJob, Overrides},
-    platform::{Platform, PlatformEvent, ProcessNumber},
+    job::{Job, Overrides},
+    platform::{Platform, PlatformEvent, ProcessNumber, WorkerTemplate},
     state_dir::StateDir,
-    supervisor::{self, Outcome, Parts},
+    supervisor::{self, Control, Outcome, Parts},
     takeover::Restore,
-    ui::{Ui, View, Weight},
+    ui::{LocalObserver, Ui, View, Weight},
 };
 use weir_protocol::{
     Attempt, BUILD_VERSION, CheckpointId, PROTOCOL_VERSION, WorkerId,
@@ -191,15 +191,15 @@ impl PlayedPlatform {
 
 #[async_trait]
 impl Platform for PlayedPlatform {
-    fn start(&mut self) -> ProcessNumber {
+    fn start(&mut self, template: &WorkerTemplate) -> ProcessNumber {
         let process = ProcessNumber(self.count.fetch_add(1, Ordering::SeqCst) + 1);
         let worker = Played { id: WorkerId::generate(), store: self.store.clone(), stage: self.stage.clone() };
-        let events = self.events.clone();
+        let (events, template) = (self.events.clone(), template.hash.clone());
         let task = tokio::spawn(async move {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap().to_string();
-            let id = worker.id.clone();
-            events.send(PlatformEvent::Started { process, worker: id, address, pid: None }).await.unwrap();
+            let name = format!("worker {process}");
+            events.send(PlatformEvent::Started { process, name, address, pid: None, template }).await.unwrap();
             let _ = Server::builder()
                 .add_service(WorkerServer::new(worker))
                 .serve_with_incoming(TcpListenerStream::new(listener))
@@ -223,6 +223,9 @@ impl Platform for PlayedPlatform {
             self.end(process);
         }
     }
+
+    /// They live on, as pods do.
+    async fn release(&mut self) {}
 }
 
 /// Keeps the lines, and wakes who waits for one.
@@ -270,6 +273,7 @@ struct Run {
     running: Arc<Mutex<BTreeMap<ProcessNumber, JoinHandle<()>>>>,
     events: mpsc::Sender<PlatformEvent>,
     store: JobStore,
+    control: mpsc::Sender<Control>,
     outcome: JoinHandle<Outcome>,
 }
 
@@ -281,12 +285,13 @@ impl Run {
             "apiVersion: weir.dev/v1alpha1\nkind: StreamJob\nmetadata: {name: j}\nspec:\n  sql: SELECT 1\n  workers: {replicas: 2, slots: 2}\n  checkpoint: {storage: {url: ck}, interval: 50ms}\n",
         )
         .unwrap();
-        let mut job = LocalJob::read(&yaml, &Overrides::default()).unwrap();
+        let mut job = Job::local(&yaml, &Overrides::default()).unwrap();
         job.policy = Policy { retry: Duration::from_millis(20), ..job.policy };
         let state_dir = Arc::new(StateDir::open(&folder.join(name)).unwrap());
         let store = JobStore::open(&job.settings.storage, &job.name).unwrap();
         let (events, platform_events) = mpsc::channel(64);
         let (lines, stage) = (Lines::default(), Arc::new(Stage::default()));
+        let (control, told) = mpsc::channel(8);
         let running = Arc::default();
         let platform = PlayedPlatform {
             store: store.clone(),
@@ -297,19 +302,22 @@ impl Run {
         };
         let parts = Parts {
             job,
-            fingerprint: "f".to_string(),
+            fingerprint: Some("f".to_string()),
             coordinator: name.to_string(),
+            cluster: "local".to_string(),
+            owner: state_dir.owner().to_string(),
+            resume: false,
+            control: told,
+            observer: Box::new(LocalObserver::new(state_dir, Box::new(lines.clone()), None)),
+            tls: None,
             restore: Restore::Latest,
             adopt,
             store: store.clone(),
-            state_dir,
             platform: Box::new(platform),
             platform_events,
-            ui: Box::new(lines.clone()),
-            restore_wish: None,
         };
-        let outcome = tokio::spawn(async move { supervisor::run(parts).await.unwrap() });
-        Self { lines, stage, running, events, store, outcome }
+        let outcome = tokio::spawn(async move { supervisor::run(parts).await });
+        Self { lines, stage, running, events, store, control, outcome }
     }
 
     /// As `kill -9` would.

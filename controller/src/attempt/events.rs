@@ -180,6 +180,9 @@ pub enum Note {
         /// The slot position that it held; none for a standby.
         position: Option<u32>,
     },
+    /// A stream between two workers broke. Whose fault that is, is told in a moment: by [`Note::WorkerLost`], or else by
+    /// [`Note::TaskFailed`].
+    PeerLost,
     /// A task failed.
     TaskFailed(Failure),
     /// The next attempt begins after this time; zero is at once.

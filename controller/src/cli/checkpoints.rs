@@ -7,10 +7,10 @@ use weir_protocol::record::Record;
 use weir_storage::JobStore;
 
 use super::Failure;
-use crate::{effects::read_slots, job::LocalJob, takeover::SlotFact, ui::text};
+use crate::{effects::read_slots, job::Job, takeover::SlotFact, ui::text};
 
 /// Lists the records that stand in storage, the newest first.
-pub async fn list(job: &LocalJob, as_json: bool) -> Result<(), Failure> {
+pub async fn list(job: &Job, as_json: bool) -> Result<(), Failure> {
     let store = JobStore::open(&job.settings.storage, &job.name)?;
     let mut records: Vec<Arc<Record>> = Vec::new();
     for (place, slot) in read_slots(&store).await? {

@@ -18,7 +18,7 @@ use url::Url;
 
 use crate::{
     effects::chain,
-    job::{LocalJob, Overrides, ReadError},
+    job::{Job, Overrides, ReadError},
     planner::{self, Plan, PlanError},
     platform::local::{WorkerBinaryError, check_version, worker_binary},
     state_dir::StateDirError,
@@ -211,7 +211,7 @@ async fn execute(command: Command) -> Result<(), Failure> {
             Ok(())
         }
         Command::Checkpoints { job, json } => {
-            let job = LocalJob::read(&job.file, &Overrides::default())?;
+            let job = Job::local(&job.file, &Overrides::default())?;
             checkpoints::list(&job, json).await
         }
         Command::Probe { url, within } => probe::probe(&url, within).await,
@@ -219,8 +219,8 @@ async fn execute(command: Command) -> Result<(), Failure> {
 }
 
 /// Reads the job, finds the worker binary, and has it plan the script.
-async fn read_and_plan(file: &Path, overrides: &Overrides) -> Result<(LocalJob, Plan), Failure> {
-    let job = LocalJob::read(file, overrides)?;
+async fn read_and_plan(file: &Path, overrides: &Overrides) -> Result<(Job, Plan), Failure> {
+    let job = Job::local(file, overrides)?;
     let binary = worker_binary()?;
     check_version(&binary).await?;
     let plan = planner::plan(&binary, &job.plan).await?;

@@ -2,28 +2,33 @@
 
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::{
+    signal::unix::{self, SignalKind},
+    sync::mpsc,
+};
 use weir_protocol::settings::FailureKind;
 use weir_storage::JobStore;
 
 use super::{Exit, Failure, RunArgs, show_plan};
 use crate::{
     effects::find_record,
-    job::{LocalJob, Overrides, RestoreWish},
+    job::{Job, Overrides, RestoreWish},
     planner,
     platform::local::{Local, check_version, worker_binary},
     state_dir::StateDir,
-    supervisor::{self, Outcome, Parts, in_words},
+    supervisor::{self, Control, Outcome, Parts, in_words},
     takeover::{Refusal, Restore},
-    ui::{self, Weight},
+    ui::{self, LocalObserver, RESTORED_FILE, Weight},
 };
 
 /// Events of the platform under way to the supervisor.
 const PLATFORM_QUEUE: usize = 1024;
+/// Signals under way to the supervisor.
+const CONTROL_QUEUE: usize = 8;
 
 /// Runs a job until it ends or is stopped.
 pub async fn run(args: RunArgs) -> Result<(), Failure> {
-    let job = LocalJob::read(&args.job.file, &Overrides { workers: args.workers, slots: args.slots })?;
+    let job = Job::local(&args.job.file, &Overrides { workers: args.workers, slots: args.slots })?;
     if job.suspend {
         let message =
             format!("{}: spec.suspend is true: the job is not to run; set it to false", args.job.file.display());
@@ -54,30 +59,57 @@ pub async fn run(args: RunArgs) -> Result<(), Failure> {
     for warning in show_plan::warnings(&plan.description) {
         ui.event(Weight::Bad, &format!("warning: {warning}"));
     }
+    let control =
+        signals().map_err(|error| Failure::new(Exit::Environment, format!("signals cannot be received: {error}")))?;
+    let restored = wish.as_ref().filter(|_| from_yaml).map(|wish| wish.as_text().to_string());
     let outcome = supervisor::run(Parts {
         coordinator: coordinator_name(),
-        fingerprint: plan.fingerprint,
+        cluster: "local".to_string(),
+        owner: state_dir.owner().to_string(),
+        fingerprint: Some(plan.fingerprint),
         restore,
         adopt: wish == Some(RestoreWish::Previous),
+        resume: false,
         store,
-        state_dir,
         platform: Box::new(platform),
         platform_events: events,
-        ui,
-        restore_wish: wish.filter(|_| from_yaml).map(|wish| wish.as_text().to_string()),
+        control,
+        observer: Box::new(LocalObserver::new(state_dir, ui, restored)),
+        tls: None,
         job,
     })
-    .await
-    .map_err(|error| Failure::new(Exit::Environment, format!("signals cannot be received: {error}")))?;
+    .await;
     ended(outcome)
 }
 
+/// The first Ctrl-C or SIGTERM asks for a last checkpoint and an end, every further one for an end at once.
+fn signals() -> std::io::Result<mpsc::Receiver<Control>> {
+    let (mut interrupt, mut terminate) = (unix::signal(SignalKind::interrupt())?, unix::signal(SignalKind::terminate())?);
+    let (control, told) = mpsc::channel(CONTROL_QUEUE);
+    tokio::spawn(async move {
+        let mut first = true;
+        loop {
+            let why = tokio::select! {
+                Some(()) = interrupt.recv() => "Ctrl-C",
+                Some(()) = terminate.recv() => "a signal to end",
+                else => return,
+            };
+            let what = if first { Control::Stop { last_checkpoint: true, why: why.to_string() } } else { Control::Kill };
+            first = false;
+            if control.send(what).await.is_err() {
+                return;
+            }
+        }
+    });
+    Ok(told)
+}
+
 /// What is to be restored, and whether the YAML says so: there a value acts once.
-fn restore_wish(argument: Option<&str>, job: &LocalJob, state_dir: &StateDir) -> (Option<RestoreWish>, bool) {
+fn restore_wish(argument: Option<&str>, job: &Job, state_dir: &StateDir) -> (Option<RestoreWish>, bool) {
     if let Some(text) = argument {
         return (Some(RestoreWish::parse(text)), false);
     }
-    let done = state_dir.read("restored-from");
+    let done = state_dir.read(RESTORED_FILE);
     let wish = job.restore_from.clone().filter(|wish| done.as_deref() != Some(wish.as_text()));
     (wish, true)
 }
@@ -92,7 +124,7 @@ fn coordinator_name() -> String {
 
 fn ended(outcome: Outcome) -> Result<(), Failure> {
     let (exit, message) = match outcome {
-        Outcome::Succeeded | Outcome::Stopped => return Ok(()),
+        Outcome::Succeeded | Outcome::Stopped | Outcome::Left => return Ok(()),
         Outcome::StoppedWithoutCheckpoint(reason) => (
             Exit::Environment,
             format!("stopped, but without a last checkpoint: {reason}; running again goes on from the one before"),

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{job::LocalJob, planner::Plan};
+use crate::{job::Job, planner::Plan};
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -82,7 +82,7 @@ fn warning(warning: &Value) -> String {
 }
 
 /// Stages from the sources to the sinks.
-pub fn render(job: &LocalJob, plan: &Plan) -> String {
+pub fn render(job: &Job, plan: &Plan) -> String {
     let head = format!(
         "{}: parallelism {} ({} workers × {} slots), {} key groups, keyed state in {}\n",
         job.name,

@@ -22,9 +22,9 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
 };
-use weir_protocol::{BUILD_VERSION, WorkerId};
+use weir_protocol::BUILD_VERSION;
 
-use super::{Platform, PlatformEvent, ProcessNumber};
+use super::{Platform, PlatformEvent, ProcessNumber, WorkerTemplate};
 use crate::state_dir::StateDir;
 
 /// A worker says where it listens within this time, or it is taken for hung. Starting takes some ten milliseconds.
@@ -97,7 +97,6 @@ pub async fn check_version(path: &Path) -> Result<(), WorkerBinaryError> {
 #[derive(Deserialize)]
 struct Listening {
     address: String,
-    worker: String,
     version: String,
 }
 
@@ -151,7 +150,7 @@ impl Local {
 
 #[async_trait]
 impl Platform for Local {
-    fn start(&mut self) -> ProcessNumber {
+    fn start(&mut self, template: &WorkerTemplate) -> ProcessNumber {
         self.started += 1;
         let process = ProcessNumber(self.started);
         let (end, ending) = oneshot::channel();
@@ -161,6 +160,7 @@ impl Platform for Local {
             events: self.events.clone(),
             folder: self.state_dir.worker(process.0),
             log: self.state_dir.log(process.0),
+            template: template.hash.clone(),
         };
         match self.command(process).and_then(|mut command| command.spawn()) {
             Ok(child) => self.tasks.spawn(life.live(child, ending)),
@@ -187,6 +187,11 @@ impl Platform for Local {
         }
         while self.tasks.join_next().await.is_some() {}
     }
+
+    /// Children end with their parent, so that nobody could take them over.
+    async fn release(&mut self) {
+        self.finish().await;
+    }
 }
 
 /// One process from its start to its end.
@@ -195,6 +200,7 @@ struct Life {
     events: mpsc::Sender<PlatformEvent>,
     folder: PathBuf,
     log: PathBuf,
+    template: String,
 }
 
 impl Life {
@@ -237,9 +243,13 @@ impl Life {
         };
         self.tell(PlatformEvent::Started {
             process: self.process,
-            worker: WorkerId(listening.worker),
+            name: match pid {
+                Some(pid) => format!("worker {} (pid {pid})", self.process),
+                None => format!("worker {}", self.process),
+            },
             address: listening.address,
             pid,
+            template: self.template.clone(),
         })
         .await;
 

@@ -1,11 +1,11 @@
-//! Where workers come from: processes of this machine ([`local`]); pods, later.
+//! Where workers come from: processes of this machine ([`local`]), or pods of a cluster.
 
 pub mod local;
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
-use weir_protocol::WorkerId;
+use k8s_openapi::api::core::v1::Pod;
 
 /// One process that a platform was asked to start, by the number of the request, from 1. Never reused in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,19 +17,53 @@ impl fmt::Display for ProcessNumber {
     }
 }
 
+/// What a worker process is made from. Two with the same hash are interchangeable.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct WorkerTemplate {
+    /// Tells one from another: the hash of the image and of everything else that only another process can have. Empty where
+    /// all processes are the same, as on this machine.
+    pub hash: String,
+    /// In a cluster: the pod, with `generateName`, labels and owner, but without the label that names the hash.
+    pub pod: Option<Arc<Pod>>,
+}
+
 /// What a platform tells, in the order in which it happens to one process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PlatformEvent {
+    /// These were there before this platform was asked for any: the job's workers that another controller has left. Told
+    /// once, before anything else, by a platform whose processes outlive it; `Started` or `StartFailed` follows for each.
+    Found {
+        /// Their numbers.
+        processes: Vec<ProcessNumber>,
+    },
+    /// A process that was asked for is not there yet, and this is why: no node has room for it, its image cannot be
+    /// pulled. It may still come. Told when the reason changes.
+    Waiting {
+        /// Which.
+        process: ProcessNumber,
+        /// For people.
+        reason: String,
+    },
     /// The process listens.
     Started {
         /// Which.
         process: ProcessNumber,
-        /// The id that it made for itself.
-        worker: WorkerId,
+        /// How people call it: `worker 2 (pid 4711)`, a pod's name.
+        name: String,
         /// host:port of its gRPC server.
         address: String,
         /// Its process id, where it has one.
         pid: Option<u32>,
+        /// The hash of the template that it is made from.
+        template: String,
+    },
+    /// It has been told to go, by somebody else than this platform's user: its node is drained, or it is preempted. It
+    /// works until it is stopped, or until its time is over.
+    Leaving {
+        /// Which.
+        process: ProcessNumber,
+        /// For people.
+        reason: String,
     },
     /// It could not be started, or ended before it listened. Nothing more comes of it.
     StartFailed {
@@ -60,11 +94,11 @@ pub enum PlatformEvent {
 ///
 /// The contract: a process that was started is told of by exactly one `Started` or `StartFailed`, and after `Started` by
 /// exactly one `Died`, also when it was stopped. `Died` comes as soon as the platform knows, and a process told dead never
-/// runs again. All started processes end when the platform is dropped.
+/// runs again, or, where it was cut off and may still be alive, is fenced by its attempt's number.
 #[async_trait]
 pub trait Platform: Send {
     /// Starts one more process. Returns at once; the answer is an event.
-    fn start(&mut self) -> ProcessNumber;
+    fn start(&mut self, template: &WorkerTemplate) -> ProcessNumber;
 
     /// Ends a process: asked first, then forced after a grace period.
     fn stop(&mut self, process: ProcessNumber);
@@ -72,6 +106,10 @@ pub trait Platform: Send {
     /// Ends a process at once.
     fn kill(&mut self, process: ProcessNumber);
 
-    /// Waits until all processes are gone.
+    /// Ends all processes, and waits until they are gone.
     async fn finish(&mut self);
+
+    /// Lets go of all processes: another supervisor takes them over, or has. Where they cannot live without this platform
+    /// they end.
+    async fn release(&mut self);
 }

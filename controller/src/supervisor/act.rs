@@ -10,13 +10,12 @@ use weir_protocol::{
 };
 use weir_storage::JobStore;
 
-use super::{Done, Input, Supervisor, recovery::Recovery, status};
+use super::{Done, Input, Supervisor, observer::{Fact, StatusAnswer, StatusWrite}, recovery::Breakdown};
 use crate::{
     attempt,
     coordinator::{self, Coordinator},
     effects::{self, TakeOver},
     takeover::{Opened, Request, Restore},
-    ui::{Weight, text},
 };
 
 impl Supervisor {
@@ -26,7 +25,7 @@ impl Supervisor {
         use attempt::Action;
         match action {
             Action::StartWorker => {
-                let process = self.platform.start();
+                let process = self.platform.start(&self.job.template);
                 self.roster.starting(process);
             }
             Action::TakeOver { resume } => self.take_over(resume),
@@ -124,11 +123,7 @@ impl Supervisor {
                 let outcome = effects::create_record(&store, &record).await;
                 Event::Created { number: record.number, outcome }
             }),
-            Action::WriteStatus(pointer) => {
-                let outcome = status::write(&self.state_dir, &self.store, &pointer, self.traffic.failed_checkpoints());
-                let record = pointer.record.reference();
-                self.inputs.push_back(Input::Coordinator(Event::StatusWritten { record, outcome }));
-            }
+            Action::WriteStatus(pointer) => self.write_status(term, pointer),
             Action::ReadNames(record) => self.work(term, move |store| async move {
                 let names = effects::read_names(&store, &record).await;
                 Event::NamesRead { record: record.reference(), names }
@@ -148,6 +143,22 @@ impl Supervisor {
                 self.inputs.push_back(Input::Attempt(attempt::Event::Superseded { by }));
             }
         }
+    }
+
+    fn write_status(&mut self, term: Term, pointer: coordinator::StatusPointer) {
+        let record = pointer.record.reference();
+        let write = StatusWrite {
+            record: format!("{}/{}", self.store.name(), record.path()),
+            pointer,
+            failed_since_latest: self.traffic.failed_checkpoints(),
+        };
+        let (answer, answered) = StatusAnswer::new();
+        self.observer.write_status(write, answer);
+        self.work(term, move |_| async move {
+            // No answer is an answer in doubt.
+            let outcome = answered.await.unwrap_or(coordinator::StatusOutcome::InDoubt);
+            coordinator::Event::StatusWritten { record, outcome }
+        });
     }
 
     /// Does something beside the loop, and brings the answer back to the coordinator of the same term.
@@ -189,18 +200,12 @@ impl Supervisor {
         // A wish acts once: whatever comes after goes on from the end of the chain.
         self.request.restore = Restore::Latest;
         self.request.adopt = false;
-        if let Some(wish) = self.restore_wish.take() {
-            let _ = self.state_dir.write("restored-from", wish.as_bytes());
-        }
         if let Some(recovery) = &mut self.recovery {
             recovery.term_opened();
         }
-        if let Some(record) = &opened.restored {
-            let verb =
-                if self.recovery.as_ref().is_some_and(Recovery::is_start) { "restored from" } else { "rolled back to" };
-            let line = format!("{verb} checkpoint {} with {} of state", record.id, text::bytes(record.state_bytes));
-            self.tell(Weight::Change, &line);
-        }
+        let start = self.recovery.as_ref().is_some_and(Breakdown::is_start);
+        let (opening, restored) = (opened.opening.clone(), opened.restored.clone());
+        self.tell(&Fact::TermOpened { opening, restored, start });
         let opening = opened.opening.clone();
         self.opened = Some(opened);
         for process in self.roster.alive() {

@@ -3,16 +3,15 @@
 use std::time::{Duration, Instant};
 
 use weir_protocol::{
-    Attempt, CheckpointId, Term,
+    Attempt, CheckpointId, Term, WorkerId,
     rpc::{self, from_worker},
 };
 
-use super::{Input, LAST_WORD, Outcome, Supervisor, recovery::Recovery, roster};
+use super::{Input, LAST_WORD, Outcome, Supervisor, observer::Fact, recovery::Breakdown, roster};
 use crate::{
     attempt, coordinator,
     platform::{PlatformEvent, ProcessNumber},
     session::{Session, SessionEvent, SessionId},
-    ui::Weight,
 };
 
 impl Supervisor {
@@ -20,8 +19,12 @@ impl Supervisor {
 
     pub(super) fn on_platform(&mut self, event: PlatformEvent) {
         match event {
-            PlatformEvent::Started { process, worker, address, pid } => {
-                self.roster.started(process, worker, address, pid);
+            // Nothing was there before on this machine; who adopts is told before.
+            PlatformEvent::Found { .. } => {}
+            PlatformEvent::Waiting { process, reason } => self.tell(&Fact::WorkerWaits { process, reason }),
+            PlatformEvent::Leaving { .. } => {}
+            PlatformEvent::Started { process, name, address, pid, template } => {
+                self.roster.started(process, name, address, pid, template);
                 self.open_session(process);
                 self.note_workers();
             }
@@ -38,7 +41,7 @@ impl Supervisor {
                 self.roster.remove(process);
                 self.note_workers();
             }
-            PlatformEvent::Printed { line, .. } => self.ui.printed(&line),
+            PlatformEvent::Printed { process, line } => self.tell(&Fact::Printed { process, line }),
         }
     }
 
@@ -50,16 +53,19 @@ impl Supervisor {
         }
         worker.gone = true;
         worker.session = None;
-        let (id, ready) = (worker.id.clone(), worker.ready);
-        if ready {
-            if self.recovery.as_ref().is_none_or(Recovery::is_over) {
-                self.recovery = Some(Recovery::new("worker"));
+        match worker.id.clone().filter(|_| worker.ready) {
+            Some(id) => {
+                if self.recovery.as_ref().is_none_or(Breakdown::is_over) {
+                    self.recovery = Some(Breakdown::new("worker"));
+                }
+                let cause = cause.to_string();
+                self.inputs.push_back(Input::Coordinator(coordinator::Event::SessionLost { worker: id.clone() }));
+                self.inputs.push_back(Input::Attempt(attempt::Event::WorkerLost { worker: id, cause }));
             }
-            self.inputs.push_back(Input::Coordinator(coordinator::Event::SessionLost { worker: id.clone() }));
-            self.inputs.push_back(Input::Attempt(attempt::Event::WorkerLost { worker: id, cause: cause.to_string() }));
-        } else {
-            let reason = format!("worker {process} ended before it was ready: {cause}");
-            self.inputs.push_back(Input::Attempt(attempt::Event::StartFailed { reason }));
+            None => {
+                let reason = format!("{} ended before it was ready: {cause}", worker.name);
+                self.inputs.push_back(Input::Attempt(attempt::Event::StartFailed { reason }));
+            }
         }
     }
 
@@ -86,8 +92,20 @@ impl Supervisor {
 
     pub(super) fn on_message(&mut self, process: ProcessNumber, message: from_worker::Message) {
         use from_worker::Message;
+        if let Message::Welcome(welcome) = &message
+            && !self.roster.identified(process, &WorkerId(welcome.worker.clone()))
+        {
+            let reason = format!("another process answers at its address: {}", welcome.worker);
+            self.roster.suspect(process, reason, Instant::now());
+            return;
+        }
         let Some(worker) = self.roster.get_mut(process) else { return };
-        let id = worker.id.clone();
+        let id = match (&worker.id, &message) {
+            (Some(id), _) => id.clone(),
+            (None, Message::Refused(_)) => WorkerId(String::new()),
+            // Who has not said who it is has nothing to say.
+            (None, _) => return,
+        };
         match message {
             Message::Welcome(welcome) => {
                 worker.highest_checkpoint = worker.highest_checkpoint.max(CheckpointId(welcome.highest_checkpoint));
@@ -149,11 +167,10 @@ impl Supervisor {
         self.traffic.update(&self.roster);
         if stats.first_output_us > 0
             && let Some(recovery) = &mut self.recovery
-            && let Some(line) = recovery.first_output(stats.attempt, Duration::from_micros(stats.first_output_us))
+            && recovery.first_output(stats.attempt, Duration::from_micros(stats.first_output_us))
         {
-            let facts = recovery.facts();
-            self.record("firstOutput", &facts);
-            self.tell(Weight::Change, &line);
+            let fact = Fact::FirstOutput(recovery.clone());
+            self.tell(&fact);
         }
     }
 }

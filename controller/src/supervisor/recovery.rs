@@ -9,7 +9,7 @@ use crate::ui::text;
 
 /// The stages from a failure (or a start) to running again, as spans since it was seen.
 #[derive(Clone, Debug)]
-pub struct Recovery {
+pub struct Breakdown {
     cause: &'static str,
     seen: Instant,
     attempt: u64,
@@ -24,8 +24,8 @@ pub struct Recovery {
     downloaded_bytes: u64,
 }
 
-impl Recovery {
-    /// Something ended the attempt just now: `start`, `worker` or `task`.
+impl Breakdown {
+    /// Something ended the attempt just now: `start`, `worker`, `task` or `change`.
     pub fn new(cause: &'static str) -> Self {
         Self {
             cause,
@@ -87,13 +87,16 @@ impl Recovery {
         }
     }
 
-    /// `Run` is sent. The line to show.
-    pub fn running(&mut self) -> Option<String> {
-        if self.is_over() {
-            return None;
+    /// `Run` is sent.
+    pub fn running(&mut self) {
+        if !self.is_over() {
+            self.running = Some(self.seen.elapsed());
         }
-        let total = self.seen.elapsed();
-        self.running = Some(total);
+    }
+
+    /// How long it took to run, and what that was spent on.
+    pub fn running_in_words(&self) -> String {
+        let total = self.running.unwrap_or_else(|| self.seen.elapsed());
         let again = if self.is_start() { "running" } else { "running again" };
         let mut made_of = Vec::new();
         if let Some(term) = self.term {
@@ -114,16 +117,28 @@ impl Recovery {
         } else {
             String::new()
         };
-        Some(format!("{again} after {} ({}{moved})", text::span(total), made_of.join(", ")))
+        format!("{again} after {} ({}{moved})", text::span(total), made_of.join(", "))
     }
 
-    /// A row left a sink so long after `Run`. The line to show, once.
-    pub fn first_output(&mut self, attempt: u64, after_run: Duration) -> Option<String> {
-        let running = self.running.filter(|_| attempt == self.attempt && self.output.is_none())?;
-        let total = running + after_run;
-        self.output = Some(total);
-        let since = if self.is_start() { "the start" } else { "the failure was seen" };
-        Some(format!("first output {} after {since}", text::span(total)))
+    /// A row left a sink so long after `Run`. True the first time.
+    pub fn first_output(&mut self, attempt: u64, after_run: Duration) -> bool {
+        match self.running {
+            Some(running) if attempt == self.attempt && self.output.is_none() => {
+                self.output = Some(running + after_run);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// When the first row left a sink.
+    pub fn first_output_in_words(&self) -> Option<String> {
+        let since = match self.cause {
+            "start" => "the start",
+            "change" => "the change began",
+            _ => "the failure was seen",
+        };
+        Some(format!("first output {} after {since}", text::span(self.output?)))
     }
 
     /// All of it, in milliseconds, for tests and measurements.

@@ -12,8 +12,12 @@ use crate::{attempt::Failure, coordinator::Ack, platform::ProcessNumber, session
 /// One process.
 #[derive(Debug)]
 pub struct Worker {
-    /// The id that it made for itself.
-    pub id: WorkerId,
+    /// The id that it made for itself; known from its welcome on.
+    pub id: Option<WorkerId>,
+    /// How people call it.
+    pub name: String,
+    /// The hash of the template that it is made from.
+    pub template: String,
     /// host:port of its gRPC server.
     pub address: String,
     /// Its process id.
@@ -84,12 +88,19 @@ impl Roster {
     }
 
     /// It listens.
-    pub fn started(&mut self, process: ProcessNumber, id: WorkerId, address: String, pid: Option<u32>) {
+    pub fn started(
+        &mut self,
+        process: ProcessNumber,
+        name: String,
+        address: String,
+        pid: Option<u32>,
+        template: String,
+    ) {
         self.starting.retain(|other| *other != process);
-        let name = pid.map_or_else(|| format!("worker {process}"), |pid| format!("worker {process} (pid {pid})"));
-        self.names.insert(id.clone(), name);
         let worker = Worker {
-            id,
+            id: None,
+            name,
+            template,
             address,
             pid,
             session: None,
@@ -100,6 +111,16 @@ impl Roster {
             stats: WorkerStats::default(),
         };
         self.workers.insert(process, worker);
+    }
+
+    /// It has said which id it made for itself. False: it has said another before, so that it is another process.
+    pub fn identified(&mut self, process: ProcessNumber, id: &WorkerId) -> bool {
+        let Some(worker) = self.workers.get_mut(&process) else { return false };
+        if worker.id.is_none() {
+            worker.id = Some(id.clone());
+            self.names.insert(id.clone(), worker.name.clone());
+        }
+        worker.id.as_ref() == Some(id)
     }
 
     /// It is no more.
@@ -116,12 +137,12 @@ impl Roster {
 
     /// By the id that it made for itself.
     pub fn process_of(&self, id: &WorkerId) -> Option<ProcessNumber> {
-        self.workers.iter().find(|(_, worker)| worker.id == *id).map(|(process, _)| *process)
+        self.workers.iter().find(|(_, worker)| worker.id.as_ref() == Some(id)).map(|(process, _)| *process)
     }
 
     /// By the id that it made for itself.
     pub fn by_id(&self, id: &WorkerId) -> Option<&Worker> {
-        self.workers.values().find(|worker| worker.id == *id)
+        self.workers.values().find(|worker| worker.id.as_ref() == Some(id))
     }
 
     /// Every process, also those that are starting or going.
@@ -142,7 +163,7 @@ impl Roster {
     /// The attempt's workers in slot order, as they are told of each other. Marks them as deployed, and the others as not.
     pub fn peers(&mut self, ids: &[WorkerId], slots: u32) -> Vec<rpc::Peer> {
         for worker in self.workers.values_mut() {
-            worker.deployed = ids.contains(&worker.id);
+            worker.deployed = worker.id.as_ref().is_some_and(|id| ids.contains(id));
             worker.stats = WorkerStats::default();
         }
         let peer = |(i, id): (u32, &WorkerId)| rpc::Peer {

@@ -18,13 +18,26 @@ pub struct Traffic {
     completed: Option<Instant>,
     /// The longest pause of the checkpoint under way, by its id.
     pause: (u64, Duration),
+    /// What the attempts before this one have counted.
+    before: Counts,
+    /// What this one has counted.
+    current: Counts,
+}
+
+/// Rows, as the workers count them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Counts {
+    rows_in: u64,
+    rows_out: u64,
+    late: u64,
+    skipped: u64,
 }
 
 impl Traffic {
     /// Of this job.
     pub fn new(job: String) -> Self {
         let view = View { job, state: "starting".to_string(), ..View::default() };
-        Self { view, begun: Instant::now(), completed: None, pause: (0, Duration::ZERO) }
+        Self { view, begun: Instant::now(), completed: None, pause: (0, Duration::ZERO), before: Counts::default(), current: Counts::default() }
     }
 
     /// One word for what is going on.
@@ -37,11 +50,15 @@ impl Traffic {
         self.view.failed_checkpoints
     }
 
-    /// Another attempt begins: its counts begin at nothing.
+    /// Another attempt begins: its workers count from nothing, the run does not. What is read again counts again.
     pub fn attempt(&mut self, attempt: u64) {
         self.view.attempt = attempt;
-        self.view.rows_in = Flow::default();
-        self.view.rows_out = Flow::default();
+        let current = std::mem::take(&mut self.current);
+        self.before.rows_in += current.rows_in;
+        self.before.rows_out += current.rows_out;
+        self.before.late += current.late;
+        self.before.skipped += current.skipped;
+        (self.view.rows_in.rate, self.view.rows_out.rate) = (0.0, 0.0);
     }
 
     /// One worker's part of a checkpoint is there.
@@ -74,21 +91,24 @@ impl Traffic {
     /// A worker has counted anew.
     pub fn update(&mut self, roster: &Roster) {
         let attempt = self.view.attempt;
-        let (mut flow_in, mut flow_out) = (Flow::default(), Flow::default());
-        let (mut late, mut skipped) = (0, 0);
+        let mut counts = Counts::default();
+        let (mut rate_in, mut rate_out) = (0.0, 0.0);
         let mut watermark: Option<i64> = None;
         for stats in roster.stats().filter(|stats| stats.newest.attempt == attempt) {
             let newest = &stats.newest;
-            flow_in.total += newest.source_rows;
-            flow_in.rate += stats.rows_in;
-            flow_out.total += newest.sink_rows;
-            flow_out.rate += stats.rows_out;
-            late += newest.late_rows;
-            skipped += newest.skipped_rows;
+            counts.rows_in += newest.source_rows;
+            counts.rows_out += newest.sink_rows;
+            counts.late += newest.late_rows;
+            counts.skipped += newest.skipped_rows;
+            rate_in += stats.rows_in;
+            rate_out += stats.rows_out;
             watermark = Some(watermark.map_or(newest.watermark_ms, |least| least.min(newest.watermark_ms)));
         }
-        (self.view.rows_in, self.view.rows_out) = (flow_in, flow_out);
-        (self.view.late_rows, self.view.skipped_rows) = (late, skipped);
+        self.current = counts;
+        self.view.rows_in = Flow { total: self.before.rows_in + counts.rows_in, rate: rate_in };
+        self.view.rows_out = Flow { total: self.before.rows_out + counts.rows_out, rate: rate_out };
+        self.view.late_rows = self.before.late + counts.late;
+        self.view.skipped_rows = self.before.skipped + counts.skipped;
         self.view.input_ended = watermark == Some(END_OF_INPUT);
         self.view.watermark_ms = watermark.filter(|ms| *ms != NO_WATERMARK && *ms != END_OF_INPUT);
     }

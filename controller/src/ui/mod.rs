@@ -1,6 +1,7 @@
 //! What a person sees of a run: with a terminal a live view, without one plain lines. Only shows; decides nothing.
 
 mod live;
+mod observer;
 mod plain;
 pub mod text;
 
@@ -9,6 +10,7 @@ use std::time::Duration;
 use console::Term;
 
 pub use live::Live;
+pub use observer::{LocalObserver, RESTORED_FILE};
 pub use plain::Plain;
 
 /// What is to be seen of a run.
@@ -45,7 +47,7 @@ pub struct View {
 /// An amount and its speed.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Flow {
-    /// In this attempt.
+    /// Over all attempts of this run. What an attempt reads again counts again.
     pub total: u64,
     /// A second, of late.
     pub rate: f64,

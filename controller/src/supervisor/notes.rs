@@ -1,0 +1,78 @@
+//! From what the two state machines note to what the observer is told, and to what stands in the view.
+
+use super::{Supervisor, observer::Fact, recovery::Breakdown};
+use crate::{attempt, coordinator};
+
+impl Supervisor {
+    pub(super) fn tell(&mut self, fact: &Fact) {
+        self.observer.fact(self.clock.now(), fact);
+    }
+
+    /// Tells which processes there are.
+    pub(super) fn note_workers(&mut self) {
+        let workers = self.roster.views();
+        self.tell(&Fact::Workers(workers));
+    }
+
+    pub(super) fn on_attempt_note(&mut self, note: attempt::Note) {
+        use attempt::Note;
+        let fact = match note {
+            Note::WorkerLost { worker, cause, position } => {
+                self.traffic.state("recovering");
+                let name = self.roster.name(&worker);
+                Fact::WorkerLost { worker, name, cause, position }
+            }
+            Note::PeerLost => {
+                self.recovering("worker");
+                return;
+            }
+            Note::TaskFailed(failure) => {
+                self.recovering("task");
+                Fact::TaskFailed(failure)
+            }
+            Note::Restarting { after, failures } => Fact::Restarting { after, failures },
+            Note::StartFailed { reason } => Fact::StartFailed { reason },
+            Note::TakeOverFailed { reason } => Fact::TakeOverFailed { reason },
+            Note::Deploying { attempt } => {
+                Fact::Deploying { attempt, workers: self.job.workers, slots: self.job.slots }
+            }
+            Note::Running { attempt, resumed } => {
+                if !self.stopping {
+                    self.traffic.state("running");
+                }
+                self.note_workers();
+                if let Some(recovery) = &mut self.recovery {
+                    recovery.running();
+                }
+                Fact::Running { attempt, resumed, recovery: self.recovery.clone() }
+            }
+        };
+        self.tell(&fact);
+    }
+
+    /// The attempt is broken; from now on the time is counted, unless it is already.
+    fn recovering(&mut self, cause: &'static str) {
+        self.traffic.state("recovering");
+        if self.recovery.as_ref().is_none_or(Breakdown::is_over) {
+            self.recovery = Some(Breakdown::new(cause));
+        }
+    }
+
+    pub(super) fn on_coordinator_note(&mut self, note: coordinator::Note) {
+        use coordinator::Note;
+        let fact = match note {
+            Note::Triggered { .. } => return,
+            Note::Completed { record } => {
+                let pause = self.traffic.completed(&record);
+                Fact::Completed { record, pause }
+            }
+            Note::Aborted { id, reason, failed, beyond_tolerable } => {
+                self.traffic.failed(failed);
+                Fact::Aborted { id, reason, failed, beyond_tolerable }
+            }
+            Note::RecordInDoubt { record, reason, tries } => Fact::RecordInDoubt { record, reason, tries },
+            Note::Committed { id } => Fact::Committed { id },
+        };
+        self.tell(&fact);
+    }
+}

@@ -1,0 +1,213 @@
+//! Who is told what happens to a job: `weir run`'s view and files, or the resource's status and events in a cluster.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use tokio::sync::oneshot;
+use weir_crds::LatestCheckpoint;
+use weir_protocol::{
+    Attempt, CheckpointId, WorkerId,
+    record::{Opening, Record, RecordRef},
+};
+
+use super::recovery::Breakdown;
+use crate::{
+    attempt::{End, Failure},
+    coordinator::{StatusOutcome, StatusPointer},
+    platform::ProcessNumber,
+    time::Millis,
+    ui::{View, WorkerView},
+};
+
+/// Is told what happens. All calls come from the supervisor's loop, in order, and must return at once: whoever writes to an
+/// API server queues and writes elsewhere.
+pub trait Observer: Send {
+    /// Something happened, at this time.
+    fn fact(&mut self, at: Millis, fact: &Fact);
+
+    /// `status.checkpoint` is to name this. At most one write is under way, at most one a second is asked for, and the
+    /// newest wins; `coordinator::StatusOutcome` says what a write must hold to. Dropping `answer` says that the write is
+    /// in doubt, and it is asked for again.
+    fn write_status(&mut self, write: StatusWrite, answer: StatusAnswer);
+
+    /// The state of things, several times a second.
+    fn view(&mut self, view: &View);
+
+    /// Nothing more comes.
+    fn finish(&mut self, view: &View);
+}
+
+/// What is to stand in `status.checkpoint`.
+#[derive(Clone, Debug)]
+pub struct StatusWrite {
+    /// The record, and the term that writes.
+    pub pointer: StatusPointer,
+    /// The record's URL.
+    pub record: String,
+    /// Checkpoints that failed since.
+    pub failed_since_latest: u32,
+}
+
+impl StatusWrite {
+    /// As the resource's status has it.
+    pub fn latest(&self) -> LatestCheckpoint {
+        let record = &self.pointer.record;
+        let completed =
+            DateTime::<Utc>::from_timestamp_millis(i64::try_from(record.completed_at_ms).unwrap_or_default());
+        LatestCheckpoint {
+            id: record.id.0,
+            record: self.record.clone(),
+            completed_at: completed.unwrap_or_default().to_rfc3339_opts(SecondsFormat::Millis, true),
+            duration: weir_crds::Duration(Duration::from_millis(record.duration_ms)),
+            state_bytes: record.state_bytes,
+            uploaded_bytes: record.uploaded_bytes,
+        }
+    }
+}
+
+/// Takes the answer to one status write.
+#[derive(Debug)]
+pub struct StatusAnswer(oneshot::Sender<StatusOutcome>);
+
+impl StatusAnswer {
+    pub(super) fn new() -> (Self, oneshot::Receiver<StatusOutcome>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self(sender), receiver)
+    }
+
+    /// What came of it. May be called from any task.
+    pub fn give(self, outcome: StatusOutcome) {
+        // A supervisor that has ended does not ask any more.
+        let _ = self.0.send(outcome);
+    }
+}
+
+/// Something that happened to a job. [`Fact::in_words`] is a sentence for people.
+#[derive(Clone, Debug)]
+pub enum Fact {
+    /// A term is ours. Whatever a user wished to restore is written down in its opening, and the wish has acted.
+    TermOpened {
+        /// The opening.
+        opening: Arc<Opening>,
+        /// The record that it restores, or that a resumed attempt has taken last.
+        restored: Option<Arc<Record>>,
+        /// The first of this supervisor; else it follows a failure or a change.
+        start: bool,
+    },
+    /// Which processes there are has changed, or what they do.
+    Workers(Vec<WorkerView>),
+    /// A worker that was asked for does not come yet.
+    WorkerWaits {
+        /// Which.
+        process: ProcessNumber,
+        /// Why.
+        reason: String,
+    },
+    /// A worker was told to go by somebody else; its place is handed over.
+    WorkerLeaves {
+        /// How people call it.
+        name: String,
+        /// Why.
+        reason: String,
+    },
+    /// A worker was lost.
+    WorkerLost {
+        /// Which.
+        worker: WorkerId,
+        /// How people call it.
+        name: String,
+        /// Why.
+        cause: String,
+        /// The slot position that it held; none for a standby.
+        position: Option<u32>,
+    },
+    /// A task failed.
+    TaskFailed(Failure),
+    /// The next attempt begins after this time; zero is at once.
+    Restarting {
+        /// How long.
+        after: Duration,
+        /// The failures in a row that this back-off stands for; 0 where none counted.
+        failures: u32,
+    },
+    /// A worker could not be started; tried again.
+    StartFailed {
+        /// Why.
+        reason: String,
+    },
+    /// Storage did not answer a takeover; tried again.
+    TakeOverFailed {
+        /// Why.
+        reason: String,
+    },
+    /// All workers have been told to deploy.
+    Deploying {
+        /// Which attempt.
+        attempt: Attempt,
+        /// Workers of the attempt.
+        workers: u32,
+        /// Slots a worker.
+        slots: u32,
+    },
+    /// All workers run.
+    Running {
+        /// Which attempt.
+        attempt: Attempt,
+        /// Without having stopped.
+        resumed: bool,
+        /// What the time since the start or the failure was spent on.
+        recovery: Option<Breakdown>,
+    },
+    /// The first row of an attempt has left a sink.
+    FirstOutput(Breakdown),
+    /// A checkpoint is complete.
+    Completed {
+        /// Its record.
+        record: Arc<Record>,
+        /// The longest pause of processing, where known.
+        pause: Option<Duration>,
+    },
+    /// A checkpoint was aborted.
+    Aborted {
+        /// Which.
+        id: CheckpointId,
+        /// Why.
+        reason: String,
+        /// Aborted in a row up to now.
+        failed: u32,
+        /// More than `tolerableFailures`.
+        beyond_tolerable: bool,
+    },
+    /// Whether a record exists is not known; nothing else is decided until it is.
+    RecordInDoubt {
+        /// Which.
+        record: RecordRef,
+        /// Why.
+        reason: String,
+        /// Creates sent up to now.
+        tries: u32,
+    },
+    /// All workers have published everything up to this checkpoint.
+    Committed {
+        /// Which.
+        id: CheckpointId,
+    },
+    /// A stop was asked for.
+    Stopping {
+        /// By whom or what.
+        why: String,
+        /// A last checkpoint is taken first.
+        last_checkpoint: bool,
+    },
+    /// An end without any delay was asked for.
+    Killed,
+    /// It is over. `Outcome` says the same to the caller.
+    Ended(End),
+    /// A line that a worker printed for people.
+    Printed {
+        /// Which.
+        process: ProcessNumber,
+        /// The line.
+        line: String,
+    },
+}

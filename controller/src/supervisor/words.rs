@@ -1,0 +1,95 @@
+//! What happens to a job, in sentences for people: the lines of `weir run`, and the messages of events in a cluster.
+
+use std::time::Duration;
+
+use super::observer::Fact;
+use crate::{
+    attempt::{End, Failure},
+    coordinator::Last,
+    ui::{Weight, text},
+};
+
+impl Fact {
+    /// A sentence, and how much it matters; none for what is only counted.
+    pub fn in_words(&self) -> Option<(Weight, String)> {
+        let (weight, line) = match self {
+            Self::TermOpened { restored: Some(record), start, .. } => {
+                let verb = if *start { "restored from" } else { "rolled back to" };
+                let state = text::bytes(record.state_bytes);
+                (Weight::Change, format!("{verb} checkpoint {} with {state} of state", record.id))
+            }
+            Self::TermOpened { .. } | Self::Workers(_) | Self::Committed { .. } | Self::Printed { .. } => return None,
+            Self::WorkerWaits { process, reason } => (Weight::Bad, format!("worker {process} waits: {reason}")),
+            Self::WorkerLeaves { name, reason } => {
+                (Weight::Change, format!("{name} is to go ({reason}); its place is handed over"))
+            }
+            Self::WorkerLost { name, cause, .. } => (Weight::Bad, format!("{name} lost: {cause}")),
+            Self::TaskFailed(failure) => (Weight::Bad, format!("failed: {}", in_words(failure))),
+            Self::Restarting { after, .. } if after.is_zero() => return None,
+            Self::Restarting { after, failures } => {
+                (Weight::Change, format!("restarting in {} (failure {failures} in a row)", text::span(*after)))
+            }
+            Self::StartFailed { reason } => (Weight::Bad, format!("a worker did not start: {reason}")),
+            Self::TakeOverFailed { reason } => {
+                (Weight::Bad, format!("storage does not answer, trying again: {reason}"))
+            }
+            Self::Deploying { attempt, workers, slots } => {
+                (Weight::Change, format!("attempt {attempt}: {workers} workers with {slots} slots each"))
+            }
+            Self::Running { recovery, resumed, .. } => {
+                let line = match recovery {
+                    Some(recovery) => recovery.running_in_words(),
+                    None if *resumed => "running on".to_string(),
+                    None => "running".to_string(),
+                };
+                (Weight::Good, line)
+            }
+            Self::FirstOutput(recovery) => (Weight::Change, recovery.first_output_in_words()?),
+            Self::Completed { record, .. } => {
+                let line = format!(
+                    "checkpoint {} in {}: state {}, uploaded {}{}",
+                    record.id,
+                    text::span(Duration::from_millis(record.duration_ms)),
+                    text::bytes(record.state_bytes),
+                    text::bytes(record.uploaded_bytes),
+                    if record.is_final { ", the last one" } else { "" },
+                );
+                (Weight::Routine, line)
+            }
+            Self::Aborted { id, reason, beyond_tolerable, .. } => {
+                let more = if *beyond_tolerable { "; more than tolerableFailures" } else { "" };
+                (Weight::Bad, format!("checkpoint {id} aborted: {reason}{more}"))
+            }
+            Self::RecordInDoubt { record, reason, tries } => {
+                let line =
+                    format!("whether checkpoint {} is complete is not known yet (try {tries}): {reason}", record.id);
+                (Weight::Bad, line)
+            }
+            Self::Stopping { why, last_checkpoint: true } => {
+                (Weight::Change, format!("{why}: a last checkpoint, then an end"))
+            }
+            Self::Stopping { why, last_checkpoint: false } => (Weight::Change, format!("{why}: an end")),
+            Self::Killed => {
+                (Weight::Bad, "stopping at once; the next run goes on from the newest checkpoint".to_string())
+            }
+            Self::Ended(End::Succeeded(record)) => {
+                let line =
+                    format!("finished: all input is read, all output up to checkpoint {} is published", record.id);
+                (Weight::Good, line)
+            }
+            Self::Ended(End::Stopped(Some(Last::Taken { record, .. }))) => {
+                (Weight::Good, format!("stopped; running again goes on from checkpoint {}", record.id))
+            }
+            Self::Ended(_) => return None,
+        };
+        Some((weight, line))
+    }
+}
+
+/// A failure in one line.
+pub fn in_words(failure: &Failure) -> String {
+    if failure.operator.is_empty() {
+        return failure.message.clone();
+    }
+    format!("{}, subtask {}: {}", failure.operator, failure.subtask, failure.message)
+}

@@ -1,0 +1,155 @@
+//! What `weir run` does with what happens: it is shown, and written into the state folder for scripts and tests to read.
+
+use std::{io::Write, sync::Arc};
+
+use serde_json::{Value, json};
+use weir_crds::{CheckpointStatus, StreamJobStatus};
+
+use super::{Ui, View, WorkerView};
+use crate::{
+    coordinator::StatusOutcome,
+    state_dir::StateDir,
+    supervisor::{Breakdown, Fact, Observer, StatusAnswer, StatusWrite},
+    time::Millis,
+};
+
+/// The newest checkpoint, as the resource's status names it in a cluster.
+const STATUS_FILE: &str = "status.json";
+/// The processes that run: number, id, process id.
+const WORKERS_FILE: &str = "workers.json";
+/// One line of JSON for each event of the run.
+const EVENTS_FILE: &str = "events.jsonl";
+/// The YAML's wish to restore that has acted last.
+pub const RESTORED_FILE: &str = "restored-from";
+
+/// Shows a run on this machine, and writes it down.
+pub struct LocalObserver {
+    state_dir: Arc<StateDir>,
+    ui: Box<dyn Ui>,
+    restore_wish: Option<String>,
+}
+
+impl LocalObserver {
+    /// `restore_wish` is the YAML's wish to restore: it is written down once it has acted.
+    pub fn new(state_dir: Arc<StateDir>, ui: Box<dyn Ui>, restore_wish: Option<String>) -> Self {
+        Self { state_dir, ui, restore_wish }
+    }
+
+    /// Writes an event down for programs. Failing to is no reason to disturb the job.
+    fn record(&self, at: Millis, event: &str, facts: &Value) {
+        let line = json!({"at": at.0, "event": event, "facts": facts});
+        let path = self.state_dir.path().join(EVENTS_FILE);
+        let written = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(path)
+            .and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
+        if let Err(error) = written {
+            tracing::debug!(%error, "an event cannot be written down");
+        }
+    }
+
+    /// Writes down which processes there are, so that scripts and tests need not guess.
+    fn note_workers(&self, workers: &[WorkerView]) {
+        let worker =
+            |worker: &WorkerView| json!({"number": worker.number, "pid": worker.pid, "state": worker.state});
+        let workers: Vec<Value> = workers.iter().map(worker).collect();
+        if let Ok(bytes) = serde_json::to_vec(&workers) {
+            let _ = self.state_dir.write(WORKERS_FILE, &bytes);
+        }
+    }
+}
+
+impl Observer for LocalObserver {
+    fn fact(&mut self, at: Millis, fact: &Fact) {
+        match fact {
+            Fact::TermOpened { .. } => {
+                if let Some(wish) = self.restore_wish.take() {
+                    let _ = self.state_dir.write(RESTORED_FILE, wish.as_bytes());
+                }
+            }
+            Fact::Workers(workers) => self.note_workers(workers),
+            Fact::Printed { line, .. } => self.ui.printed(line),
+            _ => {}
+        }
+        if let Some((event, facts)) = for_programs(fact) {
+            self.record(at, event, &facts);
+        }
+        if let Some((weight, mut line)) = fact.in_words() {
+            if let Fact::Stopping { last_checkpoint: true, .. } = fact {
+                line.push_str("; once more stops at once");
+            }
+            self.ui.event(weight, &line);
+        }
+    }
+
+    /// One process holds the folder's lock, so the status never goes backwards.
+    fn write_status(&mut self, write: StatusWrite, answer: StatusAnswer) {
+        let status = StreamJobStatus {
+            attempt: Some(write.pointer.record.attempt.0),
+            checkpoint: Some(CheckpointStatus {
+                latest: Some(write.latest()),
+                failed_since_latest: write.failed_since_latest,
+                restored: None,
+            }),
+            ..StreamJobStatus::default()
+        };
+        let written = serde_json::to_vec_pretty(&status).map_err(std::io::Error::other);
+        answer.give(match written.and_then(|bytes| self.state_dir.write(STATUS_FILE, &bytes)) {
+            Ok(()) => StatusOutcome::Written,
+            Err(error) => {
+                tracing::warn!(%error, "the status file cannot be written");
+                StatusOutcome::InDoubt
+            }
+        });
+    }
+
+    fn view(&mut self, view: &View) {
+        self.ui.show(view);
+    }
+
+    fn finish(&mut self, view: &View) {
+        self.ui.finish(view);
+    }
+}
+
+/// A line of the events' file, for what has one.
+fn for_programs(fact: &Fact) -> Option<(&'static str, Value)> {
+    Some(match fact {
+        Fact::WorkerLost { worker, cause, position, .. } => {
+            ("workerLost", json!({"worker": worker.0, "cause": cause, "position": position}))
+        }
+        Fact::TaskFailed(failure) => (
+            "taskFailed",
+            json!({
+                "kind": failure.kind.as_str(),
+                "operator": failure.operator,
+                "subtask": failure.subtask,
+                "message": failure.message,
+            }),
+        ),
+        Fact::Deploying { attempt, .. } => ("deploying", json!({"attempt": attempt.0})),
+        Fact::Running { attempt, resumed, recovery } => {
+            let recovery = recovery.as_ref().map(Breakdown::facts);
+            ("running", json!({"attempt": attempt.0, "resumed": resumed, "recovery": recovery}))
+        }
+        Fact::FirstOutput(recovery) => ("firstOutput", recovery.facts()),
+        Fact::Completed { record, pause } => (
+            "checkpoint",
+            json!({
+                "id": record.id.0,
+                "attempt": record.attempt.0,
+                "durationMs": record.duration_ms,
+                "stateBytes": record.state_bytes,
+                "uploadedBytes": record.uploaded_bytes,
+                "pauseUs": pause.map(|pause| pause.as_micros() as u64),
+                "final": record.is_final,
+            }),
+        ),
+        Fact::Aborted { id, reason, failed, .. } => {
+            ("aborted", json!({"id": id.0, "reason": reason, "failed": failed}))
+        }
+        Fact::Committed { id } => ("committed", json!({"id": id.0})),
+        _ => return None,
+    })
+}
