@@ -107,6 +107,8 @@ pub struct Live {
 pub struct Job {
     /// Its identity.
     pub name: JobName,
+    /// The generation of the resource that it is made from; 0 where there is none. What runs is told with it.
+    pub generation: i64,
     /// What is planned.
     pub plan: PlanRequest,
     /// What workers are told.
@@ -157,6 +159,7 @@ impl Job {
     }
 
     fn new(job: StreamJob, storage_url: String, base_dir: String, overrides: &Overrides) -> Result<Self, String> {
+        let generation = job.metadata.generation.unwrap_or_default();
         let name = JobName {
             namespace: job.metadata.namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.to_string()),
             name: job.metadata.name.unwrap_or_default(),
@@ -172,6 +175,7 @@ impl Job {
         }
         Ok(Self {
             name: name.clone(),
+            generation,
             plan: PlanRequest { script: sql, base_dir, max_parallelism },
             settings: JobSettings {
                 job: name,

@@ -1,5 +1,8 @@
 //! One running job: a loop that reads events from the platform, the workers' sessions, storage and the clock, gives them to
 //! the two pure state machines (`attempt`, `coordinator`), and carries out what they ask for. It decides nothing itself.
+//!
+//! It is the same on a laptop and in a cluster: [`Parts`] says where workers come from, where objects are, who is told; it is
+//! told what to do by [`Control`], tells what happens as [`Fact`]s to an [`Observer`], and ends with an [`Outcome`].
 
 mod act;
 mod hear;
@@ -11,7 +14,7 @@ mod roster;
 mod traffic;
 mod words;
 
-pub use observer::{Fact, Observer, StatusAnswer, StatusWrite};
+pub use observer::{Fact, Observer, StatusAnswer, StatusWrite, Why};
 pub use parts::{Change, Control, Outcome, Parts, SessionTls};
 pub use recovery::Breakdown;
 pub use words::in_words;

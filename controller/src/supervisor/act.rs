@@ -10,7 +10,7 @@ use weir_protocol::{
 };
 use weir_storage::JobStore;
 
-use super::{Done, Input, Supervisor, observer::{Fact, StatusAnswer, StatusWrite}, recovery::Breakdown};
+use super::{Done, Input, Supervisor, observer::{Fact, StatusAnswer, StatusWrite, Why}, recovery::Breakdown};
 use crate::{
     attempt,
     coordinator::{self, Coordinator},
@@ -203,9 +203,9 @@ impl Supervisor {
         if let Some(recovery) = &mut self.recovery {
             recovery.term_opened();
         }
-        let start = self.recovery.as_ref().is_some_and(Breakdown::is_start);
+        let why = self.recovery.as_ref().map_or(Why::Failure, Breakdown::why);
         let (opening, restored) = (opened.opening.clone(), opened.restored.clone());
-        self.tell(&Fact::TermOpened { opening, restored, start });
+        self.tell(&Fact::TermOpened { opening, restored, why });
         let opening = opened.opening.clone();
         self.opened = Some(opened);
         for process in self.roster.alive() {

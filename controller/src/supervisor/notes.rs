@@ -44,7 +44,8 @@ impl Supervisor {
                 if let Some(recovery) = &mut self.recovery {
                     recovery.running();
                 }
-                Fact::Running { attempt, resumed, recovery: self.recovery.clone() }
+                let generation = Some(self.job.generation);
+                Fact::Running { attempt, generation, resumed, recovery: self.recovery.clone() }
             }
         };
         self.tell(&fact);

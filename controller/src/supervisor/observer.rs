@@ -82,6 +82,19 @@ impl StatusAnswer {
     }
 }
 
+/// Why a term was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The job starts.
+    Start,
+    /// Its attempt goes on under another controller.
+    Resume,
+    /// A worker was lost, or a task failed.
+    Failure,
+    /// The job is changed, or a worker's place handed over.
+    Change,
+}
+
 /// Something that happened to a job. [`Fact::in_words`] is a sentence for people.
 #[derive(Clone, Debug)]
 pub enum Fact {
@@ -91,8 +104,8 @@ pub enum Fact {
         opening: Arc<Opening>,
         /// The record that it restores, or that a resumed attempt has taken last.
         restored: Option<Arc<Record>>,
-        /// The first of this supervisor; else it follows a failure or a change.
-        start: bool,
+        /// Why a term was opened.
+        why: Why,
     },
     /// Which processes there are has changed, or what they do.
     Workers(Vec<WorkerView>),
@@ -153,6 +166,8 @@ pub enum Fact {
     Running {
         /// Which attempt.
         attempt: Attempt,
+        /// The generation of the job that it runs; none where an attempt was resumed that runs another than the wanted one.
+        generation: Option<i64>,
         /// Without having stopped.
         resumed: bool,
         /// What the time since the start or the failure was spent on.
@@ -191,6 +206,40 @@ pub enum Fact {
     Committed {
         /// Which.
         id: CheckpointId,
+    },
+    /// A script is planned, before anything of a running attempt is touched.
+    Planned {
+        /// The generation of the job that it belongs to.
+        generation: i64,
+        /// The plan's fingerprint.
+        fingerprint: String,
+        /// What is to be said of it, in sentences: state that grows without bound.
+        warnings: Vec<String>,
+    },
+    /// A change is being prepared, or waits: for new workers, or for a checkpoint. The job runs on meanwhile.
+    ChangeWaits {
+        /// The generation of the job that is wanted.
+        generation: i64,
+        /// For what.
+        reason: String,
+    },
+    /// All that a change needs is there: a last checkpoint is taken, then the next attempt begins. Also where a worker that
+    /// leaves is replaced.
+    HandingOver {
+        /// The generation of the job that is wanted.
+        generation: i64,
+    },
+    /// What was asked for holds now without a new attempt, or is what runs already.
+    ChangeApplied {
+        /// The generation of the job.
+        generation: i64,
+    },
+    /// A change cannot be: its script does not plan, or the state does not fit it. The job runs on, or again, as it was.
+    ChangeRefused {
+        /// The generation of the job that was wanted.
+        generation: i64,
+        /// Why.
+        reason: String,
     },
     /// A stop was asked for.
     Stopping {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use weir_protocol::rpc;
 
+use super::observer::Why;
 use crate::ui::text;
 
 /// The stages from a failure (or a start) to running again, as spans since it was seen.
@@ -25,7 +26,7 @@ pub struct Breakdown {
 }
 
 impl Breakdown {
-    /// Something ended the attempt just now: `start`, `worker`, `task` or `change`.
+    /// Something ended the attempt just now: `start`, `resume`, `worker`, `task` or `change`.
     pub fn new(cause: &'static str) -> Self {
         Self {
             cause,
@@ -44,8 +45,18 @@ impl Breakdown {
     }
 
     /// Nothing was lost: this run has just begun.
-    pub fn is_start(&self) -> bool {
+    fn is_start(&self) -> bool {
         self.cause == "start"
+    }
+
+    /// Why the next term is opened.
+    pub fn why(&self) -> Why {
+        match self.cause {
+            "start" => Why::Start,
+            "resume" => Why::Resume,
+            "change" => Why::Change,
+            _ => Why::Failure,
+        }
     }
 
     /// The job runs again.

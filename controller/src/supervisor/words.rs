@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::observer::Fact;
+use super::observer::{Fact, Why};
 use crate::{
     attempt::{End, Failure},
     coordinator::Last,
@@ -13,8 +13,13 @@ impl Fact {
     /// A sentence, and how much it matters; none for what is only counted.
     pub fn in_words(&self) -> Option<(Weight, String)> {
         let (weight, line) = match self {
-            Self::TermOpened { restored: Some(record), start, .. } => {
-                let verb = if *start { "restored from" } else { "rolled back to" };
+            Self::TermOpened { restored: Some(record), why, .. } => {
+                let verb = match why {
+                    Why::Start => "restored from",
+                    Why::Resume => "resumed after",
+                    Why::Failure => "rolled back to",
+                    Why::Change => "going on from",
+                };
                 let state = text::bytes(record.state_bytes);
                 (Weight::Change, format!("{verb} checkpoint {} with {state} of state", record.id))
             }
@@ -38,8 +43,8 @@ impl Fact {
             }
             Self::Running { recovery, resumed, .. } => {
                 let line = match recovery {
+                    _ if *resumed => "running on".to_string(),
                     Some(recovery) => recovery.running_in_words(),
-                    None if *resumed => "running on".to_string(),
                     None => "running".to_string(),
                 };
                 (Weight::Good, line)
@@ -65,6 +70,14 @@ impl Fact {
                     format!("whether checkpoint {} is complete is not known yet (try {tries}): {reason}", record.id);
                 (Weight::Bad, line)
             }
+            Self::Planned { warnings, .. } if warnings.is_empty() => return None,
+            Self::Planned { warnings, .. } => (Weight::Bad, format!("warning: {}", warnings.join("; "))),
+            Self::ChangeWaits { reason, .. } => (Weight::Change, format!("the change waits: {reason}")),
+            Self::HandingOver { .. } => {
+                (Weight::Change, "handing over: a last checkpoint, then the next attempt".to_string())
+            }
+            Self::ChangeApplied { .. } => (Weight::Change, "the change holds, without a new attempt".to_string()),
+            Self::ChangeRefused { reason, .. } => (Weight::Bad, format!("the change is refused: {reason}")),
             Self::Stopping { why, last_checkpoint: true } => {
                 (Weight::Change, format!("{why}: a last checkpoint, then an end"))
             }

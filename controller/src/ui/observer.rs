@@ -129,7 +129,7 @@ fn for_programs(fact: &Fact) -> Option<(&'static str, Value)> {
             }),
         ),
         Fact::Deploying { attempt, .. } => ("deploying", json!({"attempt": attempt.0})),
-        Fact::Running { attempt, resumed, recovery } => {
+        Fact::Running { attempt, resumed, recovery, .. } => {
             let recovery = recovery.as_ref().map(Breakdown::facts);
             ("running", json!({"attempt": attempt.0, "resumed": resumed, "recovery": recovery}))
         }
