@@ -196,7 +196,7 @@ impl Job {
             },
             workers: replicas,
             slots,
-            standby: 0,
+            standby: workers.standby,
             template: WorkerTemplate::default(),
             policy: Policy {
                 interval: checkpoint.interval.0,
