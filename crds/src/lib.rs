@@ -19,5 +19,6 @@ pub use schema::{crd, crd_yaml, openapi_schema};
 pub use status::{CheckpointStatus, LatestCheckpoint, RestoredCheckpoint, RestoredFrom, StreamJobStatus, conditions};
 pub use streamjob::{
     Alignment, AlignmentType, Checkpoint, CheckpointMode, ImagePullPolicy, OnDelete, PodTemplate, PodTemplateMetadata,
-    Resources, Restart, RestoreFrom, SecretRef, State, Storage, StreamJob, StreamJobSpec, Upgrade, UpgradeMode, Workers,
+    Resources, Restart, RestoreFrom, SecretRef, State, Storage, StreamJob, StreamJobSpec, Upgrade, UpgradeMode,
+    Workers,
 };

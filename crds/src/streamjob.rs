@@ -142,7 +142,7 @@ pub struct PodTemplate {
     #[serde(default)]
     pub metadata: PodTemplateMetadata,
     /// A pod's spec, as in a Deployment; all of it is optional. The container named `worker` is Weir's own: variables, volume
-    /// mounts and resources written there are added to it. Other containers run beside it.
+    /// mounts and ports written there are added to it. Other containers run beside it.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     #[schemars(schema_with = "any_object")]
     pub spec: Map<String, Value>,

@@ -31,6 +31,34 @@ fn the_committed_crd_is_the_generated_one() {
     assert_eq!(committed, generated, "the CRD has drifted; `make generate` writes it anew");
 }
 
+/// Every field below this one that `kubectl explain` would say nothing of, or that would make `kubectl apply` warn.
+fn ill_explained(schema: &serde_json::Value, path: &str, found: &mut Vec<String>) {
+    for (name, below) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        let text = below["description"].as_str().unwrap_or_default();
+        if text.is_empty() || text.contains('\n') {
+            found.push(format!("{path} is described as {text:?}"));
+        }
+        if below["format"].as_str().is_some_and(|format| !["int64", "date-time"].contains(&format)) {
+            found.push(format!("{path} has the format {}", below["format"]));
+        }
+        ill_explained(below, &path, found);
+    }
+    if schema["items"].is_object() {
+        ill_explained(&schema["items"], path, found);
+    }
+}
+
+#[test]
+fn kubectl_explain_tells_of_every_field_and_its_default() {
+    let schema = openapi_schema();
+    let mut found = Vec::new();
+    ill_explained(&schema, "", &mut found);
+    assert!(found.is_empty(), "{found:#?}");
+    let interval = &schema["properties"]["spec"]["properties"]["checkpoint"]["properties"]["interval"];
+    assert!(interval["description"].as_str().unwrap().ends_with("Default: 10s."), "{interval}");
+}
+
 #[test]
 fn every_rule_of_the_schema_compiles() {
     let schema = kube_cel::compile_schema(&openapi_schema());
