@@ -38,5 +38,5 @@ bench: setup
 	@$(CARGO_TARGET_DIR)/release/weir-bench
 
 generate:
-	@UPDATE=1 cargo test --workspace --quiet --test schema --test it
+	@UPDATE=1 cargo test --workspace --quiet --test schema --test it --test documented --test rendered
 	@cargo fmt --all

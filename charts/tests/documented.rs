@@ -28,11 +28,6 @@ fn assert_generated(path: &str, text: &str) {
 }
 
 #[test]
-fn the_resource_in_the_chart_is_the_one_made_from_the_types() {
-    assert_generated("weir-crds/files/streamjobs.weir.dev.yaml", &weir_crds::crd_yaml().unwrap());
-}
-
-#[test]
 fn each_readme_lists_the_values_as_their_comments_do() {
     for chart in CHARTS {
         let path = format!("{chart}/README.md");

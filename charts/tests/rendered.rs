@@ -1,7 +1,7 @@
 //! What Helm makes of the charts: linted, decoded as the API's own types with no field left over, fit for the restricted profile,
 //! and as it was when somebody last looked at it.
 //!
-//! Needs `helm`: in `HELM`, in the PATH, or where e2e keeps its tools. Where there is none the tests say so and pass, unless
+//! Needs `helm`: in `HELM`, in the PATH, or where `make tools` puts it. Where there is none the tests say so and pass, unless
 //! `WEIR_REQUIRE_HELM` is set.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -36,7 +36,9 @@ fn here(path: &str) -> PathBuf {
 fn helm() -> Option<PathBuf> {
     let works = |path: &Path| Command::new(path).arg("version").output().is_ok_and(|output| output.status.success());
     let named = env::var_os("HELM").map(PathBuf::from);
-    let kept = env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/e2e-tools/bin/helm"));
+    let tools = env::var_os("WEIR_TOOLS").map(PathBuf::from);
+    let tools = tools.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache/weir/tools")));
+    let kept = tools.map(|tools| tools.join("bin/helm"));
     let found = [named, Some(PathBuf::from("helm")), kept].into_iter().flatten().find(|path| works(path));
     if found.is_none() {
         assert!(env::var_os("WEIR_REQUIRE_HELM").is_none(), "WEIR_REQUIRE_HELM is set, and helm is not there");
