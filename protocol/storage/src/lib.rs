@@ -10,9 +10,12 @@
 pub mod conformance;
 pub mod durable;
 pub mod fault;
+pub mod minio;
 mod open;
 
-use std::{ops::Range, path::Path, sync::Arc};
+pub use open::bucket;
+
+use std::{fmt, ops::Range, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -100,6 +103,23 @@ pub enum StorageError {
     },
 }
 
+/// The keys to a bucket. They appear in no log and no error.
+#[derive(Clone, PartialEq, Eq)]
+pub struct S3Keys {
+    /// `AWS_ACCESS_KEY_ID`.
+    pub access_key_id: String,
+    /// `AWS_SECRET_ACCESS_KEY`.
+    pub secret_access_key: String,
+    /// `AWS_SESSION_TOKEN`, for keys that are lent.
+    pub session_token: Option<String>,
+}
+
+impl fmt::Debug for S3Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("S3Keys").finish_non_exhaustive()
+    }
+}
+
 /// One job's objects. Cheap to clone. Paths are relative to the job's prefix, see [`weir_protocol::paths`].
 #[derive(Clone, Debug)]
 pub struct JobStore {
@@ -114,7 +134,12 @@ impl JobStore {
     /// Opens the storage of a job. For `file://` the folder is created and tried for writing. Credentials for `s3://` come
     /// from the environment (`AWS_ACCESS_KEY_ID` and so on).
     pub fn open(settings: &StorageSettings, job: &JobName) -> Result<Self, StorageError> {
-        open::open(settings, job)
+        open::open(settings, job, None)
+    }
+
+    /// The same with these keys for `s3://`, and with nothing from the environment.
+    pub fn open_with(settings: &StorageSettings, job: &JobName, keys: &S3Keys) -> Result<Self, StorageError> {
+        open::open(settings, job, Some(keys))
     }
 
     /// A job's objects below `prefix` of any object store.
@@ -232,11 +257,11 @@ impl JobStore {
                 Created::Taken(_) => Err(unreadable(std::io::Error::other(format!("{path} is taken by other bytes")))),
             };
         }
-        self.upload_in_pieces(path, local).await?;
+        self.upload_in_pieces(path, local, length).await?;
         Ok(length)
     }
 
-    async fn upload_in_pieces(&self, path: &str, local: &Path) -> Result<(), StorageError> {
+    async fn upload_in_pieces(&self, path: &str, local: &Path, length: u64) -> Result<(), StorageError> {
         use tokio::io::AsyncReadExt;
         let unreadable = |source| StorageError::Local { path: local.display().to_string(), source };
         let mut file = tokio::fs::File::open(local).await.map_err(unreadable)?;
@@ -246,17 +271,31 @@ impl JobStore {
             .await
             .map_err(|source| self.failed("uploading", path, source))?;
         let mut writer = WriteMultipart::new_with_chunk_size(upload, PIECE);
-        loop {
-            writer.wait_for_capacity(PIECES_AT_ONCE).await.map_err(|source| self.failed("uploading", path, source))?;
-            let mut piece = Vec::with_capacity(PIECE);
-            let read = (&mut file).take(PIECE as u64).read_to_end(&mut piece).await.map_err(unreadable)?;
-            if read == 0 {
-                break;
+        let pieces = async {
+            loop {
+                let room = writer.wait_for_capacity(PIECES_AT_ONCE).await;
+                room.map_err(|source| self.failed("uploading", path, source))?;
+                let mut piece = Vec::with_capacity(PIECE);
+                let read = (&mut file).take(PIECE as u64).read_to_end(&mut piece).await.map_err(unreadable)?;
+                if read == 0 {
+                    return writer.wait_for_capacity(0).await.map_err(|source| self.failed("uploading", path, source));
+                }
+                writer.put(piece.into());
             }
-            writer.put(piece.into());
+        };
+        if let Err(error) = pieces.await {
+            // Pieces that nobody completes would be kept, and paid for, until somebody tidies the bucket.
+            if let Err(left) = writer.abort().await {
+                tracing::debug!(path, error = %left, "an upload could not be aborted");
+            }
+            return Err(error);
         }
-        writer.finish().await.map_err(|source| self.failed("uploading", path, source))?;
-        Ok(())
+        let Err(source) = writer.finish().await else { return Ok(()) };
+        // Its answer may have been lost. The name is nobody else's, so an object of this size is this file.
+        match self.store.head(&self.path(path)).await {
+            Ok(there) if there.size == length => Ok(()),
+            _ => Err(self.failed("uploading", path, source)),
+        }
     }
 }
 

@@ -2,13 +2,53 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use object_store::{ObjectStore, aws::AmazonS3Builder, path::Path as ObjectPath};
+use object_store::{
+    ObjectStore,
+    aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey},
+    path::Path as ObjectPath,
+};
 use url::Url;
 use weir_protocol::{JobName, settings::StorageSettings};
 
-use crate::{JobStore, StorageError, durable::DurableFolder};
+use crate::{JobStore, S3Keys, StorageError, durable::DurableFolder};
 
-pub fn open(settings: &StorageSettings, job: &JobName) -> Result<JobStore, StorageError> {
+/// What may say where the S3 endpoint is, where the settings do not: the names that AWS's own tools read.
+const ENDPOINT: AmazonS3ConfigKey = AmazonS3ConfigKey::Endpoint;
+
+/// A bucket's client. Without keys the environment is asked for them, and for what the settings leave open; with keys it
+/// is not, so that one process can serve many jobs. An endpoint that says `http://` is meant so.
+pub fn bucket(
+    name: &str,
+    endpoint: Option<&str>,
+    region: Option<&str>,
+    keys: Option<&S3Keys>,
+) -> Result<AmazonS3, object_store::Error> {
+    let mut builder = match keys {
+        None => AmazonS3Builder::from_env(),
+        Some(keys) => {
+            let builder = AmazonS3Builder::new()
+                .with_access_key_id(&keys.access_key_id)
+                .with_secret_access_key(&keys.secret_access_key);
+            match &keys.session_token {
+                Some(token) => builder.with_token(token),
+                None => builder,
+            }
+        }
+    };
+    builder = builder.with_bucket_name(name);
+    if let Some(region) = region {
+        builder = builder.with_region(region);
+    }
+    if let Some(endpoint) = endpoint {
+        builder = builder.with_endpoint(endpoint);
+    }
+    if builder.get_config_value(&ENDPOINT).is_some_and(|endpoint| endpoint.starts_with("http://")) {
+        builder = builder.with_allow_http(true);
+    }
+    builder.build()
+}
+
+pub fn open(settings: &StorageSettings, job: &JobName, keys: Option<&S3Keys>) -> Result<JobStore, StorageError> {
     let refuse = |message: String| StorageError::Settings { url: settings.url.clone(), message };
     let url = Url::parse(&settings.url)
         .map_err(|error| refuse(format!("not a URL ({error}); write file:///folder or s3://bucket/prefix")))?;
@@ -33,14 +73,8 @@ pub fn open(settings: &StorageSettings, job: &JobName) -> Result<JobStore, Stora
         }
         "s3" => {
             let bucket = url.host_str().ok_or_else(|| refuse("the bucket is missing: s3://bucket/prefix".into()))?;
-            let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket);
-            if let Some(region) = &settings.region {
-                builder = builder.with_region(region);
-            }
-            if let Some(endpoint) = &settings.endpoint {
-                builder = builder.with_endpoint(endpoint).with_allow_http(endpoint.starts_with("http://"));
-            }
-            let store: Arc<dyn ObjectStore> = Arc::new(builder.build().map_err(|error| refuse(error.to_string()))?);
+            let client = self::bucket(bucket, settings.endpoint.as_deref(), settings.region.as_deref(), keys);
+            let store: Arc<dyn ObjectStore> = Arc::new(client.map_err(|error| refuse(error.to_string()))?);
             let prefix =
                 ObjectPath::from(url.path().trim_matches('/')).join(job.namespace.as_str()).join(job.name.as_str());
             let name = format!("s3://{bucket}/{prefix}").into();

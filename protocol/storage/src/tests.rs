@@ -1,11 +1,13 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures::StreamExt;
 use object_store::memory::InMemory;
 use weir_protocol::{JobName, settings::StorageSettings};
 
 use super::{
     fault::{Fault, FaultStore},
+    minio::Minio,
     *,
 };
 
@@ -26,17 +28,73 @@ async fn the_store_in_memory_keeps_the_rules() {
 }
 
 #[tokio::test]
+async fn a_bucket_of_a_real_server_keeps_the_rules() {
+    let Some(server) = Minio::start("a_bucket_of_a_real_server_keeps_the_rules", &["jobs"]) else { return };
+    let job = JobName { namespace: "default".into(), name: "job".into() };
+    let store = JobStore::open_with(&server.settings("jobs"), &job, server.keys()).unwrap();
+    conformance::conformance(&store).await;
+    let other = JobName { namespace: "default".into(), name: "job-2".into() };
+    let other = JobStore::open_with(&server.settings("jobs"), &other, server.keys()).unwrap();
+    assert_eq!(other.list("").await.unwrap(), [], "one job sees nothing of another, though their names begin alike");
+    conformance::conformance(&other).await;
+}
+
+#[tokio::test]
+async fn faults_before_a_real_server_leave_nothing_or_all() {
+    let Some(server) = Minio::start("faults_before_a_real_server_leave_nothing_or_all", &["jobs"]) else { return };
+    let client = server.client("jobs");
+    a_lost_answer(client.clone()).await;
+    a_late_create(client.clone()).await;
+    every_refused_create(|| client.clone()).await;
+}
+
+#[tokio::test]
+async fn a_list_longer_than_a_page_of_a_real_server_is_whole_and_sorted() {
+    let test = "a_list_longer_than_a_page_of_a_real_server_is_whole_and_sorted";
+    let Some(server) = Minio::start(test, &["jobs"]) else { return };
+    let store = JobStore::with_object_store(server.client("jobs"), "p");
+    let all: Vec<String> = (0..1_050).map(|n| format!("parts/{n:010}")).collect();
+    let creating = all.iter().map(|path| store.create(path, Bytes::from_static(b"x")));
+    let created: Vec<_> = futures::stream::iter(creating).buffer_unordered(16).try_collect().await.unwrap();
+    assert!(created.iter().all(|created| *created == Created::New));
+    let listed: Vec<_> = store.list("parts").await.unwrap().into_iter().map(|stored| stored.path).collect();
+    assert_eq!(listed, all);
+}
+
+#[tokio::test]
+async fn wrong_keys_are_refused_and_no_key_is_told() {
+    let Some(server) = Minio::start("wrong_keys_are_refused_and_no_key_is_told", &["jobs"]) else { return };
+    let job = JobName { namespace: "default".into(), name: "job".into() };
+    let wrong = S3Keys { secret_access_key: "hunter2-hunter2".into(), ..server.keys().clone() };
+    let store = JobStore::open_with(&server.settings("jobs"), &job, &wrong).unwrap();
+    let error = store.list("").await.unwrap_err();
+    let told = format!("{error} {error:?} {store:?} {wrong:?}");
+    assert!(told.contains("s3://jobs/jobs/default/job"), "{told}");
+    assert!(!told.contains("hunter2"), "{told}");
+    let nowhere = server.settings("no-such-bucket");
+    let store = JobStore::open_with(&nowhere, &job, server.keys()).unwrap();
+    assert!(store.create("terms/1/1", Bytes::from_static(b"x")).await.is_err());
+    assert!(store.list("").await.is_err(), "a bucket that is not there is no empty one");
+}
+
+#[tokio::test]
 async fn a_lost_answer_is_resolved_by_reading_back() {
-    let store =
-        JobStore::with_object_store(Arc::new(FaultStore::new(Arc::new(InMemory::new()), Fault::LoseAnswer, 1)), "p");
+    a_lost_answer(Arc::new(InMemory::new())).await;
+}
+
+async fn a_lost_answer(inner: Arc<dyn ObjectStore>) {
+    let store = JobStore::with_object_store(Arc::new(FaultStore::new(inner, Fault::LoseAnswer, 1)), "lost");
     assert_eq!(store.create("terms/1/1", Bytes::from_static(b"x")).await.unwrap(), Created::Same);
 }
 
 #[tokio::test]
 async fn a_create_that_lands_late_is_in_doubt_until_it_can_be_read() {
-    let late = Fault::AnswerLate(Duration::from_millis(1));
-    let inner = Arc::new(InMemory::new());
-    let store = JobStore::with_object_store(Arc::new(FaultStore::new(inner, late, 1)), "p");
+    a_late_create(Arc::new(InMemory::new())).await;
+}
+
+async fn a_late_create(inner: Arc<dyn ObjectStore>) {
+    let late = Fault::AnswerLate(Duration::from_millis(50));
+    let store = JobStore::with_object_store(Arc::new(FaultStore::new(inner, late, 1)), "late");
     let first = store.create("terms/1/1", Bytes::from_static(b"x")).await;
     assert!(matches!(first, Err(StorageError::InDoubt { .. })), "{first:?}");
     while store.get("terms/1/1").await.is_err() {
@@ -47,16 +105,21 @@ async fn a_create_that_lands_late_is_in_doubt_until_it_can_be_read() {
 
 #[tokio::test]
 async fn for_every_n_a_refused_create_leaves_nothing_or_all() {
+    every_refused_create(|| Arc::new(InMemory::new())).await;
+}
+
+async fn every_refused_create(inner: impl Fn() -> Arc<dyn ObjectStore>) {
     for fault in [Fault::Stop, Fault::Refuse, Fault::LoseAnswer] {
         for at in 1.. {
-            let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+            let inner = inner();
             let faulty = FaultStore::new(Arc::clone(&inner), fault, at);
             let calls = faulty.calls();
-            let store = JobStore::with_object_store(Arc::new(faulty), "p");
+            let prefix = format!("{fault:?}/{at}");
+            let store = JobStore::with_object_store(Arc::new(faulty), &prefix);
             for n in 0..4u8 {
                 let path = format!("terms/1/{n}");
                 let told = store.create(&path, Bytes::from(vec![n; 100])).await;
-                let there = JobStore::with_object_store(Arc::clone(&inner), "p").get(&path).await;
+                let there = JobStore::with_object_store(Arc::clone(&inner), &prefix).get(&path).await;
                 if told.is_ok() {
                     assert_eq!(
                         there.unwrap(),
@@ -80,7 +143,9 @@ async fn a_file_uploads_whole_on_a_folder_and_in_pieces_elsewhere() {
     std::fs::write(&file, &content).unwrap();
     let in_folder = local(folder.path()).unwrap();
     let in_memory = JobStore::with_object_store(Arc::new(InMemory::new()), "p");
-    for store in [in_folder, in_memory] {
+    let server = Minio::start("a_file_uploads_whole_on_a_folder_and_in_pieces_elsewhere (on S3)", &["jobs"]);
+    let on_server = server.as_ref().map(|server| JobStore::with_object_store(server.client("jobs"), "p"));
+    for store in [in_folder, in_memory].into_iter().chain(on_server) {
         assert_eq!(store.create_from_file("state/000001-a/00000001", &file).await.unwrap(), content.len() as u64);
         assert!(store.get("state/000001-a/00000001").await.unwrap() == content, "{}", store.name());
     }
