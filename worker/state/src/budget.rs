@@ -167,6 +167,11 @@ impl RowBudget {
         (used > self.limit && own > fair) || (used > self.limit + self.limit / 8 && own > fair / 4)
     }
 
+    /// Writing does not keep up with what is added.
+    pub(crate) fn pressed(&self) -> bool {
+        self.used() > self.limit + self.limit / 4
+    }
+
     /// No more may be held, even where writing has to wait for it.
     pub(crate) fn exhausted(&self) -> bool {
         self.used() > self.limit + self.limit / 2
@@ -174,7 +179,7 @@ impl RowBudget {
 
     /// A table that holds `own` bytes should begin to write rows, so that there are some to give up when the limit is reached.
     pub(crate) fn nearly_exceeded_by(&self, own: usize) -> bool {
-        let near = |bytes: usize| bytes - bytes / 8;
+        let near = |bytes: usize| bytes - bytes / 4;
         (self.used() > near(self.limit) && own > near(self.fair())) || self.exceeded_by(own)
     }
 

@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -15,21 +15,29 @@ use crate::{
     backend::{KeyedBackend, WriteBatch},
     budget::StateMemory,
     error::StateError,
-    layout::Space,
+    layout::{Space, first_bytes},
     store::page::{KeyPage, RowPage, place},
 };
 
-/// The live rows of one store at a freeze, by the pages that have some.
+/// The live rows of one store at a freeze, or some of them, by the pages that have some.
 pub(crate) struct Generation {
     pub(crate) space: Space,
     pub(crate) width: Option<usize>,
-    pub(crate) epoch: u32,
     /// Removed rows may be in the backend.
     pub(crate) deletes: bool,
-    pub(crate) pages: Vec<(Arc<KeyPage>, Arc<RowPage>)>,
-    pub(crate) written: Arc<AtomicU32>,
+    pub(crate) pages: Vec<FrozenPage>,
+    /// Set when the backend has them.
+    pub(crate) written: Arc<AtomicBool>,
     pub(crate) copied: Arc<AtomicUsize>,
     pub(crate) memory: StateMemory,
+}
+
+/// A page as it was at a freeze.
+pub(crate) struct FrozenPage {
+    pub(crate) keys: Arc<KeyPage>,
+    pub(crate) rows: Arc<RowPage>,
+    /// Rows stamped later than this epoch are the generation's; others were frozen before.
+    pub(crate) since: u32,
 }
 
 impl Drop for Generation {
@@ -85,7 +93,7 @@ impl FrozenTable {
         }
         let pages: Vec<_> = (0u32..)
             .zip(&self.generations)
-            .flat_map(|(at, generation)| generation.pages.iter().map(move |(keys, rows)| (at, keys, rows)))
+            .flat_map(|(at, generation)| generation.pages.iter().map(move |page| (at, page)))
             .collect();
         let mut bytes = 0;
         let mut sortable = Vec::new();
@@ -94,13 +102,13 @@ impl FrozenTable {
             sortable.clear();
             sortable.extend(references.iter().map(|&reference| {
                 let (page, i) = place(reference.0);
-                Sortable { generation: pages[page].0, prefix: prefix(pages[page].1.key(i)), reference }
+                Sortable { generation: pages[page].0, prefix: first_bytes(pages[page].1.keys.key(i)), reference }
             }));
             sortable.sort_unstable_by(|a, b| {
                 (a.generation, a.prefix).cmp(&(b.generation, b.prefix)).then_with(|| {
                     let key = |reference: Reference| {
                         let (page, i) = place(reference.0);
-                        pages[page].1.key(i)
+                        pages[page].1.keys.key(i)
                     };
                     key(a.reference).cmp(key(b.reference))
                 })
@@ -108,7 +116,7 @@ impl FrozenTable {
             for row in &sortable {
                 let generation = &self.generations[row.generation as usize];
                 let (page, i) = place(row.reference.0);
-                let (_, keys, rows) = pages[page];
+                let FrozenPage { keys, rows, .. } = pages[page].1;
                 key.clear();
                 generation.space.prefix(group, &mut key);
                 key.extend_from_slice(keys.key(i));
@@ -129,31 +137,20 @@ impl FrozenTable {
             backend.write(&batch)?;
         }
         for generation in &self.generations {
-            generation.written.fetch_max(generation.epoch, Ordering::Release);
+            generation.written.store(true, Ordering::Release);
         }
         Ok(bytes)
     }
 }
 
-/// The first sixteen bytes of a key, ordered as the key is.
-fn prefix(key: &[u8]) -> u128 {
-    let mut bytes = [0; 16];
-    let length = key.len().min(16);
-    bytes[..length].copy_from_slice(&key[..length]);
-    u128::from_be_bytes(bytes)
-}
-
 /// All rows to be written, by key group: one counting pass, one that deals them out. Four bytes a row.
-fn by_group(
-    generations: &[Generation],
-    pages: &[(u32, &Arc<KeyPage>, &Arc<RowPage>)],
-) -> impl Iterator<Item = (u16, Vec<Reference>)> {
+fn by_group(generations: &[Generation], pages: &[(u32, &FrozenPage)]) -> impl Iterator<Item = (u16, Vec<Reference>)> {
     let each = |f: &mut dyn FnMut(u16, Reference)| {
-        for (page, (generation, keys, rows)) in (0u32..).zip(pages) {
-            let generation = &generations[*generation as usize];
+        for (page, &(generation, FrozenPage { keys, rows, since })) in (0u32..).zip(pages) {
+            let generation = &generations[generation as usize];
             for i in 0..rows.len() {
                 let stamp = rows.stamp(i);
-                if stamp.epoch() == generation.epoch && (generation.deletes || !stamp.is_removed()) {
+                if stamp.epoch() > *since && (generation.deletes || !stamp.is_removed()) {
                     f(keys.group(i), Reference(crate::store::page::slot(page, i)));
                 }
             }

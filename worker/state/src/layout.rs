@@ -105,10 +105,22 @@ impl KeyBuffer {
 
     /// The indexes of all keys in the keys' order.
     pub(crate) fn sorted(&self) -> Vec<u32> {
-        let mut order: Vec<u32> = (0..self.ends.len() as u32).collect();
-        order.sort_unstable_by(|&a, &b| self.get(a as usize).cmp(self.get(b as usize)));
-        order
+        let mut order: Vec<_> = (0..self.ends.len()).map(|i| (first_bytes(self.get(i)), i as u32)).collect();
+        order.sort_unstable_by(|&(prefix, a), &(other, b)| {
+            prefix.cmp(&other).then_with(|| self.get(a as usize).cmp(self.get(b as usize)))
+        });
+        order.into_iter().map(|(_, i)| i).collect()
     }
+}
+
+/// The first sixteen bytes of a key as a number, ordered as the key is; shorter keys are equal to some longer ones.
+pub(crate) fn first_bytes(key: &[u8]) -> u128 {
+    if let Some(bytes) = key.first_chunk() {
+        return u128::from_be_bytes(*bytes);
+    }
+    let mut bytes = [0; 16];
+    bytes[..key.len()].copy_from_slice(key);
+    u128::from_be_bytes(bytes)
 }
 
 /// Bytes as FORMAT.md shows them.

@@ -2,7 +2,8 @@
 //!
 //! All databases of a worker share one block cache and one manager of write buffers, which is charged to the cache; index and
 //! filter blocks are in it too. A large batch is sorted already, so it becomes a file that is ingested, without passing through a
-//! write buffer. A snapshot is a flush and a folder of hard links.
+//! write buffer. Runs of such files are merged by size, not by level: keys come in any order, so that each level would be
+//! rewritten for every piece that reaches it. A snapshot is a flush and a folder of hard links.
 
 use std::{
     fs,
@@ -15,8 +16,9 @@ use std::{
 };
 
 use rocksdb::{
-    BlockBasedOptions, ColumnFamilyDescriptor, DB, DBCompressionType, DataBlockIndexType, ErrorKind,
-    IngestExternalFileOptions, LogLevel, Options, ReadOptions, SstFileWriter, checkpoint::Checkpoint,
+    BlockBasedOptions, ColumnFamilyDescriptor, DB, DBCompactionStyle, DBCompressionType, ErrorKind,
+    IngestExternalFileOptions, LogLevel, Options, ReadOptions, SstFileWriter, UniversalCompactOptions,
+    checkpoint::Checkpoint,
 };
 
 use crate::{
@@ -32,11 +34,15 @@ const GET_AT_ONCE: usize = 1024;
 const FILTER_BITS_A_KEY: f64 = 10.0;
 /// Small, since most reads are of single rows from anywhere, and each unpacks a block.
 const BLOCK_BYTES: usize = 4 << 10;
-/// Entries a bucket of the hash index within blocks.
-const HASH_RATIO: f64 = 0.75;
 const WRITE_BUFFER_BYTES: usize = 8 << 20;
 const FILE_BYTES: u64 = 32 << 20;
-const LEVEL_BYTES: u64 = 128 << 20;
+/// Sorted runs that there may be before some are merged. Each costs a look into its filter for every key that is looked up.
+const RUNS: i32 = 4;
+/// Runs are merged with the next older one while together they are this much larger than it, or less.
+const RUN_RATIO_PERCENT: i32 = 10;
+/// All is merged into one run when the others have this part of the oldest one's bytes: what is replaced or deleted takes no
+/// more room than what is not, and a key is rewritten about half as often as with levels.
+const RUNS_PERCENT: i32 = 100;
 /// The manifest is uploaded with each checkpoint, so a new one is begun early.
 const MANIFEST_BYTES: usize = 256 << 10;
 const BACKGROUND_JOBS: i32 = 2;
@@ -92,8 +98,6 @@ impl Settings {
         table.set_cache_index_and_filter_blocks_with_high_priority(true);
         table.set_pin_l0_filter_and_index_blocks_in_cache(true);
         table.set_format_version(6);
-        table.set_data_block_index_type(DataBlockIndexType::BinaryAndHash);
-        table.set_data_block_hash_ratio(HASH_RATIO);
         let mut options = Options::default();
         options.create_if_missing(true);
         options.set_block_based_table_factory(&table);
@@ -101,9 +105,14 @@ impl Settings {
         options.set_write_buffer_size(WRITE_BUFFER_BYTES);
         options.set_compression_type(self.compression);
         options.set_target_file_size_base(FILE_BYTES);
-        options.set_max_bytes_for_level_base(LEVEL_BYTES);
-        options.set_level_compaction_dynamic_level_bytes(true);
         options.set_max_background_jobs(self.background_jobs);
+        let mut runs = UniversalCompactOptions::default();
+        runs.set_max_size_amplification_percent(RUNS_PERCENT);
+        runs.set_size_ratio(RUN_RATIO_PERCENT);
+        runs.set_min_merge_width(2);
+        options.set_compaction_style(DBCompactionStyle::Universal);
+        options.set_universal_compaction_options(&runs);
+        options.set_level_zero_file_num_compaction_trigger(RUNS);
         options.set_max_manifest_file_size(MANIFEST_BYTES);
         options.set_stats_dump_period_sec(0);
         options.set_log_level(LogLevel::Warn);

@@ -1,32 +1,39 @@
 //! Making room: when a table writes rows to the backend before any checkpoint asks for them, and when it gives rows up.
 //!
-//! Near the limit, what is live is frozen and written on another thread, beside processing; beyond it, some clean rows are
-//! given up at each access; and where even that does not help, because everything is still to be written, processing waits.
+//! Near the limit, live rows are frozen a piece at a time and written on another thread, beside processing, so that about half
+//! of a table is always clean; beyond the limit, some clean rows are given up at each access. Where writing does not keep up,
+//! each access waits a moment for it, long before the one that would have to wait for all of it.
 
-use std::sync::{Arc, Weak};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use crate::{error::StateError, frozen::FrozenTable, subtask::Shared};
 
 /// Pages looked at for rows to give up, at each access of a table that is over its limit: a few milliseconds.
 const PAGES_A_STEP: usize = 48;
-/// Less than this part of a table is not worth being written for itself.
-const WORTH_WRITING: usize = 4;
+/// A table is written while more than this part of it is live.
+const LIVE_PART: usize = 2;
+/// How much of a table is written at once. Each piece is a sorted run in the backend, and so is not too small; while it is
+/// written it cannot be given up, and so is not too large.
+const PIECE_PART: usize = 4;
+/// The longest that one access waits for a piece to be written while memory is not exhausted.
+const MOMENT: Duration = Duration::from_millis(40);
 
 /// What a table knows about its own way out of memory.
 #[derive(Debug, Default)]
 pub(crate) struct Room {
     /// What is being written beside.
     writing: Weak<FrozenTable>,
-    /// Not to look for rows to write again before the table takes so many bytes.
-    again_at: usize,
 }
 
 /// A table whose memory is bounded.
 pub(crate) trait Bounded {
-    /// Bytes of rows that the backend does not have; goes through all of them.
-    fn unwritten_bytes(&self) -> usize;
-    /// Takes out what is live.
-    fn freeze(&mut self) -> FrozenTable;
+    /// Bytes of rows that the backend does not have and nobody writes.
+    fn live_bytes(&self) -> usize;
+    /// Takes out what is live, up to about so many bytes.
+    fn freeze_piece(&mut self, bytes: usize) -> FrozenTable;
     /// Gives up clean rows of so many bytes, looking at so many pages. Returns the bytes.
     fn evict(&mut self, bytes: usize, pages: usize) -> usize;
 }
@@ -41,24 +48,27 @@ impl Shared {
     ) -> Result<(), StateError> {
         let budget = self.memory.rows();
         if !budget.nearly_exceeded_by(own) {
-            room.again_at = 0;
             return Ok(());
         }
-        if own >= room.again_at && room.writing.strong_count() == 0 {
-            room.again_at = own + own / 8;
-            if !self.gate.is_closed() && table.unwritten_bytes() > own / WORTH_WRITING {
-                room.writing = self.write_beside(table.freeze());
-            }
+        let writing = room.writing.strong_count() > 0;
+        if !writing && table.live_bytes() > own / LIVE_PART && !self.gate.is_closed() {
+            room.writing = self.write_beside(table.freeze_piece(own / PIECE_PART));
         }
         if !budget.exceeded_by(own) {
             return Ok(());
         }
         let freed = table.evict(budget.excess(), PAGES_A_STEP);
-        room.again_at = room.again_at.min(own - freed.min(own) + own / 8);
-        if budget.exhausted() && freed < budget.excess() {
+        if freed >= budget.excess() {
+            return Ok(());
+        }
+        if budget.pressed() && !budget.exhausted() {
+            // Whoever writes holds this; what it has written can be given up at the next access.
+            drop(self.gate.writer.try_lock_for(MOMENT));
+        }
+        if budget.exhausted() {
             if table.evict(budget.excess(), usize::MAX) < budget.excess() {
                 // There is next to nothing to give up, so the rest has to be written now.
-                self.spill(|| table.freeze())?;
+                self.spill(|| table.freeze_piece(usize::MAX))?;
             }
             table.evict(budget.excess(), usize::MAX);
         }

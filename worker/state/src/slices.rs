@@ -242,15 +242,25 @@ impl SliceTable {
         Ok(())
     }
 
-    fn freeze_table(&mut self) -> FrozenTable {
+    /// What was deleted always goes first, since a slice of the same end may have been made anew.
+    fn freeze_bytes(&mut self, bytes: usize) -> FrozenTable {
         let space = |end| Space { state: self.state, slice: Some(end) };
         let deleted = std::mem::take(&mut self.deleted).into_iter().map(space).collect();
-        FrozenTable { deleted, generations: self.slices.iter_mut().filter_map(|slice| slice.store.freeze()).collect() }
+        let (mut generations, mut left) = (Vec::new(), bytes);
+        for Slice { store, .. } in &mut self.slices {
+            if left == 0 {
+                break;
+            }
+            let (live, row) = (store.live(), store.row_bytes());
+            generations.extend(store.freeze_piece((left / row).max(1)));
+            left = left.saturating_sub((live - store.live()) * row);
+        }
+        FrozenTable { deleted, generations }
     }
 
     /// Takes out what was written since the last freeze; see [`Table::freeze`](crate::Table::freeze).
     pub fn freeze(&mut self) -> Option<Frozen> {
-        let table = self.freeze_table();
+        let table = self.freeze_bytes(usize::MAX);
         Some(self.shared.gate.freeze(table))
     }
 
@@ -273,13 +283,12 @@ impl SliceTable {
 }
 
 impl Bounded for SliceTable {
-    fn unwritten_bytes(&self) -> usize {
-        let bytes = |store: &Store| store.unwritten() * (store.charged() / store.rows_in_memory().max(1));
-        self.slices.iter().map(|slice| bytes(&slice.store)).sum()
+    fn live_bytes(&self) -> usize {
+        self.slices.iter().map(|slice| slice.store.live() * slice.store.row_bytes()).sum()
     }
 
-    fn freeze(&mut self) -> FrozenTable {
-        self.freeze_table()
+    fn freeze_piece(&mut self, bytes: usize) -> FrozenTable {
+        self.freeze_bytes(bytes)
     }
 
     fn evict(&mut self, bytes: usize, pages: usize) -> usize {

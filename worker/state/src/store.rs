@@ -1,18 +1,23 @@
 //! The rows of one state, or of one slice of it, in memory over the backend.
 //!
-//! One hash table leads from a key to its slot, which never changes while the row is in memory. Generations are epochs: each
-//! row is stamped with the epoch in which it was last written. A row of the current epoch is *live*; of an earlier one that the
-//! backend does not have yet, *frozen*; of one that the backend has, *clean*. Freezing shares the pages that have live rows
-//! and begins the next epoch, so its cost is that of some pointers; what is written meanwhile copies the page that it touches.
-//! A clean row may be dropped at any time; a live or frozen one never is, so that no read has to look at what is frozen.
+//! One hash table leads from a key to its slot, which never changes while the row is in memory. Each row is stamped with the
+//! epoch in which it was last written; each page is marked with the last epoch that was frozen of it, and the last that the
+//! backend has. A row stamped later than its page was frozen is *live*; one that was frozen and that the backend does not have
+//! yet, *frozen*; one that the backend has, *clean*. Freezing shares the pages that have live rows, all of them for a
+//! checkpoint or some to make room, and begins the next epoch, so its cost is that of some pointers; what is written meanwhile
+//! copies the page that it touches. A clean row may be dropped at any time; a live or frozen one never is, so that no read has
+//! to look at what is frozen.
 
 mod evict;
+mod freeze;
+mod gone;
+mod load;
 pub(crate) mod page;
 mod visit;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU32, AtomicUsize, Ordering},
+    atomic::{AtomicUsize, Ordering},
 };
 
 use hashbrown::{HashTable, hash_table::Entry};
@@ -20,7 +25,6 @@ use hashbrown::{HashTable, hash_table::Entry};
 use crate::{
     budget::RowBudget,
     error::StateError,
-    frozen::Generation,
     keys::{Keys, key_group},
     layout::{KeyBuffer, Space},
     subtask::Shared,
@@ -32,7 +36,7 @@ use page::{KeyPage, PAGE, RowPage, Shareable, Stamp, place};
 const SPLIT_AT: u32 = 1 << 15;
 const SHARDS: usize = 64;
 /// What a row takes in memory beside its own bytes and a long key's: entry, key group, stamp, hash table.
-const ROW_OVERHEAD: usize = 32 + 2 + 4 + 10;
+const ROW_OVERHEAD: usize = 24 + 2 + 4 + 10;
 /// What a row of variable width takes in addition.
 const SPAN_OVERHEAD: usize = 12;
 /// What a store takes however few rows it has.
@@ -51,12 +55,22 @@ pub(crate) struct Store {
     removed: u32,
     /// The current epoch, from 1.
     epoch: u32,
-    /// The last epoch that the backend has; set by whoever writes a generation.
-    written: Arc<AtomicU32>,
+    /// A mark a page.
+    marks: Vec<Mark>,
+    /// Live rows of all pages.
+    live: u32,
+    /// What was frozen and is not known to be written.
+    flights: Vec<freeze::Flight>,
+    /// Where the next piece to be written begins.
+    spill_hand: usize,
     /// Everything that the backend has of this store is in memory too: a key that is not here is nowhere.
     complete: bool,
     /// Something may be in the backend.
     in_backend: bool,
+    /// The backend had rows of this space from the beginning, so that [`gone`](Self::gone) does not know them all.
+    restored: bool,
+    /// The keys that memory has given up.
+    gone: Option<gone::Gone>,
     long_keys: usize,
     data: usize,
     /// What the budget has been charged.
@@ -75,16 +89,23 @@ pub(crate) struct Store {
     /// The shard that may grow next.
     turn: usize,
     guesses: Vec<u32>,
-    misses: Vec<Miss>,
+    misses: Vec<load::Miss>,
     buffer: KeyBuffer,
 }
 
 const NO_GUESS: u32 = u32::MAX;
 
-#[derive(Clone, Copy)]
-struct Miss {
-    slot: u32,
-    row: u32,
+/// How far a page's rows are on their way to the backend.
+#[derive(Clone, Copy, Debug, Default)]
+struct Mark {
+    /// Rows stamped with this epoch or an earlier one have been frozen.
+    frozen: u32,
+    /// Of those, the backend has the ones up to this epoch.
+    written: u32,
+    /// Rows stamped later than `frozen`.
+    live: u32,
+    /// The epoch in which the page became full.
+    filled: u32,
 }
 
 /// hashbrown takes a bucket from the low bits and a tag from the highest seven. The highest bits of our hash are the key
@@ -129,9 +150,14 @@ impl Store {
             len: 0,
             removed: 0,
             epoch: 1,
-            written: Arc::new(AtomicU32::new(0)),
+            marks: Vec::new(),
+            live: 0,
+            flights: Vec::new(),
+            spill_hand: 0,
             complete: !in_backend,
             in_backend,
+            restored: in_backend,
+            gone: None,
             long_keys: 0,
             data: 0,
             charged: 0,
@@ -150,7 +176,7 @@ impl Store {
 
     /// The backend's rows of this space are about to be deleted, or gone; what is written from now on is all there is.
     pub(crate) fn without_backend(mut self) -> Self {
-        self.complete = true;
+        (self.complete, self.restored) = (true, false);
         self
     }
 
@@ -173,13 +199,20 @@ impl Store {
     /// Tells the budget what this store takes now.
     fn charge(&mut self) {
         let row = ROW_OVERHEAD + self.width.unwrap_or(SPAN_OVERHEAD);
-        let now = STORE_OVERHEAD + self.len as usize * row + self.long_keys + self.data;
+        let gone = self.gone.as_ref().map_or(0, gone::Gone::bytes);
+        let now = STORE_OVERHEAD + gone + self.len as usize * row + self.long_keys + self.data;
         if now > self.charged {
             self.budget().add(now - self.charged);
         } else {
             self.budget().sub(self.charged - now);
         }
         self.charged = now;
+    }
+
+    /// The backend may have a row of this key, which is not in memory.
+    #[inline]
+    fn elsewhere(&self, hash: u64) -> bool {
+        !self.complete && self.gone.as_ref().is_none_or(|gone| gone.perhaps(hash))
     }
 
     fn find(&self, hash: u64, key: &[u8]) -> Option<u32> {
@@ -200,7 +233,29 @@ impl Store {
         let slot = page::slot(page as u32, rows.len());
         rows.push(width, stamp);
         self.len += 1;
+        let mark = &mut self.marks[page];
+        if stamp.epoch() > mark.frozen {
+            mark.live += 1;
+            self.live += 1;
+        }
         slot
+    }
+
+    /// Stamps a row of a page that is [owned](Self::rows_mut).
+    #[inline]
+    fn stamped(&mut self, page: usize, was: Stamp, is: Stamp) {
+        let mark = &mut self.marks[page];
+        match (was.epoch() > mark.frozen, is.epoch() > mark.frozen) {
+            (false, true) => {
+                mark.live += 1;
+                self.live += 1;
+            }
+            (true, false) => {
+                mark.live -= 1;
+                self.live -= 1;
+            }
+            _ => {}
+        }
     }
 
     /// The slot that the next [`push`](Self::push) fills.
@@ -214,10 +269,15 @@ impl Store {
 
     /// Takes an empty page to be filled: one whose rows were given up, or a new one.
     fn open_page(&mut self) {
+        if let Some(mark) = self.marks.get_mut(self.open as usize) {
+            mark.filled = self.epoch;
+        }
+        let mark = Mark { frozen: self.epoch - 1, written: self.epoch - 1, live: 0, filled: u32::MAX };
         if !self.pinned {
             while let Some(page) = self.free.pop() {
                 if self.rows[page as usize].get().len() == 0 {
                     self.open = page;
+                    self.marks[page as usize] = mark;
                     return;
                 }
             }
@@ -225,6 +285,7 @@ impl Store {
         self.open = self.keys.len() as u32;
         self.keys.push(Shareable::Owned(KeyPage::default()));
         self.rows.push(Shareable::Owned(RowPage::default()));
+        self.marks.push(mark);
     }
 
     /// A page's rows, to be changed.
@@ -288,10 +349,10 @@ impl Store {
                     let slot = next;
                     let group = key_group(keys.key_group_hash(row), max_parallelism).0;
                     self.push(hash, group, key, stamp);
-                    if self.complete {
-                        created.push(Slot(slot));
+                    if self.elsewhere(hash) {
+                        self.misses.push(load::Miss { slot, row: row as u32 });
                     } else {
-                        self.misses.push(Miss { slot, row: row as u32 });
+                        created.push(Slot(slot));
                     }
                     slot
                 }
@@ -334,60 +395,10 @@ impl Store {
         let stamp = Stamp::written(self.epoch);
         let (rows, width) = self.rows_mut(page);
         rows.clear(i, width);
-        rows.set_stamp(i, stamp);
+        let was = rows.set_stamp(i, stamp);
+        self.stamped(page, was, stamp);
         self.removed -= 1;
         true
-    }
-
-    /// Asks the backend for all misses at once. What it does not have is new.
-    fn load(&mut self, keys: &Keys, created: &mut Vec<Slot>) -> Result<(), StateError> {
-        let mut misses = std::mem::take(&mut self.misses);
-        let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.clear();
-        for miss in &misses {
-            let (page, i) = place(miss.slot);
-            buffer.push(self.keys[page].get().group(i), keys.key(miss.row as usize));
-        }
-        let order = buffer.sorted();
-        let sorted: Vec<&[u8]> = order.iter().map(|&at| buffer.get(at as usize)).collect();
-        let mut wrong = None;
-        let backend = self.shared.backend.clone();
-        backend.multi_get(&sorted, &mut |at, value| {
-            let miss = &mut misses[order[at] as usize];
-            wrong = wrong.or(self.fill(miss.slot, value));
-            miss.row = u32::MAX;
-        })?;
-        created.extend(misses.iter().filter(|miss| miss.row != u32::MAX).map(|miss| Slot(miss.slot)));
-        self.misses = misses;
-        self.buffer = buffer;
-        self.width_fits(wrong)
-    }
-
-    /// Puts a row of the backend in. Returns its width if that is not ours.
-    fn fill(&mut self, slot: u32, value: &[u8]) -> Option<usize> {
-        if self.width.is_some_and(|width| width != value.len()) {
-            return Some(value.len());
-        }
-        let (page, i) = place(slot);
-        let (rows, width) = self.rows_mut(page);
-        let before = rows.data_bytes();
-        rows.set(i, width, value);
-        rows.set_stamp(i, Stamp::CLEAN);
-        let after = rows.data_bytes();
-        if self.width.is_none() {
-            self.data = (self.data + after).saturating_sub(before);
-        }
-        None
-    }
-
-    fn width_fits(&self, wrong: Option<usize>) -> Result<(), StateError> {
-        match (wrong, self.width) {
-            (Some(found), Some(width)) => Err(StateError::mismatch(format!(
-                "a restored row of {} has {found} bytes where {width} are expected; the operator's state has changed",
-                self.shared.describe(self.space.state)
-            ))),
-            _ => Ok(()),
-        }
     }
 
     /// The slots of these rows' keys that exist.
@@ -401,9 +412,9 @@ impl Store {
         self.misses.clear();
         for row in rows {
             let found = self.find(keys.hash(row), keys.key(row));
-            if found.is_none() && !self.complete {
+            if found.is_none() && self.elsewhere(keys.hash(row)) {
                 // Here the miss's slot is the place in the answer.
-                self.misses.push(Miss { slot: slots.len() as u32, row: row as u32 });
+                self.misses.push(load::Miss { slot: slots.len() as u32, row: row as u32 });
             }
             slots.push(found.filter(|&slot| !self.stamp(slot).is_removed()).map(Slot));
         }
@@ -412,51 +423,6 @@ impl Store {
         }
         self.charge();
         Ok(())
-    }
-
-    fn load_existing(&mut self, keys: &Keys, slots: &mut [Option<Slot>]) -> Result<(), StateError> {
-        let misses = std::mem::take(&mut self.misses);
-        let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.clear();
-        for miss in &misses {
-            let group = key_group(keys.key_group_hash(miss.row as usize), self.shared.max_parallelism).0;
-            buffer.push(group, keys.key(miss.row as usize));
-        }
-        // The same key may have been asked for more than once.
-        let order = buffer.sorted();
-        let mut sorted: Vec<&[u8]> = Vec::with_capacity(order.len());
-        let mut first: Vec<usize> = Vec::with_capacity(order.len());
-        for (at, &miss) in order.iter().enumerate() {
-            let key = buffer.get(miss as usize);
-            if sorted.last() != Some(&key) {
-                sorted.push(key);
-                first.push(at);
-            }
-        }
-        let mut wrong = None;
-        let backend = self.shared.backend.clone();
-        backend.multi_get(&sorted, &mut |at, value| {
-            let row = misses[order[first[at]] as usize].row as usize;
-            let (hash, key) = (keys.hash(row), keys.key(row));
-            let group = key_group(keys.key_group_hash(row), self.shared.max_parallelism).0;
-            let slot = self.insert_clean(hash, group, key);
-            wrong = wrong.or(self.fill(slot, value));
-            let end = first.get(at + 1).copied().unwrap_or(order.len());
-            for &miss in &order[first[at]..end] {
-                slots[misses[miss as usize].slot as usize] = Some(Slot(slot));
-            }
-        })?;
-        self.misses = misses;
-        self.buffer = buffer;
-        self.width_fits(wrong)
-    }
-
-    fn insert_clean(&mut self, hash: u64, group: u16, key: &[u8]) -> u32 {
-        let slot = self.push(hash, group, key, Stamp::CLEAN);
-        let shard = shard_of(hash, self.shards.len());
-        let pages = &self.keys;
-        self.shards[shard].insert_unique(bucket_hash(hash), slot, |&slot| bucket_hash(hash_of(pages, slot)));
-        slot
     }
 
     fn split(&mut self) {
@@ -506,8 +472,10 @@ impl Store {
     pub(crate) fn row_mut(&mut self, slot: Slot) -> &mut [u8] {
         let (page, i) = place(slot.0);
         let stamp = Stamp::written(self.epoch);
+        let (rows, _) = self.rows_mut(page);
+        let was = rows.set_stamp(i, stamp);
+        self.stamped(page, was, stamp);
         let (rows, width) = self.rows_mut(page);
-        rows.set_stamp(i, stamp);
         rows.row_mut(i, width.unwrap_or(0))
     }
 
@@ -517,8 +485,9 @@ impl Store {
         let (rows, width) = self.rows_mut(page);
         let before = rows.data_bytes();
         rows.set(i, width, row);
-        rows.set_stamp(i, stamp);
+        let was = rows.set_stamp(i, stamp);
         let after = rows.data_bytes();
+        self.stamped(page, was, stamp);
         if self.width.is_none() {
             self.data = (self.data + after).saturating_sub(before);
         }
@@ -532,45 +501,14 @@ impl Store {
         let stamp = Stamp::removed(self.epoch);
         let (rows, width) = self.rows_mut(page);
         rows.clear(i, width);
-        rows.set_stamp(i, stamp);
+        let was = rows.set_stamp(i, stamp);
+        self.stamped(page, was, stamp);
         self.removed += 1;
     }
 
-    /// Shares the pages with live rows and begins the next epoch. `None` if nothing is live.
-    pub(crate) fn freeze(&mut self) -> Option<Generation> {
-        let epoch = self.epoch;
-        let pages: Vec<_> = self
-            .keys
-            .iter_mut()
-            .zip(&mut self.rows)
-            .filter(|(_, rows)| rows.get().newest() == epoch)
-            .map(|(keys, rows)| (keys.share(), rows.share()))
-            .collect();
-        if pages.is_empty() {
-            return None;
-        }
-        if Arc::strong_count(&self.copied) == 1 {
-            // The generation before is gone, and what was copied in its last moment with it.
-            self.budget().sub(self.copied.swap(0, Ordering::Relaxed));
-        }
-        self.copied = Arc::default();
-        let deletes = self.in_backend;
-        self.in_backend = true;
-        self.epoch += 1;
-        Some(Generation {
-            space: self.space,
-            width: self.width,
-            epoch,
-            deletes,
-            pages,
-            written: self.written.clone(),
-            copied: self.copied.clone(),
-            memory: self.shared.memory.clone(),
-        })
-    }
-
-    pub(crate) fn rows_in_memory(&self) -> usize {
-        self.len as usize
+    /// What a row takes in memory, on average; never zero.
+    pub(crate) fn row_bytes(&self) -> usize {
+        (self.charged / (self.len as usize).max(1)).max(1)
     }
 
     /// Memory has all there is.

@@ -148,12 +148,13 @@ impl Table {
 struct Rows<'a>(&'a mut Store);
 
 impl Bounded for Rows<'_> {
-    fn unwritten_bytes(&self) -> usize {
-        self.0.unwritten() * (self.0.charged() / self.0.rows_in_memory().max(1))
+    fn live_bytes(&self) -> usize {
+        self.0.live() * self.0.row_bytes()
     }
 
-    fn freeze(&mut self) -> FrozenTable {
-        FrozenTable { deleted: Vec::new(), generations: self.0.freeze().into_iter().collect() }
+    fn freeze_piece(&mut self, bytes: usize) -> FrozenTable {
+        let rows = (bytes / self.0.row_bytes()).max(1);
+        FrozenTable { deleted: Vec::new(), generations: self.0.freeze_piece(rows).into_iter().collect() }
     }
 
     fn evict(&mut self, bytes: usize, pages: usize) -> usize {

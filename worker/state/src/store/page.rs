@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use crate::keys::hash;
+
 /// Slots a page. Small enough that a copy is short, large enough that sharing all pages of a gigabyte takes a millisecond.
 pub(crate) const PAGE: usize = 1 << PAGE_SHIFT;
 const PAGE_SHIFT: u32 = 10;
@@ -67,14 +69,14 @@ impl<T: Clone + Default> Shareable<T> {
 }
 
 /// Keys up to this long stand in the entry itself, beside their hash.
-const INLINE: usize = 23;
+const INLINE: usize = 19;
 /// The length byte of a key that stands in the page's heap.
 const IN_HEAP: u8 = u8::MAX;
 
-/// A key: its hash, and its bytes or where they are. Half a cache line.
+/// A key: half of its hash, and its bytes or where they are.
 #[derive(Clone, Copy)]
 struct Entry {
-    hash: u64,
+    hash: u32,
     length: u8,
     inline: [u8; INLINE],
 }
@@ -94,7 +96,7 @@ impl KeyPage {
 
     #[inline]
     pub(crate) fn hash(&self, i: usize) -> u64 {
-        self.entries[i].hash
+        hash(self.key(i))
     }
 
     pub(crate) fn group(&self, i: usize) -> u16 {
@@ -114,13 +116,13 @@ impl KeyPage {
 
     #[inline]
     pub(crate) fn is(&self, i: usize, hash: u64, key: &[u8]) -> bool {
-        self.entries[i].hash == hash && self.key(i) == key
+        self.entries[i].hash == hash as u32 && self.key(i) == key
     }
 
     /// Adds a key. Returns the bytes that it takes beyond its entry.
     #[inline]
     pub(crate) fn push(&mut self, hash: u64, group: u16, key: &[u8]) -> usize {
-        let mut entry = Entry { hash, length: key.len() as u8, inline: [0; INLINE] };
+        let mut entry = Entry { hash: hash as u32, length: key.len() as u8, inline: [0; INLINE] };
         let mut extra = 0;
         if key.len() <= INLINE {
             entry.inline[..key.len()].copy_from_slice(key);
@@ -137,7 +139,7 @@ impl KeyPage {
     }
 }
 
-/// The generation in which a row was last written, and whether that removed it.
+/// The epoch in which a row was last written, and whether that removed it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp(u32);
 
@@ -183,17 +185,11 @@ pub(crate) struct RowPage {
     /// Of rows that vary in width; else empty.
     spans: Vec<Span>,
     garbage: usize,
-    /// The newest epoch of any row here.
-    newest: u32,
 }
 
 impl RowPage {
     pub(crate) fn len(&self) -> usize {
         self.stamps.len()
-    }
-
-    pub(crate) fn newest(&self) -> u32 {
-        self.newest
     }
 
     pub(crate) fn data_bytes(&self) -> usize {
@@ -205,17 +201,16 @@ impl RowPage {
         self.stamps[i]
     }
 
+    /// Returns what it was.
     #[inline]
-    pub(crate) fn set_stamp(&mut self, i: usize, stamp: Stamp) {
-        self.stamps[i] = stamp;
-        self.newest = self.newest.max(stamp.epoch());
+    pub(crate) fn set_stamp(&mut self, i: usize, stamp: Stamp) -> Stamp {
+        std::mem::replace(&mut self.stamps[i], stamp)
     }
 
     /// Adds a row: zeroes of this width, or an empty one.
     #[inline]
     pub(crate) fn push(&mut self, width: Option<usize>, stamp: Stamp) {
         self.stamps.push(stamp);
-        self.newest = self.newest.max(stamp.epoch());
         match width {
             Some(width) => self.data.resize(self.data.len() + width, 0),
             None => self.spans.push(Span::default()),
