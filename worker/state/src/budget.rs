@@ -13,10 +13,11 @@ use std::{
 
 use rocksdb::{Cache, WriteBufferManager};
 
-/// RocksDB: block cache, index and filter blocks, and write buffers, all under one manager.
-pub const ROCKSDB_PERCENT: u64 = 25;
+/// RocksDB: block cache, index and filter blocks, and write buffers, all under one manager. A row that is not in memory is one
+/// of a hundred in its block, so memory is better spent on rows than on blocks.
+pub const ROCKSDB_PERCENT: u64 = 15;
 /// Rows that tables keep in memory, frozen ones included.
-pub const CACHES_PERCENT: u64 = 30;
+pub const CACHES_PERCENT: u64 = 40;
 /// Batches in channels within and between processes.
 pub const CHANNELS_PERCENT: u64 = 10;
 /// Read-ahead of sources, open files of sinks.
