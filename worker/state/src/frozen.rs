@@ -236,6 +236,12 @@ impl Gate {
         self.state.lock().pending.iter().any(|pending| pending.awaited)
     }
 
+    /// Something is to be written, nobody has begun to, and no snapshot is waited for.
+    pub(crate) fn has_left_over(&self) -> bool {
+        let state = self.state.lock();
+        !state.pending.is_empty() && !state.pending.iter().any(|pending| pending.awaited)
+    }
+
     /// No snapshot of this one is waited for any more.
     fn release(&self, number: u64) {
         let mut state = self.state.lock();

@@ -51,6 +51,10 @@ impl Shared {
             return Ok(());
         }
         let writing = room.writing.strong_count() > 0;
+        if writing && self.gate.has_left_over() {
+            // It was held up by a checkpoint that came to nothing.
+            self.write_left_over();
+        }
         if !writing && table.live_bytes() > own / LIVE_PART && !self.gate.is_closed() {
             room.writing = self.write_beside(table.freeze_piece(own / PIECE_PART));
         }

@@ -251,6 +251,12 @@ impl Shared {
         let table = Arc::new(table);
         let written = Arc::downgrade(&table);
         self.gate.add(table);
+        self.write_left_over();
+        written
+    }
+
+    /// Writes on another thread what was frozen without a snapshot being waited for.
+    pub(crate) fn write_left_over(self: &Arc<Self>) {
         let shared = self.clone();
         self.runtime.spawn_blocking(move || {
             let _writer = shared.gate.writer.lock();
@@ -261,7 +267,6 @@ impl Shared {
                 tracing::error!(%error, "rows could not be written to the state backend");
             }
         });
-        written
     }
 
     /// Writes a table's rows to the backend to make room, unless a snapshot is waited for; then, when there is no more room at
