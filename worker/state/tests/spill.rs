@@ -52,7 +52,7 @@ fn all(table: &mut Table) -> BTreeMap<i64, u64> {
 
 /// What is still being written beside is given back when it is written.
 fn all_is_given_back(machine: &Machine) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_mins(1);
     while machine.memory.row_bytes() > 0 {
         assert!(Instant::now() < deadline, "{} bytes were not given back", machine.memory.row_bytes());
         std::thread::yield_now();
@@ -231,14 +231,20 @@ fn nothing_written_after_a_freeze_reaches_the_snapshot_though_memory_is_full() {
     let state = machine.open("a", 0, 1, &[]);
     let mut table = state.table("operator", "counts", RowLayout::Fixed(8)).unwrap();
     let mut model = BTreeMap::new();
-    count(&mut table, &mut model, &(0..10_000).collect::<Vec<_>>());
+    let count_all = |table: &mut Table, model: &mut BTreeMap<i64, u64>| {
+        for start in 0..22 {
+            count(table, model, &(start * 1000..start * 1000 + 1000).collect::<Vec<_>>());
+        }
+    };
+    count_all(&mut table, &mut model);
     let frozen: Vec<_> = table.freeze().into_iter().collect();
     let at_barrier = model.clone();
-    // More than fits, but not so much more that writing has to wait for a snapshot that nobody takes yet.
-    for start in 0..10 {
-        count(&mut table, &mut model, &(start * 1000..start * 1000 + 1000).collect::<Vec<_>>());
+    // So many rows are live now that some would be written to make room, but not so many more than fit that writing has to
+    // wait for a snapshot that nobody takes yet. Several rounds, so that whoever wrote beside would be done.
+    for _ in 0..10 {
+        count_all(&mut table, &mut model);
     }
-    assert!(machine.memory.row_bytes() > CACHES / 2);
+    assert!(machine.memory.row_bytes() > CACHES - CACHES / 8, "{} bytes", machine.memory.row_bytes());
     let (snapshot, _) = machine.persist(&state, frozen, 1, None);
     let restored = machine.open("b", 0, 1, &[snapshot]);
     let mut restored = restored.table("operator", "counts", RowLayout::Fixed(8)).unwrap();
