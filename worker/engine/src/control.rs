@@ -489,6 +489,7 @@ impl Control {
             busy_us: counted.busy_us,
             idle_us: counted.idle_us,
             backpressured_us: counted.backpressured_us,
+            ..Stats::default()
         }));
     }
 
