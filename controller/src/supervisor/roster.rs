@@ -64,7 +64,7 @@ impl WorkerStats {
                 .saturating_sub(self.newest.idle_us + self.newest.backpressured_us);
             self.busy = if busy + rest == 0 { 0.0 } else { busy as f64 / (busy + rest) as f64 };
         }
-        self.newest = *stats;
+        self.newest = stats.clone();
         self.at = Some(now);
     }
 }

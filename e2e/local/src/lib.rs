@@ -45,6 +45,8 @@ pub struct Job {
 pub struct Settings {
     pub workers: u32,
     pub slots: u32,
+    /// Workers beyond those, which wait for one to die.
+    pub standby: u32,
     pub interval: &'static str,
     pub backend: &'static str,
     /// Further lines below `spec`, indented by two blanks.
@@ -53,7 +55,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { workers: 2, slots: 2, interval: "200ms", backend: "rocksdb", more: String::new() }
+        Self { workers: 2, slots: 2, standby: 0, interval: "200ms", backend: "rocksdb", more: String::new() }
     }
 }
 
@@ -70,10 +72,10 @@ impl Job {
     pub fn write(&self, settings: &Settings, sql: &str) {
         let folder = self.path().display().to_string();
         let sql: String = sql.replace("{folder}", &folder).lines().map(|line| format!("    {line}\n")).collect();
-        let Settings { workers, slots, interval, backend, more } = settings;
+        let Settings { workers, slots, standby, interval, backend, more } = settings;
         let yaml = format!(
             "apiVersion: weir.dev/v1alpha1\nkind: StreamJob\nmetadata: {{name: {}}}\nspec:\n  sql: |\n{sql}  workers: {{replicas: \
-             {workers}, slots: {slots}}}\n  state: {{backend: {backend}}}\n{more}  checkpoint:\n    storage: {{url: \
+             {workers}, slots: {slots}, standby: {standby}}}\n  state: {{backend: {backend}}}\n{more}  checkpoint:\n    storage: {{url: \
              \"file://{folder}/checkpoints\"}}\n    interval: {interval}\n",
             self.name
         );

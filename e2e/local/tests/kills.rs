@@ -67,13 +67,15 @@ fn start(job: &Job) -> Weir {
     job.start(&[])
 }
 
+/// Four subtasks, and a process that waits to take the place of one that is killed.
 #[test]
 fn a_hundred_kills_lose_nothing_and_count_nothing_twice() {
     let mut random = seeded("kills");
     let kills = std::env::var("WEIR_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS);
     // A worker that is lost again soon after the last loss is given the policy's back-off, which here is short.
     let restart = "  restart: {initialBackoff: 10ms, maxBackoff: 200ms}\n".to_string();
-    let settings = Settings { workers: 3, slots: 2, interval: "150ms", more: restart, ..Settings::default() };
+    let settings =
+        Settings { workers: 2, slots: 2, standby: 1, interval: "150ms", more: restart, ..Settings::default() };
     let job = Job::new("kills", &settings, &sql(ROWS, RATE));
     let mut weir = start(&job);
     let (mut killed, mut whole, mut doubles, mut early) = (0, 0, 0, 0);
