@@ -1,0 +1,48 @@
+#!/bin/bash
+# Makes the images that a cluster needs, without a registry and without a container tool: an image is a program, the libraries
+# that it is linked with, and nothing else.
+#   images.sh base            pause, MinIO and toxiproxy into ~/.cache/weir/tools/images, which every new cluster imports
+#   images.sh weir FOLDER     the controller and a worker from the workspace's binaries (of $CARGO_TARGET_DIR/debug) into FOLDER;
+#                             each twice, with another tag, so that an upgrade to another image can be tried
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+tools=${WEIR_TOOLS:-$HOME/.cache/weir/tools}
+target=${CARGO_TARGET_DIR:-$HOME/.cache/weir/target}/debug
+
+image() { # OUT NAME PROGRAM [USER]: skipped if it is newer than the program
+    local out=$1 name=$2 program=$3 user=${4:-65532:65532} root library
+    [ ! "$out" -nt "$program" ] || [ ! "$out" -nt "$here/images.sh" ] || return 0
+    root=$(mktemp -d)
+    mkdir -p "$root/usr/local/bin" "$root/tmp" "$root/etc/ssl/certs"
+    chmod 1777 "$root/tmp"
+    install -m 755 "$program" "$root/usr/local/bin/"
+    { ldd "$program" 2>/dev/null || true; } | grep -o '/[^ ]*\.so[^ ]*' | while read -r library; do
+        install -D -m 755 "$(readlink -f "$library")" "$root$library"
+    done
+    [ ! -e /etc/ssl/certs/ca-certificates.crt ] || cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
+    printf 'weir:x:65532:65532::/tmp:/sbin/nologin\n' >"$root/etc/passwd"
+    # The tag stands in the image too, so that another tag is another image.
+    echo "$name" >"$root/etc/image-name"
+    "$here/image/image.sh" "$out" "$name" "$root" "/usr/local/bin/$(basename "$program")" "$user"
+    rm -rf "$root"
+}
+base() {
+    mkdir -p "$tools/images"
+    [ "$tools/bin/pause" -nt "$here/image/pause.c" ] || gcc -Os -static -s -o "$tools/bin/pause" "$here/image/pause.c"
+    image "$tools/images/pause.tar" weir.local/pause:1 "$tools/bin/pause" 65535:65535
+    image "$tools/images/minio.tar" weir.local/minio:1 "$tools/bin/minio"
+    image "$tools/images/toxiproxy.tar" weir.local/toxiproxy:1 "$tools/bin/toxiproxy"
+}
+weir() {
+    local tag
+    mkdir -p "$1"
+    for tag in e2e e2e-next; do
+        image "$1/controller-$tag.tar" "weir.local/weir:$tag" "$target/weir"
+        image "$1/worker-$tag.tar" "weir.local/weir-worker:$tag" "$target/weir-worker"
+    done
+}
+case ${1:-} in
+base) base ;;
+weir) weir "${2:?a folder}" ;;
+*) sed -n '2,7p' "$0" >&2; exit 2 ;;
+esac
