@@ -2,8 +2,8 @@
 # Makes the images that a cluster needs, without a registry and without a container tool: an image is a program, the libraries
 # that it is linked with, and nothing else.
 #   images.sh base            pause, MinIO and toxiproxy into ~/.cache/weir/tools/images, which every new cluster imports
-#   images.sh weir FOLDER     the controller and a worker from the workspace's binaries (of $CARGO_TARGET_DIR/debug) into FOLDER;
-#                             each twice, with another tag, so that an upgrade to another image can be tried
+#   images.sh weir FOLDER     the controller and a worker from the workspace's binaries (of $CARGO_TARGET_DIR/debug) into FOLDER, by the
+#                             names that the chart gives them; and again as `next`, so that an upgrade can be tried
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 tools=${WEIR_TOOLS:-$HOME/.cache/weir/tools}
@@ -34,11 +34,12 @@ base() {
     image "$tools/images/toxiproxy.tar" weir.local/toxiproxy:1 "$tools/bin/toxiproxy"
 }
 weir() {
-    local tag
+    local tag version
+    version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$here/../../Cargo.toml" | head -1)
     mkdir -p "$1"
-    for tag in e2e e2e-next; do
-        image "$1/controller-$tag.tar" "weir.local/weir:$tag" "$target/weir"
-        image "$1/worker-$tag.tar" "weir.local/weir-worker:$tag" "$target/weir-worker"
+    for tag in "$version" next; do
+        image "$1/controller-$tag.tar" "docker.io/weir/controller:$tag" "$target/weir"
+        image "$1/worker-$tag.tar" "docker.io/weir/worker:$tag" "$target/weir-worker"
     done
 }
 case ${1:-} in

@@ -53,6 +53,7 @@ kind() {
     for plugin in main/bridge main/loopback ipam/host-local meta/portmap; do
         build cni "cni/${plugin##*/}" $plugins/plugins/$plugin "" ""
     done
-    build kind kind sigs.k8s.io/kind "" ""
+    kind_itself
 }
+kind_itself() { build kind kind sigs.k8s.io/kind "" ""; }
 for group in "${@:-cluster}"; do "$group"; done

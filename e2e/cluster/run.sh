@@ -1,0 +1,15 @@
+#!/bin/bash
+# run.sh cluster|kind ARGUMENTS…: brings a cluster up, puts the images of this checkout's binaries into it, runs `weir-e2e ARGUMENTS…`
+# and takes the cluster down again. With WEIR_E2E_KEEP=1 a cluster that is up is used, and left up.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+target=${CARGO_TARGET_DIR:-$HOME/.cache/weir/target}
+script=$here/$1.sh
+shift
+if ! { [ -n "${WEIR_E2E_KEEP:-}" ] && "$script" in true 2>/dev/null; }; then
+    [ -n "${WEIR_E2E_KEEP:-}" ] || trap '"$script" down' EXIT
+    "$script" up
+fi
+"$here/images.sh" weir "$target/images"
+"$script" load "$target"/images/*.tar
+"$script" in "$target/debug/weir-e2e" "$@"

@@ -1,0 +1,173 @@
+//! Controllers that die at the worst moment, are replaced, or are two at once: the job runs on, on the same pods, and ends exact.
+
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, api::ListParams};
+
+use crate::{
+    cases::kills::openings,
+    install::{NAMESPACE, SYSTEM, helm},
+    job::{Job, Settings},
+    space::Space,
+    wait::{until, until_within},
+};
+
+/// The controller's process.
+const PROGRAM: &str = "weir";
+
+/// The pod that holds the lease.
+async fn leader(space: &Space) -> String {
+    until("a leader", || async { leader_now(space).await }).await
+}
+
+async fn leader_now(space: &Space) -> Option<String> {
+    let leases: Api<Lease> = Api::namespaced(space.cluster.client.clone(), NAMESPACE);
+    let leases = leases.list(&ListParams::default()).await.ok()?.items;
+    let holder =
+        leases.into_iter().find_map(|lease| lease.spec?.holder_identity).filter(|holder| !holder.is_empty())?;
+    // A holder's name may carry more than the pod's.
+    let pods = space.cluster.labelled(NAMESPACE, "").await;
+    pods.into_iter().filter_map(|pod| pod.metadata.name).find(|name| holder.starts_with(name.as_str()))
+}
+
+async fn address(space: &Space, namespace: &str, pod: &str) -> String {
+    let pod = space.cluster.pods(namespace).get(pod).await.expect("the pod is there");
+    pod.status.and_then(|status| status.pod_ip).expect("a running pod has an address")
+}
+
+/// What a job was before the controller was hurt.
+struct Before {
+    attempt: u64,
+    workers: Vec<String>,
+    openings: usize,
+}
+
+impl Before {
+    async fn of(job: &Job) -> Self {
+        Self { attempt: job.attempt().await, workers: job.until_workers(2).await, openings: openings(job).await }
+    }
+
+    /// The next leader has opened its term over the same attempt, on the same pods, and the job ends exact.
+    async fn goes_on(self, job: &Job) {
+        until("the next leader opens a term", || async { (openings(job).await > self.openings).then_some(()) }).await;
+        job.until_more_checkpoints(2).await;
+        assert_eq!(job.attempt().await, self.attempt, "losing the controller stops no attempt");
+        assert_eq!(job.workers().await, self.workers, "losing the controller stops no worker");
+        job.finishes_exact().await;
+    }
+}
+
+pub async fn controller_killed_between_the_last_ack_and_the_record(space: Space) {
+    let job = Job::running(&space, &Settings::seconds(90)).await;
+    let before = Before::of(&job).await;
+    let leader = leader(&space).await;
+    let controller = address(&space, NAMESPACE, &leader).await;
+    let minio = space.cluster.labelled(SYSTEM, "app=minio").await.remove(0);
+    let minio = minio.status.and_then(|status| status.pod_ip).expect("MinIO runs");
+    // The workers reach the storage and the controller does not: all parts are there and acked, and the record cannot be written.
+    space.cluster.drop_packets(Some(&controller), Some(&minio), true).await;
+    let last = job.records().await.into_iter().max().unwrap_or(0);
+    let id = until("all parts of a checkpoint without a record", || async {
+        let parts = space.bucket.list(&format!("{}/parts", job.storage())).await;
+        let ids: Vec<u64> =
+            parts.iter().filter_map(|path| path.rsplit('/').next()?.split('-').next()?.parse().ok()).collect();
+        ids.iter()
+            .copied()
+            .find(|id| *id > last && ids.iter().filter(|other| *other == id).count() == before.workers.len())
+    })
+    .await;
+    space.cluster.signal(PROGRAM, &leader, "KILL").await.expect("the leader is killed");
+    assert!(!job.records().await.contains(&id), "the record of {id} is there already: the moment was missed");
+    space.cluster.drop_packets(Some(&controller), Some(&minio), false).await;
+    before.goes_on(&job).await;
+}
+
+pub async fn controller_killed_between_record_and_commit(space: Space) {
+    let (proxy, endpoint) = space.proxy().await;
+    let job = Job::running(&space, &Settings { endpoint, seconds: 90, ..Settings::default() }).await;
+    proxy.slow(250).await;
+    let before = Before::of(&job).await;
+    let leader = leader(&space).await;
+    let controller = address(&space, NAMESPACE, &leader).await;
+    let mut workers = Vec::new();
+    for worker in &before.workers {
+        workers.push(address(&space, &space.name, worker).await);
+    }
+    // Once a checkpoint is under way nothing that the controller says arrives any more, while it hears the acks: it writes the
+    // record, and its Commit is lost.
+    job.until_more_checkpoints(1).await;
+    let parts = format!("{}/parts", job.storage());
+    let state = format!("{}/state", job.storage());
+    let seen = space.bucket.list(&parts).await.len() + space.bucket.list(&state).await.len();
+    until("a checkpoint is under way", || async {
+        (space.bucket.list(&parts).await.len() + space.bucket.list(&state).await.len() > seen).then_some(())
+    })
+    .await;
+    for worker in &workers {
+        space.cluster.drop_packets(Some(&controller), Some(worker), true).await;
+    }
+    let last = job.records().await.into_iter().max().unwrap_or(0);
+    let output = space.bucket.list(&job.output()).await.len();
+    let id = until("the record", || async { job.records().await.into_iter().max().filter(|id| *id > last) }).await;
+    space.cluster.signal(PROGRAM, &leader, "KILL").await.expect("the leader is killed");
+    assert_eq!(
+        space.bucket.list(&job.output()).await.len(),
+        output,
+        "the output of {id} is published: the moment was missed"
+    );
+    for worker in &workers {
+        space.cluster.drop_packets(Some(&controller), Some(worker), false).await;
+    }
+    until("what the record names is published", || async {
+        (space.bucket.list(&job.output()).await.len() > output).then_some(())
+    })
+    .await;
+    proxy.cure("latency").await;
+    before.goes_on(&job).await;
+}
+
+pub async fn controller_killed_between_two_triggers(space: Space) {
+    let job = Job::running(&space, &Settings { interval: "4s", seconds: 60, ..Settings::default() }).await;
+    let before = Before::of(&job).await;
+    job.until_more_checkpoints(1).await;
+    let leader = leader(&space).await;
+    space.cluster.signal(PROGRAM, &leader, "KILL").await.expect("the leader is killed");
+    before.goes_on(&job).await;
+}
+
+pub async fn controller_replaced_by_its_standby(space: Space) {
+    let job = Job::running(&space, &Settings::seconds(60)).await;
+    let before = Before::of(&job).await;
+    let first = leader(&space).await;
+    let now = kube::api::DeleteParams::default().grace_period(0);
+    space.cluster.pods(NAMESPACE).delete(&first, &now).await.expect("the leader's pod is deleted");
+    until("another leader", || async { leader_now(&space).await.filter(|leader| *leader != first) }).await;
+    before.goes_on(&job).await;
+}
+
+pub async fn two_controllers_at_once(space: Space) {
+    let job = Job::running(&space, &Settings::seconds(90)).await;
+    let before = Before::of(&job).await;
+    let first = leader(&space).await;
+    space.cluster.signal(PROGRAM, &first, "STOP").await.expect("the leader is frozen");
+    until("another leader", || async { leader_now(&space).await.filter(|leader| *leader != first) }).await;
+    until("it opens a term", || async { (openings(&job).await > before.openings).then_some(()) }).await;
+    // The old one goes on where it was, believing that it leads. If its pod was restarted meanwhile there is nothing to let go.
+    let _ = space.cluster.signal(PROGRAM, &first, "CONT").await;
+    before.goes_on(&job).await;
+}
+
+pub async fn operator_upgrade_restarts_no_worker(space: Space) {
+    let job = Job::running(&space, &Settings::seconds(120)).await;
+    let before = Before::of(&job).await;
+    helm(&["image.tag=next"]).await.unwrap_or_else(|error| panic!("{error}"));
+    until_within(std::time::Duration::from_mins(1), "the new controllers lead", || async {
+        let leader = leader_now(&space).await?;
+        let pod = space.cluster.pods(NAMESPACE).get(&leader).await.ok()?;
+        pod.spec?.containers.first()?.image.as_ref()?.ends_with(":next").then_some(())
+    })
+    .await;
+    job.until_more_checkpoints(2).await;
+    assert_eq!(job.workers().await, before.workers, "an upgrade of the operator restarts no worker");
+    helm(&["image.tag="]).await.unwrap_or_else(|error| panic!("{error}"));
+    before.goes_on(&job).await;
+}

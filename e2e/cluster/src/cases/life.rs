@@ -1,0 +1,147 @@
+//! A job's life: scaled, upgraded, changed live, suspended, finished, deleted in every way.
+
+use serde_json::json;
+
+use crate::{
+    job::{Job, NAME, Settings, resource, sql},
+    space::Space,
+    wait::until,
+};
+
+pub async fn scaled_1_3_2_under_load(space: Space) {
+    let job = Job::running(&space, &Settings { workers: 1, seconds: 60, ..Settings::default() }).await;
+    for replicas in [3_usize, 2] {
+        let attempt = job.attempt().await;
+        let scale = ["-n", &space.name, "scale", "streamjob", NAME, &format!("--replicas={replicas}")];
+        space.cluster.kubectl(&scale).await.unwrap_or_else(|error| panic!("{error}"));
+        until("an attempt of the new size", || async { (job.attempt().await > attempt).then_some(()) }).await;
+        job.until_workers(replicas).await;
+        job.until_recovered_from(attempt).await;
+        assert_eq!(job.status().await["replicas"], replicas, "the scale subresource shows the size");
+    }
+    job.finishes_exact().await;
+}
+
+pub async fn upgrade_with_sql_that_fits(space: Space) {
+    let settings = Settings::default();
+    let job = Job::running(&space, &settings).await;
+    let attempt = job.attempt().await;
+    let seen = job.checkpoint().await;
+    let changed = sql(&space.name, NAME, &settings).replace(" FROM numbers", " FROM numbers WHERE n >= 0");
+    job.change(json!({"sql": changed})).await;
+    job.until_recovered_from(attempt).await;
+    let restored = job.status().await["checkpoint"]["restored"]["id"].as_u64();
+    assert!(
+        restored.is_some_and(|id| id > seen),
+        "a checkpoint was taken first: restored from {restored:?}, seen before {seen}"
+    );
+    job.finishes_exact().await;
+}
+
+pub async fn upgrade_with_sql_that_does_not_fit(space: Space) {
+    let settings = Settings::default();
+    let job = Job::running(&space, &settings).await;
+    let (attempt, workers) = (job.attempt().await, job.until_workers(2).await);
+    let changed = sql(&space.name, NAME, &settings).replace("SUM(n)", "COUNT(DISTINCT n)");
+    job.change(json!({"sql": changed})).await;
+    let (reason, message) = job.until_condition("Stalled", "True").await;
+    println!("        {}: Stalled {reason}: {message}", space.name);
+    job.until_more_checkpoints(2).await;
+    assert_eq!((job.attempt().await, job.workers().await), (attempt, workers), "the running attempt is not touched");
+    job.finishes_exact().await;
+}
+
+pub async fn interval_changes_live(space: Space) {
+    let job = Job::running(&space, &Settings { interval: "30s", seconds: 50, ..Settings::default() }).await;
+    let (attempt, workers) = (job.attempt().await, job.until_workers(2).await);
+    job.change(json!({"checkpoint": {"interval": "500ms"}})).await;
+    let begun = std::time::Instant::now();
+    job.until_more_checkpoints(5).await;
+    assert!(
+        begun.elapsed().as_secs() < 25,
+        "five checkpoints took {} s: the interval is still the old one",
+        begun.elapsed().as_secs()
+    );
+    assert_eq!((job.attempt().await, job.workers().await), (attempt, workers), "a live change makes no new attempt");
+    job.finishes_exact().await;
+}
+
+pub async fn suspended_and_resumed(space: Space) {
+    let job = Job::running(&space, &Settings::default()).await;
+    let seen = job.checkpoint().await;
+    job.change(json!({"suspend": true})).await;
+    until("all workers are gone", || async {
+        space.cluster.labelled(&space.name, &format!("weir.dev/job={NAME}")).await.is_empty().then_some(())
+    })
+    .await;
+    let last = job.records().await.into_iter().max().unwrap_or(0);
+    assert!(last > seen, "a last checkpoint was taken: {last} after {seen}");
+    let shown = job.exact_so_far().await;
+    job.change(json!({"suspend": false})).await;
+    job.until_condition("Ready", "True").await;
+    job.until_more_output().await;
+    assert!(job.exact_so_far().await > shown, "it goes on where it was");
+    job.finishes_exact().await;
+}
+
+pub async fn finishes(space: Space) {
+    let job = Job::start(&space, &Settings::seconds(10)).await;
+    job.finishes_exact().await;
+    until("the workers of a finished job are gone", || async { job.pods().await.is_empty().then_some(()) }).await;
+}
+
+pub async fn deleted_with_retain_and_applied_again(space: Space) {
+    let settings = Settings::default();
+    let job = Job::running(&space, &settings).await;
+    job.until_more_checkpoints(2).await;
+    let attempt = job.attempt().await;
+    job.delete().await;
+    job.until_gone().await;
+    let records = job.records().await;
+    assert!(!records.is_empty(), "Retain keeps the records");
+    job.exact_so_far().await;
+    job.apply(&resource(&space.name, NAME, &settings)).await.expect("the job is applied again");
+    job.until_condition("Checkpointed", "True").await;
+    assert!(job.attempt().await > attempt, "it goes on, with an attempt after {attempt}");
+    job.finishes_exact().await;
+}
+
+pub async fn deleted_with_delete(space: Space) {
+    let job =
+        Job::start_with(&space, &Settings::default(), |job| job["spec"]["checkpoint"]["onDelete"] = "Delete".into())
+            .await;
+    job.until_condition("Checkpointed", "True").await;
+    job.delete().await;
+    job.until_gone().await;
+    let left = space.bucket.list(&job.storage()).await;
+    assert_eq!(left, [""; 0], "Delete leaves nothing of the checkpoints");
+    until("the worker pods are gone", || async {
+        space.cluster.labelled(&space.name, &format!("weir.dev/job={NAME}")).await.is_empty().then_some(())
+    })
+    .await;
+    // What the job has published is the user's.
+    job.exact_so_far().await;
+}
+
+pub async fn deleted_with_storage_gone(space: Space) {
+    let (proxy, endpoint) = space.proxy().await;
+    let settings = Settings { endpoint, ..Settings::default() };
+    let job = Job::start_with(&space, &settings, |job| job["spec"]["checkpoint"]["onDelete"] = "Delete".into()).await;
+    job.until_condition("Checkpointed", "True").await;
+    proxy.cut().await;
+    job.delete().await;
+    job.until_gone().await;
+}
+
+pub async fn deleted_with_its_namespace(space: Space) {
+    let settings = Settings::default();
+    let job = Job::running(&space, &settings).await;
+    let attempt = job.attempt().await;
+    space.delete().await;
+    // The same namespace and name again: the same job, from its checkpoints.
+    space.create().await;
+    job.apply(&resource(&space.name, NAME, &settings)).await.expect("the job is applied again");
+    job.until_condition("Checkpointed", "True").await;
+    assert!(job.attempt().await > attempt, "it goes on, with an attempt after {attempt}");
+    job.finishes_exact().await;
+}

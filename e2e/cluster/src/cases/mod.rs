@@ -1,0 +1,66 @@
+//! The cases. Each is a function of this folder, and stands in one tier of `cases.yaml`.
+
+mod api_server;
+mod controller;
+mod kills;
+mod life;
+mod pods;
+mod quick_start;
+mod refused;
+mod status;
+mod storage;
+
+use futures::future::BoxFuture;
+
+use crate::space::Space;
+
+/// One case.
+#[derive(Clone, Copy)]
+pub struct Case {
+    pub name: &'static str,
+    /// It touches what all cases share (the controllers, the API server), so no other runs beside it.
+    pub alone: bool,
+    pub run: fn(Space) -> BoxFuture<'static, ()>,
+}
+
+macro_rules! cases {
+    ($list:ident, $alone:literal: $($module:ident: $($name:ident)*;)*) => {
+        $($($list.push(Case { name: stringify!($name), alone: $alone, run: |space| Box::pin($module::$name(space)) });)*)*
+    };
+}
+
+/// All of them.
+pub fn all() -> Vec<Case> {
+    let mut list = Vec::new();
+    cases!(list, false:
+        kills:
+            kill_9_in_a_container one_pod_deleted all_pods_deleted out_of_memory
+            kill_9_during_a_checkpoint one_pod_deleted_during_a_checkpoint all_pods_deleted_during_a_checkpoint
+            out_of_memory_during_a_checkpoint
+            kill_9_during_a_restore one_pod_deleted_during_a_restore all_pods_deleted_during_a_restore
+            out_of_memory_during_a_restore
+            ten_blows_at_random standby_takes_over evicted_by_a_drain cut_off_by_dropped_packets;
+        pods:
+            image_that_cannot_be_pulled unschedulable_pod crash_loop secrets_are_nowhere;
+        storage:
+            storage_cut storage_slow storage_answers_503 storage_cut_during_a_restore;
+        refused:
+            bad_specs_at_apply bad_sql_stalls_with_line_and_column bad_sql_on_an_update_keeps_the_last_good_version;
+        life:
+            scaled_1_3_2_under_load upgrade_with_sql_that_fits upgrade_with_sql_that_does_not_fit interval_changes_live
+            suspended_and_resumed finishes deleted_with_retain_and_applied_again deleted_with_delete
+            deleted_with_storage_gone deleted_with_its_namespace;
+        status:
+            status_wiped;
+    );
+    cases!(list, true:
+        quick_start: quick_start_word_for_word;
+        controller:
+            controller_killed_between_the_last_ack_and_the_record controller_killed_between_record_and_commit
+            controller_killed_between_two_triggers controller_replaced_by_its_standby two_controllers_at_once
+            operator_upgrade_restarts_no_worker;
+        api_server: api_server_stopped_for_a_minute;
+        status: restored_under_a_new_uid;
+    );
+    list
+}

@@ -1,0 +1,113 @@
+//! Pods that cannot start say why, in the job's conditions, and are not made again and again; and what must not be seen in them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use kube::ResourceExt;
+use serde_json::json;
+
+use crate::{
+    cluster::Cluster,
+    install::{CONTROLLERS, NAMESPACE},
+    job::{Job, Settings},
+    s3,
+    space::Space,
+    wait::{never_within, until_within},
+};
+
+/// "Within seconds": the kubelet's own first try and the controller's look at it are in this.
+const SECONDS: Duration = Duration::from_secs(20);
+/// So long the pods are counted.
+const WATCHED: Duration = Duration::from_secs(15);
+/// A pod a worker, and a second try of each.
+const PODS: usize = 4;
+
+/// Waits until one of the job's conditions holds one of the words; no hot loop makes pods meanwhile.
+async fn says(job: &Job, words: &[&str]) {
+    let said = until_within(SECONDS, &format!("a condition that says one of {words:?}"), || async {
+        let status = job.status().await;
+        let conditions = status["conditions"].as_array()?;
+        let texts = conditions
+            .iter()
+            .map(|condition| format!("{} {}: {}", condition["type"], condition["reason"], condition["message"]));
+        texts.into_iter().find(|text| words.iter().any(|word| text.contains(word)))
+    })
+    .await;
+    println!("        {}: {said}", job.space.name);
+    let mut seen = BTreeSet::new();
+    let begun = std::time::Instant::now();
+    never_within(WATCHED, "a hot loop of pods", || {
+        let seen = &mut seen;
+        let labels = format!("weir.dev/job={}", job.name);
+        async move {
+            seen.extend(job.space.cluster.labelled(&job.space.name, &labels).await.iter().filter_map(ResourceExt::uid));
+            seen.len() > PODS
+        }
+    })
+    .await;
+    assert!(!seen.is_empty(), "no pod was tried in {} s", begun.elapsed().as_secs());
+    assert_ne!(
+        job.condition("Ready").await.map(|(status, ..)| status),
+        Some("True".to_string()),
+        "a job without workers is Ready"
+    );
+}
+
+pub async fn image_that_cannot_be_pulled(space: Space) {
+    let job = Job::start_with(&space, &Settings::default(), |job| {
+        job["spec"]["workers"]["image"] = "weir.local/nowhere:1".into()
+    })
+    .await;
+    says(&job, &["ImagePull", "ErrImage", "pull"]).await;
+    // The remedy is taken at once.
+    job.change(json!({"workers": {"image": null}})).await;
+    job.until_condition("Checkpointed", "True").await;
+}
+
+pub async fn unschedulable_pod(space: Space) {
+    let nowhere = json!({"spec": {"nodeSelector": {"weir.dev/nowhere": "true"}}});
+    let job =
+        Job::start_with(&space, &Settings::default(), |job| job["spec"]["workers"]["podTemplate"] = nowhere).await;
+    says(&job, &["Unschedulable", "unschedulable", "didn't match"]).await;
+    job.change(json!({"workers": {"podTemplate": null}})).await;
+    job.until_condition("Checkpointed", "True").await;
+}
+
+pub async fn crash_loop(space: Space) {
+    // The controller's image holds no worker: its process ends at once.
+    let image = Cluster::command("helm", &["get", "values", "weir", "-n", NAMESPACE, "--all", "-o", "json"]).await;
+    let values: serde_json::Value =
+        serde_json::from_str(&image.unwrap_or_else(|error| panic!("{error}"))).expect("values are JSON");
+    let repository = values["image"]["repository"].as_str().expect("the chart names the image").to_string();
+    let tag = values["image"]["tag"].as_str().filter(|tag| !tag.is_empty()).unwrap_or(env!("CARGO_PKG_VERSION"));
+    let image = format!("{repository}:{tag}");
+    let job = Job::start_with(&space, &Settings::default(), |job| job["spec"]["workers"]["image"] = image.into()).await;
+    says(&job, &["Crash", "crash", "exit", "ended", "StartError", "ContainerCannotRun"]).await;
+}
+
+pub async fn secrets_are_nowhere(space: Space) {
+    let job = Job::running(&space, &Settings::default()).await;
+    let mut texts = Vec::new();
+    for arguments in [
+        vec!["-n", &space.name, "get", "streamjobs,pods,services,serviceaccounts,networkpolicies,events", "-o", "yaml"],
+        vec!["-n", NAMESPACE, "get", "deployments,pods,events", "-o", "yaml"],
+        vec!["-n", NAMESPACE, "logs", "-l", CONTROLLERS, "--tail=-1"],
+        vec!["-n", &space.name, "logs", "-l", "weir.dev/job=sums", "--tail=-1"],
+    ] {
+        texts.push(space.cluster.kubectl(&arguments).await.unwrap_or_else(|error| panic!("{error}")));
+    }
+    // What a process was called with, as anyone on the node sees it.
+    texts.push(
+        space
+            .cluster
+            .on_node("for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline 2>/dev/null; echo; done")
+            .await
+            .expect("the node answers"),
+    );
+    for text in &texts {
+        let line = text.lines().find(|line| line.contains(s3::PASSWORD) && !line.contains("MINIO_ROOT_PASSWORD"));
+        assert_eq!(line, None, "the storage's password is seen");
+        assert!(!text.contains("BEGIN PRIVATE KEY") && !text.contains("BEGIN EC PRIVATE KEY"), "a private key is seen");
+    }
+    job.delete().await;
+}

@@ -1,0 +1,87 @@
+//! Storage that is cut, slow, or answers 503: the job goes on, its conditions say so, and it recovers by itself.
+
+use std::time::Duration;
+
+use crate::{
+    cases::kills::openings,
+    job::{Job, Settings},
+    space::Space,
+    toxiproxy::Proxy,
+    wait::{until, until_within},
+};
+
+/// A job behind a proxy, that gives up on a checkpoint soon and tolerates one failure.
+async fn proxied(space: &Space, seconds: u64) -> (Job, Proxy) {
+    let (proxy, endpoint) = space.proxy().await;
+    let settings = Settings { seconds, endpoint, ..Settings::default() };
+    let job = Job::start_with(space, &settings, |job| {
+        job["spec"]["checkpoint"]["timeout"] = "3s".into();
+        job["spec"]["checkpoint"]["tolerableFailures"] = 1.into();
+    })
+    .await;
+    job.until_condition("Checkpointed", "True").await;
+    (job, proxy)
+}
+
+/// What every trouble with storage must come to: no new attempt, a condition that says so, and checkpoints again when it is over.
+async fn goes_on(job: &Job, pods: &[String]) {
+    let (reason, message) = job.until_condition("Checkpointed", "False").await;
+    println!("        {}: Checkpointed=False {reason}: {message}", job.space.name);
+    assert_eq!(job.workers().await, pods, "storage that fails restarts no worker");
+}
+
+pub async fn storage_cut(space: Space) {
+    let (job, proxy) = proxied(&space, 60).await;
+    let (attempt, pods) = (job.attempt().await, job.until_workers(2).await);
+    proxy.cut().await;
+    goes_on(&job, &pods).await;
+    proxy.mend().await;
+    job.until_condition("Checkpointed", "True").await;
+    assert_eq!(job.attempt().await, attempt, "storage that fails restarts no attempt");
+    job.finishes_exact().await;
+}
+
+pub async fn storage_slow(space: Space) {
+    let (job, proxy) = proxied(&space, 60).await;
+    let (attempt, pods) = (job.attempt().await, job.until_workers(2).await);
+    // Slower than the checkpoint's timeout.
+    proxy.slow(4_000).await;
+    goes_on(&job, &pods).await;
+    proxy.cure("latency").await;
+    job.until_condition("Checkpointed", "True").await;
+    assert_eq!(job.attempt().await, attempt, "storage that is slow restarts no attempt");
+    job.finishes_exact().await;
+}
+
+pub async fn storage_answers_503(space: Space) {
+    let (job, proxy) = proxied(&space, 60).await;
+    let (attempt, pods) = (job.attempt().await, job.until_workers(2).await);
+    // Each request is carried out all the same: an answer in doubt is read back, never taken for a no.
+    proxy.unavailable().await;
+    goes_on(&job, &pods).await;
+    proxy.cure("unavailable").await;
+    job.until_condition("Checkpointed", "True").await;
+    assert_eq!(job.attempt().await, attempt, "storage that answers 503 restarts no attempt");
+    job.finishes_exact().await;
+}
+
+pub async fn storage_cut_during_a_restore(space: Space) {
+    let (job, proxy) = proxied(&space, 60).await;
+    let attempt = job.attempt().await;
+    proxy.slow(300).await;
+    let before = openings(&job).await;
+    for worker in job.workers().await {
+        let now = kube::api::DeleteParams::default().grace_period(0);
+        let _ = space.cluster.pods(&space.name).delete(&worker, &now).await;
+    }
+    until("the next attempt is opened", || async { (openings(&job).await > before).then_some(()) }).await;
+    proxy.cut().await;
+    proxy.cure("latency").await;
+    until_within(Duration::from_mins(1), "a job that is not ready", || async {
+        job.condition("Ready").await.filter(|(status, ..)| status != "True").map(drop)
+    })
+    .await;
+    proxy.mend().await;
+    job.until_recovered_from(attempt).await;
+    job.finishes_exact().await;
+}

@@ -1,0 +1,64 @@
+//! What stands in storage, read from outside the cluster by MinIO's node port.
+
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use object_store::{ObjectStore, ObjectStoreExt, aws::AmazonS3Builder, path::Path};
+
+/// The only bucket.
+pub const BUCKET: &str = "weir";
+pub const USER: &str = "weir-e2e";
+/// Nothing else may hold this text: a case looks for it in logs, status and arguments.
+pub const PASSWORD: &str = "correct-horse-battery-staple";
+/// MinIO's node port.
+pub const PORT: u16 = 30900;
+
+/// The bucket as the cases see it.
+#[derive(Clone)]
+pub struct Bucket {
+    store: Arc<dyn ObjectStore>,
+}
+
+impl Bucket {
+    pub fn at(node: &str) -> Self {
+        let store = AmazonS3Builder::new()
+            .with_bucket_name(BUCKET)
+            .with_region("us-east-1")
+            .with_endpoint(format!("http://{node}:{PORT}"))
+            .with_allow_http(true)
+            .with_access_key_id(USER)
+            .with_secret_access_key(PASSWORD)
+            .build()
+            .expect("the client is made");
+        Self { store: Arc::new(store) }
+    }
+
+    /// All objects below a prefix, in order.
+    pub async fn list(&self, prefix: &str) -> Vec<String> {
+        let found = self.store.list(Some(&Path::from(prefix))).map_ok(|object| object.location.to_string());
+        let mut found: Vec<String> = found.try_collect().await.unwrap_or_default();
+        found.sort();
+        found
+    }
+
+    /// An object's bytes.
+    pub async fn get(&self, path: &str) -> Option<Vec<u8>> {
+        let answer = self.store.get(&Path::from(path)).await.ok()?;
+        Some(answer.bytes().await.ok()?.to_vec())
+    }
+
+    /// All finished lines of all output files below a prefix.
+    pub async fn lines(&self, prefix: &str) -> Vec<String> {
+        let mut lines = Vec::new();
+        for path in self.list(prefix).await {
+            if path.rsplit('/').next().is_some_and(|name| name.starts_with(['.', '_'])) {
+                continue;
+            }
+            let text =
+                String::from_utf8(self.get(&path).await.expect("a listed object is read")).expect("output is text");
+            assert!(text.is_empty() || text.ends_with('\n'), "{path} ends within a line");
+            lines.extend(text.lines().map(str::to_string));
+        }
+        lines
+    }
+}

@@ -1,0 +1,46 @@
+//! Waiting for something to come true. There is no other waiting in this crate.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+/// A condition that does not come true in this time fails the case.
+pub const PATIENCE: Duration = Duration::from_mins(2);
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Looks until there is an answer. Fails with what was awaited, and with what `seen` last was.
+pub async fn until<T, F>(what: &str, look: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    until_within(PATIENCE, what, look).await
+}
+
+/// The same with a patience of one's own.
+pub async fn until_within<T, F>(patience: Duration, what: &str, mut look: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(begun.elapsed() < patience, "waited {} s in vain for: {what}", patience.as_secs());
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Looks for a while that nothing happens: the one thing that only time can show.
+pub async fn never_within<F>(time: Duration, what: &str, mut look: impl FnMut() -> F)
+where
+    F: Future<Output = bool>,
+{
+    let begun = Instant::now();
+    while begun.elapsed() < time {
+        assert!(!look().await, "happened within {} s: {what}", time.as_secs());
+        tokio::time::sleep(LOOK).await;
+    }
+}
