@@ -238,8 +238,8 @@ endpoints: [{addresses: ["$address"], conditions: {ready: true}}]
 Y
     await 120 "node registered" admin get node "$node"
     await 120 "node ready" admin wait --for=condition=Ready "node/$node" --timeout=60s
-    admin label namespace kube-system "weir.dev/e2e=$instance" >/dev/null
     await 60 "pods can be made" admin -n default get serviceaccount default
+    admin label namespace kube-system "weir.dev/e2e=$instance" >/dev/null
 }
 first() { # the first process of the cluster's namespaces
     local folder

@@ -30,7 +30,8 @@ base() {
     mkdir -p "$tools/images"
     [ "$tools/bin/pause" -nt "$here/image/pause.c" ] || gcc -Os -static -s -o "$tools/bin/pause" "$here/image/pause.c"
     image "$tools/images/pause.tar" weir.local/pause:1 "$tools/bin/pause" 65535:65535
-    image "$tools/images/minio.tar" weir.local/minio:1 "$tools/bin/minio"
+    # By the name that the example gives it, so that the example runs here as it stands.
+    image "$tools/images/minio.tar" "$(sed -n 's/.*image: &minio //p' "$here/../../examples/flights/minio.yaml")" "$tools/bin/minio"
     image "$tools/images/toxiproxy.tar" weir.local/toxiproxy:1 "$tools/bin/toxiproxy"
 }
 weir() {
