@@ -4,11 +4,13 @@ export CARGO_TERM_COLOR ?= auto
 BIN = $(CARGO_TARGET_DIR)/debug
 STAGE = .ci/stage
 
-.PHONY: help setup build demo test model bench generate
+.PHONY: help setup build demo test model bench generate e2e e2e-smoke tools
 
 help:
 	@echo "make demo      watch a job lose a worker and end exact"
 	@echo "make test      everything that CI runs"
+	@echo "make e2e       all cases on a kind cluster"
+	@echo "make e2e-smoke some of them on a cluster of plain processes"
 	@echo "make model     the exhaustive checker with larger bounds"
 	@echo "make bench     build for release and measure"
 	@echo "make generate  write the generated files anew"
@@ -29,6 +31,18 @@ test: setup
 	@$(STAGE) build cargo build --workspace --all-targets --quiet
 	@$(STAGE) tests cargo test --workspace --quiet
 	@$(STAGE) demo env PATH="$(BIN):$$PATH" examples/flights/demo.sh
+
+# What the clusters are made of. It takes a quarter of an hour once, and nothing after that.
+tools:
+	@e2e/cluster/tools.sh cluster
+
+e2e: build
+	@$(STAGE) tools e2e/cluster/tools.sh cluster
+	@$(STAGE) e2e e2e/cluster/run.sh kind run --tier all
+
+e2e-smoke: build
+	@$(STAGE) tools e2e/cluster/tools.sh cluster
+	@$(STAGE) e2e-smoke e2e/cluster/run.sh cluster run --tier smoke
 
 model:
 	@cargo test --release -p weir-controller --test model -- --nocapture --include-ignored
