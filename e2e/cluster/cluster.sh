@@ -6,6 +6,7 @@
 #   cluster.sh in COMMAND…        runs a command in its network, with KUBECONFIG, PATH and what the cases want to know
 #   cluster.sh node COMMAND…      runs a command on the node, with its processes, mounts and network in view
 #   cluster.sh load IMAGE.tar…    imports images
+#   cluster.sh audit              prints what Weir's controllers have asked of the API server, a line of JSON each
 #   cluster.sh apiserver stop     ends the API server at once;  apiserver start  starts it again
 #   cluster.sh down
 # WEIR_E2E_INSTANCE names one of several that run side by side.
@@ -145,6 +146,7 @@ conntrack: {maxPerCore: 0}
 clientConnection: {kubeconfig: $S/kube/super-admin.conf}
 iptables: {minSyncPeriod: 0s}
 Y
+    cp "$here/audit.yaml" "$S/conf/audit.yaml"
     cat >"$S/conf/Corefile" <<C
 .:53 {
     bind $address
@@ -184,6 +186,7 @@ apiserver() {
         --kubelet-client-certificate="$S/pki/apiserver-kubelet-client.crt" --kubelet-client-key="$S/pki/apiserver-kubelet-client.key" \
         --service-account-issuer=https://kubernetes.default.svc.cluster.local --service-account-key-file="$S/pki/sa.pub" \
         --service-account-signing-key-file="$S/pki/sa.key" --requestheader-client-ca-file="$S/pki/front-proxy-ca.crt" \
+        --audit-policy-file="$S/conf/audit.yaml" --audit-log-path="$S/log/audit.json" \
         --requestheader-allowed-names=front-proxy-client --requestheader-username-headers=X-Remote-User \
         --requestheader-group-headers=X-Remote-Group --requestheader-extra-headers-prefix=X-Remote-Extra- \
         --proxy-client-cert-file="$S/pki/front-proxy-client.crt" --proxy-client-key-file="$S/pki/front-proxy-client.key"
@@ -246,7 +249,8 @@ first() { # the first process of the cluster's namespaces
     for folder in /run /var/lib/cni /var/log/containers; do mkdir -p $folder && mount -t tmpfs tmpfs $folder; done
     mkdir -p /run/netns
     mount --make-rshared /
-    if bring_up; then touch "$S/run/up"; else touch "$S/run/failed"; fi
+    # A shell of its own, since in a condition this one would go on after an error.
+    if "$here/cluster.sh" bring-up; then touch "$S/run/up"; else touch "$S/run/failed"; fi
     trap : CHLD
     while :; do sleep 3600 & wait $! || true; done
 }
@@ -281,6 +285,7 @@ case ${1:-} in
 up) up ;;
 down) down ;;
 first) first ;;
+bring-up) bring_up ;;
 in)
     shift
     export KUBECONFIG=$S/kube/super-admin.conf WEIR_E2E_CLUSTER=$here/cluster.sh WEIR_E2E_NODE=$address WEIR_E2E_INSTANCE=$instance
@@ -288,6 +293,7 @@ in)
     ;;
 node) shift && within -n -m -p "$@" ;;
 load) shift && for image; do within -n -m ctr -a "$socket" -n k8s.io images import "$image"; done ;;
+audit) cat "$S/log/audit.json" ;;
 apiserver)
     case ${2:-} in
     stop) within -p -m kill -KILL "$(cat "$S/run/apiserver.pid")" ;;
@@ -296,5 +302,5 @@ apiserver)
     esac
     ;;
 apiserver-again) apiserver ;;
-*) sed -n '2,12p' "$0" >&2; exit 2 ;;
+*) sed -n '2,13p' "$0" >&2; exit 2 ;;
 esac

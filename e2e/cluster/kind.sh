@@ -5,6 +5,7 @@
 #   kind.sh in COMMAND…        runs a command in its network, with KUBECONFIG, PATH and what the cases want to know
 #   kind.sh node COMMAND…      runs a command on the node, with its processes, mounts and network in view
 #   kind.sh load IMAGE.tar…    imports images
+#   kind.sh audit              prints what Weir's controllers have asked of the API server, a line of JSON each
 #   kind.sh apiserver stop     ends the API server;  apiserver start  lets the kubelet start it again
 #   kind.sh down
 set -euo pipefail
@@ -34,6 +35,7 @@ outside() { # runs a command in the network where the node's address is reached
 }
 daemon() { # a Docker daemon in a network namespace of its own
     [ "$(id -u)" = 0 ] || { echo "kind.sh needs a Docker daemon that you may use, or root to start one" >&2; exit 1; }
+    install dockerd:docker.io
     mkdir -p "$S"
     ip netns add "$name"
     nsenter --net="/run/netns/$name" sh -c 'ip link set lo up; sysctl -qw net.ipv4.ip_forward=1 net.bridge.bridge-nf-call-iptables=1'
@@ -75,7 +77,7 @@ up() {
     image=$(node_image)
     step "Docker; node image $image"
     case $image in weir.local/*) docker image inspect "$image" >/dev/null 2>&1 || own_node_image "$image" ;; esac
-    kind create cluster --name "$name" --wait 180s --image "$image" --config "$here/kind/config.yaml" --kubeconfig "$S/kubeconfig" -q
+    kind create cluster --name "$name" --wait 180s --image "$image" --config <(sed "s#AUDIT#$here/audit.yaml#" "$here/kind/config.yaml") --kubeconfig "$S/kubeconfig" -q
     step "cluster ready"
     case $image in weir.local/*) ;; *) "$here/kind.sh" load "$tools"/images/*.tar ;; esac
     outside kubectl --kubeconfig "$S/kubeconfig" label namespace kube-system "weir.dev/e2e=$instance" >/dev/null
@@ -106,6 +108,7 @@ in)
     ;;
 node) shift && docker exec -i "$name-control-plane" "$@" ;;
 load) shift && for image; do docker exec -i "$name-control-plane" ctr -n k8s.io images import - <"$image"; done ;;
+audit) docker exec "$name-control-plane" cat /var/log/kubernetes/audit.json ;;
 apiserver)
     case ${2:-} in
     stop) docker exec "$name-control-plane" sh -c 'mv /etc/kubernetes/manifests/kube-apiserver.yaml /etc/kubernetes/ && pkill -KILL -x kube-apiserver' ;;
@@ -113,5 +116,5 @@ apiserver)
     *) exit 2 ;;
     esac
     ;;
-*) sed -n '2,10p' "$0" >&2; exit 2 ;;
+*) sed -n '2,11p' "$0" >&2; exit 2 ;;
 esac

@@ -91,6 +91,11 @@ impl Cluster {
         Self::command(&self.script.display().to_string(), &["node", "sh", "-c", command]).await
     }
 
+    /// What Weir's controllers have asked of the API server, a line of JSON each.
+    pub async fn audit(&self) -> String {
+        Self::command(&self.script.display().to_string(), &["audit"]).await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
     /// `stop` or `start`.
     pub async fn api_server(&self, word: &str) {
         Self::command(&self.script.display().to_string(), &["apiserver", word])

@@ -62,12 +62,12 @@ impl Settings {
 
 /// Rows `0..rows` dealt to [`KEYS`] keys; each change of a key's count and sum goes to the output, which is written exactly once.
 pub fn sql(space: &str, job: &str, settings: &Settings) -> String {
-    let (rows, rate, bucket) = (settings.rows(), settings.rate, s3::BUCKET);
+    let (rows, rate, bucket, endpoint) = (settings.rows(), settings.rate, s3::BUCKET, &settings.endpoint);
     format!(
         "CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '{rows}', 'rows-per-second' = '{rate}',
   'fields.n.kind' = 'sequence', 'fields.n.start' = '0', 'fields.n.end' = '{}');
 CREATE TABLE sums (k BIGINT, c BIGINT, s BIGINT) WITH ('connector' = 'filesystem', 'path' = 's3://{bucket}/{space}/{job}-out',
-  'format' = 'json', 'changelog' = 'true');
+  'format' = 'json', 'changelog' = 'true', 's3.endpoint' = '{endpoint}', 's3.region' = 'us-east-1');
 INSERT INTO sums SELECT MOD(n, {KEYS}), COUNT(*), SUM(n) FROM numbers GROUP BY MOD(n, {KEYS});",
         rows - 1
     )

@@ -5,6 +5,7 @@
 //! results are what the API server says and what stands in storage.
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used)]
 
+mod bench;
 mod cases;
 mod cluster;
 mod dump;
@@ -38,6 +39,8 @@ enum Command {
         #[arg(default_value = "all")]
         tier: String,
     },
+    /// Measures recoveries and many jobs at once.
+    Bench,
     /// Installs Weir, MinIO and toxiproxy, and runs cases.
     Run {
         /// `smoke` or `all`; cases that are named instead are run whatever their tier.
@@ -61,6 +64,10 @@ async fn main() -> ExitCode {
             for case in runner::of_tier(&tier) {
                 println!("{}", case.name);
             }
+            ExitCode::SUCCESS
+        }
+        Command::Bench => {
+            bench::run().await;
             ExitCode::SUCCESS
         }
         Command::Run { tier, jobs, keep, cases } => {

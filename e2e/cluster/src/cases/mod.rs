@@ -7,6 +7,7 @@ mod life;
 mod pods;
 mod quick_start;
 mod refused;
+mod role;
 mod status;
 mod storage;
 
@@ -61,6 +62,7 @@ pub fn all() -> Vec<Case> {
             operator_upgrade_restarts_no_worker;
         api_server: api_server_stopped_for_a_minute;
         status: restored_under_a_new_uid;
+        role: role_is_minimal;
     );
     list
 }

@@ -43,11 +43,7 @@ pub async fn restored_under_a_new_uid(space: Space) {
         "jsonpath={.items[0].spec.replicas}",
     ]);
     let replicas = replicas.await.expect("the deployment is there");
-    let scale = async |replicas: &str| {
-        let arguments = ["-n", NAMESPACE, "scale", "deployment", "-l", CONTROLLERS, &format!("--replicas={replicas}")];
-        space.cluster.kubectl(&arguments).await.unwrap_or_else(|error| panic!("{error}"));
-    };
-    scale("0").await;
+    scale(&space, "0").await;
     until("no controller runs", || async {
         space.cluster.labelled(NAMESPACE, CONTROLLERS).await.is_empty().then_some(())
     })
@@ -58,7 +54,7 @@ pub async fn restored_under_a_new_uid(space: Space) {
     jobs.patch(NAME, &PatchParams::default(), &Patch::Merge(&unheld)).await.expect("the finalizer is taken away");
     job.until_gone().await;
     job.apply(&resource(&space.name, NAME, &Settings::seconds(60))).await.expect("the job is applied again");
-    scale(&replicas).await;
+    scale(&space, &replicas).await;
     let (reason, message) = job.until_condition("Stalled", "True").await;
     assert_eq!(reason, "StorageOwnedByAnother", "{message}");
     assert!(message.contains("restoreFrom"), "the remedy is named: {message}");
@@ -67,4 +63,11 @@ pub async fn restored_under_a_new_uid(space: Space) {
     assert!(job.attempt().await > attempt, "it goes on, with an attempt after {attempt}");
     job.finishes_exact().await;
     space.controllers.settle(&space.cluster).await;
+}
+
+/// Sets the number of controllers.
+async fn scale(space: &Space, replicas: &str) {
+    let replicas = format!("--replicas={replicas}");
+    let arguments = ["-n", NAMESPACE, "scale", "deployment", "-l", CONTROLLERS, &replicas];
+    space.cluster.kubectl(&arguments).await.unwrap_or_else(|error| panic!("{error}"));
 }
