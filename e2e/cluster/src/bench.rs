@@ -122,7 +122,11 @@ async fn deletion(space: &Space, job: &Job, standby: bool) -> Recovery {
         log.lines().find(|line| line.split_once(' ').is_some_and(|(_, text)| row(text))).map(str::to_string)
     })
     .await;
-    let time = line.split(' ').next().and_then(|time| chrono::DateTime::parse_from_rfc3339(time).ok()).expect("a log line has a time");
+    let time = line
+        .split(' ')
+        .next()
+        .and_then(|time| chrono::DateTime::parse_from_rfc3339(time).ok())
+        .expect("a log line has a time");
     recovery.output = (time.to_utc() - wall).num_milliseconds().max(0) as u64;
     recovery
 }
@@ -150,7 +154,10 @@ async fn follow(space: &Space, job: &Job, before: &[String], begun: Instant, rec
         };
         note(&mut recovery.created, true);
         note(&mut recovery.scheduled, condition(&pod, "PodScheduled"));
-        note(&mut recovery.started, pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running")));
+        note(
+            &mut recovery.started,
+            pod.status.as_ref().is_some_and(|status| status.phase.as_deref() == Some("Running")),
+        );
         note(&mut recovery.ready, condition(&pod, "Ready"));
         if recovery.ready > 0 {
             return pod.name_any();
@@ -188,7 +195,8 @@ async fn many(space: &Space) -> Duration {
     let begun = Instant::now();
     join_all(jobs.iter().map(|job| async {
         let mut resource = crate::job::resource(&space.name, &job.name, &settings);
-        resource["spec"]["workers"]["resources"] = json!({"requests": {"cpu": "5m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}});
+        resource["spec"]["workers"]["resources"] =
+            json!({"requests": {"cpu": "5m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}});
         job.apply(&resource).await.expect("the job is applied");
     }))
     .await;

@@ -19,6 +19,9 @@ use crate::{
 /// Which cases make which tier.
 const TIERS: &str = include_str!("../cases.yaml");
 
+/// So many are named at the end.
+const SLOWEST: usize = 5;
+
 /// `cases.yaml`.
 #[derive(serde::Deserialize)]
 struct Tiers {
@@ -85,6 +88,13 @@ pub async fn run(chosen: Vec<Case>, jobs: usize, keep: bool) -> bool {
         controllers.settle(&cluster).await;
     }
 
+    outcomes.sort_by_key(|outcome| outcome.took);
+    let slowest: Vec<String> = outcomes
+        .iter()
+        .rev()
+        .take(SLOWEST)
+        .map(|outcome| format!("{} {} s", outcome.name, outcome.took.as_secs()))
+        .collect();
     let failed: BTreeSet<&str> =
         outcomes.iter().filter(|outcome| outcome.failure.is_some()).map(|outcome| outcome.name).collect();
     println!(
@@ -93,6 +103,7 @@ pub async fn run(chosen: Vec<Case>, jobs: usize, keep: bool) -> bool {
         outcomes.len(),
         begun.elapsed().as_secs()
     );
+    println!("  the slowest: {}", slowest.join(", "));
     for name in &failed {
         println!("  failed: {name}");
     }

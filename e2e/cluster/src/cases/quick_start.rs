@@ -21,7 +21,8 @@ pub async fn quick_start_word_for_word(space: Space) {
     let commands = commands(&document);
     assert!(commands.contains("kubectl apply"), "{DOCUMENT} has no commands");
     // The script takes the place that a user's shell has: in the repository.
-    let said = Cluster::command("bash", &["-euo", "pipefail", "-xc", &format!("cd {}\n{commands}", repository("."))]).await;
+    let said =
+        Cluster::command("bash", &["-euo", "pipefail", "-xc", &format!("cd {}\n{commands}", repository("."))]).await;
     // The other cases need Weir again, whatever has become of this one.
     install(&space.cluster).await;
     let said = said.unwrap_or_else(|error| panic!("{error}"));

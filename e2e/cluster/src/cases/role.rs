@@ -56,7 +56,9 @@ fn asked(log: &str) -> (BTreeSet<Permission>, BTreeSet<Permission>) {
 
 pub async fn role_is_minimal(space: Space) {
     // Of what only a job's end asks for.
-    let job = Job::start_with(&space, &Settings::seconds(20), |job| job["spec"]["checkpoint"]["onDelete"] = "Delete".into()).await;
+    let job =
+        Job::start_with(&space, &Settings::seconds(20), |job| job["spec"]["checkpoint"]["onDelete"] = "Delete".into())
+            .await;
     job.finishes_exact().await;
     job.delete().await;
     job.until_gone().await;
