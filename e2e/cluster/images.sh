@@ -16,7 +16,8 @@ image() { # OUT NAME PROGRAM [USER]: skipped if it is newer than the program
     mkdir -p "$root/usr/local/bin" "$root/tmp" "$root/etc/ssl/certs"
     chmod 1777 "$root/tmp"
     install -m 755 "$program" "$root/usr/local/bin/"
-    { ldd "$program" 2>/dev/null || true; } | grep -o '/[^ ]*\.so[^ ]*' | while read -r library; do
+    # A static program has none.
+    { ldd "$program" 2>/dev/null | grep -o '/[^ ]*\.so[^ ]*' || true; } | while read -r library; do
         install -D -m 755 "$(readlink -f "$library")" "$root$library"
     done
     [ ! -e /etc/ssl/certs/ca-certificates.crt ] || cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"

@@ -99,6 +99,12 @@ async fn at_any_time(space: Space, blow: Blow) {
     let attempt = job.attempt().await;
     blow.strike(&job, 1).await;
     job.until_recovered_from(attempt).await;
+    let told = until("an event tells of the restore", || async {
+        let events = space.events(&job.name).await;
+        events.into_iter().map(|(_, message)| message).find(|message| message.to_lowercase().contains("restored"))
+    })
+    .await;
+    println!("        {}: {told}", space.name);
     job.finishes_exact().await;
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Mutex, time::Duration};
 
 use kube::ResourceExt;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     cluster::Cluster,
@@ -18,8 +18,17 @@ use crate::{
 const SECONDS: Duration = Duration::from_secs(20);
 /// So long the pods are counted.
 const WATCHED: Duration = Duration::from_secs(15);
-/// A pod a worker, and a second try of each.
-const PODS: usize = 4;
+/// Two workers, tried again after the restart policy's default back-off: 1, 2, 4, 8 s.
+const PODS: usize = 10;
+
+/// A job with the default restart policy.
+async fn start(space: &Space, change: impl FnOnce(&mut Value)) -> Job {
+    Job::start_with(space, &Settings::default(), |job| {
+        job["spec"].as_object_mut().expect("a spec").remove("restart");
+        change(job);
+    })
+    .await
+}
 
 /// Waits until one of the job's conditions holds one of the words; no hot loop makes pods meanwhile.
 async fn says(job: &Job, words: &[&str]) {
@@ -52,10 +61,7 @@ async fn says(job: &Job, words: &[&str]) {
 }
 
 pub async fn image_that_cannot_be_pulled(space: Space) {
-    let job = Job::start_with(&space, &Settings::default(), |job| {
-        job["spec"]["workers"]["image"] = "weir.local/nowhere:1".into()
-    })
-    .await;
+    let job = start(&space, |job| job["spec"]["workers"]["image"] = "weir.local/nowhere:1".into()).await;
     says(&job, &["ImagePull", "ErrImage", "pull"]).await;
     // The remedy is taken at once.
     job.change(json!({"workers": {"image": null}})).await;
@@ -64,8 +70,7 @@ pub async fn image_that_cannot_be_pulled(space: Space) {
 
 pub async fn unschedulable_pod(space: Space) {
     let nowhere = json!({"spec": {"nodeSelector": {"weir.dev/nowhere": "true"}}});
-    let job =
-        Job::start_with(&space, &Settings::default(), |job| job["spec"]["workers"]["podTemplate"] = nowhere).await;
+    let job = start(&space, |job| job["spec"]["workers"]["podTemplate"] = nowhere).await;
     says(&job, &["Unschedulable", "unschedulable", "didn't match"]).await;
     job.change(json!({"workers": {"podTemplate": null}})).await;
     job.until_condition("Checkpointed", "True").await;
@@ -79,7 +84,7 @@ pub async fn crash_loop(space: Space) {
     let repository = values["image"]["repository"].as_str().expect("the chart names the image").to_string();
     let tag = values["image"]["tag"].as_str().filter(|tag| !tag.is_empty()).unwrap_or(env!("CARGO_PKG_VERSION"));
     let image = format!("{repository}:{tag}");
-    let job = Job::start_with(&space, &Settings::default(), |job| job["spec"]["workers"]["image"] = image.into()).await;
+    let job = start(&space, |job| job["spec"]["workers"]["image"] = image.into()).await;
     says(&job, &["Crash", "crash", "exit", "ended", "StartError", "ContainerCannotRun"]).await;
 }
 
