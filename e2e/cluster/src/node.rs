@@ -22,7 +22,7 @@ impl Cluster {
         let script = format!(
             "{}path=$(sed -n 's/^[0-9]*:memory://p' /proc/$pid/cgroup); group=/sys/fs/cgroup/memory$path; \
              [ -n \"$path\" ] || group=/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/$pid/cgroup); \
-             sh -c \"echo \\$\\$ >$group/cgroup.procs && echo 0 >/proc/self/oom_score_adj; exec tail -c 8G /dev/zero\" >/dev/null 2>&1 & hog=$!; \
+             sh -c \"echo \\$\\$ >$group/cgroup.procs && echo 0 >/proc/self/oom_score_adj; head -c 8G /dev/zero | tail -c 8G\" >/dev/null 2>&1 & hog=$!; \
              while [ -e /proc/$pid ] && [ -e /proc/$hog ]; do sleep 0.05; done; kill -9 $hog 2>/dev/null; [ ! -e /proc/$pid ]",
             find(program, pod)
         );
