@@ -156,7 +156,6 @@ Y
         pods insecure
     }
     cache 5
-    loop
 }
 C
 }
