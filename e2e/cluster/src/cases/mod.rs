@@ -42,7 +42,7 @@ pub fn all() -> Vec<Case> {
             out_of_memory_during_a_restore
             ten_blows_at_random standby_takes_over evicted_by_a_drain cut_off_by_dropped_packets;
         pods:
-            image_that_cannot_be_pulled unschedulable_pod crash_loop secrets_are_nowhere;
+            image_that_cannot_be_pulled unschedulable_pod crash_loop secrets_are_nowhere plain_text_is_refused;
         storage:
             storage_cut storage_slow storage_answers_503 storage_cut_during_a_restore;
         refused:
