@@ -13,10 +13,11 @@
 //! Wiring only: nothing is decided here about checkpoints, plans or data.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod http;
 mod plan;
 mod serve;
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{net::Ipv6Addr, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Args, Parser, Subcommand};
 pub use datafusion_expr::ScalarUDF;
@@ -33,6 +34,9 @@ static ALLOCATOR: Jemalloc = Jemalloc;
 
 /// What may be logged, in the syntax of `RUST_LOG`.
 const LOG_ENV: &str = "WEIR_LOG";
+
+/// `json` for one JSON object a line, for whoever gathers the logs of many pods; anything else is for people.
+const LOG_FORMAT_ENV: &str = "WEIR_LOG_FORMAT";
 
 /// What a worker binary is made of.
 pub struct Worker {
@@ -108,6 +112,16 @@ struct ServeOptions {
     /// The address to listen on; the one that was got is printed on standard output
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
     listen: String,
+    /// The address that others reach this worker at, where it is not the one that it listens on
+    #[arg(long, value_name = "HOST:PORT", value_parser = dialable)]
+    advertise: Option<String>,
+    /// The address to serve /healthz, /readyz and /metrics on; without it they are not served
+    #[arg(long, value_name = "HOST:PORT")]
+    http: Option<String>,
+    /// The folder with ca.crt, tls.crt and tls.key, which are read anew for each connection; without it connections are in
+    /// plain text, which is for one machine only
+    #[arg(long, value_name = "DIR")]
+    tls_dir: Option<PathBuf>,
     /// The memory that this worker may use
     #[arg(long, value_name = "BYTES", default_value_t = DEFAULT_MEMORY)]
     memory: u64,
@@ -116,14 +130,28 @@ struct ServeOptions {
     parent_stdin: bool,
 }
 
+/// An address with a port, in the form that can be dialled: a platform that puts a pod's IPv6 address in front of a port
+/// writes no brackets.
+fn dialable(text: &str) -> Result<String, String> {
+    let form = || format!("'{text}' is no address with a port; write it as 10.0.0.7:6120 or [fd00::7]:6120");
+    let (host, port) = text.rsplit_once(':').ok_or_else(form)?;
+    let port: u16 = port.parse().map_err(|_| form())?;
+    match host.parse::<Ipv6Addr>() {
+        Ok(host) => Ok(format!("[{host}]:{port}")),
+        Err(_) if host.is_empty() || (host.contains(':') && !host.starts_with('[')) => Err(form()),
+        Err(_) => Ok(format!("{host}:{port}")),
+    }
+}
+
 /// What a worker may use where nobody says so.
 const DEFAULT_MEMORY: u64 = 1 << 30;
 
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_env(LOG_ENV).unwrap_or_else(|_| EnvFilter::new("info"));
     let logging = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let json = std::env::var(LOG_FORMAT_ENV).is_ok_and(|format| format.eq_ignore_ascii_case("json"));
     // A user's own binary may have set up logging already; then that holds.
-    if logging.try_init().is_err() {
+    if if json { logging.json().flatten_event(true).try_init() } else { logging.try_init() }.is_err() {
         tracing::debug!("logging was set up before");
     }
 }
@@ -146,5 +174,26 @@ mod tests {
         let cli = Cli::try_parse_from(["weir-worker", "serve", "--memory", "1000", "--state-dir", "/tmp/x"]).unwrap();
         assert!(matches!(cli.command, Command::Serve(options) if options.memory == 1000));
         assert!(Cli::try_parse_from(["weir-worker", "serve"]).is_err());
+    }
+
+    #[test]
+    fn a_worker_in_a_pod_says_where_it_is_reached() {
+        for (given, told) in [
+            ("10.0.0.7:6120", Some("10.0.0.7:6120")),
+            ("fd00::7:6120", Some("[fd00::7]:6120")),
+            ("[fd00::7]:6120", Some("[fd00::7]:6120")),
+            ("worker-1:6120", Some("worker-1:6120")),
+            (":6120", None),
+            ("10.0.0.7", None),
+            ("10.0.0.7:port", None),
+        ] {
+            assert_eq!(dialable(given).ok().as_deref(), told, "{given}");
+        }
+        let arguments = ["weir-worker", "serve", "--state-dir", "/var/lib/weir", "--listen", "0.0.0.0:6120"];
+        let more = ["--advertise", "10.0.0.7:6120", "--http", "0.0.0.0:9464", "--tls-dir", "/etc/weir/tls"];
+        let cli = Cli::try_parse_from(arguments.into_iter().chain(more)).unwrap();
+        let Command::Serve(options) = cli.command else { panic!("it serves") };
+        assert_eq!(options.advertise.as_deref(), Some("10.0.0.7:6120"));
+        assert_eq!(options.tls_dir, Some("/etc/weir/tls".into()));
     }
 }

@@ -11,14 +11,21 @@ use std::{
 
 use serde::Serialize;
 use thiserror::Error;
-use tokio::{net::TcpListener, runtime::Runtime};
+use tokio::{
+    net::TcpListener,
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+};
 use tokio_util::sync::CancellationToken;
-use weir_engine::server::{ServeError, WorkerOptions, WorkerServer};
+use weir_engine::{
+    server::{ServeError, WorkerOptions, WorkerServer},
+    tls::{self, Tls, TlsError},
+};
 use weir_protocol::BUILD_VERSION;
 use weir_sql::Catalog;
 use weir_state::BackendRegistry;
 
-use crate::{ServeOptions, plan::SqlPlanner};
+use crate::{ServeOptions, http, plan::SqlPlanner};
 
 /// Threads for the network, connectors and transfers. Subtasks have threads of their own, and need the cores more.
 const RUNTIME_THREADS: usize = 2;
@@ -31,6 +38,10 @@ enum Failed {
     Runtime(#[source] io::Error),
     #[error("cannot listen on {address}; name another address with --listen")]
     Listen { address: String, source: io::Error },
+    #[error("signals cannot be received")]
+    Signals(#[source] io::Error),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("standard output could not be written")]
     Announce(#[source] io::Error),
     #[error(transparent)]
@@ -70,19 +81,45 @@ fn runtime() -> Result<Runtime, Failed> {
 }
 
 async fn serve(options: ServeOptions, catalog: Catalog, backends: BackendRegistry) -> Result<(), Failed> {
-    let refused = |source| Failed::Listen { address: options.listen.clone(), source };
-    let listener = TcpListener::bind(&options.listen).await.map_err(refused)?;
-    let address = listener.local_addr().map_err(refused)?.to_string();
+    tls::install_crypto_provider();
+    let refused = |address: &str| {
+        let address = address.to_string();
+        move |source| Failed::Listen { address, source }
+    };
+    let listener = TcpListener::bind(&options.listen).await.map_err(refused(&options.listen))?;
+    let bound = listener.local_addr().map_err(refused(&options.listen))?.to_string();
+    let address = options.advertise.unwrap_or(bound);
+    let pages = match &options.http {
+        Some(http) => Some(TcpListener::bind(http).await.map_err(refused(http))?),
+        None => None,
+    };
     let shutdown = CancellationToken::new();
     if options.parent_stdin || stdin_is_a_pipe() {
         end_with_stdin(shutdown.clone()).map_err(Failed::Runtime)?;
     }
     let planner = std::sync::Arc::new(SqlPlanner(catalog));
-    let worker = WorkerOptions::new(options.state_dir, options.memory, backends, planner);
+    let mut worker = WorkerOptions::new(options.state_dir, options.memory, backends, planner);
+    worker.tls = options.tls_dir.as_deref().map(Tls::new).transpose()?;
+    leave_when_told(worker.leave.clone()).map_err(Failed::Signals)?;
     let listening = Listening { address, worker: &worker.worker.0, version: BUILD_VERSION, pid: std::process::id() };
     announce(&listening).map_err(Failed::Announce)?;
     tracing::info!(address = listening.address, worker = listening.worker, memory = worker.memory, "listening");
-    Ok(WorkerServer::new(worker).serve(listener, shutdown).await?)
+    let worker = WorkerServer::new(worker);
+    if let Some(pages) = pages {
+        tokio::spawn(http::serve(pages, worker.metrics()));
+    }
+    Ok(worker.serve(listener, shutdown).await?)
+}
+
+/// A pod that is drained, preempted or deleted is sent SIGTERM first.
+fn leave_when_told(leave: CancellationToken) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::spawn(async move {
+        if terminate.recv().await.is_some() {
+            leave.cancel();
+        }
+    });
+    Ok(())
 }
 
 fn announce(listening: &Listening<'_>) -> io::Result<()> {

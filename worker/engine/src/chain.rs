@@ -268,6 +268,7 @@ impl<'a> Link<'a> {
         if batch.is_empty() {
             return Ok(());
         }
+        self.tail.counters.pass(self.index, batch.len());
         if self.nodes.is_empty() {
             let before = std::mem::replace(&mut self.tail.at, self.index);
             self.tail.write(batch)?;

@@ -3,8 +3,16 @@
 //!
 //! A commit publishes everything up to its id. It may be told again at any time, and then finds nothing left to do.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use weir_protocol::{
@@ -13,6 +21,7 @@ use weir_protocol::{
 };
 
 use crate::{
+    counters::Counter,
     failure::chain,
     restore::{PendingCommit, PendingCommits},
     sink::Committer,
@@ -26,6 +35,38 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// The longest wait between two tries.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
+/// How commits fare in one attempt, for whoever watches.
+#[derive(Debug, Default)]
+pub struct CommitStats {
+    failed: Counter,
+    pending: AtomicUsize,
+    failing: Mutex<Option<String>>,
+}
+
+impl CommitStats {
+    /// Tries that failed. Each is tried again.
+    pub fn failed(&self) -> u64 {
+        self.failed.get()
+    }
+
+    /// Pre-commits that wait for their commit.
+    pub fn pending(&self) -> usize {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    /// Why the newest try failed; `None` once one has succeeded.
+    pub fn failing(&self) -> Option<String> {
+        self.failing.lock().clone()
+    }
+
+    fn tried(&self, failure: Option<String>) {
+        if failure.is_some() {
+            self.failed.add(1);
+        }
+        *self.failing.lock() = failure;
+    }
+}
+
 /// The table.
 pub struct Commits {
     committers: Committers,
@@ -34,17 +75,30 @@ pub struct Commits {
     wanted: Option<CheckpointId>,
     /// The id that a [`CommitJob`] is carrying out.
     running: Option<CheckpointId>,
+    stats: Arc<CommitStats>,
 }
 
 impl Commits {
     /// With what was dealt to this worker at a restore.
     pub fn new(committers: Committers, pending: PendingCommits) -> Self {
-        Self { committers, pending, wanted: None, running: None }
+        let commits = Self { committers, pending, wanted: None, running: None, stats: Arc::default() };
+        commits.count();
+        commits
+    }
+
+    /// How commits fare.
+    pub fn stats(&self) -> &Arc<CommitStats> {
+        &self.stats
+    }
+
+    fn count(&self) {
+        self.stats.pending.store(self.pending.values().map(Vec::len).sum(), Ordering::Relaxed);
     }
 
     /// A sink has cut a transaction.
     pub fn add(&mut self, operator: String, pending: PendingCommit) {
         self.pending.entry(operator).or_default().push(pending);
+        self.count();
     }
 
     /// What a part of checkpoint `id` carries on, by operator.
@@ -70,6 +124,7 @@ impl Commits {
         for pending in self.pending.values_mut() {
             pending.retain(|pending| pending.checkpoint > id);
         }
+        self.count();
         if self.wanted > Some(id) { self.next_job() } else { None }
     }
 
@@ -85,7 +140,8 @@ impl Commits {
             let committer = self.committers.get(operator)?;
             (!values.is_empty()).then(|| (operator.clone(), Arc::clone(committer), values))
         };
-        Some(CommitJob { id, shares: self.pending.iter().filter_map(share).collect() })
+        let shares = self.pending.iter().filter_map(share).collect();
+        Some(CommitJob { id, shares, stats: Arc::clone(&self.stats) })
     }
 }
 
@@ -94,6 +150,7 @@ pub struct CommitJob {
     /// Up to here.
     pub id: CheckpointId,
     shares: Vec<(String, Arc<dyn Committer>, Vec<Value>)>,
+    stats: Arc<CommitStats>,
 }
 
 impl CommitJob {
@@ -102,12 +159,16 @@ impl CommitJob {
         let mut wait = FIRST_WAIT;
         loop {
             let mut failed = Vec::new();
+            let mut why = None;
             for (operator, committer, values) in self.shares {
                 if let Err(error) = committer.commit(&values).await {
-                    tracing::warn!(checkpoint = %self.id, operator, error = chain(&error), "a commit failed and is repeated");
+                    let error = chain(&error);
+                    tracing::warn!(checkpoint = %self.id, operator, error, "a commit failed and is repeated");
+                    why = Some(format!("{operator}: {error}"));
                     failed.push((operator, committer, values));
                 }
             }
+            self.stats.tried(why);
             if failed.is_empty() {
                 return true;
             }
@@ -122,9 +183,6 @@ impl CommitJob {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use parking_lot::Mutex;
     use serde_json::json;
 
     use super::*;
@@ -208,7 +266,15 @@ mod tests {
     async fn a_commit_that_fails_is_repeated_until_it_succeeds() {
         let published = Arc::new(Published { fail: AtomicUsize::new(2), ..Published::default() });
         let mut commits = table(&published, &[(3, "a")]);
-        assert!(commits.commit(CheckpointId(3)).unwrap().run(CancellationToken::new()).await);
+        let stats = Arc::clone(commits.stats());
+        assert_eq!((stats.failed(), stats.pending(), stats.failing()), (0, 1, None));
+        let job = commits.commit(CheckpointId(3)).unwrap();
+        let mut running = std::pin::pin!(job.run(CancellationToken::new()));
+        assert!(futures::poll!(&mut running).is_pending());
+        assert_eq!((stats.failed(), stats.failing()), (1, Some("sink: not now".to_string())));
+        assert!(running.await);
         assert_eq!(*published.all.lock(), [json!("a")]);
+        commits.done(CheckpointId(3));
+        assert_eq!((stats.failed(), stats.pending(), stats.failing()), (2, 0, None));
     }
 }

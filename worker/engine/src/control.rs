@@ -36,6 +36,10 @@ use crate::{
 /// How often a coordinator is told what has been counted.
 const STATS_INTERVAL: Duration = Duration::from_millis(250);
 
+/// A process that has been told to go, as a pod is whose node is drained, goes on so long for its coordinator to take a
+/// checkpoint and hand its work over. Five seconds less than what the platform grants it.
+pub const LEAVING: Duration = Duration::from_secs(25);
+
 /// A trigger follows a peer's barrier of the same checkpoint at once, or it never comes: the coordinator ended in between. The
 /// peer's channels are held meanwhile.
 const ORPHANED: Duration = Duration::from_secs(2);
@@ -117,6 +121,8 @@ pub(crate) struct Control {
     attempt: Attempt,
     failure: Option<Failure>,
     ended: bool,
+    /// When the process ends at the latest, once it has been told to go.
+    leaves_at: Option<Instant>,
 }
 
 impl Control {
@@ -132,21 +138,30 @@ impl Control {
             attempt: Attempt(0),
             failure: None,
             ended: false,
+            leaves_at: None,
         }
     }
 
-    /// Runs until a coordinator says Stop or `shutdown` is cancelled.
-    pub async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Event>, shutdown: CancellationToken) {
+    /// Runs until a coordinator says Stop or `shutdown` is cancelled; after `leave`, not for long and not for nothing.
+    pub async fn run(
+        mut self,
+        mut inbox: mpsc::UnboundedReceiver<Event>,
+        shutdown: CancellationToken,
+        leave: CancellationToken,
+    ) {
         let mut stats = tokio::time::interval(STATS_INTERVAL);
         stats.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !self.ended {
             tokio::select! {
                 () = shutdown.cancelled() => self.ended = true,
+                () = leave.cancelled(), if self.leaves_at.is_none() => self.begin_leaving(),
                 event = inbox.recv() => match event {
                     Some(event) => self.on(event).await,
                     None => self.ended = true,
                 },
                 _ = stats.tick() => {
+                    self.host.metrics.turned();
+                    self.ended = self.ended || self.leaves_at.is_some_and(|at| at <= Instant::now());
                     self.tell_stats();
                     if self.current().is_none() || self.is_orphaned() {
                         self.cancel_orphans();
@@ -159,6 +174,14 @@ impl Control {
         let root = self.host.local.lock().root().to_path_buf();
         // Nobody finds this worker's folder again: its id ends with it.
         drop(tokio::task::spawn_blocking(move || crate::local::remove_all(vec![root])).await);
+    }
+
+    /// With nothing deployed there is nothing to hand over.
+    fn begin_leaving(&mut self) {
+        self.host.metrics.leaving();
+        self.leaves_at = Some(Instant::now() + LEAVING);
+        self.ended = self.standing.is_none() && self.deploying.is_none();
+        tracing::info!(attempt = %self.attempt, "this worker has been told to go");
     }
 
     async fn on(&mut self, event: Event) {
@@ -186,6 +209,11 @@ impl Control {
 
     /// Says something in the session that counts. Where there is none, the next one is told what it has to know.
     fn tell(&self, answer: Answer) {
+        match &answer {
+            Answer::Acked(ack) => self.host.metrics.acked(ack),
+            Answer::Declined(_) => self.host.metrics.declined(),
+            _ => {}
+        }
         if let Some(session) = self.current() {
             // A session that has just broken ends with its own event.
             drop(session.outbox.send(FromWorker { message: Some(answer) }));
@@ -281,6 +309,7 @@ impl Control {
             let reason = format!("this worker belongs to job {}/{} and not {}/{}", ours.0, ours.1, job.0, job.1);
             return self.refuse(session, reason);
         }
+        self.host.metrics.of_job(&ours.1);
         self.set_term(session, term);
         // Ids of the new term are above all that were seen, and nobody waits for those of the old one.
         self.cancel_orphans();
@@ -337,6 +366,7 @@ impl Control {
 
     /// Takes what stands or is being deployed, to be stopped.
     fn previous(&mut self) -> Previous {
+        self.host.metrics.stopped();
         let standing = self.standing.take().map(|standing| {
             standing.stopped.cancel();
             Standing::from(standing.deployment)
@@ -384,6 +414,7 @@ impl Control {
             self.highest_checkpoint = self.highest_checkpoint.max(record.id.0);
         }
         tracing::info!(%attempt, restore_ms = deployment.answer.restore_ms, stop_ms = deployment.answer.stop_ms, "deployed");
+        self.host.metrics.deployed(attempt, &deployment.running, deployment.commits.stats());
         let answer = deployment.answer.clone();
         self.standing = Some(Standby {
             deployment,
@@ -474,6 +505,7 @@ impl Control {
     fn tell_stats(&self) {
         let Some(standing) = &self.standing else { return };
         let counted = standing.deployment.running.stats();
+        let commits = standing.deployment.commits.stats();
         self.tell(Answer::Stats(Stats {
             attempt: standing.deployment.attempt.0,
             source_rows: counted.source_rows,
@@ -489,7 +521,8 @@ impl Control {
             busy_us: counted.busy_us,
             idle_us: counted.idle_us,
             backpressured_us: counted.backpressured_us,
-            ..Stats::default()
+            failed_commits: commits.failed(),
+            commit_failure: commits.failing().unwrap_or_default(),
         }));
     }
 

@@ -76,6 +76,8 @@ pub struct Counters {
     pub idle: Stopwatch,
     /// Time spent waiting for room in an output channel.
     pub backpressured: Stopwatch,
+    /// Rows that came into each operator of the chain, and behind the last one, out of it.
+    passed: Vec<Counter>,
     watermark: AtomicI64,
 }
 
@@ -88,12 +90,30 @@ impl Default for Counters {
             skipped_rows: Counter::default(),
             idle: Stopwatch::default(),
             backpressured: Stopwatch::default(),
+            passed: Vec::new(),
             watermark: AtomicI64::new(MIN_WATERMARK),
         }
     }
 }
 
 impl Counters {
+    /// For a chain of so many operators.
+    pub(crate) fn of_chain(operators: usize) -> Self {
+        Self { passed: std::iter::repeat_with(Counter::default).take(operators + 1).collect(), ..Self::default() }
+    }
+
+    /// Rows have come to the operator with this index; the number of operators stands for what is behind the last.
+    pub(crate) fn pass(&self, index: usize, rows: usize) {
+        if let Some(counter) = self.passed.get(index) {
+            counter.add(rows as u64);
+        }
+    }
+
+    /// Rows that have come so far to the operator with this index.
+    pub(crate) fn passed(&self, index: usize) -> u64 {
+        self.passed.get(index).map_or(0, Counter::get)
+    }
+
     /// The event time that the subtask has reached.
     pub fn watermark(&self) -> i64 {
         self.watermark.load(Ordering::Relaxed)

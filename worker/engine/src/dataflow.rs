@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use arrow::datatypes::SchemaRef;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::{Condvar, Mutex};
+use tokio_util::sync::CancellationToken;
 use weir_protocol::CheckpointId;
 use weir_state::{OpenState, SubtaskState};
 
@@ -21,9 +22,11 @@ use crate::counters::Counters;
 use crate::error::{FailureKind, OperatorError};
 use crate::exchange::ExchangeOutput;
 use crate::gate::{Command, Gate, InboundSink};
-use crate::graph::{Exchange, SourceNode, Stage, StageHead, StageId};
+use crate::graph::{Exchange, JobGraph, SourceNode, Stage, StageHead, StageId};
 use crate::operator::{MIN_WATERMARK, OperatorContext};
-use crate::seam::{AttemptStats, BuildAttempt, ChannelId, OPERATOR_CACHES_PERCENT, Report, Restored};
+use crate::seam::{
+    AttemptStats, BuildAttempt, ChannelId, OPERATOR_CACHES_PERCENT, OperatorStats, Report, Restored, SubtaskStats,
+};
 use crate::sink::SinkContext;
 use crate::source::{SourceContext, Waker};
 use crate::splits::{SplitState, Splits};
@@ -52,8 +55,13 @@ pub struct RunningAttempt {
     inbound: InboundSink,
     reports: Receiver<Report>,
     ended: Arc<Ended>,
+    /// Cancelled when the attempt is stopped, for sinks that wait for storage.
+    stopped: CancellationToken,
     began: Instant,
 }
+
+/// How a subtask's start went.
+type Built = (StageId, u32, Result<(), OperatorError>);
 
 /// What is kept of a subtask while its thread runs.
 struct Handle {
@@ -61,10 +69,19 @@ struct Handle {
     subtask: u32,
     is_source: bool,
     has_sink: bool,
+    names: Arc<StageNames>,
     gate: Arc<Gate>,
     counters: Arc<Counters>,
     finished: Arc<AtomicBool>,
     state: Arc<Mutex<Option<SubtaskState>>>,
+}
+
+/// What the parts of a stage are called when they are counted.
+struct StageNames {
+    stage: String,
+    source: Option<String>,
+    operators: Vec<String>,
+    sink: Option<String>,
 }
 
 /// Which threads have ended, with all that they held dropped.
@@ -85,21 +102,40 @@ impl RunningAttempt {
     /// has failed and all have ended.
     pub fn build(build: BuildAttempt) -> Result<Self, BuildError> {
         let build = Arc::new(build);
-        let graph = Arc::clone(&build.graph);
         let (inbound, routes) = connect(&build);
         let (report, reports) = unbounded();
-        let first_output = Arc::new(FirstOutput::new(report.clone()));
-        let ended = Arc::new(Ended::default());
-        let subtasks = graph.stages.len() * build.subtasks.len();
+        let subtasks = build.graph.stages.len() * build.subtasks.len();
         let (built, ready) = bounded(subtasks);
         let mut attempt = Self {
             subtasks: Vec::with_capacity(subtasks),
             inbound: InboundSink::new(routes),
             reports,
-            ended: Arc::clone(&ended),
+            ended: Arc::default(),
+            stopped: CancellationToken::new(),
             began: Instant::now(),
         };
-        for stage in &graph.stages {
+        let started = attempt.start_all(&build, &inbound, &report, &built);
+        drop((report, built));
+        if let Err(error) = started.and_then(|()| attempt.wait_until_ready(&build, &ready)) {
+            // Whoever is told of the failure may build the next attempt at once, over the same files.
+            attempt.stop();
+            attempt.ended.wait(attempt.subtasks.len(), None);
+            return Err(error);
+        }
+        Ok(attempt)
+    }
+
+    /// Starts the threads. At a failure some have been started.
+    fn start_all(
+        &mut self,
+        build: &Arc<BuildAttempt>,
+        inbound: &HashMap<(StageId, u32), Inbound>,
+        report: &Sender<Report>,
+        built: &Sender<Built>,
+    ) -> Result<(), BuildError> {
+        let first_output = Arc::new(FirstOutput::new(report.clone()));
+        for (stage, names) in build.graph.stages.iter().zip(stage_names(&build.graph)) {
+            let names = Arc::new(names);
             for subtask in &build.subtasks {
                 let failed =
                     |error| BuildError { stage: stage.name.clone(), subtask: *subtask, error: Box::new(error) };
@@ -109,14 +145,14 @@ impl RunningAttempt {
                     subtask: *subtask,
                     is_source: matches!(stage.head, StageHead::Source(_)),
                     has_sink: stage.sink.is_some(),
+                    names: Arc::clone(&names),
                     gate: Arc::clone(&inbound[&key].gate),
-                    counters: Arc::default(),
+                    counters: Arc::new(Counters::of_chain(stage.operators.len())),
                     finished: Arc::default(),
                     state: Arc::default(),
                 };
-                let outputs = outputs(&build, &inbound, stage, *subtask).map_err(failed)?;
                 let maker = Maker {
-                    build: Arc::clone(&build),
+                    build: Arc::clone(build),
                     stage: stage.id.0 as usize,
                     subtask: *subtask,
                     inputs: inbound[&key].inputs.clone(),
@@ -126,9 +162,10 @@ impl RunningAttempt {
                     state: Arc::clone(&handle.state),
                     first_output: Arc::clone(&first_output),
                     reports: report.clone(),
-                    outputs,
+                    outputs: outputs(build, inbound, stage, *subtask).map_err(failed)?,
+                    stopped: self.stopped.clone(),
                 };
-                let (built, ended) = (built.clone(), Arc::clone(&ended));
+                let (built, ended) = (built.clone(), Arc::clone(&self.ended));
                 thread::Builder::new()
                     .name(format!("weir-{}-{subtask}", stage.id.0))
                     .spawn(move || {
@@ -138,24 +175,16 @@ impl RunningAttempt {
                     .map_err(|error| {
                         failed(OperatorError::new(FailureKind::Io, "a thread could not be started").because(error))
                     })?;
-                attempt.subtasks.push(handle);
+                self.subtasks.push(handle);
             }
         }
-        drop(built);
-        attempt.wait_until_ready(&build, &ready)?;
-        Ok(attempt)
+        Ok(())
     }
 
-    fn wait_until_ready(
-        &self,
-        build: &BuildAttempt,
-        ready: &Receiver<(StageId, u32, Result<(), OperatorError>)>,
-    ) -> Result<(), BuildError> {
+    fn wait_until_ready(&self, build: &BuildAttempt, ready: &Receiver<Built>) -> Result<(), BuildError> {
         for _ in 0..self.subtasks.len() {
             let Ok((stage, subtask, result)) = ready.recv() else { break };
             if let Err(error) = result {
-                self.stop();
-                self.ended.wait(self.subtasks.len(), None);
                 let stage = build.graph.stages[stage.0 as usize].name.clone();
                 return Err(BuildError { stage, subtask, error: Box::new(error) });
             }
@@ -201,6 +230,7 @@ impl RunningAttempt {
 
     /// Tells all subtasks to end and wakes them; does not wait. Senders to other workers are woken by whoever made them.
     pub fn stop(&self) {
+        self.stopped.cancel();
         for subtask in &self.subtasks {
             subtask.gate.stop();
             subtask.state.lock().take();
@@ -251,6 +281,70 @@ impl RunningAttempt {
             backpressured_us,
         }
     }
+}
+
+impl RunningAttempt {
+    /// What each subtask has counted.
+    pub fn subtasks(&self) -> Vec<SubtaskStats> {
+        let elapsed = self.began.elapsed().as_micros() as u64;
+        self.subtasks.iter().map(|subtask| subtask.stats(elapsed)).collect()
+    }
+}
+
+impl Handle {
+    fn stats(&self, elapsed_us: u64) -> SubtaskStats {
+        let counters = &self.counters;
+        let (idle_us, backpressured_us) = (counters.idle.get(), counters.backpressured.get());
+        let source = self.names.source.iter().map(|name| OperatorStats {
+            name: name.clone(),
+            rows_in: None,
+            rows_out: Some(counters.source_rows.get()),
+        });
+        let operators = self.names.operators.iter().enumerate().map(|(i, name)| OperatorStats {
+            name: name.clone(),
+            rows_in: Some(counters.passed(i)),
+            rows_out: Some(counters.passed(i + 1)),
+        });
+        let sink = self.names.sink.iter().map(|name| OperatorStats {
+            name: name.clone(),
+            rows_in: Some(counters.sink_rows.get()),
+            rows_out: None,
+        });
+        SubtaskStats {
+            stage: self.names.stage.clone(),
+            subtask: self.subtask,
+            operators: source.chain(operators).chain(sink).collect(),
+            late_rows: counters.late_rows.get(),
+            skipped_rows: counters.skipped_rows.get(),
+            watermark_ms: counters.watermark(),
+            state_bytes: self.state.lock().as_ref().map(SubtaskState::bytes),
+            finished: self.finished.load(Ordering::Relaxed),
+            busy_us: elapsed_us.saturating_sub(idle_us + backpressured_us),
+            idle_us,
+            backpressured_us,
+        }
+    }
+}
+
+/// The names of all stages and of what is in them. Where a name comes again it gets a number: one name for two would be
+/// counted as one.
+fn stage_names(graph: &JobGraph) -> Vec<StageNames> {
+    fn distinct(seen: &mut BTreeMap<String, usize>, name: &str) -> String {
+        let times = seen.entry(name.to_string()).or_default();
+        *times += 1;
+        if *times == 1 { name.to_string() } else { format!("{name} #{times}") }
+    }
+    let (mut stages, mut parts) = (BTreeMap::new(), BTreeMap::new());
+    let names = |stage: &Stage| StageNames {
+        stage: distinct(&mut stages, &stage.name),
+        source: match &stage.head {
+            StageHead::Source(source) => Some(distinct(&mut parts, &source.name)),
+            StageHead::Inputs(_) => None,
+        },
+        operators: stage.operators.iter().map(|operator| distinct(&mut parts, &operator.name)).collect(),
+        sink: stage.sink.as_ref().map(|sink| distinct(&mut parts, &sink.name)),
+    };
+    graph.stages.iter().map(names).collect()
 }
 
 impl Drop for RunningAttempt {
@@ -363,10 +457,11 @@ struct Maker {
     first_output: Arc<FirstOutput>,
     reports: Sender<Report>,
     outputs: Vec<ExchangeOutput>,
+    stopped: CancellationToken,
 }
 
 /// A subtask's thread from beginning to end. No panic leaves it.
-fn run_thread(maker: Maker, built: &Sender<(StageId, u32, Result<(), OperatorError>)>) {
+fn run_thread(maker: Maker, built: &Sender<Built>) {
     let (stage, subtask) = (StageId(maker.stage as u32), maker.subtask);
     let reports = maker.reports.clone();
     let made = catch_unwind(AssertUnwindSafe(|| maker.make()))
@@ -549,6 +644,7 @@ impl Maker {
             parallelism: build.parallelism,
             counters: Arc::clone(&self.counters),
             runtime: build.runtime.clone(),
+            stopped: self.stopped.clone(),
         };
         let sink = node.sink.create(&ctx).map_err(|error| OperatorError::from(error).in_operator(&node.name))?;
         Ok(Some(SinkEnd { sink, identity: node.identity.clone(), name: node.name.clone() }))

@@ -34,10 +34,12 @@ use crate::{
     failure::{Failure, chain},
     graph::{JobGraph, StageId},
     local::{LocalFolder, LocalSnapshots, remove_all},
+    metrics::Metrics,
     network::{AttemptNetwork, ExchangeHub, NetworkPlan, PeerLost},
     restore::{self, Dealt, PendingCommits},
     seam::{BuildAttempt, Remote, Restored, RunningAttempt, channel_window},
     sink::CommitContext,
+    tls::Tls,
 };
 
 /// A subtask that has not stopped so long after it was told ends its process: another attempt takes its place, and it must
@@ -73,6 +75,8 @@ pub(crate) struct Host {
     pub state_memory: StateMemory,
     pub planner: Arc<dyn Planner>,
     pub clock: Arc<dyn Clock>,
+    pub tls: Option<Tls>,
+    pub metrics: Arc<Metrics>,
     pub on_stuck: OnStuck,
     pub hub: ExchangeHub,
     pub local: Mutex<LocalFolder>,
@@ -234,17 +238,19 @@ pub(crate) async fn deploy(
     let network =
         AttemptNetwork::connect(network_plan(&host, &order, &graph, &deploy), lost_peers(&host, order.attempt));
     host.hub.set(Some(Arc::clone(&network)));
-    let built = build(&host, &order, &graph, &deploy, &store, restored, Arc::clone(&network)).await;
-    let checkpoints = built.and_then(|running| {
-        Ok((
-            running,
-            Checkpoints::new(checkpoint_settings(&host, &order, &graph, &store, base)?).map_err(|e| Failure::io(&e))?,
-        ))
-    });
-    let (running, checkpoints) = match checkpoints {
-        Ok(built) => built,
+    let running = match build(&host, &order, &graph, &deploy, &store, restored, Arc::clone(&network)).await {
+        Ok(running) => running,
         Err(failure) => {
             network.close();
+            return Err(failure);
+        }
+    };
+    let checkpoints = checkpoint_settings(&host, &order, &graph, &store, base)
+        .and_then(|settings| Checkpoints::new(settings).map_err(|error| Failure::io(&error)));
+    let checkpoints = match checkpoints {
+        Ok(checkpoints) => checkpoints,
+        Err(failure) => {
+            stop(&host, Standing { running, network, states: BTreeMap::new() }).await;
             return Err(failure);
         }
     };
@@ -438,6 +444,7 @@ fn network_plan(host: &Host, order: &Order, graph: &JobGraph, deploy: &rpc::Depl
         peers: deploy.peers.clone(),
         schemas: graph.edges().map(|(_, _, _, edge)| Arc::clone(&edge.schema)).collect(),
         window: channel_window(graph, deploy.parallelism, order.settings.memory_budget),
+        tls: host.tls.clone(),
     }
 }
 

@@ -216,4 +216,20 @@ mod tests {
         assert_eq!(error.describe(), "flights.csv:17: 'x' is no number: eof");
         assert!(!error.is_stopped());
     }
+
+    #[test]
+    fn a_state_error_keeps_its_kind_and_says_all_of_itself() {
+        use weir_state::StateError;
+        for (error, kind) in [
+            (StateError::corrupt("state/1: wrong checksum"), FailureKind::Corrupt),
+            (StateError::mismatch("it was a sum"), FailureKind::StateMismatch),
+            (StateError::io("no room"), FailureKind::Io),
+            (StateError::too_large("a key of 5 GiB"), FailureKind::Io),
+        ] {
+            let said = error.to_string();
+            let error = OperatorError::from(error).in_operator("count");
+            assert_eq!((error.kind, error.kind.is_fatal()), (kind, kind != FailureKind::Io));
+            assert_eq!(error.describe(), format!("keyed state failed: {said}"));
+        }
+    }
 }

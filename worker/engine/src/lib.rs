@@ -34,12 +34,14 @@ mod control;
 pub mod deploy;
 pub mod failure;
 mod local;
+pub mod metrics;
 pub mod network;
 pub mod persist;
 pub mod restore;
 pub mod server;
 #[cfg(test)]
 mod testing;
+pub mod tls;
 pub mod wire;
 
 pub use batch::{Batch, RowKind, RowKinds};

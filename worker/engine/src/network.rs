@@ -36,6 +36,7 @@ use weir_protocol::{
 use crate::{
     failure::chain,
     seam::{ChannelId, Element, Remote, RemoteSender, Stopped},
+    tls::Tls,
     wire::{FrameDecoder, FrameEncoder, WireError},
 };
 
@@ -64,8 +65,12 @@ pub fn server() -> Server {
         .tcp_nodelay(true)
 }
 
-fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
-    Ok(Endpoint::from_shared(format!("http://{address}"))?
+fn endpoint(address: &str, tls: Option<&Tls>) -> Result<Endpoint, tonic::transport::Error> {
+    let endpoint = match tls {
+        None => Endpoint::from_shared(format!("http://{address}"))?,
+        Some(tls) => Endpoint::from_shared(format!("https://{address}"))?.tls_config(tls.client())?,
+    };
+    Ok(endpoint
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
         .http2_adaptive_window(false)
@@ -176,6 +181,8 @@ pub struct NetworkPlan {
     pub schemas: Vec<SchemaRef>,
     /// Bytes that a channel's credits begin with, on both sides.
     pub window: usize,
+    /// How peers are reached; `None` is in plain text.
+    pub tls: Option<Tls>,
 }
 
 /// One attempt's streams to and from all other workers.
@@ -187,6 +194,7 @@ pub struct AttemptNetwork {
     link_of: HashMap<u32, usize>,
     decoders: Vec<FrameDecoder>,
     window: usize,
+    tls: Option<Tls>,
     deliver: OnceLock<Deliver>,
     ready: CancellationToken,
     closed: CancellationToken,
@@ -221,6 +229,7 @@ impl AttemptNetwork {
             link_of,
             decoders: plan.schemas.into_iter().map(FrameDecoder::new).collect(),
             window: plan.window,
+            tls: plan.tls,
             deliver: OnceLock::new(),
             ready: CancellationToken::new(),
             closed: CancellationToken::new(),
@@ -280,9 +289,9 @@ impl AttemptNetwork {
     /// Carries frames to one peer and credits back, until the stream breaks; says why it did.
     async fn send_to(&self, link: usize, frames: mpsc::UnboundedReceiver<Frame>) -> String {
         let Link { address, credits, .. } = &self.links[link];
-        let mut client = match connect(address).await {
+        let mut client = match connect(address, self.tls.as_ref()).await {
             Ok(client) => client,
-            Err(error) => return format!("{address} cannot be reached: {error}"),
+            Err(error) => return format!("{address} cannot be reached: {}", chain(&error)),
         };
         let hello =
             Frame { attempt: self.attempt.0, channel: 0, body: Some(Body::Hello(self.worker.0.clone())), cost: 0 };
@@ -417,11 +426,14 @@ impl RemoteSender for Sender {
     }
 }
 
-async fn connect(address: &str) -> Result<WorkerClient<tonic::transport::Channel>, tonic::transport::Error> {
-    let endpoint = endpoint(address)?;
+async fn connect(
+    address: &str,
+    tls: Option<&Tls>,
+) -> Result<WorkerClient<tonic::transport::Channel>, tonic::transport::Error> {
     let deadline = tokio::time::Instant::now() + CONNECTING;
     loop {
-        match endpoint.connect().await {
+        // Made anew for each try, with the certificates that there are by then.
+        match endpoint(address, tls)?.connect().await {
             Ok(channel) => {
                 return Ok(WorkerClient::new(channel)
                     .max_decoding_message_size(usize::MAX)

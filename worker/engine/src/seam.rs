@@ -289,6 +289,44 @@ pub struct AttemptStats {
     pub backpressured_us: u64,
 }
 
+/// What one subtask has counted in this attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubtaskStats {
+    /// Its stage's name.
+    pub stage: String,
+    /// Which subtask.
+    pub subtask: u32,
+    /// The source, operators and sink, in the order in which rows pass them.
+    pub operators: Vec<OperatorStats>,
+    /// Rows that were too late.
+    pub late_rows: u64,
+    /// Rows that could not be read and were skipped.
+    pub skipped_rows: u64,
+    /// The event time that it has reached.
+    pub watermark_ms: i64,
+    /// Bytes of keyed state; `None` for a stage without.
+    pub state_bytes: Option<u64>,
+    /// It has reached the end of its input.
+    pub finished: bool,
+    /// Microseconds that its thread has worked, waited for input, and waited for room.
+    pub busy_us: u64,
+    /// See `busy_us`.
+    pub idle_us: u64,
+    /// See `busy_us`.
+    pub backpressured_us: u64,
+}
+
+/// What has passed one operator of one subtask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperatorStats {
+    /// Its name, made different from all others of the job.
+    pub name: String,
+    /// `None` for a source.
+    pub rows_in: Option<u64>,
+    /// `None` for a sink.
+    pub rows_out: Option<u64>,
+}
+
 pub use crate::dataflow::{BuildError, RunningAttempt};
 pub use crate::gate::InboundSink;
 

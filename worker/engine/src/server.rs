@@ -3,6 +3,7 @@
 //! What is said in a session goes to the control loop in order, and its answers come back; nothing is decided here.
 
 use std::{
+    io,
     path::PathBuf,
     pin::Pin,
     sync::{
@@ -13,7 +14,10 @@ use std::{
 
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
 use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -26,14 +30,20 @@ use weir_protocol::{
 };
 use weir_state::{BackendRegistry, StateMemory};
 
+pub use crate::control::LEAVING;
 pub use crate::deploy::{OnStuck, PlanFailure, Planner};
 use crate::{
     clock::{Clock, SystemClock},
     control::{Control, Event},
     deploy::Host,
     local::LocalFolder,
+    metrics::Metrics,
     network::{self, ExchangeHub},
+    tls::{Caller, Connection, Tls},
 };
+
+/// Handshakes under way at once. A peer that never ends one holds up nobody but so many others, and not for long.
+const HANDSHAKES: usize = 64;
 
 /// The exit code of a process with a subtask that does not stop.
 pub const STUCK_EXIT_CODE: i32 = 70;
@@ -52,6 +62,11 @@ pub struct WorkerOptions {
     pub planner: Arc<dyn Planner>,
     /// Processing time.
     pub clock: Arc<dyn Clock>,
+    /// By default connections are in plain text, which is for workers and a coordinator on one machine.
+    pub tls: Option<Tls>,
+    /// Cancelled when the process has been told to go, and may take [`LEAVING`] for it: so long it waits for its coordinator
+    /// to say Stop, if anything is deployed. By default nobody cancels it.
+    pub leave: CancellationToken,
     /// By default the process exits with [`STUCK_EXIT_CODE`].
     pub on_stuck: OnStuck,
 }
@@ -66,6 +81,8 @@ impl WorkerOptions {
             registry,
             planner,
             clock: Arc::new(SystemClock),
+            tls: None,
+            leave: CancellationToken::new(),
             on_stuck: Arc::new(|stuck| {
                 tracing::error!(?stuck, "subtasks do not stop, and the process ends");
                 std::process::exit(STUCK_EXIT_CODE);
@@ -83,6 +100,7 @@ pub struct ServeError(#[from] tonic::transport::Error);
 pub struct WorkerServer {
     host: Arc<Host>,
     inbox: mpsc::UnboundedReceiver<Event>,
+    leave: CancellationToken,
 }
 
 impl WorkerServer {
@@ -90,19 +108,29 @@ impl WorkerServer {
     pub fn new(options: WorkerOptions) -> Self {
         let (events, inbox) = mpsc::unbounded_channel();
         let local = LocalFolder::new(options.state_dir.join(&options.worker.0));
+        let state_memory = StateMemory::new(options.memory);
+        let clock = Arc::clone(&options.clock);
+        let metrics = Metrics::new(options.worker.clone(), options.memory, state_memory.clone(), clock);
         let host = Host {
             worker: options.worker,
             memory: options.memory,
             registry: Arc::new(options.registry),
-            state_memory: StateMemory::new(options.memory),
+            state_memory,
             planner: options.planner,
             clock: options.clock,
+            tls: options.tls,
+            metrics: Arc::new(metrics),
             on_stuck: options.on_stuck,
             hub: ExchangeHub::default(),
             local: Mutex::new(local),
             events,
         };
-        Self { host: Arc::new(host), inbox }
+        Self { host: Arc::new(host), inbox, leave: options.leave }
+    }
+
+    /// What this worker says of itself.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.host.metrics)
     }
 
     /// Serves until a coordinator says Stop or `shutdown` is cancelled; then the attempt has ended and local state is gone.
@@ -110,22 +138,49 @@ impl WorkerServer {
         let service = Service { host: Arc::clone(&self.host), sessions: AtomicU64::new(0) };
         let service =
             GrpcServer::new(service).max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX);
-        // A listener that was made by hand has no options: answers would wait for more to be sent with them.
-        let incoming = TcpListenerStream::new(listener).map(|connection| {
-            let connection = connection?;
-            connection.set_nodelay(true)?;
-            Ok::<_, std::io::Error>(connection)
-        });
+        let incoming = incoming(listener, self.host.tls.clone());
         let ended = CancellationToken::new();
         let serving = network::server()
             .add_service(service)
             .serve_with_incoming_shutdown(incoming, ended.clone().cancelled_owned());
-        let control = Control::new(self.host).run(self.inbox, shutdown);
+        let control = Control::new(self.host).run(self.inbox, shutdown, self.leave);
         tokio::select! {
             served = serving => Ok(served?),
             // Streams of peers would hold a graceful end back for as long as the peers live.
             () = control => Ok(()),
         }
+    }
+}
+
+/// Connections that are ready for gRPC. One that cannot be made ready is told of and dropped: an error in this stream would
+/// end the server.
+fn incoming(listener: TcpListener, tls: Option<Tls>) -> impl Stream<Item = io::Result<Connection>> {
+    let ready = move |connection: io::Result<TcpStream>| {
+        let tls = tls.clone();
+        async move {
+            let connection = match connection {
+                Ok(connection) => connection,
+                Err(error) => return Some(Err(error)),
+            };
+            let peer = connection.peer_addr().map_or_else(|_| "somebody".to_string(), |peer| peer.to_string());
+            match make_ready(connection, tls).await {
+                Ok(connection) => Some(Ok(connection)),
+                Err(error) => {
+                    tracing::warn!(peer, %error, "a connection is refused");
+                    None
+                }
+            }
+        }
+    };
+    TcpListenerStream::new(listener).map(ready).buffer_unordered(HANDSHAKES).filter_map(std::future::ready)
+}
+
+async fn make_ready(connection: TcpStream, tls: Option<Tls>) -> io::Result<Connection> {
+    // A listener that was made by hand has no options: answers would wait for more to be sent with them.
+    connection.set_nodelay(true)?;
+    match tls {
+        None => Ok(Connection::plain(connection)),
+        Some(tls) => tls.accept(connection).await,
     }
 }
 
@@ -142,6 +197,7 @@ impl Worker for Service {
     type ExchangeStream = Answers<Credit>;
 
     async fn session(&self, request: Request<Streaming<ToWorker>>) -> Result<Response<Self::SessionStream>, Status> {
+        Caller::must_be_controller(&request)?;
         let session = self.sessions.fetch_add(1, Ordering::Relaxed);
         // Bounded by what a coordinator asks for; stats, which nobody asks for, come four times a second.
         let (outbox, answers) = mpsc::unbounded_channel();
@@ -171,6 +227,7 @@ impl Worker for Service {
     }
 
     async fn plan(&self, request: Request<PlanCall>) -> Result<Response<PlanAnswer>, Status> {
+        Caller::must_be_controller(&request)?;
         let planner = Arc::clone(&self.host.planner);
         let asked = request.into_inner().plan_request;
         let answer = tokio::task::spawn_blocking(move || planner.describe(&asked)).await;

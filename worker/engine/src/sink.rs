@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
 use weir_protocol::{Attempt, CheckpointId, JobName, WorkerId};
 
 use crate::batch::Batch;
@@ -50,6 +51,8 @@ pub struct SinkContext {
     pub counters: Arc<Counters>,
     /// Where a sink's own I/O runs.
     pub runtime: tokio::runtime::Handle,
+    /// Cancelled when the attempt is stopped: a sink that waits for storage waits no longer, or its process is ended.
+    pub stopped: CancellationToken,
 }
 
 /// The part of a pre-commit that can run beside processing: fsync, completing uploads. Gives the pending commits.

@@ -81,6 +81,7 @@ fn join(end: &End, attempt: u64, worker: &str, peers: &[Peer]) -> Joined {
         peers: peers.to_vec(),
         schemas: vec![schema()],
         window: WINDOW_BYTES,
+        tls: None,
     };
     let network = AttemptNetwork::connect(plan, lost_in);
     end.hub.set(Some(Arc::clone(&network)));

@@ -26,6 +26,9 @@ struct TestWorker {
     address: String,
     id: WorkerId,
     slot: u32,
+    metrics: Arc<Metrics>,
+    leave: CancellationToken,
+    served: tokio::task::JoinHandle<Result<(), ServeError>>,
 }
 
 impl TestWorker {
@@ -45,9 +48,11 @@ impl TestWorker {
             Arc::new(job.clone()),
         );
         options.on_stuck = Arc::new(|stuck| panic!("subtasks do not stop: {stuck:?}"));
-        let id = options.worker.clone();
-        runtime.spawn(WorkerServer::new(options).serve(listener, CancellationToken::new()));
-        Self { runtime: Some(runtime), address, id, slot }
+        let (id, leave) = (options.worker.clone(), options.leave.clone());
+        let worker = WorkerServer::new(options);
+        let metrics = worker.metrics();
+        let served = runtime.spawn(worker.serve(listener, CancellationToken::new()));
+        Self { runtime: Some(runtime), address, id, slot, metrics, leave, served }
     }
 
     fn peer(&self) -> Peer {
@@ -558,4 +563,59 @@ async fn a_worker_plans_for_whoever_asks_without_a_session() {
     };
     assert_eq!(ask("a script").await["fingerprint"], FINGERPRINT);
     assert_eq!(ask("nonsense").await["errors"][0]["message"], "line 1, column 1: nonsense");
+}
+
+#[tokio::test]
+async fn a_worker_says_what_its_subtasks_have_counted() {
+    let mut coordinator = TestCoordinator::new(job(2_000));
+    let workers = [coordinator.worker(0), coordinator.worker(1)];
+    assert!(workers[0].metrics.text().contains("weir_worker_attempt{job=\"\"} 0"), "{}", workers[0].metrics.text());
+    coordinator.deploy(&[&workers[0], &workers[1]]).await;
+    coordinator.finish().await;
+    let texts = workers.each_ref().map(|worker| worker.metrics.text());
+    let sum = |name: &str, operator: &str| -> u64 {
+        let begins = format!("weir_worker_{name}{{job=\"counting\",operator=\"{operator}\",subtask=");
+        let lines = texts.iter().flat_map(|text| text.lines()).filter(|line| line.starts_with(&begins));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64).sum()
+    };
+    let rows = u64::from(coordinator.job.splits) * coordinator.job.rows as u64;
+    for (name, operator) in [("rows_out_total", "source"), ("rows_in_total", "count"), ("rows_in_total", "sink")] {
+        assert_eq!(sum(name, operator), rows, "{name} of {operator} in:\n{}", texts[0]);
+    }
+    for line in [
+        "weir_worker_attempt{job=\"counting\"} 1",
+        "weir_worker_checkpoints_total{job=\"counting\",outcome=\"acked\"} 1",
+        "weir_worker_checkpoint_seconds_count{job=\"counting\",phase=\"freeze\"} 1",
+        "weir_worker_pending_commits{job=\"counting\"} 0",
+        "weir_worker_failed_commits_total{job=\"counting\"} 0",
+        "weir_worker_memory_bytes{job=\"counting\",of=\"budget\"} 268435456",
+    ] {
+        assert!(texts[0].lines().any(|found| found.starts_with(line)), "{line} is not in:\n{}", texts[0]);
+    }
+    let mut series: Vec<_> = texts[0].lines().filter_map(|line| line.rsplit_once(' ')).map(|(name, _)| name).collect();
+    series.retain(|name| !name.starts_with('#'));
+    let all = series.len();
+    series.sort_unstable();
+    series.dedup();
+    assert_eq!(series.len(), all, "no series comes twice");
+}
+
+#[tokio::test]
+async fn a_worker_that_is_told_to_go_works_on_until_its_coordinator_lets_it() {
+    let mut coordinator = TestCoordinator::new(job(50_000));
+    let workers = [coordinator.worker(0), coordinator.worker(1)];
+    coordinator.deploy(&[&workers[0], &workers[1]]).await;
+    assert!(workers[0].metrics.is_ready());
+    workers[0].leave.cancel();
+    assert!(coordinator.checkpoint().await, "there is time for a checkpoint");
+    assert!(!workers[0].metrics.is_ready() && workers[0].metrics.is_alive());
+    assert!(!workers[0].served.is_finished());
+    coordinator.say_all(&Message::Stop(weir_protocol::rpc::Stop {}));
+    for mut worker in workers {
+        tokio::time::timeout(PATIENCE, &mut worker.served).await.unwrap().unwrap().unwrap();
+    }
+
+    let mut idle = coordinator.worker(2);
+    idle.leave.cancel();
+    tokio::time::timeout(PATIENCE, &mut idle.served).await.unwrap().unwrap().unwrap();
 }
