@@ -1,16 +1,22 @@
-//! The second phase: pending files get the names that readers see.
+//! The second phase: pending files get the names that readers see, and pending uploads become objects.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use futures::StreamExt;
+use object_store::path::Path as ObjectPath;
 use weir_engine::error::SinkError;
 use weir_engine::sink::Committer;
 use weir_protocol::Attempt;
 
-use super::names::{Owner, Pending};
+use super::bucket::{Bucket, Completed, Objects, Place};
+use super::names::{AnyPending, Owner, Pending, PendingObject};
 use super::sink::{cannot, sync_folder};
+
+/// Uploads completed at once.
+const COMPLETING_AT_ONCE: usize = 8;
 
 /// See the module.
 pub(super) struct FileCommitter {
@@ -22,15 +28,87 @@ pub(super) struct FileCommitter {
 #[async_trait]
 impl Committer for FileCommitter {
     async fn commit(&self, pending: &[serde_json::Value]) -> Result<(), SinkError> {
-        let pending = pending.iter().map(Pending::read).collect::<Result<Vec<_>, _>>()?;
-        beside(move || publish_all(&pending)).await
+        publish_any(pending, &BTreeMap::new()).await
     }
 
     /// Files of this attempt are left alone: another worker of it may have begun to write.
     async fn clean(&self, keep: &[serde_json::Value]) -> Result<(), SinkError> {
-        let keep = keep.iter().map(Pending::read).collect::<Result<Vec<_>, _>>()?;
+        let (keep, _) = read(keep)?;
         let (folder, owner, attempt) = (self.folder.clone(), self.owner.clone(), self.attempt);
         beside(move || remove_unfinished(&folder, &owner, attempt, &keep)).await
+    }
+}
+
+/// See the module.
+pub(super) struct ObjectCommitter {
+    /// Clients that are there already.
+    open: BTreeMap<Place, Objects>,
+}
+
+impl ObjectCommitter {
+    pub(super) fn new(bucket: Bucket) -> Self {
+        Self { open: BTreeMap::from([(bucket.place, bucket.objects)]) }
+    }
+}
+
+#[async_trait]
+impl Committer for ObjectCommitter {
+    async fn commit(&self, pending: &[serde_json::Value]) -> Result<(), SinkError> {
+        publish_any(pending, &self.open).await
+    }
+
+    /// An upload that is not completed is seen by nobody, so nothing must be done for the output to be right. What is kept
+    /// is read, since a restore that cannot carry it out later had better fail now.
+    async fn clean(&self, keep: &[serde_json::Value]) -> Result<(), SinkError> {
+        read(keep).map(drop)
+    }
+}
+
+fn read(pending: &[serde_json::Value]) -> Result<(Vec<Pending>, Vec<PendingObject>), SinkError> {
+    let (mut files, mut objects) = (Vec::new(), Vec::new());
+    for value in pending {
+        match AnyPending::read(value)? {
+            AnyPending::File(file) => files.push(file),
+            AnyPending::Object(object) => objects.push(object),
+        }
+    }
+    Ok((files, objects))
+}
+
+async fn publish_any(pending: &[serde_json::Value], open: &BTreeMap<Place, Objects>) -> Result<(), SinkError> {
+    let (files, uploads) = read(pending)?;
+    if !files.is_empty() {
+        beside(move || publish_all(&files)).await?;
+    }
+    let mut opened = open.clone();
+    for upload in &uploads {
+        if !opened.contains_key(&upload.place) {
+            let cannot = |error| SinkError::io(format!("cannot reach {}", upload.place)).because(error);
+            opened.insert(upload.place.clone(), upload.place.open().map_err(cannot)?);
+        }
+    }
+    let completing = uploads.iter().filter_map(|upload| Some(complete(upload, opened.get(&upload.place)?)));
+    // All are tried, whatever becomes of one: what can be seen should be.
+    let outcomes: Vec<_> = futures::stream::iter(completing).buffer_unordered(COMPLETING_AT_ONCE).collect().await;
+    outcomes.into_iter().collect()
+}
+
+async fn complete(pending: &PendingObject, objects: &Objects) -> Result<(), SinkError> {
+    let PendingObject { place, key, upload, parts, length } = pending;
+    let path =
+        ObjectPath::parse(key).map_err(|error| SinkError::bad_input(format!("{key} is no key")).because(error))?;
+    match objects.complete(&path, upload, parts, *length).await {
+        Ok(Completed::There) => Ok(()),
+        // Published before, and a reader has taken it away since; or the bucket drops unfinished uploads too early.
+        Ok(Completed::Gone) => {
+            tracing::error!(
+                object = format!("{place}/{key}"),
+                "a committed object is not there, nor is its upload: if no reader took it away, the bucket drops \
+                 unfinished uploads too early and these rows are lost"
+            );
+            Ok(())
+        }
+        Err(error) => Err(SinkError::io(format!("cannot publish {place}/{key}")).because(error)),
     }
 }
 

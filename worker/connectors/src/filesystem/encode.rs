@@ -7,6 +7,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use arrow::error::ArrowError;
 use arrow::json::writer::LineDelimited;
 use weir_engine::batch::{Batch, RowKind};
+use weir_engine::error::SinkError;
 
 use super::format::{Csv, Format};
 
@@ -43,8 +44,21 @@ pub(super) fn encode(format: &Format, rows: &RecordBatch, first: bool, bytes: &m
     }
 }
 
+/// The rows to be written for a batch; without `changelog` only inserts are.
+pub(super) fn rows_of(batch: Batch, changelog: bool) -> Result<RecordBatch, SinkError> {
+    if changelog {
+        return Ok(with_op(&batch)?);
+    }
+    if batch.kinds.is_some() {
+        return Err(SinkError::bad_input(
+            "an update or delete came to a filesystem table that takes inserts only; set 'changelog' = 'true'",
+        ));
+    }
+    Ok(batch.rows)
+}
+
 /// The rows with what each does in a first column.
-pub(super) fn with_op(batch: &Batch) -> Result<RecordBatch, ArrowError> {
+fn with_op(batch: &Batch) -> Result<RecordBatch, ArrowError> {
     let ops = StringArray::from_iter_values((0..batch.len()).map(|row| RowKind::short(batch.kind(row))));
     let mut fields = vec![Arc::new(Field::new(OP, DataType::Utf8, false))];
     fields.extend(batch.schema().fields().iter().cloned());

@@ -2,13 +2,12 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use futures::TryStreamExt;
 use object_store::path::Path as ObjectPath;
-use object_store::{ObjectStore, ObjectStoreExt};
 use url::Url;
 use weir_engine::error::SourceError;
+
+use super::bucket::Bucket;
 
 /// Folders are followed so deep, and no deeper: a link may lead back up.
 const MAX_DEPTH: usize = 32;
@@ -22,13 +21,11 @@ pub(super) enum Location {
     Remote(Bucket),
 }
 
-/// A place in an object store.
-#[derive(Clone, Debug)]
-pub(super) struct Bucket {
-    pub(super) store: Arc<dyn ObjectStore>,
-    /// `s3://bucket`, to name objects with.
-    pub(super) url: String,
-    pub(super) path: ObjectPath,
+/// How a bucket is reached, where the environment does not say so.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct S3Options<'a> {
+    pub(super) endpoint: Option<&'a str>,
+    pub(super) region: Option<&'a str>,
 }
 
 /// What is wrong with a path.
@@ -42,7 +39,7 @@ pub(super) enum LocationError {
 
 impl Location {
     /// A bare path is taken from `base_dir`. Nothing is touched yet.
-    pub(super) fn parse(text: &str, base_dir: &Path) -> Result<Self, LocationError> {
+    pub(super) fn parse(text: &str, base_dir: &Path, s3: S3Options<'_>) -> Result<Self, LocationError> {
         if text.is_empty() || text.contains('\0') {
             return Err(LocationError::Form);
         }
@@ -52,7 +49,7 @@ impl Location {
         let url = Url::parse(text).map_err(|_| LocationError::Form)?;
         match url.scheme() {
             "file" => Ok(Self::Local(absolute(&url.to_file_path().map_err(|()| LocationError::Form)?))),
-            "s3" | "s3a" => Ok(Self::Remote(Bucket::s3(&url)?)),
+            "s3" | "s3a" => Ok(Self::Remote(Bucket::open(&url, s3.endpoint, s3.region)?)),
             _ => Err(LocationError::Form),
         }
     }
@@ -69,7 +66,7 @@ impl Location {
     /// The location of one of [`Location::files`], as a position names it.
     pub(super) fn file(&self, name: &str) -> Self {
         match self {
-            Self::Remote(bucket) => match name.strip_prefix(&bucket.url) {
+            Self::Remote(bucket) => match name.strip_prefix(&bucket.url()) {
                 Some(key) => {
                     Self::Remote(Bucket { path: ObjectPath::from(key.trim_start_matches('/')), ..bucket.clone() })
                 }
@@ -130,60 +127,12 @@ fn local_files(path: &Path) -> Result<Vec<String>, SourceError> {
         .collect()
 }
 
-impl Bucket {
-    fn s3(url: &Url) -> Result<Self, LocationError> {
-        let bucket = url.host_str().ok_or(LocationError::Form)?;
-        let store = object_store::aws::AmazonS3Builder::from_env()
-            .with_bucket_name(bucket)
-            .build()
-            .map_err(LocationError::Store)?;
-        let path = ObjectPath::from_url_path(url.path()).map_err(|_| LocationError::Form)?;
-        Ok(Self { store: Arc::new(store), url: format!("s3://{bucket}"), path })
-    }
-
-    fn files(&self) -> Result<Vec<String>, SourceError> {
-        let mut keys = off_runtime(async {
-            if self.store.head(&self.path).await.is_ok() {
-                return Ok(vec![self.path.clone()]);
-            }
-            self.store.list(Some(&self.path)).map_ok(|object| object.location).try_collect().await
-        })
-        .map_err(|error| SourceError::io(format!("cannot list {}/{}", self.url, self.path)).because(error))?;
-        let below = self.path.parts().count();
-        let single = keys.as_slice() == std::slice::from_ref(&self.path);
-        keys.retain(|key| single || !key.parts().skip(below).any(|part| is_hidden(part.as_ref())));
-        if keys.is_empty() {
-            return Err(SourceError::bad_input(format!("there is no input object at {}/{}", self.url, self.path)));
-        }
-        keys.sort();
-        Ok(keys.into_iter().map(|key| format!("{}/{key}", self.url)).collect())
-    }
-}
-
-/// Wait for a future from a thread that may or may not be one of a runtime's own.
-fn off_runtime<T: Send>(
-    future: impl Future<Output = Result<T, object_store::Error>> + Send,
-) -> Result<T, object_store::Error> {
-    let failed =
-        |source: Box<dyn std::error::Error + Send + Sync>| object_store::Error::Generic { store: "S3", source };
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .map_err(|error| failed(Box::new(error)))?;
-            runtime.block_on(future)
-        });
-        thread.join().unwrap_or_else(|_| Err(failed("the listing panicked".into())))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn local(text: &str, base: &str) -> Option<PathBuf> {
-        match Location::parse(text, Path::new(base)) {
+        match Location::parse(text, Path::new(base), S3Options::default()) {
             Ok(Location::Local(path)) => Some(path),
             _ => None,
         }
@@ -194,8 +143,10 @@ mod tests {
         assert_eq!(local("in/a.csv", "/base"), Some("/base/in/a.csv".into()));
         assert_eq!(local("/in/a.csv", "/base"), Some("/in/a.csv".into()));
         assert_eq!(local("file:///in/a%20b.csv", "/base"), Some("/in/a b.csv".into()));
-        assert!(matches!(Location::parse("ftp://host/file", Path::new("/")), Err(LocationError::Form)));
-        assert!(matches!(Location::parse("", Path::new("/")), Err(LocationError::Form)));
+        for text in ["ftp://host/file", "s3:///key", ""] {
+            let parsed = Location::parse(text, Path::new("/"), S3Options::default());
+            assert!(matches!(parsed, Err(LocationError::Form)), "{text}");
+        }
     }
 
     #[test]
@@ -209,19 +160,5 @@ mod tests {
         let names: Vec<_> =
             files.iter().map(|file| file.strip_prefix(folder.path().to_str().unwrap()).unwrap()).collect();
         assert_eq!(names, ["/a.csv", "/b/a.csv", "/c.csv"]);
-    }
-
-    #[test]
-    fn objects_are_listed_like_files() {
-        let store = Arc::new(object_store::memory::InMemory::new());
-        for key in ["in/b.csv", "in/a.csv", "in/_x/c.csv", "in/.d", "other/e.csv"] {
-            off_runtime(async { store.put(&ObjectPath::from(key), "1\n".into()).await.map(|_| ()) }).unwrap();
-        }
-        let at =
-            |path: &str| Bucket { store: Arc::clone(&store) as _, url: "s3://data".to_string(), path: path.into() };
-        assert_eq!(at("in").files().unwrap(), ["s3://data/in/a.csv", "s3://data/in/b.csv"]);
-        assert_eq!(at("in/.d").files().unwrap(), ["s3://data/in/.d"]);
-        let error = at("nothing").files().unwrap_err();
-        assert!(error.to_string().contains("s3://data/nothing"), "{error}");
     }
 }

@@ -4,14 +4,22 @@
 //! quoted field may hold line ends and a gzip stream starts at its start; parallelism comes from several files. As a sink a
 //! table is a folder, to which each checkpoint adds files that were complete before it.
 //!
-//! Not here: watching a folder for new files, partitions, writing to buckets, other formats.
+//! A bucket is reached with the keys that the environment holds (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`,
+//! `AWS_SESSION_TOKEN`), at the endpoint and region that the table's options name, else those of the environment
+//! (`AWS_ENDPOINT_URL`, `AWS_REGION`).
+//!
+//! Not here: watching a folder for new files, partitions, other formats.
 
+mod bucket;
 mod commit;
 mod encode;
 mod file;
 mod format;
 mod location;
 mod names;
+mod object_sink;
+#[cfg(test)]
+mod object_sink_tests;
 mod records;
 mod sink;
 #[cfg(test)]
@@ -21,6 +29,7 @@ mod source;
 mod source_tests;
 mod stream;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use weir_engine::sink::SinkFactory;
@@ -28,8 +37,9 @@ use weir_engine::source::SourceFactory;
 
 use self::encode::OP;
 use self::format::{Csv, Format, OnBadRecord, Rows, csv_carries};
-use self::location::{Location, LocationError};
+use self::location::{Location, LocationError, S3Options};
 use self::names::hidden_end;
+use self::object_sink::ObjectSinkFactory;
 use self::records::QUOTE;
 use self::sink::FileSinkFactory;
 use self::source::FileSourceFactory;
@@ -51,7 +61,19 @@ const OPTIONS: &[OptionDoc] = &[
         name: "path",
         expects: PATH_FORM,
         default: None,
-        about: "Source: a file, or a folder with all that is below it. Sink: a folder. Relative paths start at the job file.",
+        about: "Source: a file, or a folder with all that is below it. Sink: a folder. Relative paths start at the job file. Objects appear in a bucket when their checkpoint is complete; a rule there that drops unfinished uploads must give them days.",
+    },
+    OptionDoc {
+        name: "s3.endpoint",
+        expects: "a URL such as 'http://minio:9000'",
+        default: Some("AWS_ENDPOINT_URL, else AWS's own"),
+        about: "For a path on s3://: the server. Unencrypted where it says http://.",
+    },
+    OptionDoc {
+        name: "s3.region",
+        expects: "a region such as 'eu-central-1'",
+        default: Some("AWS_REGION, else 'us-east-1'"),
+        about: "For a path on s3://: the bucket's region.",
     },
     OptionDoc {
         name: "format",
@@ -159,32 +181,30 @@ impl ConnectorFactory for Filesystem {
         }
         let format = format(table, &options)?;
         check_csv(table, &format, &table.needed())?;
-        let folder = match location(table, &options)? {
-            Location::Local(folder) => folder,
-            Location::Remote(_) => {
-                return Err(options.unsupported(
-                    Some("path"),
-                    "the filesystem connector does not write to a bucket",
-                    "give a folder that all workers share",
-                ));
-            }
-        };
-        if let Some(name) = hidden_end(&folder) {
-            return Err(options.unsupported(
+        let roll_at = options.bytes("sink.rolling-policy.file-size")?.unwrap_or(DEFAULT_ROLL_AT);
+        let hidden = |name: &str| {
+            options.unsupported(
                 Some("path"),
                 &format!("readers take '{name}' for unfinished, since names that start with . or _ are"),
                 "give a folder whose name starts otherwise",
-            ));
+            )
+        };
+        let folder = match location(table, &options)? {
+            Location::Local(folder) => folder,
+            Location::Remote(bucket) => {
+                if let Some(name) = hidden_end(Path::new(bucket.path.as_ref())) {
+                    return Err(hidden(&name));
+                }
+                return Ok(Arc::new(ObjectSinkFactory { bucket, format, changelog, roll_at }));
+            }
+        };
+        if let Some(name) = hidden_end(&folder) {
+            return Err(hidden(&name));
         }
         if folder.is_file() {
             return Err(options.invalid("path", "a folder; there is a file of this name"));
         }
-        Ok(Arc::new(FileSinkFactory {
-            folder,
-            format,
-            changelog,
-            roll_at: options.bytes("sink.rolling-policy.file-size")?.unwrap_or(DEFAULT_ROLL_AT),
-        }))
+        Ok(Arc::new(FileSinkFactory { folder, format, changelog, roll_at }))
     }
 
     fn options(&self) -> &[OptionDoc] {
@@ -194,7 +214,20 @@ impl ConnectorFactory for Filesystem {
 
 fn location(table: &TableSpec, options: &Options<'_>) -> Result<Location, ConnectorError> {
     let path = options.required("path", PATH_FORM)?;
-    Location::parse(path, &table.base_dir).map_err(|error| match error {
+    let s3 = S3Options { endpoint: options.text("s3.endpoint"), region: options.text("s3.region") };
+    if let Some(endpoint) = s3.endpoint
+        && !url::Url::parse(endpoint).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+    {
+        return Err(options.invalid("s3.endpoint", "a URL such as 'https://s3.example.com' or 'http://minio:9000'"));
+    }
+    let is_bucket = path.starts_with("s3://") || path.starts_with("s3a://");
+    if let Some(option) =
+        ["s3.endpoint", "s3.region"].into_iter().find(|name| !is_bucket && options.text(name).is_some())
+    {
+        let what = format!("'{option}' has no meaning for a path that is not on s3://");
+        return Err(options.unsupported(Some(option), &what, "take it out, or give a path on s3://"));
+    }
+    Location::parse(path, &table.base_dir, s3).map_err(|error| match error {
         LocationError::Form => options.invalid("path", PATH_FORM),
         LocationError::Store(source) => {
             ConnectorError::Store { table: table.name.clone(), url: path.to_string(), source }

@@ -3,6 +3,7 @@
 //! ```text
 //! .<namespace>_<job>_<sink>_<attempt>_<worker>_<subtask>_<n>.csv   unfinished: readers pass over names with . or _ in front
 //! part-<attempt>-<worker>-<subtask>-<checkpoint>-<n>.csv           published
+//! part-<owner>-<attempt>-<worker>-<subtask>-<n>.csv                an object in a bucket
 //! ```
 //!
 //! `<sink>` is a hash of the sink's identity, since two sinks of a job may write to one folder. A worker's id is never another's, and `n` is counted up in the whole process, so no two files share a name. Neither
@@ -16,6 +17,7 @@ use weir_engine::error::SinkError;
 use weir_engine::sink::SinkContext;
 use weir_protocol::{Attempt, CheckpointId, JobName};
 
+use super::bucket::Place;
 use super::location::is_hidden;
 
 /// Whose file it is: everything but its number.
@@ -41,6 +43,12 @@ impl Writer {
         format!("{}{}_{}_{}_{number}.{extension}", self.owner.prefix, self.attempt, self.worker, self.subtask)
     }
 
+    /// The key of an object, below the table's folder. It is fixed when its upload begins, so no checkpoint is in it.
+    pub(super) fn object(&self, number: u64, extension: &str) -> String {
+        let Self { owner, attempt, worker, subtask } = self;
+        format!("part-{:016x}-{attempt}-{worker}-{subtask}-{number}.{extension}", owner.hash)
+    }
+
     pub(super) fn published(&self, checkpoint: CheckpointId, number: u64, extension: &str) -> String {
         format!("part-{}-{}-{}-{checkpoint}-{number}.{extension}", self.attempt, self.worker, self.subtask)
     }
@@ -51,11 +59,14 @@ impl Writer {
 pub(super) struct Owner {
     /// What the names of its unfinished files start with.
     prefix: String,
+    /// Of all that it is.
+    hash: u64,
 }
 
 impl Owner {
     pub(super) fn new(job: &JobName, sink: &str) -> Self {
-        Self { prefix: format!(".{}_{}_{:016x}_", plain(&job.namespace), plain(&job.name), fnv(sink)) }
+        let prefix = format!(".{}_{}_{:016x}_", plain(&job.namespace), plain(&job.name), fnv(sink));
+        Self { hash: fnv(&prefix), prefix }
     }
 
     /// The attempt that wrote an unfinished file; none if the file is somebody else's.
@@ -120,6 +131,44 @@ impl Pending {
     }
 }
 
+/// An upload into a bucket of which all parts are there, and that one call makes an object of. It holds all that this takes,
+/// but for the keys to the bucket.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PendingObject {
+    #[serde(flatten)]
+    pub(super) place: Place,
+    pub(super) key: String,
+    pub(super) upload: String,
+    /// The tags of its parts, in order.
+    pub(super) parts: Vec<String>,
+    /// Bytes of the whole.
+    pub(super) length: u64,
+}
+
+/// What stands in a part for a table of this connector. A table may have moved between a folder and a bucket since.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum AnyPending {
+    File(Pending),
+    Object(PendingObject),
+}
+
+impl AnyPending {
+    /// Reads one back. What would publish a hidden name, or a name that no path is, is none of ours.
+    pub(super) fn read(value: &serde_json::Value) -> Result<Self, SinkError> {
+        if value.get("bucket").is_none() {
+            return Pending::read(value).map(Self::File);
+        }
+        let pending = PendingObject::deserialize(value)?;
+        let name = pending.key.rsplit('/').next().unwrap_or_default();
+        let is_path = object_store::path::Path::parse(&pending.key).is_ok();
+        if !is_path || name.is_empty() || is_hidden(name) || pending.upload.is_empty() || pending.parts.is_empty() {
+            return Err(SinkError::bad_input(format!("{value} is no pending commit of the filesystem connector")));
+        }
+        Ok(Self::Object(pending))
+    }
+}
+
 /// The last part of a path, if it would be hidden from readers.
 pub(super) fn hidden_end(path: &Path) -> Option<String> {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).filter(|name| is_hidden(name))
@@ -167,6 +216,28 @@ mod tests {
             [("../.a", "b"), (".a", "../b"), (".a", ".b"), (".a", "_b"), ("a", "b"), (".a", "")]
         {
             assert!(read(unfinished, published).is_err(), "{unfinished} {published}");
+        }
+    }
+
+    #[test]
+    fn a_pending_upload_reads_back_and_one_of_a_hidden_key_is_refused() {
+        let pending = PendingObject {
+            place: Place { bucket: "b".to_string(), endpoint: Some("http://here:9000".to_string()), region: None },
+            key: "out/part-1.csv".to_string(),
+            upload: "id".to_string(),
+            parts: vec!["\"tag\"".to_string()],
+            length: 7,
+        };
+        let value = serde_json::to_value(&pending).unwrap();
+        assert_eq!(
+            value,
+            json!({"bucket": "b", "endpoint": "http://here:9000", "key": "out/part-1.csv", "upload": "id", "parts": ["\"tag\""], "length": 7})
+        );
+        assert_eq!(AnyPending::read(&value).unwrap(), AnyPending::Object(pending));
+        for key in ["", "out/", "out/_a", "out/.a", "out/../a", "out//a"] {
+            let mut value = value.clone();
+            value["key"] = json!(key);
+            assert!(AnyPending::read(&value).is_err(), "{key}");
         }
     }
 }

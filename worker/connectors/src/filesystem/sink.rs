@@ -12,7 +12,7 @@ use weir_engine::sink::{CommitContext, Committer, PrepareJob, Sink, SinkContext,
 use weir_protocol::CheckpointId;
 
 use super::commit::FileCommitter;
-use super::encode::{encode, with_op};
+use super::encode::{encode, rows_of};
 use super::format::Format;
 use super::names::{Owner, Pending, Writer};
 
@@ -118,15 +118,7 @@ impl Sink for FileSink {
         if batch.is_empty() {
             return Ok(());
         }
-        let rows = if self.options.changelog {
-            with_op(&batch)?
-        } else if batch.kinds.is_some() {
-            return Err(SinkError::bad_input(
-                "an update or delete came to a filesystem table that takes inserts only; set 'changelog' = 'true'",
-            ));
-        } else {
-            batch.rows
-        };
+        let rows = rows_of(batch, self.options.changelog)?;
         let FileSinkFactory { folder, format, roll_at, .. } = &self.options;
         let file = match &mut self.open {
             Some(file) => file,

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 use weir_engine::batch::{Batch, RowKind};
 use weir_engine::counters::Counters;
 use weir_engine::sink::{CommitContext, Committer, Sink, SinkContext};
@@ -69,6 +70,7 @@ impl Job {
             parallelism: 2,
             counters: Arc::new(Counters::default()),
             runtime: self.runtime.handle().clone(),
+            stopped: CancellationToken::new(),
         };
         self.factory.create(&ctx).unwrap()
     }
@@ -336,7 +338,13 @@ fn a_path_cannot_hide_its_files_or_be_a_file() {
     let error = refused(&table(&named, "csv"));
     fs::remove_file(&named).unwrap();
     assert!(error.to_string().contains("is not a folder"), "{error}");
-    assert!(refused(&table(Path::new("s3://bucket/out"), "csv")).to_string().contains("bucket"));
+    let on = |path: &str| table(Path::new(path), "csv");
+    assert!(refused(&on("s3://bucket/_out")).to_string().contains("_out"));
+    assert!(
+        refused(&on("s3://bucket/out").with("s3.endpoint", "minio:9000")).to_string().contains("http://minio:9000")
+    );
+    assert!(refused(&on("/out").with("s3.region", "eu-central-1")).to_string().contains("s3://"));
+    Filesystem.sink(&on("s3://bucket/out").with("s3.endpoint", "http://minio:9000")).map(drop).unwrap();
 }
 
 #[test]
@@ -354,6 +362,7 @@ fn a_folder_that_cannot_be_made_is_named() {
         parallelism: 1,
         counters: Arc::new(Counters::default()),
         runtime: runtime.handle().clone(),
+        stopped: CancellationToken::new(),
     };
     let error = factory.create(&ctx).err().unwrap();
     assert!(error.to_string().contains("file/out"), "{error}");

@@ -7,14 +7,14 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimeUnit, TimestampMillisecondType};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
-use object_store::{ObjectStore, ObjectStoreExt};
 use proptest::prelude::*;
 use serde_json::json;
 use tempfile::TempDir;
 use weir_engine::source::SourcePoll;
 
-use super::location::Bucket;
+use super::bucket::{Bucket, Objects, Place};
 use super::*;
 use crate::testing::SourceTest;
 
@@ -374,8 +374,8 @@ fn objects_are_read_ahead_and_restored_like_files() {
     }
     let factory = FileSourceFactory {
         location: Location::Remote(Bucket {
-            store: Arc::clone(&store) as Arc<dyn ObjectStore>,
-            url: "s3://bucket".to_string(),
+            place: Place { bucket: "bucket".to_string(), endpoint: None, region: None },
+            objects: Objects { store: Arc::clone(&store) as _, uploads: Arc::clone(&store) as _ },
             path: "in".into(),
         }),
         format: Format::Csv(Csv { delimiter: b',', header: false, null_literal: None }),

@@ -14,7 +14,8 @@ use tokio::sync::mpsc::{Receiver, Sender, channel, error::TryRecvError};
 use weir_engine::error::SourceError;
 use weir_engine::source::Waker;
 
-use super::location::{Bucket, Location};
+use super::bucket::Bucket;
+use super::location::Location;
 
 /// One read.
 const PIECE: usize = 256 << 10;
@@ -159,7 +160,7 @@ fn fetch(bucket: &Bucket, zipped: bool, start: u64, runtime: &Handle, waker: &Wa
     let (bucket, waker, handle) = (bucket.clone(), waker.clone(), runtime.clone());
     runtime.spawn_blocking(move || {
         let options = GetOptions { range: (start > 0).then_some(GetRange::Offset(start)), ..GetOptions::default() };
-        match handle.block_on(bucket.store.get_opts(&bucket.path, options)) {
+        match handle.block_on(bucket.objects.store.get_opts(&bucket.path, options)) {
             Ok(object) => {
                 let pieces = Pieces { stream: object.into_stream(), left: bytes::Bytes::new(), handle };
                 if zipped {

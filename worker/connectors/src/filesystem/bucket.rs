@@ -1,0 +1,200 @@
+//! Buckets: where one is, how its objects are listed, and how uploads into it are made and made visible.
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use object_store::multipart::{MultipartStore, PartId};
+use object_store::path::Path as ObjectPath;
+use object_store::{MultipartId, ObjectStore, ObjectStoreExt, PutPayload};
+use serde::{Deserialize, Serialize};
+use url::Url;
+use weir_engine::error::SourceError;
+
+use super::location::{LocationError, is_hidden};
+
+/// Which bucket, and how it is reached where the environment does not say so. Part of pending commits; no keys are in it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Place {
+    pub(super) bucket: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) endpoint: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) region: Option<String>,
+}
+
+impl Place {
+    /// Keys come from the environment. Nothing is asked of the server yet.
+    pub(super) fn open(&self) -> Result<Objects, object_store::Error> {
+        let client = weir_storage::bucket(&self.bucket, self.endpoint.as_deref(), self.region.as_deref(), None)?;
+        Ok(Objects::new(client))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s3://{}", self.bucket)
+    }
+}
+
+/// The objects of a bucket, and uploads that are none yet. Clones are the same.
+#[derive(Clone)]
+pub(super) struct Objects {
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) uploads: Arc<dyn MultipartStore>,
+}
+
+impl fmt::Debug for Objects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.store, f)
+    }
+}
+
+/// What has become of an upload that was to be completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Completed {
+    /// The object is there, by this call or an earlier one.
+    There,
+    /// Neither the upload nor the object is there.
+    Gone,
+}
+
+impl Objects {
+    pub(super) fn new(client: impl ObjectStore + MultipartStore) -> Self {
+        let client = Arc::new(client);
+        Self { store: Arc::clone(&client) as _, uploads: client }
+    }
+
+    /// Begins an upload. It is no object, and nobody sees it, until it is completed.
+    pub(super) async fn begin(&self, key: &ObjectPath) -> Result<MultipartId, object_store::Error> {
+        self.uploads.create_multipart(key).await
+    }
+
+    /// Uploads the part with this number, from 0; gives its tag. All but the last have 5 MiB at least.
+    pub(super) async fn part(
+        &self,
+        key: &ObjectPath,
+        upload: &MultipartId,
+        number: usize,
+        bytes: bytes::Bytes,
+    ) -> Result<String, object_store::Error> {
+        let part = self.uploads.put_part(key, upload, number, PutPayload::from_bytes(bytes)).await?;
+        Ok(part.content_id)
+    }
+
+    /// Makes an object of an upload. A second time, or after an answer that was lost, the object is found there: its name is
+    /// made for this upload alone, so one of this length is its.
+    pub(super) async fn complete(
+        &self,
+        key: &ObjectPath,
+        upload: &MultipartId,
+        parts: &[String],
+        length: u64,
+    ) -> Result<Completed, object_store::Error> {
+        let parts = parts.iter().map(|tag| PartId { content_id: tag.clone() }).collect();
+        let Err(error) = self.uploads.complete_multipart(key, upload, parts).await else { return Ok(Completed::There) };
+        match (self.store.head(key).await, error) {
+            (Ok(there), _) if there.size == length => Ok(Completed::There),
+            (Err(object_store::Error::NotFound { .. }), error @ object_store::Error::NotFound { .. }) => {
+                // The same is answered where there is no bucket; that is no state in which anything has been done.
+                match self.store.list(Some(key)).try_next().await {
+                    Ok(_) => Ok(Completed::Gone),
+                    Err(_) => Err(error),
+                }
+            }
+            (_, error) => Err(error),
+        }
+    }
+
+    /// Drops an upload that will never be completed. That it is gone already is fine.
+    pub(super) async fn abort(&self, key: &ObjectPath, upload: &MultipartId) -> Result<(), object_store::Error> {
+        match self.uploads.abort_multipart(key, upload).await {
+            Err(object_store::Error::NotFound { .. }) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// A place in a bucket: an object, or all objects below a prefix.
+#[derive(Clone, Debug)]
+pub(super) struct Bucket {
+    pub(super) place: Place,
+    pub(super) objects: Objects,
+    pub(super) path: ObjectPath,
+}
+
+impl Bucket {
+    /// Where a URL and a table's options point to. Nothing is asked of the server yet.
+    pub(super) fn open(url: &Url, endpoint: Option<&str>, region: Option<&str>) -> Result<Self, LocationError> {
+        let bucket = url.host_str().filter(|bucket| !bucket.is_empty()).ok_or(LocationError::Form)?.to_string();
+        let path = ObjectPath::from_url_path(url.path()).map_err(|_| LocationError::Form)?;
+        let owned = |text: Option<&str>| text.map(str::to_string);
+        let place = Place { bucket, endpoint: owned(endpoint), region: owned(region) };
+        let objects = place.open().map_err(LocationError::Store)?;
+        Ok(Self { place, objects, path })
+    }
+
+    /// What names of objects in it begin with.
+    pub(super) fn url(&self) -> String {
+        self.place.to_string()
+    }
+
+    /// The objects here, in a fixed order, as URLs: one of this very name, else all below it that are not hidden.
+    pub(super) fn files(&self) -> Result<Vec<String>, SourceError> {
+        let store = &self.objects.store;
+        let mut keys = off_runtime(async {
+            if !self.path.as_ref().is_empty() && store.head(&self.path).await.is_ok() {
+                return Ok(vec![self.path.clone()]);
+            }
+            store.list(Some(&self.path)).map_ok(|object| object.location).try_collect().await
+        })
+        .map_err(|error| SourceError::io(format!("cannot list {}/{}", self.url(), self.path)).because(error))?;
+        let below = self.path.parts().count();
+        let single = keys.as_slice() == std::slice::from_ref(&self.path);
+        keys.retain(|key| single || !key.parts().skip(below).any(|part| is_hidden(part.as_ref())));
+        if keys.is_empty() {
+            return Err(SourceError::bad_input(format!("there is no input object at {}/{}", self.url(), self.path)));
+        }
+        keys.sort();
+        Ok(keys.into_iter().map(|key| format!("{}/{key}", self.url())).collect())
+    }
+}
+
+/// Waits for a future from a thread that may or may not be one of a runtime's own.
+fn off_runtime<T: Send>(
+    future: impl Future<Output = Result<T, object_store::Error>> + Send,
+) -> Result<T, object_store::Error> {
+    let failed =
+        |source: Box<dyn std::error::Error + Send + Sync>| object_store::Error::Generic { store: "S3", source };
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|error| failed(Box::new(error)))?;
+            runtime.block_on(future)
+        });
+        thread.join().unwrap_or_else(|_| Err(failed("the listing panicked".into())))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_listed_like_files() {
+        let store = object_store::memory::InMemory::new();
+        for key in ["in/b.csv", "in/a.csv", "in/_x/c.csv", "in/.d", "other/e.csv"] {
+            off_runtime(async { store.put(&ObjectPath::from(key), "1\n".into()).await.map(|_| ()) }).unwrap();
+        }
+        let objects = Objects::new(store);
+        let place = Place { bucket: "data".to_string(), endpoint: None, region: None };
+        let at = |path: &str| Bucket { place: place.clone(), objects: objects.clone(), path: path.into() };
+        assert_eq!(at("in").files().unwrap(), ["s3://data/in/a.csv", "s3://data/in/b.csv"]);
+        assert_eq!(at("in/.d").files().unwrap(), ["s3://data/in/.d"]);
+        let error = at("nothing").files().unwrap_err();
+        assert!(error.to_string().contains("s3://data/nothing"), "{error}");
+    }
+}

@@ -1,0 +1,384 @@
+//! The sink into a bucket, on a bucket in memory and on a real server.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arrow::array::{Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema};
+use futures::TryStreamExt;
+use object_store::memory::InMemory;
+use object_store::multipart::{MultipartStore, PartId};
+use object_store::path::Path as ObjectPath;
+use object_store::{MultipartId, ObjectStore, ObjectStoreExt, PutPayload, PutResult};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+use weir_engine::batch::Batch;
+use weir_engine::counters::Counters;
+use weir_engine::sink::{CommitContext, Sink, SinkContext, SinkFactory};
+use weir_protocol::{Attempt, CheckpointId, JobName, WorkerId};
+use weir_storage::minio::Minio;
+
+use super::bucket::{Bucket, Objects, Place};
+use super::format::Format;
+use super::object_sink::ObjectSinkFactory;
+use super::*;
+
+const MEBIBYTE: usize = 1 << 20;
+
+/// `width` bytes of text in each row.
+fn batch(ids: std::ops::Range<i64>, width: usize) -> Batch {
+    let fields = vec![Field::new("id", DataType::Int64, false), Field::new("text", DataType::Utf8, false)];
+    let text = "x".repeat(width);
+    let texts = StringArray::from_iter_values(ids.clone().map(|_| &text));
+    let columns = vec![Arc::new(Int64Array::from_iter_values(ids)) as _, Arc::new(texts) as _];
+    Batch::inserts(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap())
+}
+
+fn job() -> JobName {
+    JobName { namespace: "default".to_string(), name: "job".to_string() }
+}
+
+/// A sink into a bucket, and what readers of the bucket see.
+struct Table {
+    runtime: Runtime,
+    objects: Objects,
+    place: Place,
+    stopped: CancellationToken,
+    roll_at: u64,
+}
+
+impl Table {
+    fn of(objects: Objects, place: Place) -> Self {
+        let runtime = Runtime::new().unwrap();
+        Self { runtime, objects, place, stopped: CancellationToken::new(), roll_at: u64::MAX }
+    }
+
+    fn in_memory() -> Self {
+        let place = Place { bucket: "data".to_string(), endpoint: None, region: None };
+        Self::of(Objects::new(InMemory::new()), place)
+    }
+
+    fn on(server: &Minio) -> Self {
+        let place = Place {
+            bucket: "data".to_string(),
+            endpoint: Some(server.endpoint()),
+            region: Some("us-east-1".to_string()),
+        };
+        Self::of(Objects::new((*server.client("data")).clone()), place)
+    }
+
+    fn factory(&self) -> ObjectSinkFactory {
+        let bucket = Bucket { place: self.place.clone(), objects: self.objects.clone(), path: "out".into() };
+        ObjectSinkFactory { bucket, format: Format::Json, changelog: false, roll_at: self.roll_at }
+    }
+
+    fn sink(&self) -> Box<dyn Sink> {
+        let ctx = SinkContext {
+            job: job(),
+            sink: "sink".to_string(),
+            attempt: Attempt(1),
+            worker: WorkerId::generate(),
+            subtask: 0,
+            parallelism: 1,
+            counters: Arc::new(Counters::default()),
+            runtime: self.runtime.handle().clone(),
+            stopped: self.stopped.clone(),
+        };
+        self.factory().create(&ctx).unwrap()
+    }
+
+    fn commit(&self, pending: &[Value]) -> Result<(), weir_engine::SinkError> {
+        // Another worker's: what is pending is all that it knows.
+        let ctx = CommitContext { job: job(), attempt: Attempt(2), sink: "sink".to_string() };
+        let committer = self.factory().committer(&ctx).unwrap();
+        self.runtime.block_on(async {
+            committer.clean(pending).await?;
+            committer.commit(pending).await
+        })
+    }
+
+    /// The lines of all objects, by key.
+    fn seen(&self) -> BTreeMap<String, Vec<String>> {
+        self.runtime.block_on(async {
+            let mut seen = BTreeMap::new();
+            let listed: Vec<_> = self.objects.store.list(None).try_collect().await.unwrap();
+            for object in listed {
+                let bytes = self.objects.store.get(&object.location).await.unwrap().bytes().await.unwrap();
+                let lines = std::str::from_utf8(&bytes).unwrap().lines().map(str::to_string).collect();
+                seen.insert(object.location.to_string(), lines);
+            }
+            seen
+        })
+    }
+
+    fn rows(&self) -> usize {
+        self.seen().values().map(Vec::len).sum()
+    }
+}
+
+fn prepare(sink: &mut dyn Sink, id: u64) -> Vec<Value> {
+    sink.prepare(CheckpointId(id)).unwrap()().unwrap()
+}
+
+fn on_both(test: &str, check: impl Fn(Table)) {
+    check(Table::in_memory());
+    if let Some(server) = Minio::start(test, &["data"]) {
+        check(Table::on(&server));
+    }
+}
+
+#[test]
+fn objects_are_seen_when_their_checkpoint_is_committed_and_not_before() {
+    on_both("objects_are_seen_when_their_checkpoint_is_committed_and_not_before", |table| {
+        let mut sink = table.sink();
+        sink.write(batch(0..2, 1)).unwrap();
+        let first = prepare(&mut *sink, 1);
+        sink.write(batch(2..5, 1)).unwrap();
+        assert_eq!(table.rows(), 0);
+        table.commit(&first).unwrap();
+        assert_eq!(table.rows(), 2);
+        assert!(prepare(&mut *table.sink(), 1).is_empty(), "no rows, no object");
+        let second = prepare(&mut *sink, 2);
+        let both = [first, second].concat();
+        table.commit(&both).unwrap();
+        let seen = table.seen();
+        assert_eq!(table.rows(), 5);
+        assert_eq!(seen.len(), 2);
+        assert!(seen.keys().all(|key| key.starts_with("out/part-") && key.ends_with(".json")), "{seen:?}");
+        table.commit(&both).unwrap();
+        assert_eq!(table.seen(), seen, "a second commit changes nothing");
+    });
+}
+
+#[test]
+fn what_is_never_committed_is_never_seen() {
+    on_both("what_is_never_committed_is_never_seen", |table| {
+        let mut sink = table.sink();
+        sink.write(batch(0..2, 1)).unwrap();
+        let dropped = prepare(&mut *sink, 1);
+        sink.write(batch(0..9, MEBIBYTE)).unwrap();
+        drop(sink);
+        // The next attempt is restored from a record that holds none of it.
+        let mut sink = table.sink();
+        sink.write(batch(10..12, 1)).unwrap();
+        let kept = prepare(&mut *sink, 2);
+        table.commit(&kept).unwrap();
+        assert_eq!((dropped.len(), table.rows()), (1, 2));
+    });
+}
+
+#[test]
+fn large_objects_go_in_parts_and_are_closed_at_their_size() {
+    on_both("large_objects_go_in_parts_and_are_closed_at_their_size", |mut table| {
+        table.roll_at = 12 << 20;
+        let mut sink = table.sink();
+        for row in 0..20 {
+            sink.write(batch(row..row + 1, MEBIBYTE)).unwrap();
+        }
+        let pending = prepare(&mut *sink, 1);
+        let parts: Vec<usize> = pending.iter().map(|one| one["parts"].as_array().unwrap().len()).collect();
+        assert_eq!(parts, [2, 1]);
+        assert_eq!(table.rows(), 0);
+        table.commit(&pending).unwrap();
+        let rows: Vec<usize> = table.seen().values().map(Vec::len).collect();
+        assert_eq!((rows.iter().sum::<usize>(), rows.len()), (20, 2));
+        let ids: std::collections::BTreeSet<i64> = table
+            .seen()
+            .values()
+            .flatten()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].as_i64().unwrap())
+            .collect();
+        assert_eq!(ids, (0..20).collect());
+    });
+}
+
+#[test]
+fn a_commit_after_a_reader_took_the_object_changes_nothing_and_one_into_no_bucket_fails() {
+    let test = "a_commit_after_a_reader_took_the_object_changes_nothing_and_one_into_no_bucket_fails";
+    let Some(server) = Minio::start(test, &["data"]) else { return };
+    let table = Table::on(&server);
+    let mut sink = table.sink();
+    sink.write(batch(0..2, 1)).unwrap();
+    let pending = prepare(&mut *sink, 1);
+    table.commit(&pending).unwrap();
+    let key = table.seen().into_keys().next().unwrap();
+    table.runtime.block_on(table.objects.store.delete(&ObjectPath::from(key))).unwrap();
+    table.commit(&pending).unwrap();
+    assert_eq!(table.rows(), 0);
+
+    let mut elsewhere = pending[0].clone();
+    elsewhere["bucket"] = json!("no-such-bucket");
+    let error = table.commit(&[elsewhere]).unwrap_err();
+    assert!(error.to_string().contains("s3://no-such-bucket/out/part-"), "{error}");
+}
+
+#[test]
+fn a_table_that_has_moved_into_a_bucket_still_publishes_its_files() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join(".a"), "1\n").unwrap();
+    let pending = json!({"folder": folder.path(), "unfinished": ".a", "published": "part-1"});
+    let table = Table::in_memory();
+    table.commit(std::slice::from_ref(&pending)).unwrap();
+    assert!(folder.path().join("part-1").exists());
+    assert!(table.commit(&[json!({"bucket": "data"})]).is_err());
+}
+
+/// Passes uploads on to a bucket in memory; fails the first calls, or loses the answers of completions.
+struct Flaky {
+    inner: InMemory,
+    failing: AtomicUsize,
+    loses_completions: bool,
+}
+
+impl Flaky {
+    fn table(failing: usize, loses_completions: bool) -> Table {
+        let inner = InMemory::new();
+        // Forks share nothing, so the reader reads through the same one.
+        let flaky = Arc::new(Self { inner, failing: AtomicUsize::new(failing), loses_completions });
+        let store: Arc<dyn ObjectStore> = Arc::new(Reading(Arc::clone(&flaky)));
+        let place = Place { bucket: "data".to_string(), endpoint: None, region: None };
+        Table::of(Objects { store, uploads: flaky }, place)
+    }
+
+    fn fails(&self) -> object_store::Result<()> {
+        let failing = self.failing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        match failing {
+            Ok(_) => Err(object_store::Error::Generic { store: "flaky", source: "not now".into() }),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl MultipartStore for Flaky {
+    async fn create_multipart(&self, path: &ObjectPath) -> object_store::Result<MultipartId> {
+        self.fails()?;
+        self.inner.create_multipart(path).await
+    }
+
+    async fn put_part(
+        &self,
+        path: &ObjectPath,
+        id: &MultipartId,
+        part_idx: usize,
+        data: PutPayload,
+    ) -> object_store::Result<PartId> {
+        self.fails()?;
+        self.inner.put_part(path, id, part_idx, data).await
+    }
+
+    async fn complete_multipart(
+        &self,
+        path: &ObjectPath,
+        id: &MultipartId,
+        parts: Vec<PartId>,
+    ) -> object_store::Result<PutResult> {
+        let done = self.inner.complete_multipart(path, id, parts).await?;
+        if self.loses_completions {
+            return Err(object_store::Error::Generic { store: "flaky", source: "no answer".into() });
+        }
+        Ok(done)
+    }
+
+    async fn abort_multipart(&self, path: &ObjectPath, id: &MultipartId) -> object_store::Result<()> {
+        self.inner.abort_multipart(path, id).await
+    }
+}
+
+/// The objects of a flaky bucket, without its flaws.
+#[derive(Clone)]
+struct Reading(Arc<Flaky>);
+
+impl std::fmt::Debug for Reading {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reading")
+    }
+}
+
+impl std::fmt::Display for Reading {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reading")
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for Reading {
+    async fn put_opts(
+        &self,
+        location: &ObjectPath,
+        payload: PutPayload,
+        options: object_store::PutOptions,
+    ) -> object_store::Result<PutResult> {
+        self.0.inner.put_opts(location, payload, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &ObjectPath,
+        options: object_store::PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn object_store::MultipartUpload>> {
+        self.0.inner.put_multipart_opts(location, options).await
+    }
+
+    async fn get_opts(
+        &self,
+        location: &ObjectPath,
+        options: object_store::GetOptions,
+    ) -> object_store::Result<object_store::GetResult> {
+        self.0.inner.get_opts(location, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: futures::stream::BoxStream<'static, object_store::Result<ObjectPath>>,
+    ) -> futures::stream::BoxStream<'static, object_store::Result<ObjectPath>> {
+        self.0.inner.delete_stream(locations)
+    }
+
+    fn list(
+        &self,
+        prefix: Option<&ObjectPath>,
+    ) -> futures::stream::BoxStream<'static, object_store::Result<object_store::ObjectMeta>> {
+        self.0.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&ObjectPath>) -> object_store::Result<object_store::ListResult> {
+        self.0.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(
+        &self,
+        from: &ObjectPath,
+        to: &ObjectPath,
+        options: object_store::CopyOptions,
+    ) -> object_store::Result<()> {
+        self.0.inner.copy_opts(from, to, options).await
+    }
+}
+
+#[test]
+fn uploads_are_tried_again_and_a_lost_answer_of_a_commit_is_found_out() {
+    let table = Flaky::table(3, true);
+    let mut sink = table.sink();
+    sink.write(batch(0..9, MEBIBYTE)).unwrap();
+    let pending = prepare(&mut *sink, 1);
+    table.commit(&pending).unwrap();
+    table.commit(&pending).unwrap();
+    assert_eq!(table.rows(), 9);
+}
+
+#[test]
+fn a_stopped_attempt_waits_for_no_storage() {
+    let table = Flaky::table(usize::MAX, false);
+    let mut sink = table.sink();
+    sink.write(batch(0..9, MEBIBYTE)).unwrap();
+    let job = sink.prepare(CheckpointId(1)).unwrap();
+    std::thread::scope(|scope| {
+        let preparing = scope.spawn(job);
+        table.stopped.cancel();
+        assert!(preparing.join().unwrap().is_err());
+    });
+    assert!(sink.write(batch(0..9, MEBIBYTE)).and_then(|()| sink.write(batch(0..9, MEBIBYTE))).is_err());
+}
