@@ -38,6 +38,8 @@ pub fn binary(name: &str) -> PathBuf {
 pub struct Job {
     folder: tempfile::TempDir,
     name: String,
+    /// What `weir` is given beside the environment of the test.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 /// What a job's YAML says beside its SQL.
@@ -51,11 +53,21 @@ pub struct Settings {
     pub backend: &'static str,
     /// Further lines below `spec`, indented by two blanks.
     pub more: String,
+    /// Where checkpoints go, as YAML; `None` is a folder of the job's own.
+    pub storage: Option<String>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { workers: 2, slots: 2, standby: 0, interval: "200ms", backend: "rocksdb", more: String::new() }
+        Self {
+            workers: 2,
+            slots: 2,
+            standby: 0,
+            interval: "200ms",
+            backend: "rocksdb",
+            more: String::new(),
+            storage: None,
+        }
     }
 }
 
@@ -63,7 +75,7 @@ impl Job {
     /// Writes the job's YAML into a new folder. In the SQL, `{folder}` stands for that folder.
     pub fn new(name: &str, settings: &Settings, sql: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("weir-e2e-").tempdir().expect("a temporary folder");
-        let job = Self { folder, name: name.to_string() };
+        let job = Self { folder, name: name.to_string(), environment: Vec::new() };
         job.write(settings, sql);
         job
     }
@@ -72,11 +84,12 @@ impl Job {
     pub fn write(&self, settings: &Settings, sql: &str) {
         let folder = self.path().display().to_string();
         let sql: String = sql.replace("{folder}", &folder).lines().map(|line| format!("    {line}\n")).collect();
-        let Settings { workers, slots, standby, interval, backend, more } = settings;
+        let Settings { workers, slots, standby, interval, backend, more, storage } = settings;
+        let storage = storage.clone().unwrap_or_else(|| format!("{{url: \"file://{folder}/checkpoints\"}}"));
         let yaml = format!(
             "apiVersion: weir.dev/v1alpha1\nkind: StreamJob\nmetadata: {{name: {}}}\nspec:\n  sql: |\n{sql}  workers: {{replicas: \
-             {workers}, slots: {slots}, standby: {standby}}}\n  state: {{backend: {backend}}}\n{more}  checkpoint:\n    storage: {{url: \
-             \"file://{folder}/checkpoints\"}}\n    interval: {interval}\n",
+             {workers}, slots: {slots}, standby: {standby}}}\n  state: {{backend: {backend}}}\n{more}  checkpoint:\n    storage: \
+             {storage}\n    interval: {interval}\n",
             self.name
         );
         fs::write(self.yaml(), yaml).expect("job.yaml is written");
@@ -159,6 +172,7 @@ impl Job {
             .arg("--state-dir")
             .arg(state)
             .args(arguments)
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("the log opens twice"))
             .stderr(file)
