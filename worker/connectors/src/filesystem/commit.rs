@@ -81,13 +81,19 @@ async fn publish_any(pending: &[serde_json::Value], open: &BTreeMap<Place, Objec
         beside(move || publish_all(&files)).await?;
     }
     let mut opened = open.clone();
-    for upload in &uploads {
-        if !opened.contains_key(&upload.place) {
-            let cannot = |error| SinkError::io(format!("cannot reach {}", upload.place)).because(error);
-            opened.insert(upload.place.clone(), upload.place.open().map_err(cannot)?);
-        }
+    let mut completing = Vec::with_capacity(uploads.len());
+    for upload in uploads {
+        let objects = match opened.get(&upload.place) {
+            Some(objects) => objects.clone(),
+            None => {
+                let cannot = |error| SinkError::io(format!("cannot reach {}", upload.place)).because(error);
+                let objects = upload.place.open().map_err(cannot)?;
+                opened.insert(upload.place.clone(), objects.clone());
+                objects
+            }
+        };
+        completing.push(async move { complete(&upload, &objects).await });
     }
-    let completing = uploads.iter().filter_map(|upload| Some(complete(upload, opened.get(&upload.place)?)));
     // All are tried, whatever becomes of one: what can be seen should be.
     let outcomes: Vec<_> = futures::stream::iter(completing).buffer_unordered(COMPLETING_AT_ONCE).collect().await;
     outcomes.into_iter().collect()

@@ -23,7 +23,6 @@ use weir_storage::minio::Minio;
 use super::bucket::{Bucket, Objects, Place};
 use super::format::Format;
 use super::object_sink::ObjectSinkFactory;
-use super::*;
 
 const MEBIBYTE: usize = 1 << 20;
 
