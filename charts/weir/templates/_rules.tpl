@@ -14,7 +14,7 @@ controller/src/cluster/permissions.rs: neither may have more than the other. */ 
 # A job's pods are never changed: a worker that should be another one is replaced.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, create, delete]
+  verbs: [list, watch, create, delete]
 # Applied, and applied again where somebody changes or removes them. They go with the job that owns them, so nothing here is deleted.
 - apiGroups: [""]
   resources: [services]
