@@ -1,15 +1,22 @@
-//! Deploys, runs, replaces and gives up: the life of a job from its start to its end, attempt after attempt.
+//! Deploys, runs, replaces, changes and gives up: the life of a job from its start to its end, attempt after attempt.
 //!
 //! A pure machine beside the coordinator. It knows which workers there are and what they run, and decides when a new attempt
 //! begins: at once when a worker is lost, after the restart policy's back-off when a task failed or a worker is lost again
-//! soon. Survivors stay: the new attempt is deployed onto them in place. Checkpoints are not its business.
+//! soon, and by a hand-over when the job is changed or a worker is told to go. Survivors stay: the new attempt is deployed
+//! onto them in place. Checkpoints are not its business.
+//!
+//! A hand-over waits until all workers that the next attempt needs are ready; the running attempt goes on until then. It begins
+//! with a last checkpoint, and workers that are not needed any more are stopped only when the next attempt runs, so that one
+//! that is refused can be taken back.
 
+mod change;
+mod crew;
 mod events;
 mod restart;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +24,9 @@ use weir_protocol::record::Opening;
 use weir_protocol::settings::FailureKind;
 use weir_protocol::{Attempt, WorkerId};
 
-pub use events::{Action, End, Event, Failure, Note, RestartPolicy, Size};
+use change::Change;
+use crew::Crew;
+pub use events::{Action, End, Event, Failure, Note, Planned, RestartPolicy, Size, Version};
 use restart::Failures;
 
 use crate::coordinator::Last;
@@ -31,20 +40,29 @@ pub const SOON: Duration = Duration::from_secs(10);
 pub const PEER_GRACE: Duration = Duration::from_secs(5);
 /// From a takeover that storage did not answer to the next try.
 pub const TAKE_OVER_RETRY: Duration = Duration::from_secs(1);
+/// So long the workers of an attempt that is to be resumed have to answer. A process that is there answers in milliseconds;
+/// one that has not in so long is not worth holding up the others.
+pub const RESUME_PATIENCE: Duration = Duration::from_secs(10);
+/// From a worker that could not be asked for a plan to the next try.
+pub const PLAN_RETRY: Duration = Duration::from_secs(1);
+/// From a last checkpoint before a hand-over that failed to the next try; the job runs on meanwhile.
+pub const HAND_OVER_RETRY: Duration = Duration::from_secs(5);
+/// A hand-over whose last checkpoint has failed so often is made without one: what keeps checkpoints from completing may be
+/// what the change is to mend. Sources rewind to the newest record, as after a failure.
+pub const HAND_OVER_TRIES: u32 = 3;
 
 /// The machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AttemptMachine {
     policy: RestartPolicy,
-    size: Size,
-    /// Who holds which slots, by position.
-    members: Vec<Option<WorkerId>>,
-    /// Everyone with a session, and what it says it runs; members and standbys.
-    ready: BTreeMap<WorkerId, Attempt>,
-    /// Started, and not ready yet.
-    starting: u32,
-    start_failures: Failures,
-    start_again_at: Option<Millis>,
+    /// What is deployed, or is being deployed.
+    current: Version,
+    /// What is wanted.
+    target: Version,
+    /// What ran last.
+    good: Option<Version>,
+    change: Change,
+    crew: Crew,
     phase: Phase,
     failures: Failures,
     /// The attempt was begun because of a failure or a loss.
@@ -54,6 +72,8 @@ pub struct AttemptMachine {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Phase {
     New,
+    /// No attempt is under way; the first worker that is ready is asked for the plan.
+    Planning,
     BackOff {
         until: Millis,
     },
@@ -65,7 +85,12 @@ enum Phase {
     /// The opening stands; not all positions have a worker that is ready.
     Gathering {
         opening: Arc<Opening>,
-        resume: bool,
+    },
+    /// The opening stands over an attempt that runs; its workers are looked for until then.
+    Resuming {
+        opening: Arc<Opening>,
+        order: Vec<WorkerId>,
+        until: Millis,
     },
     Deploying {
         opening: Arc<Opening>,
@@ -76,6 +101,11 @@ enum Phase {
         opening: Arc<Opening>,
         since: Millis,
         suspect: Option<Suspicion>,
+    },
+    /// The coordinator takes the last checkpoint before the next attempt.
+    HandingOver {
+        opening: Arc<Opening>,
+        since: Millis,
     },
     /// The coordinator takes the last checkpoint.
     Stopping {
@@ -93,15 +123,14 @@ struct Suspicion {
 
 impl AttemptMachine {
     /// Nothing happens before [`Event::Start`] or [`Event::Resume`].
-    pub fn new(policy: RestartPolicy, size: Size) -> Self {
+    pub fn new(policy: RestartPolicy, version: Version) -> Self {
         Self {
             policy,
-            size,
-            members: vec![None; size.workers as usize],
-            ready: BTreeMap::new(),
-            starting: 0,
-            start_failures: Failures::default(),
-            start_again_at: None,
+            target: version.clone(),
+            current: version,
+            good: None,
+            change: Change::default(),
+            crew: Crew::default(),
             phase: Phase::New,
             failures: Failures::default(),
             again: false,
@@ -115,16 +144,38 @@ impl AttemptMachine {
             return actions;
         }
         match event {
-            Event::Start => self.start(Vec::new(), &mut actions),
-            Event::Resume { workers } => self.start(workers, &mut actions),
+            Event::Start if self.phase == Phase::New => self.begin(now, &mut actions),
+            Event::Resume { found } if self.phase == Phase::New => {
+                for template in found {
+                    self.crew.found(template);
+                }
+                self.phase = Phase::TakingOver { resume: true, retry_at: None };
+                actions.push(Action::TakeOver { resume: true, version: self.current.number });
+            }
+            Event::Start | Event::Resume { .. } => {}
             Event::Tick => self.tick(now, &mut actions),
             Event::Configure(policy) => self.policy = policy,
-            Event::WorkerReady { worker, attempt } => self.worker_ready(now, worker, attempt, &mut actions),
-            Event::StartFailed { reason } => self.start_failed(now, reason, &mut actions),
+            Event::Standby(standby) => {
+                self.current.size.standby = standby;
+                self.target.size.standby = standby;
+            }
+            Event::Change { version, same } => self.changed(version, same, &mut actions),
+            Event::Planned { version, planned } => self.planned(now, version, planned, &mut actions),
+            Event::WorkerReady { worker, attempt, template } => {
+                self.crew.welcome(worker, attempt, template);
+                self.crew.fill(&self.current.template);
+                self.gather(now, &mut actions);
+            }
+            Event::StartFailed { template, reason } => self.start_failed(now, &template, reason, &mut actions),
+            Event::WorkerLeaving { worker } => self.worker_leaving(&worker, &mut actions),
             Event::WorkerLost { worker, cause } => self.worker_lost(now, &worker, cause, &mut actions),
-            Event::TakenOver { opening } => {
+            Event::TakenOver { opening, order } => {
                 if let Phase::TakingOver { resume, .. } = self.phase {
-                    self.phase = Phase::Gathering { opening, resume };
+                    self.phase = if resume {
+                        Phase::Resuming { opening, order, until: now + RESUME_PATIENCE }
+                    } else {
+                        Phase::Gathering { opening }
+                    };
                     self.gather(now, &mut actions);
                 }
             }
@@ -142,7 +193,7 @@ impl AttemptMachine {
             Event::Deployed { worker, attempt } => self.deployed(now, worker, attempt, &mut actions),
             Event::TaskFailed(failure) => self.task_failed(now, failure, &mut actions),
             Event::Succeeded(record) => {
-                if matches!(self.phase, Phase::Running { .. } | Phase::Stopping { .. }) {
+                if let Phase::Running { .. } | Phase::HandingOver { .. } | Phase::Stopping { .. } = self.phase {
                     self.end(End::Succeeded(record), &mut actions);
                 }
             }
@@ -156,37 +207,45 @@ impl AttemptMachine {
                     self.phase = Phase::Stopping { opening: Arc::clone(opening) };
                     actions.push(Action::TakeLast);
                 }
+                // The one that is being taken is the last.
+                Phase::HandingOver { opening, .. } if last_checkpoint => {
+                    self.phase = Phase::Stopping { opening: Arc::clone(opening) };
+                }
                 _ => self.end(End::Stopped(None), &mut actions),
             },
-            Event::LastTaken(last) => {
-                if matches!(self.phase, Phase::Stopping { .. }) {
-                    self.end(End::Stopped(Some(last)), &mut actions);
-                }
-            }
+            Event::LastTaken(last) => match &self.phase {
+                Phase::Stopping { .. } => self.end(End::Stopped(Some(last)), &mut actions),
+                Phase::HandingOver { .. } => self.hand_over(now, last, &mut actions),
+                _ => {}
+            },
         }
+        self.proceed(now, &mut actions);
         actions
     }
 
     /// When the next [`Event::Tick`] is due.
     pub fn next_wake(&self) -> Option<Millis> {
         let phase = match &self.phase {
-            Phase::BackOff { until } => Some(*until),
+            Phase::BackOff { until } | Phase::Resuming { until, .. } => Some(*until),
             Phase::TakingOver { retry_at, .. } => *retry_at,
             Phase::Deploying { suspect, .. } | Phase::Running { suspect, .. } => {
                 suspect.as_ref().map(|suspect| suspect.until)
             }
             Phase::Ended => return None,
-            Phase::New | Phase::Gathering { .. } | Phase::Stopping { .. } => None,
+            _ => None,
         };
-        [phase, self.start_again_at].into_iter().flatten().min()
+        let change = matches!(self.phase, Phase::Running { .. }).then_some(self.change.retry_at).flatten();
+        [phase, change, self.change.ask_at, self.crew.next_start()].into_iter().flatten().min()
     }
 
     /// The opening of the attempt that is deployed or runs.
     pub fn opening(&self) -> Option<&Arc<Opening>> {
         match &self.phase {
-            Phase::Gathering { opening, .. }
+            Phase::Gathering { opening }
+            | Phase::Resuming { opening, .. }
             | Phase::Deploying { opening, .. }
             | Phase::Running { opening, .. }
+            | Phase::HandingOver { opening, .. }
             | Phase::Stopping { opening } => Some(opening),
             _ => None,
         }
@@ -194,42 +253,29 @@ impl AttemptMachine {
 
     /// All workers run.
     pub fn is_running(&self) -> bool {
-        matches!(self.phase, Phase::Running { .. })
+        matches!(self.phase, Phase::Running { .. } | Phase::HandingOver { .. })
     }
 
     /// Who holds the slots, by position.
     pub fn members(&self) -> &[Option<WorkerId>] {
-        &self.members
+        &self.crew.members
     }
 
-    fn start(&mut self, running: Vec<WorkerId>, actions: &mut Vec<Action>) {
-        if self.phase != Phase::New {
-            return;
-        }
-        let resume = running.len() == self.members.len();
-        if resume {
-            self.members = running.into_iter().map(Some).collect();
-        }
-        self.fill();
-        self.start_missing(actions);
-        self.phase = Phase::TakingOver { resume, retry_at: None };
-        actions.push(Action::TakeOver { resume });
+    /// The version that is deployed or being deployed; 0 is that of a resumed attempt.
+    pub fn version(&self) -> u64 {
+        self.current.number
     }
 
     fn tick(&mut self, now: Millis, actions: &mut Vec<Action>) {
-        if self.start_again_at.is_some_and(|at| now >= at) {
-            self.start_again_at = None;
-            self.start_missing(actions);
-        }
+        self.crew.tick(now);
+        self.change.tick(now);
         match &mut self.phase {
-            Phase::BackOff { until } if now >= *until => {
-                self.phase = Phase::TakingOver { resume: false, retry_at: None };
-                actions.push(Action::TakeOver { resume: false });
-            }
+            Phase::BackOff { until } if now >= *until => self.begin(now, actions),
             Phase::TakingOver { resume, retry_at } if retry_at.is_some_and(|at| now >= at) => {
                 *retry_at = None;
-                actions.push(Action::TakeOver { resume: *resume });
+                actions.push(Action::TakeOver { resume: *resume, version: self.current.number });
             }
+            Phase::Resuming { .. } => self.gather(now, actions),
             Phase::Deploying { suspect, .. } | Phase::Running { suspect, .. }
                 if suspect.as_ref().is_some_and(|suspect| now >= suspect.until) =>
             {
@@ -242,63 +288,43 @@ impl AttemptMachine {
         }
     }
 
-    /// Gives free positions to workers that are ready and hold none.
-    fn fill(&mut self) {
-        for position in 0..self.members.len() {
-            if self.members[position].is_none() {
-                let free =
-                    self.ready.keys().find(|worker| !self.members.iter().flatten().any(|member| member == *worker));
-                self.members[position] = free.cloned();
-            }
-        }
-    }
-
-    /// Starts as many processes as are neither there nor on their way.
-    fn start_missing(&mut self, actions: &mut Vec<Action>) {
-        if self.start_again_at.is_some() {
+    fn start_failed(&mut self, now: Millis, template: &str, reason: String, actions: &mut Vec<Action>) {
+        // One that was found and is gone was not started by us.
+        if let Phase::TakingOver { resume: true, .. } | Phase::Resuming { .. } = self.phase {
+            self.crew.given_up(template);
+            self.gather(now, actions);
             return;
         }
-        let unheard = self.members.iter().flatten().filter(|member| !self.ready.contains_key(*member)).count();
-        let there = u32::try_from(self.ready.len() + unheard).unwrap_or(u32::MAX).saturating_add(self.starting);
-        for _ in there..self.size.workers + self.size.standby {
-            self.starting += 1;
-            actions.push(Action::StartWorker);
+        let again = self.crew.start_failed(now, template, &self.policy);
+        if !again && self.is_changing() && template == self.target.template && template != self.current.template {
+            self.refuse(self.target.number, format!("no worker could be started: {reason}"), actions);
+            return;
         }
-    }
-
-    fn worker_ready(&mut self, now: Millis, worker: WorkerId, attempt: Attempt, actions: &mut Vec<Action>) {
-        let expected =
-            self.ready.contains_key(&worker) || self.members.iter().flatten().any(|member| *member == worker);
-        if !expected {
-            self.starting = self.starting.saturating_sub(1);
-            self.start_failures.forget();
+        // A standby that does not come is no reason to end a job that has all its workers.
+        if !again && self.crew.complete().is_none_or(|members| members.is_empty()) {
+            let reason = format!("no worker could be started: {reason}");
+            self.end(End::Failed { failure: None, reason }, actions);
+            return;
         }
-        self.ready.insert(worker, attempt);
-        self.fill();
-        self.gather(now, actions);
-    }
-
-    fn start_failed(&mut self, now: Millis, reason: String, actions: &mut Vec<Action>) {
-        self.starting = self.starting.saturating_sub(1);
-        let after = match self.start_failures.next(&self.policy, Duration::ZERO) {
-            Some(after) => after,
-            // A standby that does not come is no reason to end a job that has all its workers.
-            None if self.members.iter().all(Option::is_some) => self.policy.max_backoff,
-            None => {
-                let reason = format!("no worker could be started: {reason}");
-                self.end(End::Failed { failure: None, reason }, actions);
-                return;
-            }
-        };
-        self.start_again_at = Some(now + after);
         actions.push(Action::Note(Note::StartFailed { reason }));
     }
 
+    /// It still works, but not for long: a checkpoint at once, so that little is lost if it goes before its place is handed
+    /// over, and a successor.
+    fn worker_leaving(&mut self, worker: &WorkerId, actions: &mut Vec<Action>) {
+        let Some(ready) = self.crew.ready.get_mut(worker).filter(|ready| !ready.leaving) else { return };
+        ready.leaving = true;
+        if self.crew.position(worker).is_some() && matches!(self.phase, Phase::Running { .. }) {
+            actions.push(Action::Checkpoint);
+        }
+    }
+
     fn worker_lost(&mut self, now: Millis, worker: &WorkerId, cause: String, actions: &mut Vec<Action>) {
-        let position = self.members.iter().position(|member| member.as_ref() == Some(worker));
-        if self.ready.remove(worker).is_none() && position.is_none() {
+        if self.crew.ready.remove(worker).is_none() {
             return;
         }
+        self.change.lost(worker);
+        let position = self.crew.position(worker);
         let note = Note::WorkerLost { worker: worker.clone(), cause, position: position.map(|at| at as u32) };
         actions.push(Action::Note(note));
         if let Phase::Stopping { .. } = self.phase {
@@ -309,28 +335,22 @@ impl AttemptMachine {
             return;
         }
         if let Some(position) = position {
-            self.members[position] = None;
-            self.fill();
+            self.crew.members[position] = None;
+            self.crew.fill(&self.current.template);
         }
-        self.start_missing(actions);
         match &self.phase {
-            Phase::Deploying { .. } | Phase::Running { .. } if position.is_some() => self.lost_a_member(now, actions),
-            // The others still run the attempt that was to be resumed; it cannot go on without this one.
-            Phase::Gathering { resume: true, .. } if position.is_some() => {
-                self.restart(now, Duration::ZERO, 0, actions);
+            Phase::Deploying { .. } | Phase::Running { .. } | Phase::HandingOver { .. } if position.is_some() => {
+                self.lost_a_member(now, actions);
             }
-            // A takeover that is under way is let come to its end; that it resumes nothing is found then.
-            Phase::TakingOver { resume: true, retry_at } if retry_at.is_some() && position.is_some() => {
-                self.phase = Phase::TakingOver { resume: false, retry_at: *retry_at };
-            }
+            // The others still run the attempt that was to be resumed; whether it can go on without this one is seen there.
+            Phase::Resuming { .. } => self.gather(now, actions),
             _ => {}
         }
     }
 
     /// A worker of the attempt is gone, or cut off from another: a new attempt, at once unless this happens again soon.
     fn lost_a_member(&mut self, now: Millis, actions: &mut Vec<Action>) {
-        let ran = self.ran(now);
-        if self.again && ran < SOON {
+        if self.again && self.ran(now) < SOON {
             self.restart_after_backoff(now, None, "workers are lost again and again", actions);
         } else {
             self.restart(now, Duration::ZERO, 0, actions);
@@ -338,13 +358,8 @@ impl AttemptMachine {
     }
 
     fn task_failed(&mut self, now: Millis, failure: Failure, actions: &mut Vec<Action>) {
-        let current = match &self.phase {
-            Phase::Deploying { opening, .. } | Phase::Running { opening, .. } | Phase::Stopping { opening } => {
-                opening.attempt
-            }
-            _ => return,
-        };
-        if failure.attempt != current || !self.members.iter().flatten().any(|member| *member == failure.worker) {
+        let Some(current) = self.deployment() else { return };
+        if failure.attempt != current || self.crew.position(&failure.worker).is_none() {
             return;
         }
         // The peer is the cause, and its loss is seen in a moment, by the platform or by missed pings.
@@ -357,8 +372,12 @@ impl AttemptMachine {
             }
             return;
         }
-        actions.push(Action::Note(Note::TaskFailed(failure.clone())));
         let reason = failure.message.clone();
+        if self.takes_back(&failure, actions) {
+            self.restart(now, Duration::ZERO, 0, actions);
+            return;
+        }
+        actions.push(Action::Note(Note::TaskFailed(failure.clone())));
         if failure.kind.is_fatal() {
             self.end(End::Failed { failure: Some(failure), reason }, actions);
             return;
@@ -369,10 +388,21 @@ impl AttemptMachine {
         }
     }
 
+    /// The attempt that workers have been told to deploy.
+    fn deployment(&self) -> Option<Attempt> {
+        match &self.phase {
+            Phase::Deploying { opening, .. }
+            | Phase::Running { opening, .. }
+            | Phase::HandingOver { opening, .. }
+            | Phase::Stopping { opening } => Some(opening.attempt),
+            _ => None,
+        }
+    }
+
     /// For how long all workers have run.
     fn ran(&self, now: Millis) -> Duration {
         match &self.phase {
-            Phase::Running { since, .. } => now - *since,
+            Phase::Running { since, .. } | Phase::HandingOver { since, .. } => now - *since,
             _ => Duration::ZERO,
         }
     }
@@ -398,48 +428,79 @@ impl AttemptMachine {
         actions.push(Action::DropCoordinator);
         actions.push(Action::Note(Note::Restarting { after, failures }));
         if after.is_zero() {
-            self.phase = Phase::TakingOver { resume: false, retry_at: None };
-            actions.push(Action::TakeOver { resume: false });
+            self.begin(now, actions);
         } else {
             self.phase = Phase::BackOff { until: now + after };
         }
     }
 
+    /// The next attempt begins, with what is wanted, or, while that is not ready, with what there was.
+    fn begin(&mut self, now: Millis, actions: &mut Vec<Action>) {
+        self.current = self.next_version().clone();
+        if self.current.number == 0 {
+            let reason = "the attempt that was resumed cannot be deployed anew, and what is wanted was refused";
+            self.end(End::Failed { failure: None, reason: reason.to_string() }, actions);
+            return;
+        }
+        self.crew.lay_out(&self.current);
+        self.phase = Phase::Planning;
+        self.start_missing(actions);
+        if self.current.planned {
+            self.take_over(actions);
+        } else {
+            self.ask(now, actions);
+        }
+    }
+
+    fn take_over(&mut self, actions: &mut Vec<Action>) {
+        self.phase = Phase::TakingOver { resume: false, retry_at: None };
+        actions.push(Action::TakeOver { resume: false, version: self.current.number });
+    }
+
     /// The opening stands: once all positions have a worker that is ready, deploys onto them, or goes on.
     fn gather(&mut self, now: Millis, actions: &mut Vec<Action>) {
-        let Phase::Gathering { opening, resume } = &self.phase else { return };
-        let (opening, resume) = (Arc::clone(opening), *resume);
-        let workers: Vec<WorkerId> = self.members.iter().flatten().cloned().collect();
-        if resume && workers.len() < self.members.len() {
-            self.restart(now, Duration::ZERO, 0, actions);
-            return;
-        }
-        if workers.len() < self.members.len() || !workers.iter().all(|worker| self.ready.contains_key(worker)) {
-            return;
-        }
-        let goes_on = workers.iter().all(|worker| self.ready.get(worker) == Some(&opening.attempt));
-        if resume && goes_on {
-            self.run(now, opening, workers, true, actions);
-        } else if resume {
-            self.restart(now, Duration::ZERO, 0, actions);
-        } else {
-            let attempt = opening.attempt;
-            self.phase = Phase::Deploying { opening: Arc::clone(&opening), deployed: BTreeSet::new(), suspect: None };
-            actions.push(Action::Note(Note::Deploying { attempt }));
-            actions.push(Action::Deploy { opening, workers });
+        match &self.phase {
+            Phase::Resuming { opening, order, until } => {
+                let wanted = opening.workers as usize;
+                let runs_it = |worker: &&WorkerId| {
+                    self.crew.ready.get(*worker).is_some_and(|ready| ready.attempt == opening.attempt)
+                };
+                // Who is known to hold which slots comes first, in that order.
+                let known = order.iter().filter(runs_it);
+                let others = self.crew.ready.keys().filter(runs_it).filter(|worker| !order.contains(worker));
+                let workers: Vec<WorkerId> = known.chain(others).cloned().collect();
+                if workers.len() == wanted {
+                    let opening = Arc::clone(opening);
+                    self.resume(now, opening, workers, actions);
+                } else if workers.len() + self.crew.unheard() < wanted || now >= *until {
+                    self.restart(now, Duration::ZERO, 0, actions);
+                }
+            }
+            Phase::Gathering { opening } => {
+                let Some(workers) = self.crew.complete() else { return };
+                let (opening, version) = (Arc::clone(opening), self.current.number);
+                let attempt = opening.attempt;
+                self.phase =
+                    Phase::Deploying { opening: Arc::clone(&opening), deployed: BTreeSet::new(), suspect: None };
+                actions.push(Action::Note(Note::Deploying { attempt }));
+                actions.push(Action::Deploy { opening, workers, version });
+            }
+            _ => {}
         }
     }
 
     fn deployed(&mut self, now: Millis, worker: WorkerId, attempt: Attempt, actions: &mut Vec<Action>) {
         let Phase::Deploying { opening, deployed, .. } = &mut self.phase else { return };
-        if attempt != opening.attempt || !self.members.iter().flatten().any(|member| *member == worker) {
+        if attempt != opening.attempt || self.crew.position(&worker).is_none() {
             return;
         }
-        self.ready.insert(worker.clone(), attempt);
+        if let Some(ready) = self.crew.ready.get_mut(&worker) {
+            ready.attempt = attempt;
+        }
         deployed.insert(worker);
-        if self.members.iter().flatten().all(|member| deployed.contains(member)) {
+        if self.crew.members.iter().flatten().all(|member| deployed.contains(member)) {
             let opening = Arc::clone(opening);
-            let workers = self.members.iter().flatten().cloned().collect();
+            let workers = self.crew.members.iter().flatten().cloned().collect();
             self.run(now, opening, workers, false, actions);
         }
     }
@@ -453,15 +514,16 @@ impl AttemptMachine {
         actions: &mut Vec<Action>,
     ) {
         let attempt = opening.attempt;
+        self.good = Some(self.current.clone());
         self.phase = Phase::Running { opening: Arc::clone(&opening), since: now, suspect: None };
         actions.push(Action::Run { opening, workers, resumed });
-        actions.push(Action::Note(Note::Running { attempt, resumed }));
+        actions.push(Action::Note(Note::Running { attempt, resumed, version: self.current.number }));
     }
 
     fn end(&mut self, end: End, actions: &mut Vec<Action>) {
         self.phase = Phase::Ended;
         actions.push(Action::DropCoordinator);
-        actions.extend(self.ready.keys().map(|worker| Action::StopWorker { worker: worker.clone() }));
+        actions.extend(self.crew.ready.keys().map(|worker| Action::StopWorker { worker: worker.clone() }));
         actions.push(Action::Ended(end));
     }
 }

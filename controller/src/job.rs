@@ -226,6 +226,19 @@ impl Job {
         Size { workers: self.workers, standby: self.standby }
     }
 
+    /// An attempt of this job is also one of the other: they differ in nothing but what changes live.
+    pub fn same_attempt(&self, other: &Self) -> bool {
+        (self.workers, self.slots, &self.template.hash) == (other.workers, other.slots, &other.template.hash)
+            && self.plan == other.plan
+            && self.same_settings(other)
+    }
+
+    /// Workers are told the same, but for what changes live.
+    pub fn same_settings(&self, other: &Self) -> bool {
+        let settings = |job: &Self| JobSettings { alignment_timeout_ms: 0, ..job.settings.clone() };
+        settings(self) == settings(other)
+    }
+
     /// What of it changes live.
     pub fn live(&self) -> Live {
         let alignment_timeout_ms = self.settings.alignment_timeout_ms;

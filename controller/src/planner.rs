@@ -6,7 +6,14 @@ use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 use tokio::{io::AsyncWriteExt, process::Command};
-use weir_protocol::settings::PlanRequest;
+use tonic::transport::Channel;
+use weir_protocol::{
+    record::encode,
+    rpc::{PlanCall, worker_client::WorkerClient},
+    settings::PlanRequest,
+};
+
+use crate::session::MAX_MESSAGE;
 
 /// Planning takes milliseconds; a source may have to look at its files.
 const PLAN_TIMEOUT: Duration = Duration::from_mins(1);
@@ -82,14 +89,51 @@ pub async fn plan(binary: &Path, request: &PlanRequest) -> Result<Plan, PlanErro
         let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
         failed(format!("{}: {last}", output.status))
     })?;
+    let plan = understood(answer, request);
+    plan.and_then(|plan| if output.status.success() { Ok(plan) } else { Err(None) }).map_err(|error| match error {
+        None => failed(format!("{}: an answer without a fingerprint", output.status)),
+        Some(error) => error,
+    })
+}
+
+/// Has a worker of a cluster plan: it has the job's own image.
+pub async fn ask(channel: Channel, request: &PlanRequest) -> Result<Plan, PlanError> {
+    let failed = |reason: String| PlanError::Process { binary: "weir-worker".to_string(), reason };
+    let call = PlanCall { plan_request: encode(request).into() };
+    let mut client =
+        WorkerClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
+    let answer = tokio::time::timeout(PLAN_TIMEOUT, client.plan(call))
+        .await
+        .map_err(|_| failed(format!("no answer in {} s", PLAN_TIMEOUT.as_secs())))?
+        .map_err(|status| failed(status.message().to_string()))?;
+    let answer: Value =
+        serde_json::from_slice(&answer.into_inner().answer).map_err(|error| failed(error.to_string()))?;
+    understood(answer, request).map_err(|error| error.unwrap_or_else(|| failed("no fingerprint".to_string())))
+}
+
+/// A plan, or what is wrong with the script; an error without content is an answer that says neither.
+fn understood(answer: Value, request: &PlanRequest) -> Result<Plan, Option<PlanError>> {
     if let Some(errors) = script_errors(&answer) {
-        return Err(PlanError::Script { errors, script: request.script.clone() });
+        return Err(Some(PlanError::Script { errors, script: request.script.clone() }));
     }
     match answer.get("fingerprint").and_then(Value::as_str) {
-        Some(fingerprint) if output.status.success() => {
-            Ok(Plan { fingerprint: fingerprint.to_string(), description: answer })
-        }
-        _ => Err(failed(format!("{}: an answer without a fingerprint", output.status))),
+        Some(fingerprint) => Ok(Plan { fingerprint: fingerprint.to_string(), description: answer }),
+        None => Err(None),
+    }
+}
+
+/// What the planner wants said of a plan that holds: a state that would grow without bound.
+pub fn warnings(description: &Value) -> Vec<String> {
+    description.get("warnings").and_then(Value::as_array).into_iter().flatten().map(warning).collect()
+}
+
+/// One of them: a sentence, or one with the operator that it is about.
+fn warning(warning: &Value) -> String {
+    let text = |name: &str| warning.get(name).and_then(Value::as_str);
+    let message = text("message").or_else(|| warning.as_str()).map_or_else(|| warning.to_string(), ToString::to_string);
+    match text("operator") {
+        Some(operator) if !message.contains(operator) => format!("{operator}: {message}"),
+        _ => message,
     }
 }
 

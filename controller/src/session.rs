@@ -10,13 +10,13 @@ use tokio::{
     time::{Instant, MissedTickBehavior},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use weir_protocol::{
     BUILD_VERSION, JobName, PROTOCOL_VERSION, Term,
     rpc::{FromWorker, Hello, Ping, ToWorker, from_worker, to_worker, worker_client::WorkerClient},
 };
 
-use crate::platform::ProcessNumber;
+use crate::{platform::ProcessNumber, supervisor::SessionTls};
 
 /// From one ping to the next.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
@@ -65,6 +65,7 @@ impl Session {
         address: &str,
         job: &JobName,
         coordinator: &str,
+        tls: Option<SessionTls>,
         events: mpsc::Sender<(SessionId, SessionEvent)>,
     ) -> Self {
         let (outbox, inbox) = mpsc::channel(OUTBOX);
@@ -77,7 +78,7 @@ impl Session {
         };
         let (address, pings) = (address.to_string(), outbox.clone());
         let task = tokio::spawn(async move {
-            let reason = talk(id, &address, pings, inbox, &events).await;
+            let reason = talk(id, &address, tls.as_ref(), pings, inbox, &events).await;
             let _ = events.send((id, SessionEvent::Lost { reason })).await;
         });
         let session = Self { term: id.term, outbox, task: task.abort_handle() };
@@ -102,21 +103,34 @@ impl Drop for Session {
     }
 }
 
+/// Connects to a worker, with mutual TLS where that is given; says why it could not.
+pub async fn connect(address: &str, tls: Option<&SessionTls>) -> Result<Channel, String> {
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let unusable = |error: &dyn std::error::Error| format!("its address {address} cannot be used: {}", root_cause(error));
+    let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).map_err(|error| unusable(&error))?;
+    if let Some(tls) = tls {
+        let config = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(&tls.ca))
+            .identity(Identity::from_pem(&tls.cert, &tls.key))
+            .domain_name(&tls.server_name);
+        endpoint = endpoint.tls_config(config).map_err(|error| unusable(&error))?;
+    }
+    let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
+    endpoint.connect().await.map_err(|error| format!("no connection to {address}: {}", root_cause(&error)))
+}
+
 /// Runs the session until it breaks; says why it did.
 async fn talk(
     id: SessionId,
     address: &str,
+    tls: Option<&SessionTls>,
     outbox: mpsc::Sender<ToWorker>,
     inbox: mpsc::Receiver<ToWorker>,
     events: &mpsc::Sender<(SessionId, SessionEvent)>,
 ) -> String {
-    let endpoint = match Endpoint::from_shared(format!("http://{address}")) {
-        Ok(endpoint) => endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true),
-        Err(error) => return format!("its address {address} cannot be used: {error}"),
-    };
-    let channel = match endpoint.connect().await {
+    let channel = match connect(address, tls).await {
         Ok(channel) => channel,
-        Err(error) => return format!("no connection to {address}: {}", root_cause(&error)),
+        Err(reason) => return reason,
     };
     let mut client =
         WorkerClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);

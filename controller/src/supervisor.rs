@@ -12,6 +12,7 @@ mod parts;
 mod recovery;
 mod roster;
 mod traffic;
+mod versions;
 mod words;
 
 pub use observer::{Fact, Observer, StatusAnswer, StatusWrite, Why};
@@ -20,26 +21,25 @@ pub use recovery::Breakdown;
 pub use words::in_words;
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     time::{Duration, Instant},
 };
 
 use tokio::sync::mpsc;
-use weir_protocol::{
-    Term,
-    rpc::{self, to_worker},
-};
+use weir_protocol::{Term, rpc::to_worker};
 use weir_storage::JobStore;
 
 use self::{
     roster::{Roster, Worker},
     traffic::Traffic,
+    versions::Wanted,
 };
 use crate::{
     attempt::{self, AttemptMachine, End},
     coordinator::{self, Coordinator},
     effects::TakeOver,
-    job::{Job, Live},
+    job::Job,
+    planner::{Plan, PlanError},
     platform::{Platform, PlatformEvent},
     session::{SessionEvent, SessionId},
     takeover::{Opened, Refusal, Request},
@@ -56,6 +56,7 @@ const LAST_WORD: Duration = Duration::from_millis(15);
 /// What the loop is told by tasks of its own.
 enum Done {
     TakeOver(TakeOver),
+    Planned(u64, Result<Plan, PlanError>),
     Coordinator(Term, coordinator::Event),
 }
 
@@ -89,7 +90,12 @@ impl Clock {
 
 /// The loop's state.
 pub struct Supervisor {
+    /// What the current attempt is made of, or, where it was resumed, what is wanted.
     job: Job,
+    /// All that have been wanted of late, by number.
+    versions: BTreeMap<u64, Wanted>,
+    /// The newest version, if it was refused: asking for it again is a new wish.
+    refused: Option<u64>,
     request: Request,
     store: JobStore,
     platform: Box<dyn Platform>,
@@ -106,6 +112,11 @@ pub struct Supervisor {
     inputs: VecDeque<Input>,
     ended: Option<Outcome>,
     stopping: bool,
+    /// The platform is to tell first which workers there are.
+    awaits_found: bool,
+    /// The term over the attempt that is to be resumed is not open yet.
+    resuming: bool,
+    tls: Option<SessionTls>,
     sessions: mpsc::Sender<(SessionId, SessionEvent)>,
     done: mpsc::Sender<Done>,
 }
@@ -129,6 +140,9 @@ pub async fn run(parts: Parts) -> Outcome {
         control: parts.control,
     };
     let job = parts.job;
+    let wanted = Wanted { job: job.clone(), fingerprint: parts.fingerprint.clone() };
+    // Whether an attempt that is resumed is the one that is wanted is seen when that is planned.
+    let version = attempt::Version { planned: wanted.fingerprint.is_some() && !parts.resume, ..wanted.version(1) };
     let supervisor = Supervisor {
         request: Request {
             job: job.name.clone(),
@@ -144,7 +158,9 @@ pub async fn run(parts: Parts) -> Outcome {
             fingerprint: parts.fingerprint.unwrap_or_default(),
             retain: job.policy.retain,
         },
-        attempt: AttemptMachine::new(job.restart, job.size()),
+        attempt: AttemptMachine::new(job.restart, version),
+        versions: BTreeMap::from([(1, wanted)]),
+        refused: None,
         traffic: Traffic::new(job.name.to_string()),
         job,
         store: parts.store,
@@ -159,6 +175,9 @@ pub async fn run(parts: Parts) -> Outcome {
         inputs: VecDeque::new(),
         ended: None,
         stopping: false,
+        awaits_found: parts.resume,
+        resuming: false,
+        tls: parts.tls,
         sessions,
         done,
     };
@@ -167,7 +186,9 @@ pub async fn run(parts: Parts) -> Outcome {
 
 impl Supervisor {
     async fn run(mut self, mut inlets: Inlets) -> Outcome {
-        self.inputs.push_back(Input::Attempt(attempt::Event::Start));
+        if !self.awaits_found {
+            self.inputs.push_back(Input::Attempt(attempt::Event::Start));
+        }
         let mut shown = tokio::time::interval(SHOW_INTERVAL);
         let outcome = loop {
             self.settle();
@@ -246,24 +267,8 @@ impl Supervisor {
             Control::Leave => self.ended = Some(Outcome::Left),
             Control::Checkpoint => self.inputs.push_back(Input::Coordinator(coordinator::Event::TriggerNow)),
             Control::Configure(live) => self.configure(live),
-            Control::Change(change) => {
-                tracing::warn!(job = %change.job.name, "changes with a new attempt are not carried out yet");
-                self.configure(change.job.live());
-            }
-            Control::Tls(_) => {}
-        }
-    }
-
-    /// Changes what changes without a new attempt.
-    fn configure(&mut self, live: Live) {
-        let changed = self.job.settings.alignment_timeout_ms != live.alignment_timeout_ms;
-        self.job.configure(live);
-        self.request.retain = live.policy.retain;
-        self.inputs.push_back(Input::Attempt(attempt::Event::Configure(live.restart)));
-        self.inputs.push_back(Input::Coordinator(coordinator::Event::Configure(live.policy)));
-        if changed && let Some(opened) = &self.opened {
-            let (attempt, alignment_timeout_ms) = (opened.opening.attempt.0, live.alignment_timeout_ms);
-            self.broadcast(&to_worker::Message::Configure(rpc::Configure { attempt, alignment_timeout_ms }));
+            Control::Change(change) => self.change(*change),
+            Control::Tls(tls) => self.tls = Some(tls),
         }
     }
 

@@ -33,7 +33,8 @@ pub struct Request {
     pub cluster: String,
     /// Take over even where another owner's opening stands (`restoreFrom: {previous: true}`).
     pub adopt: bool,
-    /// The workers of the running attempt are all there: the next term is over the same attempt. Else a new one begins.
+    /// The workers of the running attempt may all be there: the next term is over the same attempt, which stays what it is.
+    /// Else a new one begins, of this request.
     pub resume: bool,
     /// What to restore.
     pub restore: Restore,
@@ -159,8 +160,11 @@ fn step(request: &Request, facts: &Facts, asked: Option<Term>, now: Millis) -> R
     match newest.slots.last_key_value() {
         Some((_, SlotFact::Seal(_))) => {
             let restores = restores?;
-            let attempt = if request.resume { opened.attempt } else { opened.attempt.next() };
-            Ok(Decision::CreateOpening(opening(request, term.next(), attempt, restores)))
+            Ok(Decision::CreateOpening(if request.resume {
+                resumption(request, opened, restores)
+            } else {
+                opening(request, term.next(), opened.attempt.next(), restores)
+            }))
         }
         last => {
             // A restore that cannot be is refused before anything is touched. Only a record that was deleted between the
@@ -221,6 +225,18 @@ fn opening(request: &Request, term: Term, attempt: Attempt, restores: Option<Rec
         slots: request.slots,
         max_parallelism: request.max_parallelism,
         fingerprint: request.fingerprint.clone(),
+    }
+}
+
+/// The next term over the same attempt, which is what it was begun as, whatever is wanted by now.
+fn resumption(request: &Request, of: &Opening, restores: Option<RecordRef>) -> Opening {
+    Opening {
+        term: of.term.next(),
+        coordinator: request.coordinator.clone(),
+        owner: request.owner.clone(),
+        cluster: request.cluster.clone(),
+        restores,
+        ..of.clone()
     }
 }
 

@@ -31,31 +31,86 @@ pub struct Size {
     pub standby: u32,
 }
 
+/// A version of the job: what an attempt is made of, as far as it matters here.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Version {
+    /// Tells one from another; from 1.
+    pub number: u64,
+    /// How many workers.
+    pub size: Size,
+    /// The hash of what they are made from.
+    pub template: String,
+    /// Its script is planned, and the fingerprint known.
+    pub planned: bool,
+}
+
+/// What came of asking a worker for a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Planned {
+    /// There is one.
+    Fits {
+        /// It is what the attempt that runs was made with: script, size and settings.
+        same: bool,
+    },
+    /// There is none; asking another worker would not help.
+    Refused {
+        /// Why.
+        failure: Failure,
+    },
+    /// The worker did not answer.
+    Unreachable,
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Begin, after the job was validated and planned: a new attempt. Once.
+    /// Begin: a new attempt. Once.
     Start,
-    /// In place of [`Event::Start`], where a controller comes to a running job: the workers of the running attempt, in slot
-    /// order, all of which the platform has found. Each is to say by [`Event::WorkerReady`] what it runs; if one is lost or
-    /// runs something else, a new attempt begins.
+    /// In place of [`Event::Start`], where a controller comes to a running job. Each worker that the platform has found is to
+    /// say by [`Event::WorkerReady`] what it runs, in the term that is opened now; where one of the attempt's is missing, a
+    /// new attempt begins.
     Resume {
-        /// The workers.
-        workers: Vec<WorkerId>,
+        /// What the workers that were found are made from, one for each.
+        found: Vec<String>,
     },
     /// Time has passed. To be sent at [`super::AttemptMachine::next_wake`]; more often does no harm.
     Tick,
     /// `spec.restart` changed.
     Configure(RestartPolicy),
+    /// So many workers are to wait to take a lost one's place.
+    Standby(u32),
+    /// Another version is wanted.
+    Change {
+        /// It.
+        version: Version,
+        /// Where it is planned: see [`Planned::Fits`].
+        same: bool,
+    },
+    /// Answers [`Action::Plan`].
+    Planned {
+        /// The version that was planned.
+        version: u64,
+        /// What came of it.
+        planned: Planned,
+    },
     /// A worker process is up and welcomes us, or its session was opened anew in a later term.
     WorkerReady {
         /// Which.
         worker: WorkerId,
         /// What it says it runs; `Attempt(0)` for nothing.
         attempt: Attempt,
+        /// What it is made from.
+        template: String,
+    },
+    /// A worker was told to go by somebody else. It works on for a while.
+    WorkerLeaving {
+        /// Which.
+        worker: WorkerId,
     },
     /// A worker could not be started, or ended before it was ready.
     StartFailed {
+        /// What it is made from.
+        template: String,
         /// For people.
         reason: String,
     },
@@ -70,6 +125,8 @@ pub enum Event {
     TakenOver {
         /// It.
         opening: Arc<Opening>,
+        /// Where the attempt is resumed: its workers in slot order, as far as that is known.
+        order: Vec<WorkerId>,
     },
     /// Answers [`Action::TakeOver`]: storage did not answer. It is asked for again after a while.
     TakeOverFailed {
@@ -127,12 +184,31 @@ pub struct Failure {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Start one more worker process. Answer: [`Event::WorkerReady`] or [`Event::StartFailed`].
-    StartWorker,
+    StartWorker {
+        /// For an attempt of this version.
+        version: u64,
+    },
+    /// End so many of the processes that were asked for and are not ready, the newest first. Nothing is to be told of them.
+    AbandonStarts {
+        /// What they are made from.
+        template: String,
+        /// How many.
+        count: u32,
+    },
+    /// Ask a worker for the plan. Answer: [`Event::Planned`].
+    Plan {
+        /// Which worker.
+        worker: WorkerId,
+        /// Of this version.
+        version: u64,
+    },
     /// Seal the newest term and open the next (`takeover::decide`). `resume`: over the same attempt.
     /// Answer: [`Event::TakenOver`], [`Event::TakeOverFailed`], [`Event::TakeOverRefused`] or [`Event::Superseded`].
     TakeOver {
         /// See `takeover::Request::resume`.
         resume: bool,
+        /// What the attempt is to be made of. An attempt that is resumed is what it is.
+        version: u64,
     },
     /// Forget the coordinator: it triggers nothing more. What it has under way at storage may still happen.
     DropCoordinator,
@@ -143,6 +219,8 @@ pub enum Action {
         opening: Arc<Opening>,
         /// The workers; the i-th has the slots `i * opening.slots ..`.
         workers: Vec<WorkerId>,
+        /// What the attempt is made of.
+        version: u64,
     },
     /// All are deployed, or go on: start the coordinator over these workers (`coordinator::Start`), and after it, unless
     /// `resumed`, send `Run` to all.
@@ -156,6 +234,10 @@ pub enum Action {
     },
     /// Give [`crate::coordinator::Event::TakeLast`] to the coordinator.
     TakeLast,
+    /// Give [`crate::coordinator::Event::CarryOn`] to the coordinator.
+    CarryOn,
+    /// Give [`crate::coordinator::Event::TriggerNow`] to the coordinator.
+    Checkpoint,
     /// End this worker: `Stop`, and the platform ends the process if it does not go.
     StopWorker {
         /// Which.
@@ -213,6 +295,34 @@ pub enum Note {
         attempt: Attempt,
         /// Without having stopped.
         resumed: bool,
+        /// What it is made of; 0 where that is not known, since another controller began it.
+        version: u64,
+    },
+    /// A change, or a worker's place that is to be handed over, waits; the job runs on.
+    ChangeWaits {
+        /// What is wanted.
+        version: u64,
+        /// For people.
+        reason: String,
+    },
+    /// All that the next attempt needs is there: a last checkpoint is taken.
+    HandingOver {
+        /// What is wanted.
+        version: u64,
+    },
+    /// It was taken, or given up, and the next attempt begins.
+    HandedOver,
+    /// What is wanted is what runs.
+    Applied {
+        /// What is wanted.
+        version: u64,
+    },
+    /// A version cannot be; the job goes on, or goes back, to what ran before.
+    ChangeRefused {
+        /// Which.
+        version: u64,
+        /// For people.
+        reason: String,
     },
 }
 

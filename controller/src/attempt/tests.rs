@@ -1,1 +1,749 @@
-//! Tables.
+//! What follows from what, as tables and short stories.
+
+use weir_protocol::record::RecordRef;
+use weir_protocol::{CheckpointId, JobName, RecordNumber, Term};
+
+use super::*;
+
+const POLICY: RestartPolicy = RestartPolicy {
+    initial_backoff: Duration::from_secs(1),
+    max_backoff: Duration::from_secs(60),
+    reset_after: Duration::from_secs(600),
+    max_failures: None,
+};
+const RECORD: RecordRef = RecordRef { id: CheckpointId(7), term: Term(1), number: RecordNumber(3) };
+
+fn taken_over(attempt: u64) -> Event {
+    Event::TakenOver { opening: opening(attempt), order: Vec::new() }
+}
+
+/// A job on its way: the machine, the time, and the number of the newest attempt.
+struct Job {
+    machine: AttemptMachine,
+    now: Millis,
+    attempt: u64,
+}
+
+fn worker(n: u32) -> WorkerId {
+    WorkerId(format!("w{n}"))
+}
+
+fn opening(attempt: u64) -> Arc<Opening> {
+    Arc::new(Opening {
+        version: 1,
+        term: Term(attempt),
+        attempt: Attempt(attempt),
+        job: JobName { namespace: "n".into(), name: "j".into() },
+        coordinator: "c".into(),
+        owner: "o".into(),
+        cluster: "k".into(),
+        restores: None,
+        workers: 2,
+        slots: 2,
+        max_parallelism: 128,
+        fingerprint: "f".into(),
+    })
+}
+
+fn version(number: u64, size: Size) -> Version {
+    Version { number, size, template: "t".into(), planned: true }
+}
+
+fn start() -> Action {
+    Action::StartWorker { version: 1 }
+}
+
+fn take_over(resume: bool) -> Action {
+    Action::TakeOver { resume, version: 1 }
+}
+
+/// Actions without what is only to be shown.
+fn quiet(actions: Vec<Action>) -> Vec<Action> {
+    actions.into_iter().filter(|action| !matches!(action, Action::Note(_))).collect()
+}
+
+impl Job {
+    fn new(policy: RestartPolicy, size: Size) -> Self {
+        Self { machine: AttemptMachine::new(policy, version(1, size)), now: Millis(1_000_000), attempt: 0 }
+    }
+
+    /// Two workers that run the first attempt.
+    fn running(policy: RestartPolicy) -> Self {
+        let mut job = Self::new(policy, Size { workers: 2, standby: 0 });
+        job.on(Event::Start);
+        job.ready(1);
+        job.ready(2);
+        job.deploys(&[1, 2]);
+        job
+    }
+
+    fn on(&mut self, event: Event) -> Vec<Action> {
+        quiet(self.machine.on(self.now, event))
+    }
+
+    fn after(&mut self, span: Duration) -> &mut Self {
+        self.now = self.now + span;
+        self
+    }
+
+    fn ready(&mut self, n: u32) -> Vec<Action> {
+        self.on(Event::WorkerReady { worker: worker(n), attempt: Attempt(0), template: "t".into() })
+    }
+
+    fn lose(&mut self, n: u32) -> Vec<Action> {
+        self.on(Event::WorkerLost { worker: worker(n), cause: "killed".into() })
+    }
+
+    fn fail(&mut self, kind: FailureKind) -> Vec<Action> {
+        let failure = Failure {
+            worker: worker(1),
+            attempt: Attempt(self.attempt),
+            operator: "sum".into(),
+            subtask: 0,
+            kind,
+            message: "no number".into(),
+        };
+        self.on(Event::TaskFailed(failure))
+    }
+
+    /// The takeover ends well, and these workers deploy.
+    fn deploys(&mut self, workers: &[u32]) {
+        self.attempt += 1;
+        let deploy = self.on(taken_over(self.attempt));
+        let expected = workers.iter().map(|n| worker(*n)).collect();
+        assert_eq!(deploy, [Action::Deploy { opening: opening(self.attempt), workers: expected, version: 1 }]);
+        let mut last = Vec::new();
+        for n in workers {
+            last = self.on(Event::Deployed { worker: worker(*n), attempt: Attempt(self.attempt) });
+        }
+        assert!(matches!(last[..], [Action::Run { resumed: false, .. }]), "{last:?}");
+        assert!(self.machine.is_running());
+    }
+}
+
+fn restarts_at_once() -> [Action; 2] {
+    [Action::DropCoordinator, take_over(false)]
+}
+
+#[test]
+fn a_job_starts_its_workers_while_it_takes_over_and_runs_when_all_are_deployed() {
+    let mut job = Job::new(POLICY, Size { workers: 2, standby: 0 });
+    assert_eq!(job.on(Event::Start), [start(), start(), take_over(false)]);
+    assert_eq!(job.ready(1), []);
+    assert_eq!(job.on(taken_over(1)), []);
+    let deploy = Action::Deploy { opening: opening(1), workers: vec![worker(1), worker(2)], version: 1 };
+    assert_eq!(job.ready(2), [deploy]);
+    assert_eq!(job.on(Event::Deployed { worker: worker(2), attempt: Attempt(1) }), []);
+    let run = Action::Run { opening: opening(1), workers: vec![worker(1), worker(2)], resumed: false };
+    assert_eq!(job.on(Event::Deployed { worker: worker(1), attempt: Attempt(1) }), [run]);
+}
+
+#[test]
+fn a_lost_worker_is_replaced_at_once_and_the_survivor_keeps_its_place() {
+    let mut job = Job::running(POLICY);
+    let [drop, again] = restarts_at_once();
+    assert_eq!(job.lose(1), [drop, start(), again]);
+    assert_eq!(job.ready(3), []);
+    job.deploys(&[3, 2]);
+}
+
+#[test]
+fn a_standby_takes_a_lost_workers_place_before_a_new_one_is_up() {
+    let mut job = Job::new(POLICY, Size { workers: 2, standby: 1 });
+    job.on(Event::Start);
+    for n in 1..=3 {
+        job.ready(n);
+    }
+    job.deploys(&[1, 2]);
+    job.after(Duration::from_secs(60));
+    assert!(job.lose(2).contains(&start()), "a new standby");
+    job.deploys(&[1, 3]);
+    assert_eq!(job.ready(4), []);
+    assert_eq!(job.lose(4), [start()], "a lost standby stops nothing");
+}
+
+#[test]
+fn two_workers_lost_together_are_one_restart() {
+    let mut job = Job::running(POLICY);
+    let [drop, again] = restarts_at_once();
+    assert_eq!(job.lose(1), [drop, start(), again]);
+    assert_eq!(job.lose(2), [start()]);
+    job.ready(3);
+    job.ready(4);
+    job.deploys(&[3, 4]);
+}
+
+#[test]
+fn a_worker_lost_again_soon_waits_for_the_back_off() {
+    for (ran, waits) in [(0, true), (9, true), (10, false), (60, false)] {
+        let mut job = Job::running(POLICY);
+        job.lose(1);
+        job.ready(3);
+        job.deploys(&[3, 2]);
+        let actions = job.after(Duration::from_secs(ran)).lose(2);
+        let [drop, again] = restarts_at_once();
+        if waits {
+            assert_eq!(actions, [drop, start()], "after {ran} s");
+            assert_eq!(job.machine.next_wake(), Some(job.now + Duration::from_secs(1)));
+            assert_eq!(job.after(Duration::from_millis(999)).on(Event::Tick), []);
+            assert_eq!(job.after(Duration::from_millis(1)).on(Event::Tick), [again]);
+        } else {
+            assert_eq!(actions, [drop, start(), again], "after {ran} s");
+        }
+    }
+}
+
+#[test]
+fn the_first_loss_is_followed_at_once_even_while_the_first_attempt_deploys() {
+    let mut job = Job::new(POLICY, Size { workers: 2, standby: 0 });
+    job.on(Event::Start);
+    job.ready(1);
+    job.ready(2);
+    job.on(taken_over(1));
+    let [drop, again] = restarts_at_once();
+    assert_eq!(job.lose(1), [drop.clone(), start(), again]);
+    job.ready(3);
+    assert!(matches!(job.on(taken_over(2))[..], [Action::Deploy { .. }]));
+    assert_eq!(job.lose(3), [drop, start()], "and then with back-off");
+}
+
+#[test]
+fn back_off_doubles_up_to_its_limit_and_is_forgotten_after_a_good_run() {
+    // How long each attempt ran before its task failed, and how long is waited then, in seconds.
+    let table = [(1, 1), (1, 2), (5, 4), (599, 8), (1, 16), (1, 32), (1, 60), (1, 60), (600, 1), (1, 2), (10_000, 1)];
+    let mut job = Job::running(POLICY);
+    for (ran, waits) in table {
+        assert_eq!(job.after(Duration::from_secs(ran)).fail(FailureKind::BadInput), [Action::DropCoordinator]);
+        assert_eq!(job.machine.next_wake(), Some(job.now + Duration::from_secs(waits)), "after {ran} s");
+        assert_eq!(job.after(Duration::from_secs(waits)).on(Event::Tick), [take_over(false)]);
+        job.deploys(&[1, 2]);
+    }
+}
+
+#[test]
+fn too_many_failures_in_a_row_end_the_job() {
+    let mut job = Job::running(RestartPolicy { max_failures: Some(2), ..POLICY });
+    for waits in [1, 2] {
+        job.fail(FailureKind::Operator);
+        job.after(Duration::from_secs(waits)).on(Event::Tick);
+        job.deploys(&[1, 2]);
+    }
+    let actions = job.fail(FailureKind::Operator);
+    let Some(Action::Ended(End::Failed { failure: Some(failure), reason })) = actions.last() else {
+        panic!("{actions:?}")
+    };
+    assert_eq!(failure.message, "no number");
+    assert_eq!(reason, "3 failures in a row, the last: no number");
+    assert_eq!(job.on(Event::Tick), [], "an ended job asks for nothing");
+}
+
+#[test]
+fn max_failures_of_zero_allows_no_restart_after_a_failure_but_lost_workers_do_not_count() {
+    let mut job = Job::running(RestartPolicy { max_failures: Some(0), ..POLICY });
+    for n in 3..10 {
+        assert_eq!(job.after(Duration::from_secs(60)).lose(n - 1)[0], Action::StartWorker);
+        job.ready(n);
+        job.deploys(&[1, n]);
+    }
+    assert!(matches!(job.fail(FailureKind::Io).last(), Some(Action::Ended(End::Failed { .. }))));
+}
+
+#[test]
+fn what_a_restart_cannot_mend_ends_the_job() {
+    for kind in [FailureKind::Plan, FailureKind::StateMismatch, FailureKind::Corrupt] {
+        let mut job = Job::running(POLICY);
+        let actions = job.fail(kind);
+        let stops = [worker(1), worker(2)].map(|worker| Action::StopWorker { worker });
+        assert_eq!(actions[0], Action::DropCoordinator);
+        assert_eq!(actions[1..3], stops);
+        assert!(matches!(&actions[3], Action::Ended(End::Failed { failure: Some(_), .. })), "{actions:?}");
+    }
+}
+
+#[test]
+fn a_failure_of_an_older_attempt_is_not_heard() {
+    let mut job = Job::running(POLICY);
+    job.lose(2);
+    job.ready(3);
+    job.deploys(&[1, 3]);
+    job.attempt = 1;
+    assert_eq!(job.fail(FailureKind::Plan), []);
+    assert!(job.machine.is_running());
+}
+
+#[test]
+fn a_broken_stream_between_workers_waits_for_the_news_of_a_lost_one() {
+    let mut job = Job::running(POLICY);
+    assert_eq!(job.fail(FailureKind::PeerLost), []);
+    assert_eq!(job.machine.next_wake(), Some(job.now + PEER_GRACE));
+    let [drop, again] = restarts_at_once();
+    assert_eq!(job.after(Duration::from_millis(20)).lose(2), [drop, start(), again]);
+}
+
+#[test]
+fn a_broken_stream_between_workers_that_both_live_begins_a_new_attempt() {
+    let mut job = Job::running(POLICY);
+    job.fail(FailureKind::PeerLost);
+    assert_eq!(job.after(PEER_GRACE).on(Event::Tick), restarts_at_once());
+    job.deploys(&[1, 2]);
+}
+
+#[test]
+fn a_takeover_that_storage_does_not_answer_is_tried_again() {
+    let mut job = Job::new(POLICY, Size { workers: 2, standby: 0 });
+    job.on(Event::Start);
+    assert_eq!(job.on(Event::TakeOverFailed { reason: "timeout".into() }), []);
+    assert_eq!(job.machine.next_wake(), Some(job.now + TAKE_OVER_RETRY));
+    assert_eq!(job.after(TAKE_OVER_RETRY).on(Event::Tick), [take_over(false)]);
+}
+
+#[test]
+fn a_refused_takeover_ends_the_job_and_its_workers() {
+    let mut job = Job::new(POLICY, Size { workers: 1, standby: 0 });
+    job.on(Event::Start);
+    job.ready(1);
+    let end = End::Refused { reason: "owned by another".into() };
+    let actions = job.on(Event::TakeOverRefused { reason: "owned by another".into() });
+    assert_eq!(actions, [Action::DropCoordinator, Action::StopWorker { worker: worker(1) }, Action::Ended(end)]);
+}
+
+#[test]
+fn a_job_that_another_coordinates_ends_and_leaves_the_workers_alone() {
+    let mut job = Job::running(POLICY);
+    let end = End::Superseded { by: Some("c2".into()) };
+    let actions = job.on(Event::Superseded { by: Some("c2".into()) });
+    assert_eq!(actions, [Action::DropCoordinator, Action::Ended(end)]);
+}
+
+#[test]
+fn a_worker_that_cannot_be_started_is_tried_again_after_a_back_off() {
+    let mut job = Job::new(RestartPolicy { max_failures: Some(2), ..POLICY }, Size { workers: 1, standby: 0 });
+    job.on(Event::Start);
+    for waits in [1, 2] {
+        assert_eq!(job.on(Event::StartFailed { template: "t".into(), reason: "no such file".into() }), []);
+        assert_eq!(job.machine.next_wake(), Some(job.now + Duration::from_secs(waits)));
+        assert_eq!(job.after(Duration::from_secs(waits)).on(Event::Tick), [start()]);
+    }
+    let actions = job.on(Event::StartFailed { template: "t".into(), reason: "no such file".into() });
+    assert!(matches!(actions.last(), Some(Action::Ended(End::Failed { failure: None, .. }))), "{actions:?}");
+}
+
+#[test]
+fn a_standby_that_cannot_be_started_does_not_end_a_running_job() {
+    let mut job = Job::new(RestartPolicy { max_failures: Some(0), ..POLICY }, Size { workers: 1, standby: 1 });
+    job.on(Event::Start);
+    job.ready(1);
+    job.deploys(&[1]);
+    assert_eq!(job.on(Event::StartFailed { template: "t".into(), reason: "no memory".into() }), []);
+    assert!(job.machine.is_running());
+    assert_eq!(job.machine.next_wake(), Some(job.now + POLICY.max_backoff));
+}
+
+#[test]
+fn a_stop_takes_a_last_checkpoint_and_ends_the_workers() {
+    let mut job = Job::running(POLICY);
+    assert_eq!(job.on(Event::Stop { last_checkpoint: true }), [Action::TakeLast]);
+    let last = Last::Taken { record: RECORD, committed: true };
+    let stops = [worker(1), worker(2)].map(|worker| Action::StopWorker { worker });
+    let actions = job.on(Event::LastTaken(last.clone()));
+    assert_eq!(actions[1..3], stops);
+    assert_eq!(actions[3], Action::Ended(End::Stopped(Some(last))));
+}
+
+#[test]
+fn a_second_stop_ends_at_once() {
+    let mut job = Job::running(POLICY);
+    job.on(Event::Stop { last_checkpoint: true });
+    let actions = job.on(Event::Stop { last_checkpoint: true });
+    assert_eq!(actions.last(), Some(&Action::Ended(End::Stopped(None))));
+}
+
+#[test]
+fn a_stop_before_the_job_runs_ends_at_once() {
+    let mut job = Job::new(POLICY, Size { workers: 2, standby: 0 });
+    job.on(Event::Start);
+    let actions = job.on(Event::Stop { last_checkpoint: true });
+    assert_eq!(actions.last(), Some(&Action::Ended(End::Stopped(None))));
+}
+
+#[test]
+fn a_worker_lost_during_the_last_checkpoint_ends_the_job_without_it() {
+    let mut job = Job::running(POLICY);
+    job.on(Event::Stop { last_checkpoint: true });
+    let actions = job.lose(2);
+    assert!(matches!(actions.last(), Some(Action::Ended(End::Stopped(Some(Last::Failed { .. }))))), "{actions:?}");
+    assert!(!actions.contains(&start()));
+}
+
+#[test]
+fn a_finished_job_succeeds() {
+    let mut job = Job::running(POLICY);
+    let actions = job.on(Event::Succeeded(RECORD));
+    assert_eq!(actions.last(), Some(&Action::Ended(End::Succeeded(RECORD))));
+}
+
+// ---- resuming ----
+
+impl Job {
+    /// A controller comes to a job, and the platform has found so many workers.
+    fn resuming(found: usize) -> Self {
+        let mut job = Self::new(POLICY, Size { workers: 2, standby: 0 });
+        let found = vec!["t".to_string(); found];
+        assert_eq!(job.on(Event::Resume { found }), [take_over(true)]);
+        job
+    }
+
+    fn runs(&mut self, n: u32, attempt: u64) -> Vec<Action> {
+        let attempt = Attempt(attempt);
+        self.on(Event::WorkerReady { worker: worker(n), attempt, template: "t".into() })
+    }
+}
+
+#[test]
+fn a_running_attempt_is_resumed_in_the_order_that_is_known_and_without_a_new_deployment() {
+    for (order, expected) in [(vec![2, 1], [2, 1]), (vec![], [1, 2]), (vec![2], [2, 1]), (vec![9, 2], [2, 1])] {
+        let mut job = Job::resuming(2);
+        let order = order.into_iter().map(worker).collect();
+        assert_eq!(job.on(Event::TakenOver { opening: opening(4), order }), []);
+        assert_eq!(job.runs(1, 4), []);
+        let workers = expected.map(worker).to_vec();
+        assert_eq!(job.runs(2, 4), [Action::Run { opening: opening(4), workers, resumed: true }]);
+        assert_eq!(job.machine.version(), 0, "what another has begun is not known");
+    }
+}
+
+#[test]
+fn an_attempt_goes_on_only_if_all_its_workers_are_there() {
+    let [drop, again] = restarts_at_once();
+
+    let mut other = Job::resuming(2);
+    other.on(taken_over(4));
+    other.runs(1, 4);
+    assert_eq!(other.runs(2, 3), [drop.clone(), again.clone()], "one runs something else");
+    other.attempt = 4;
+    other.deploys(&[1, 2]);
+
+    let mut dies = Job::resuming(2);
+    dies.on(taken_over(4));
+    dies.runs(1, 4);
+    let gone = Event::StartFailed { template: "t".into(), reason: "its pod is gone".into() };
+    assert_eq!(dies.on(gone), [drop.clone(), start(), again.clone()], "one is gone before it answers");
+
+    let mut lost = Job::resuming(2);
+    lost.on(taken_over(4));
+    lost.runs(1, 4);
+    assert_eq!(lost.lose(1), [drop.clone(), start(), again.clone()], "one is lost after it has answered");
+
+    let mut few = Job::resuming(1);
+    assert_eq!(few.on(taken_over(4)), [drop.clone(), start(), again.clone()], "one was gone before");
+
+    let mut silent = Job::resuming(2);
+    silent.on(taken_over(4));
+    silent.runs(1, 4);
+    assert_eq!(silent.machine.next_wake(), Some(silent.now + RESUME_PATIENCE));
+    assert_eq!(silent.after(RESUME_PATIENCE).on(Event::Tick), [drop, again], "one does not answer");
+}
+
+#[test]
+fn a_resumed_attempt_that_is_what_is_wanted_goes_on_as_that_with_its_standby() {
+    let size = Size { workers: 2, standby: 1 };
+    let unplanned = Version { planned: false, ..version(1, size) };
+    let mut job = Job { machine: AttemptMachine::new(POLICY, unplanned), now: Millis(0), attempt: 4 };
+    job.on(Event::Resume { found: vec!["t".into(); 3] });
+    job.on(taken_over(4));
+    job.runs(1, 4);
+    job.runs(2, 4);
+    assert_eq!(job.machine.version(), 0);
+    let notes = job.machine.on(job.now, Event::Change { version: version(2, size), same: true });
+    assert_eq!(notes, [Action::Note(Note::Applied { version: 2 })]);
+    assert_eq!(job.machine.version(), 2);
+    assert_eq!(job.runs(3, 0), [], "the third is the standby");
+}
+
+#[test]
+fn after_a_resume_a_worker_is_asked_for_the_plan_of_what_is_wanted() {
+    let unplanned = Version { planned: false, ..version(1, Size { workers: 2, standby: 0 }) };
+    let mut job = Job { machine: AttemptMachine::new(POLICY, unplanned), now: Millis(0), attempt: 4 };
+    job.on(Event::Resume { found: vec!["t".into(); 2] });
+    job.on(taken_over(4));
+    job.runs(1, 4);
+    let actions = job.runs(2, 4);
+    assert_eq!(actions[1..], [Action::Plan { worker: worker(1), version: 1 }]);
+    job.on(Event::Planned { version: 1, planned: Planned::Fits { same: true } });
+    assert_eq!(job.machine.version(), 1);
+    assert_eq!(job.on(Event::Tick), [], "nothing is to be done");
+}
+
+// ---- planning ----
+
+#[test]
+fn where_no_plan_is_known_the_first_worker_is_asked_before_anything_is_taken_over() {
+    let unplanned = Version { planned: false, ..version(1, Size { workers: 2, standby: 0 }) };
+    let mut job = Job { machine: AttemptMachine::new(POLICY, unplanned), now: Millis(0), attempt: 0 };
+    assert_eq!(job.on(Event::Start), [start(), start()]);
+    let ask = |n| Action::Plan { worker: worker(n), version: 1 };
+    assert_eq!(job.ready(1), [ask(1)]);
+    assert_eq!(job.ready(2), [], "one is enough");
+    assert_eq!(job.lose(1), [start(), ask(2)], "if it is lost another is asked");
+    assert_eq!(job.on(Event::Planned { version: 1, planned: Planned::Unreachable }), []);
+    assert_eq!(job.after(PLAN_RETRY).on(Event::Tick), [ask(2)]);
+    assert_eq!(job.on(Event::Planned { version: 1, planned: Planned::Fits { same: false } }), [take_over(false)]);
+    job.ready(3);
+    job.deploys(&[2, 3]);
+}
+
+fn unplannable() -> Failure {
+    Failure {
+        worker: worker(0),
+        attempt: Attempt(0),
+        operator: String::new(),
+        subtask: 0,
+        kind: FailureKind::Plan,
+        message: "no such table".into(),
+    }
+}
+
+#[test]
+fn a_job_whose_script_does_not_plan_fails_before_anything_is_written() {
+    let unplanned = Version { planned: false, ..version(1, Size { workers: 1, standby: 0 }) };
+    let mut job = Job { machine: AttemptMachine::new(POLICY, unplanned), now: Millis(0), attempt: 0 };
+    job.on(Event::Start);
+    job.ready(1);
+    let refused = Planned::Refused { failure: unplannable() };
+    let actions = job.on(Event::Planned { version: 1, planned: refused });
+    assert!(matches!(actions.last(), Some(Action::Ended(End::Failed { failure: Some(_), .. }))), "{actions:?}");
+}
+
+// ---- changing ----
+
+const TAKEN: Last = Last::Taken { record: RECORD, committed: true };
+
+fn change(version: Version) -> Event {
+    Event::Change { version, same: false }
+}
+
+impl Job {
+    /// The takeover for another version ends well, and these workers deploy it.
+    fn deploys_version(&mut self, workers: &[u32], version: u64) {
+        self.attempt += 1;
+        let deploy = self.on(taken_over(self.attempt));
+        let expected = workers.iter().map(|n| worker(*n)).collect();
+        assert_eq!(deploy, [Action::Deploy { opening: opening(self.attempt), workers: expected, version }]);
+    }
+
+    fn run_version(&mut self, workers: &[u32], version: u64) -> Vec<Action> {
+        self.deploys_version(workers, version);
+        let mut last = Vec::new();
+        for n in workers {
+            last = self.on(Event::Deployed { worker: worker(*n), attempt: Attempt(self.attempt) });
+        }
+        assert!(matches!(last[0], Action::Run { resumed: false, .. }), "{last:?}");
+        last.split_off(1)
+    }
+
+    fn ready_from(&mut self, n: u32, template: &str) -> Vec<Action> {
+        self.on(Event::WorkerReady { worker: worker(n), attempt: Attempt(0), template: template.into() })
+    }
+}
+
+fn hands_over(version: u64) -> [Action; 2] {
+    [Action::DropCoordinator, Action::TakeOver { resume: false, version }]
+}
+
+#[test]
+fn more_workers_are_there_before_the_last_checkpoint_is_taken() {
+    let mut job = Job::running(POLICY);
+    let more = Action::StartWorker { version: 2 };
+    assert_eq!(job.on(change(version(2, Size { workers: 4, standby: 0 }))), [more.clone(), more]);
+    assert_eq!(job.ready(3), []);
+    assert_eq!(job.ready(4), [Action::TakeLast]);
+    assert!(job.machine.is_running());
+    assert_eq!(job.on(Event::LastTaken(TAKEN)), hands_over(2));
+    assert_eq!(job.run_version(&[1, 2, 3, 4], 2), [], "who was there stays where it was");
+}
+
+#[test]
+fn fewer_workers_hand_over_at_once_and_the_surplus_is_stopped_when_the_next_attempt_runs() {
+    let mut job = Job::running(POLICY);
+    assert_eq!(job.on(change(version(2, Size { workers: 1, standby: 0 }))), [Action::TakeLast]);
+    assert_eq!(job.on(Event::LastTaken(TAKEN)), hands_over(2));
+    assert_eq!(job.run_version(&[1], 2), [Action::StopWorker { worker: worker(2) }]);
+}
+
+#[test]
+fn another_image_is_planned_by_its_first_worker_and_all_of_them_are_there_before_the_old_ones_go() {
+    let mut job = Job::running(POLICY);
+    let next = Version { template: "u".into(), planned: false, ..version(2, Size { workers: 2, standby: 0 }) };
+    let more = Action::StartWorker { version: 2 };
+    assert_eq!(job.on(change(next)), [more.clone()], "one, to see whether the script plans");
+    assert_eq!(job.ready_from(3, "u"), [Action::Plan { worker: worker(3), version: 2 }]);
+    assert_eq!(job.on(Event::Planned { version: 2, planned: Planned::Fits { same: true } }), [more]);
+    assert_eq!(job.ready_from(4, "u"), [Action::TakeLast], "the same plan, but other workers");
+    assert_eq!(job.on(Event::LastTaken(TAKEN)), hands_over(2));
+    let stops = [1, 2].map(|n| Action::StopWorker { worker: worker(n) });
+    assert_eq!(job.run_version(&[3, 4], 2), stops);
+}
+
+#[test]
+fn a_change_that_does_not_plan_touches_nothing_and_its_worker_goes() {
+    let mut job = Job::running(POLICY);
+    let next = Version { template: "u".into(), planned: false, ..version(2, Size { workers: 2, standby: 0 }) };
+    job.on(change(next));
+    job.ready_from(3, "u");
+    let refused = Planned::Refused { failure: unplannable() };
+    let actions = job.machine.on(job.now, Event::Planned { version: 2, planned: refused });
+    let told = Note::ChangeRefused { version: 2, reason: "no such table".into() };
+    assert_eq!(actions, [Action::Note(told), Action::StopWorker { worker: worker(3) }]);
+    assert!(job.machine.is_running());
+}
+
+#[test]
+fn a_change_that_the_state_does_not_fit_is_taken_back_before_it_runs() {
+    for kind in [FailureKind::StateMismatch, FailureKind::Plan] {
+        let mut job = Job::running(POLICY);
+        job.on(change(version(2, Size { workers: 2, standby: 0 })));
+        job.on(Event::LastTaken(TAKEN));
+        job.deploys_version(&[1, 2], 2);
+        assert_eq!(job.fail(kind), hands_over(1), "back to what ran");
+        job.deploys(&[1, 2]);
+        assert_eq!(job.on(Event::Tick), [], "and it stays at that");
+    }
+    let mut job = Job::running(POLICY);
+    job.on(change(version(2, Size { workers: 2, standby: 0 })));
+    job.on(Event::LastTaken(TAKEN));
+    job.deploys_version(&[1, 2], 2);
+    assert!(matches!(job.fail(FailureKind::Corrupt).last(), Some(Action::Ended(_))), "this is not the change's fault");
+}
+
+#[test]
+fn old_workers_serve_again_when_another_image_is_taken_back() {
+    let mut job = Job::running(POLICY);
+    let next = Version { template: "u".into(), ..version(2, Size { workers: 2, standby: 0 }) };
+    job.on(change(next));
+    job.ready_from(3, "u");
+    job.ready_from(4, "u");
+    job.on(Event::LastTaken(TAKEN));
+    job.deploys_version(&[3, 4], 2);
+    let failure = Failure {
+        worker: worker(3),
+        attempt: Attempt(job.attempt),
+        operator: "sum".into(),
+        subtask: 0,
+        kind: FailureKind::StateMismatch,
+        message: "the state of sum differs".into(),
+    };
+    assert_eq!(job.on(Event::TaskFailed(failure)), hands_over(1));
+    let stops = [3, 4].map(|n| Action::StopWorker { worker: worker(n) });
+    assert_eq!(job.run_version(&[1, 2], 1), stops);
+}
+
+#[test]
+fn a_last_checkpoint_that_fails_is_tried_again_while_the_job_runs_on_and_then_done_without() {
+    let mut job = Job::running(POLICY);
+    assert_eq!(job.on(change(version(2, Size { workers: 1, standby: 0 }))), [Action::TakeLast]);
+    let failed = || Event::LastTaken(Last::Failed { reason: "declined".into() });
+    for _ in 1..HAND_OVER_TRIES {
+        assert_eq!(job.on(failed()), [Action::CarryOn]);
+        assert!(job.machine.is_running());
+        assert_eq!(job.machine.next_wake(), Some(job.now + HAND_OVER_RETRY));
+        assert_eq!(job.after(HAND_OVER_RETRY).on(Event::Tick), [Action::TakeLast]);
+    }
+    assert_eq!(job.on(failed()), hands_over(2));
+}
+
+#[test]
+fn a_job_that_does_not_run_is_changed_at_once() {
+    // A back-off after a failure that the change may mend.
+    let mut job = Job::running(POLICY);
+    assert_eq!(job.fail(FailureKind::Operator), [Action::DropCoordinator]);
+    let take_over = Action::TakeOver { resume: false, version: 2 };
+    assert_eq!(job.on(change(version(2, Size { workers: 2, standby: 0 }))), [take_over]);
+
+    // Nothing has ever run, and no worker comes.
+    let mut job = Job::new(POLICY, Size { workers: 1, standby: 0 });
+    job.on(Event::Start);
+    job.on(taken_over(1));
+    let next = Version { template: "u".into(), ..version(2, Size { workers: 1, standby: 0 }) };
+    let actions = job.on(change(next));
+    assert!(actions.contains(&Action::StartWorker { version: 2 }), "{actions:?}");
+    assert!(actions.contains(&Action::TakeOver { resume: false, version: 2 }), "{actions:?}");
+    assert!(actions.contains(&Action::AbandonStarts { template: "t".into(), count: 1 }), "{actions:?}");
+}
+
+#[test]
+fn a_worker_lost_while_a_change_waits_is_replaced_as_ever() {
+    let mut job = Job::running(POLICY);
+    job.on(change(version(2, Size { workers: 3, standby: 0 })));
+    let [drop, again] = restarts_at_once();
+    assert_eq!(job.lose(2), [drop, Action::StartWorker { version: 2 }, again], "two are there, three are not");
+    job.ready(4);
+    job.deploys(&[1, 4]);
+    assert_eq!(job.ready(5), [Action::TakeLast]);
+}
+
+#[test]
+fn a_worker_lost_when_all_is_ready_for_the_change_makes_the_next_attempt_the_changed_one() {
+    let mut job = Job::running(POLICY);
+    job.on(change(version(2, Size { workers: 1, standby: 0 })));
+    assert_eq!(job.lose(2), hands_over(2));
+}
+
+#[test]
+fn what_is_no_longer_wanted_while_it_starts_is_called_off() {
+    let mut job = Job::running(POLICY);
+    job.on(change(version(2, Size { workers: 4, standby: 0 })));
+    let off = Action::AbandonStarts { template: "t".into(), count: 2 };
+    assert_eq!(job.on(Event::Change { version: version(3, Size { workers: 2, standby: 0 }), same: true }), [off]);
+    assert_eq!(job.machine.version(), 3);
+}
+
+#[test]
+fn a_stop_while_handing_over_waits_for_the_checkpoint_under_way() {
+    let mut job = Job::running(POLICY);
+    job.on(change(version(2, Size { workers: 1, standby: 0 })));
+    assert_eq!(job.on(Event::Stop { last_checkpoint: true }), []);
+    assert_eq!(job.on(Event::LastTaken(TAKEN)).last(), Some(&Action::Ended(End::Stopped(Some(TAKEN)))));
+}
+
+// ---- leaving ----
+
+#[test]
+fn a_worker_that_is_to_go_is_replaced_before_it_goes() {
+    let mut job = Job::running(POLICY);
+    assert_eq!(job.on(Event::WorkerLeaving { worker: worker(1) }), [Action::Checkpoint, start()]);
+    assert_eq!(job.on(Event::WorkerLeaving { worker: worker(1) }), [], "told once");
+    assert_eq!(job.ready(3), [Action::TakeLast]);
+    assert_eq!(job.on(Event::LastTaken(TAKEN)), restarts_at_once());
+    assert_eq!(job.run_version(&[3, 2], 1), [Action::StopWorker { worker: worker(1) }]);
+}
+
+#[test]
+fn a_standby_takes_the_place_of_one_that_is_to_go_at_once() {
+    let mut job = Job::new(POLICY, Size { workers: 2, standby: 1 });
+    job.on(Event::Start);
+    for n in 1..=3 {
+        job.ready(n);
+    }
+    job.deploys(&[1, 2]);
+    let actions = job.on(Event::WorkerLeaving { worker: worker(2) });
+    assert_eq!(actions, [Action::Checkpoint, start(), Action::TakeLast]);
+    assert_eq!(job.on(Event::WorkerLeaving { worker: worker(3) }), [start()], "the standby is to go, too");
+    assert_eq!(job.on(Event::LastTaken(TAKEN)), [Action::CarryOn, Action::StopWorker { worker: worker(3) }]);
+}
+
+#[test]
+fn a_worker_that_goes_before_its_place_is_handed_over_is_a_lost_one() {
+    let mut job = Job::running(POLICY);
+    job.on(Event::WorkerLeaving { worker: worker(1) });
+    assert_eq!(job.lose(1), restarts_at_once(), "its successor is on its way already");
+    job.ready(3);
+    job.deploys(&[3, 2]);
+}
+
+#[test]
+fn standbys_come_and_go_without_a_new_attempt() {
+    let mut job = Job::running(POLICY);
+    assert_eq!(job.on(Event::Standby(1)), [start()]);
+    assert_eq!(job.ready(3), []);
+    assert_eq!(job.on(Event::Standby(0)), [Action::StopWorker { worker: worker(3) }]);
+}

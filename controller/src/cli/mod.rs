@@ -195,7 +195,7 @@ async fn execute(command: Command) -> Result<(), Failure> {
         Command::Run(args) => run::run(args).await,
         Command::Validate(args) => {
             let (job, plan) = read_and_plan(&args.file, &Overrides::default()).await?;
-            for warning in show_plan::warnings(&plan.description) {
+            for warning in planner::warnings(&plan.description) {
                 println!("warning: {warning}");
             }
             println!("{} holds: {} can run", args.file.display(), job.name);

@@ -9,7 +9,7 @@ use tokio::{
 use weir_protocol::settings::FailureKind;
 use weir_storage::JobStore;
 
-use super::{Exit, Failure, RunArgs, show_plan};
+use super::{Exit, Failure, RunArgs};
 use crate::{
     effects::find_record,
     job::{Job, Overrides, RestoreWish},
@@ -56,7 +56,7 @@ pub async fn run(args: RunArgs) -> Result<(), Failure> {
         Weight::Change,
         &format!("{}: checkpoints in {}, logs in {}", job.name, store.name(), state_dir.path().display()),
     );
-    for warning in show_plan::warnings(&plan.description) {
+    for warning in planner::warnings(&plan.description) {
         ui.event(Weight::Bad, &format!("warning: {warning}"));
     }
     let control =

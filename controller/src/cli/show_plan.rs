@@ -6,13 +6,15 @@ use std::fmt::Write;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{job::Job, planner::Plan};
+use crate::{
+    job::Job,
+    planner::{self, Plan},
+};
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Description {
     stages: Vec<Stage>,
-    warnings: Vec<Value>,
 }
 
 #[derive(Default, Deserialize)]
@@ -67,20 +69,6 @@ fn read(description: &Value) -> Description {
     Description::deserialize(description).unwrap_or_default()
 }
 
-/// What the planner warns of, such as state that grows without bound.
-pub fn warnings(description: &Value) -> Vec<String> {
-    read(description).warnings.iter().map(warning).collect()
-}
-
-fn warning(warning: &Value) -> String {
-    let text = |name: &str| warning.get(name).and_then(Value::as_str);
-    let message = text("message").or_else(|| warning.as_str()).map_or_else(|| warning.to_string(), ToString::to_string);
-    match text("operator") {
-        Some(operator) if !message.contains(operator) => format!("{operator}: {message}"),
-        _ => message,
-    }
-}
-
 /// Stages from the sources to the sinks.
 pub fn render(job: &Job, plan: &Plan) -> String {
     let head = format!(
@@ -96,14 +84,14 @@ pub fn render(job: &Job, plan: &Plan) -> String {
 }
 
 fn body(description: &Value) -> String {
-    let Description { stages, warnings } = read(description);
+    let Description { stages } = read(description);
     let mut out = String::new();
     for stage in stages {
         // Writing to a string does not fail.
         let _ = stage.write(&mut out);
     }
-    for text in &warnings {
-        let _ = writeln!(out, "\nwarning: {}", warning(text));
+    for warning in planner::warnings(description) {
+        let _ = writeln!(out, "\nwarning: {warning}");
     }
     out
 }

@@ -63,6 +63,8 @@ pub enum Event {
     TriggerNow,
     /// Take one last checkpoint and tell how it went by [`Action::LastTaken`]; nothing is triggered afterwards.
     TakeLast,
+    /// After [`Action::LastTaken`]: it was not the last one after all, checkpoints are taken as before.
+    CarryOn,
     /// A worker has a session in this term again, after [`Event::SessionLost`].
     SessionOpened {
         /// Which.

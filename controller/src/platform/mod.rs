@@ -1,5 +1,7 @@
-//! Where workers come from: processes of this machine ([`local`]), or pods of a cluster.
+//! Where workers come from: processes of this machine ([`local`]), or pods of a cluster
+//! ([`kubernetes`]).
 
+pub mod kubernetes;
 pub mod local;
 
 use std::{fmt, sync::Arc};
@@ -33,8 +35,8 @@ pub enum PlatformEvent {
     /// These were there before this platform was asked for any: the job's workers that another controller has left. Told
     /// once, before anything else, by a platform whose processes outlive it; `Started` or `StartFailed` follows for each.
     Found {
-        /// Their numbers.
-        processes: Vec<ProcessNumber>,
+        /// Their numbers, and the hashes of the templates that they are made from.
+        processes: Vec<(ProcessNumber, String)>,
     },
     /// A process that was asked for is not there yet, and this is why: no node has room for it, its image cannot be
     /// pulled. It may still come. Told when the reason changes.

@@ -24,15 +24,27 @@ impl Supervisor {
     pub(super) fn carry_out(&mut self, action: attempt::Action) {
         use attempt::Action;
         match action {
-            Action::StartWorker => {
-                let process = self.platform.start(&self.job.template);
-                self.roster.starting(process);
+            Action::StartWorker { version } => {
+                let Some(wanted) = self.versions.get(&version) else { return };
+                let process = self.platform.start(&wanted.job.template);
+                self.roster.starting(process, wanted.job.template.hash.clone());
             }
-            Action::TakeOver { resume } => self.take_over(resume),
+            Action::AbandonStarts { template, count } => {
+                for process in self.roster.abandon(&template, count) {
+                    self.platform.stop(process);
+                }
+            }
+            Action::Plan { worker, version } => self.plan(&worker, version),
+            Action::TakeOver { resume, version } => {
+                self.use_version(version);
+                self.take_over(resume);
+            }
             Action::DropCoordinator => self.coordinator = None,
-            Action::Deploy { opening, workers } => self.deploy(&opening, &workers),
+            Action::Deploy { opening, workers, .. } => self.deploy(&opening, &workers),
             Action::Run { opening, workers, resumed } => self.start_coordinator(&opening, &workers, resumed),
             Action::TakeLast => self.inputs.push_back(Input::Coordinator(coordinator::Event::TakeLast)),
+            Action::CarryOn => self.inputs.push_back(Input::Coordinator(coordinator::Event::CarryOn)),
+            Action::Checkpoint => self.inputs.push_back(Input::Coordinator(coordinator::Event::TriggerNow)),
             Action::StopWorker { worker } => {
                 let Some(process) = self.roster.process_of(&worker) else { return };
                 if let Some(worker) = self.roster.get_mut(process) {
@@ -180,6 +192,7 @@ impl Supervisor {
                     self.inputs.push_back(Input::Coordinator(event));
                 }
             }
+            Done::Planned(version, result) => self.on_planned(version, result),
             Done::TakeOver(TakeOver::Opened(opened)) => self.on_opened(opened),
             Done::TakeOver(TakeOver::Failed(reason)) => {
                 self.inputs.push_back(Input::Attempt(attempt::Event::TakeOverFailed { reason }));
@@ -207,11 +220,15 @@ impl Supervisor {
         let (opening, restored) = (opened.opening.clone(), opened.restored.clone());
         self.tell(&Fact::TermOpened { opening, restored, why });
         let opening = opened.opening.clone();
+        // The parts of a record stand in slot order.
+        let order = opened.restored.iter().filter(|record| record.attempt == opening.attempt);
+        let order = order.flat_map(|record| &record.parts).map(|part| part.worker.clone()).collect();
         self.opened = Some(opened);
+        self.resuming = false;
         for process in self.roster.alive() {
             self.open_session(process);
         }
-        self.inputs.push_back(Input::Attempt(attempt::Event::TakenOver { opening }));
+        self.inputs.push_back(Input::Attempt(attempt::Event::TakenOver { opening, order }));
     }
 
     // ---- sending ----

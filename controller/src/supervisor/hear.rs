@@ -19,21 +19,24 @@ impl Supervisor {
 
     pub(super) fn on_platform(&mut self, event: PlatformEvent) {
         match event {
-            // Nothing was there before on this machine; who adopts is told before.
-            PlatformEvent::Found { .. } => {}
+            PlatformEvent::Found { processes } => self.found(processes),
             PlatformEvent::Waiting { process, reason } => self.tell(&Fact::WorkerWaits { process, reason }),
-            PlatformEvent::Leaving { .. } => {}
+            PlatformEvent::Leaving { process, reason } => self.leaves(process, reason),
             PlatformEvent::Started { process, name, address, pid, template } => {
                 self.roster.started(process, name, address, pid, template);
-                self.open_session(process);
+                // A worker that runs an attempt knows a term, which a session must not go below.
+                if !self.resuming {
+                    self.open_session(process);
+                }
                 self.note_workers();
             }
             PlatformEvent::StartFailed { process, reason, hopeless } => {
+                let template = self.roster.template_of(process).cloned();
                 self.roster.remove(process);
                 if hopeless {
                     self.ended = Some(Outcome::NoWorkers(reason));
-                } else {
-                    self.inputs.push_back(Input::Attempt(attempt::Event::StartFailed { reason }));
+                } else if let Some(template) = template {
+                    self.inputs.push_back(Input::Attempt(attempt::Event::StartFailed { template, reason }));
                 }
             }
             PlatformEvent::Died { process, how } => {
@@ -42,6 +45,34 @@ impl Supervisor {
                 self.note_workers();
             }
             PlatformEvent::Printed { process, line } => self.tell(&Fact::Printed { process, line }),
+        }
+    }
+
+    /// The workers that another controller has left. Where there are any, an attempt may run on them.
+    fn found(&mut self, processes: Vec<(ProcessNumber, String)>) {
+        if !std::mem::take(&mut self.awaits_found) {
+            return;
+        }
+        if processes.is_empty() {
+            self.inputs.push_back(Input::Attempt(attempt::Event::Start));
+            return;
+        }
+        self.resuming = true;
+        self.recovery = Some(Breakdown::new("resume"));
+        for (process, template) in &processes {
+            self.roster.starting(*process, template.clone());
+        }
+        let found = processes.into_iter().map(|(_, template)| template).collect();
+        self.inputs.push_back(Input::Attempt(attempt::Event::Resume { found }));
+    }
+
+    fn leaves(&mut self, process: ProcessNumber, reason: String) {
+        let Some(worker) = self.roster.get_mut(process).filter(|worker| !worker.leaving && !worker.gone) else { return };
+        worker.leaving = true;
+        let (name, id) = (worker.name.clone(), worker.id.clone().filter(|_| worker.ready));
+        self.tell(&Fact::WorkerLeaves { name, reason });
+        if let Some(worker) = id {
+            self.inputs.push_back(Input::Attempt(attempt::Event::WorkerLeaving { worker }));
         }
     }
 
@@ -64,19 +95,24 @@ impl Supervisor {
             }
             None => {
                 let reason = format!("{} ended before it was ready: {cause}", worker.name);
-                self.inputs.push_back(Input::Attempt(attempt::Event::StartFailed { reason }));
+                let template = worker.template.clone();
+                self.inputs.push_back(Input::Attempt(attempt::Event::StartFailed { template, reason }));
             }
         }
     }
 
     // ---- what the sessions tell ----
 
+    fn term(&self) -> Term {
+        self.opened.as_ref().map_or(Term(0), |opened| opened.opening.term)
+    }
+
     pub(super) fn open_session(&mut self, process: ProcessNumber) {
-        let term = self.opened.as_ref().map_or(Term(0), |opened| opened.opening.term);
+        let term = self.term();
         let Some(worker) = self.roster.get_mut(process) else { return };
-        let id = SessionId { process, term };
-        worker.session =
-            Some(Session::open(id, &worker.address, &self.job.name, &self.request.coordinator, self.sessions.clone()));
+        let (id, tls, events) = (SessionId { process, term }, self.tls.clone(), self.sessions.clone());
+        let (job, coordinator) = (&self.job.name, &self.request.coordinator);
+        worker.session = Some(Session::open(id, &worker.address, job, coordinator, tls, events));
     }
 
     pub(super) fn on_session(&mut self, id: SessionId, event: SessionEvent) {
@@ -111,12 +147,21 @@ impl Supervisor {
                 worker.highest_checkpoint = worker.highest_checkpoint.max(CheckpointId(welcome.highest_checkpoint));
                 if !worker.ready {
                     worker.ready = true;
-                    let attempt = Attempt(welcome.attempt);
+                    let (attempt, template, leaving) =
+                        (Attempt(welcome.attempt), worker.template.clone(), worker.leaving);
                     if let Some(recovery) = &mut self.recovery {
                         recovery.worker_ready();
                     }
-                    self.inputs.push_back(Input::Attempt(attempt::Event::WorkerReady { worker: id, attempt }));
+                    let ready = attempt::Event::WorkerReady { worker: id.clone(), attempt, template };
+                    self.inputs.push_back(Input::Attempt(ready));
+                    if leaving {
+                        self.inputs.push_back(Input::Attempt(attempt::Event::WorkerLeaving { worker: id }));
+                    }
                 }
+            }
+            // Only who has opened a later term can have told it of one: the job is another's now, and so are its workers.
+            Message::Refused(refused) if self.opened.is_some() && refused.highest_term > self.term().0 => {
+                self.inputs.push_back(Input::Attempt(attempt::Event::Superseded { by: None }));
             }
             Message::Refused(refused) => {
                 let reason = format!("it refused the session: {}", refused.reason);

@@ -36,7 +36,26 @@ impl Supervisor {
             Note::Deploying { attempt } => {
                 Fact::Deploying { attempt, workers: self.job.workers, slots: self.job.slots }
             }
-            Note::Running { attempt, resumed } => {
+            Note::HandedOver => {
+                self.traffic.state("changing");
+                self.recovery = Some(Breakdown::new("change"));
+                return;
+            }
+            Note::ChangeWaits { version, reason } => {
+                Fact::ChangeWaits { generation: self.generation(version).unwrap_or_default(), reason }
+            }
+            Note::HandingOver { version } => {
+                Fact::HandingOver { generation: self.generation(version).unwrap_or_default() }
+            }
+            Note::Applied { version } => {
+                self.use_version(version);
+                Fact::ChangeApplied { generation: self.job.generation }
+            }
+            Note::ChangeRefused { version, reason } => {
+                self.refused = Some(version);
+                Fact::ChangeRefused { generation: self.generation(version).unwrap_or_default(), reason }
+            }
+            Note::Running { attempt, resumed, version } => {
                 if !self.stopping {
                     self.traffic.state("running");
                 }
@@ -44,7 +63,7 @@ impl Supervisor {
                 if let Some(recovery) = &mut self.recovery {
                     recovery.running();
                 }
-                let generation = Some(self.job.generation);
+                let generation = self.generation(version);
                 Fact::Running { attempt, generation, resumed, recovery: self.recovery.clone() }
             }
         };

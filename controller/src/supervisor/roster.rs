@@ -26,6 +26,8 @@ pub struct Worker {
     pub session: Option<Session>,
     /// It has welcomed us, and the attempt machine knows it.
     pub ready: bool,
+    /// It was told to go, by somebody else.
+    pub leaving: bool,
     /// It is told lost, or was told to stop; its process may still be there.
     pub gone: bool,
     /// It has subtasks of the current attempt.
@@ -73,7 +75,8 @@ impl WorkerStats {
 #[derive(Debug, Default)]
 pub struct Roster {
     workers: BTreeMap<ProcessNumber, Worker>,
-    starting: Vec<ProcessNumber>,
+    /// On their way, or found and not heard yet; with the hash of the template that they are made from.
+    starting: BTreeMap<ProcessNumber, String>,
     /// Processes whose session broke: when that is told, and why, unless the process's own end is told before.
     suspects: BTreeMap<ProcessNumber, (Instant, String)>,
     triggered: CheckpointId,
@@ -82,9 +85,27 @@ pub struct Roster {
 }
 
 impl Roster {
-    /// A process was asked for.
-    pub fn starting(&mut self, process: ProcessNumber) {
-        self.starting.push(process);
+    /// A process was asked for, or is there without having been asked for.
+    pub fn starting(&mut self, process: ProcessNumber, template: String) {
+        self.starting.insert(process, template);
+    }
+
+    /// Takes out so many that are made from this template and are not ready, the newest first.
+    pub fn abandon(&mut self, template: &str, count: u32) -> Vec<ProcessNumber> {
+        let starting = self.starting.iter().filter(|(_, of)| *of == template).map(|(process, _)| *process);
+        let silent = self.workers.iter().filter(|(_, worker)| !worker.ready && worker.template == template);
+        let mut abandoned: Vec<ProcessNumber> = starting.chain(silent.map(|(process, _)| *process)).collect();
+        abandoned.sort_unstable();
+        abandoned = abandoned.into_iter().rev().take(count as usize).collect();
+        for process in &abandoned {
+            self.remove(*process);
+        }
+        abandoned
+    }
+
+    /// What a process that has not come is made from.
+    pub fn template_of(&self, process: ProcessNumber) -> Option<&String> {
+        self.starting.get(&process)
     }
 
     /// It listens.
@@ -96,7 +117,7 @@ impl Roster {
         pid: Option<u32>,
         template: String,
     ) {
-        self.starting.retain(|other| *other != process);
+        self.starting.remove(&process);
         let worker = Worker {
             id: None,
             name,
@@ -105,6 +126,7 @@ impl Roster {
             pid,
             session: None,
             ready: false,
+            leaving: false,
             gone: false,
             deployed: false,
             highest_checkpoint: CheckpointId(0),
@@ -125,7 +147,7 @@ impl Roster {
 
     /// It is no more.
     pub fn remove(&mut self, process: ProcessNumber) {
-        self.starting.retain(|other| *other != process);
+        self.starting.remove(&process);
         self.workers.remove(&process);
         self.suspects.remove(&process);
     }
@@ -147,7 +169,7 @@ impl Roster {
 
     /// Every process, also those that are starting or going.
     pub fn all(&self) -> Vec<ProcessNumber> {
-        self.workers.keys().chain(&self.starting).copied().collect()
+        self.workers.keys().chain(self.starting.keys()).copied().collect()
     }
 
     /// Those that are not gone.
@@ -226,7 +248,7 @@ impl Roster {
                 state_bytes: worker.stats.newest.state_bytes,
             })
             .collect();
-        views.extend(self.starting.iter().map(|process| WorkerView {
+        views.extend(self.starting.keys().map(|process| WorkerView {
             number: process.0,
             pid: None,
             state: "starting",

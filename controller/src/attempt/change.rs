@@ -1,0 +1,293 @@
+//! Another version of the job, or another worker in a place: what has to be there before the next attempt, when it begins, and
+//! when it is taken back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use weir_protocol::WorkerId;
+use weir_protocol::record::Opening;
+use weir_protocol::settings::FailureKind;
+
+use super::{
+    Action, AttemptMachine, End, Failure, HAND_OVER_RETRY, HAND_OVER_TRIES, Note, PLAN_RETRY, Phase, Planned, Size,
+    Version,
+};
+use crate::coordinator::Last;
+use crate::time::Millis;
+
+/// How far a change is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Change {
+    /// The worker that is asked for the plan.
+    asked: Option<WorkerId>,
+    /// When the next one is asked.
+    pub ask_at: Option<Millis>,
+    /// Hand-overs begun.
+    tries: u32,
+    /// When the next is begun.
+    pub retry_at: Option<Millis>,
+}
+
+impl Change {
+    pub(super) fn tick(&mut self, now: Millis) {
+        self.ask_at = self.ask_at.filter(|at| now < *at);
+        self.retry_at = self.retry_at.filter(|at| now < *at);
+    }
+
+    pub(super) fn lost(&mut self, worker: &WorkerId) {
+        self.asked = self.asked.take().filter(|asked| asked != worker);
+    }
+}
+
+impl AttemptMachine {
+    /// Another version is wanted than the one that is deployed.
+    pub(super) fn is_changing(&self) -> bool {
+        self.target.number != self.current.number
+    }
+
+    /// What the next attempt is made of: what is wanted where it can begin, else what ran last.
+    pub(super) fn next_version(&self) -> &Version {
+        let ready = self.target.planned && self.crew.suffices(&self.target);
+        // Nothing to go back to: never did anything run, or what runs was resumed and is not known here.
+        let only = self.good.is_none() || (self.current.number == 0 && self.change_is_open());
+        if only || ready { &self.target } else { &self.current }
+    }
+
+    /// What is wanted has not been refused.
+    fn change_is_open(&self) -> bool {
+        self.target.number != 0
+    }
+
+    /// All that follows from where things stand, and is due.
+    pub(super) fn proceed(&mut self, now: Millis, actions: &mut Vec<Action>) {
+        if let Phase::New | Phase::Ended | Phase::Stopping { .. } = self.phase {
+            return;
+        }
+        self.start_missing(actions);
+        self.ask(now, actions);
+        match &self.phase {
+            // Nothing runs that would be disturbed.
+            Phase::Planning | Phase::BackOff { .. } | Phase::Gathering { .. }
+                if self.next_version().number != self.current.number =>
+            {
+                self.begin(now, actions);
+            }
+            Phase::Planning if self.current.planned => self.take_over(actions),
+            Phase::Running { opening, since, suspect: None } if self.hand_over_is_due(now) => {
+                let (opening, since) = (Arc::clone(opening), *since);
+                self.change.tries += 1;
+                self.phase = Phase::HandingOver { opening, since };
+                actions.push(Action::Note(Note::HandingOver { version: self.target.number }));
+                actions.push(Action::TakeLast);
+            }
+            Phase::Running { .. } => {
+                let wanted = self.wanted();
+                let surplus = self.crew.dismiss(&wanted);
+                actions.extend(surplus.into_iter().map(|worker| Action::StopWorker { worker }));
+            }
+            _ => {}
+        }
+        self.abandon_starts(actions);
+    }
+
+    /// What is on its way and not wanted any more is called off: its image may never be pulled, no node may ever take it.
+    fn abandon_starts(&mut self, actions: &mut Vec<Action>) {
+        if self.waits_for_found() || self.phase == Phase::Ended {
+            return;
+        }
+        let wanted = self.wanted();
+        let abandoned = self.crew.abandon(&wanted);
+        actions.extend(abandoned.into_iter().map(|(template, count)| Action::AbandonStarts { template, count }));
+    }
+
+    /// A controller has come to a running job, and the attempt's workers are still looked for.
+    fn waits_for_found(&self) -> bool {
+        matches!(self.phase, Phase::TakingOver { resume: true, .. } | Phase::Resuming { .. })
+    }
+
+    /// How many workers of each template there should be.
+    fn wanted(&self) -> BTreeMap<String, u32> {
+        let mut wanted = BTreeMap::new();
+        let mut want = |template: &String, workers: u32| {
+            let most: &mut u32 = wanted.entry(template.clone()).or_default();
+            *most = (*most).max(workers);
+        };
+        let Size { workers, standby } = self.target.size;
+        if self.is_changing() {
+            // What was resumed is not known well enough to start more of it.
+            if self.current.number != 0 {
+                want(&self.current.template, self.current.size.workers);
+            }
+            // A script that does not plan is found with one worker; until then no more are started. After a resume it is
+            // most likely what runs already.
+            let all = self.target.planned || self.current.number == 0;
+            want(&self.target.template, if all { workers + standby } else { 1 });
+        } else {
+            want(&self.target.template, workers + standby);
+        }
+        wanted
+    }
+
+    /// Starts as many processes as are neither there nor on their way.
+    pub(super) fn start_missing(&mut self, actions: &mut Vec<Action>) {
+        if self.phase == Phase::New || self.waits_for_found() {
+            return;
+        }
+        for (template, wanted) in self.wanted() {
+            let version = if template == self.target.template { &self.target } else { &self.current };
+            let version = version.number;
+            if version == 0 {
+                continue;
+            }
+            for _ in 0..self.crew.start(&template, wanted) {
+                actions.push(Action::StartWorker { version });
+            }
+        }
+    }
+
+    /// Has a worker of what is wanted plan it, if that is not done.
+    pub(super) fn ask(&mut self, now: Millis, actions: &mut Vec<Action>) {
+        if self.waits_for_found() {
+            return;
+        }
+        if self.target.planned || self.change.asked.is_some() || self.change.ask_at.is_some_and(|at| now < at) {
+            return;
+        }
+        let worker = self.crew.eligible(&self.target.template).first().map(|worker| (*worker).clone());
+        if let Some(worker) = worker {
+            self.change.asked = Some(worker.clone());
+            actions.push(Action::Plan { worker, version: self.target.number });
+        }
+    }
+
+    pub(super) fn changed(&mut self, version: Version, same: bool, actions: &mut Vec<Action>) {
+        if version.number == self.target.number || matches!(self.phase, Phase::Stopping { .. }) {
+            return;
+        }
+        self.change = Change::default();
+        self.target = version;
+        if self.phase == Phase::New {
+            self.current = self.target.clone();
+        } else if self.target.planned && same {
+            self.adopt(actions);
+        }
+    }
+
+    /// What is wanted is what runs, if it runs on the right workers.
+    fn adopt(&mut self, actions: &mut Vec<Action>) {
+        let size = self.current.size.workers == self.target.size.workers;
+        if size && self.is_running() && self.crew.is_settled(&self.target.template) {
+            self.current = self.target.clone();
+            self.good = Some(self.target.clone());
+            actions.push(Action::Note(Note::Applied { version: self.target.number }));
+        }
+    }
+
+    pub(super) fn planned(&mut self, now: Millis, version: u64, planned: Planned, actions: &mut Vec<Action>) {
+        if version != self.target.number || self.target.planned {
+            return;
+        }
+        self.change.asked = None;
+        match planned {
+            Planned::Fits { same } => {
+                self.target.planned = true;
+                if !self.is_changing() {
+                    self.current.planned = true;
+                } else if same {
+                    self.adopt(actions);
+                }
+            }
+            Planned::Refused { failure } if self.good.is_none() => {
+                let reason = failure.message.clone();
+                actions.push(Action::Note(Note::TaskFailed(failure.clone())));
+                self.end(End::Failed { failure: Some(failure), reason }, actions);
+            }
+            Planned::Refused { failure } => self.refuse(version, failure.message, actions),
+            Planned::Unreachable => self.change.ask_at = Some(now + PLAN_RETRY),
+        }
+    }
+
+    /// A version cannot be: it is as if it had not been asked for.
+    pub(super) fn refuse(&mut self, version: u64, reason: String, actions: &mut Vec<Action>) {
+        actions.push(Action::Note(Note::ChangeRefused { version, reason }));
+        let size = Size { standby: self.target.size.standby, ..self.current.size };
+        self.target = Version { size, ..self.current.clone() };
+        self.change = Change::default();
+    }
+
+    /// A new version that does not fit the state is taken back, if there is one to go back to.
+    pub(super) fn takes_back(&mut self, failure: &Failure, actions: &mut Vec<Action>) -> bool {
+        let unfit = matches!(failure.kind, FailureKind::Plan | FailureKind::StateMismatch);
+        let Some(good) = self.good.clone().filter(|good| good.number != self.current.number && good.number != 0) else {
+            return false;
+        };
+        if !unfit || !matches!(self.phase, Phase::Deploying { .. }) {
+            return false;
+        }
+        let refused = self.current.number;
+        let wanted = self.target.clone();
+        self.current = good;
+        self.refuse(refused, failure.message.clone(), actions);
+        // Where something else is wanted by now, only what was tried is refused.
+        if wanted.number != refused {
+            self.target = wanted;
+        }
+        true
+    }
+
+    /// The next attempt has all that it needs, and there is a reason for it.
+    fn hand_over_is_due(&self, now: Millis) -> bool {
+        let wanted = self.is_changing() || !self.crew.is_settled(&self.target.template);
+        wanted && self.can_hand_over() && self.change.retry_at.is_none_or(|at| now >= at)
+    }
+
+    fn can_hand_over(&self) -> bool {
+        self.target.planned && self.crew.suffices(&self.target)
+    }
+
+    /// The last checkpoint before the next attempt was taken, or was not.
+    pub(super) fn hand_over(&mut self, now: Millis, last: Last, actions: &mut Vec<Action>) {
+        let Phase::HandingOver { opening, since } = &self.phase else { return };
+        let (opening, since) = (Arc::clone(opening), *since);
+        let reason = match last {
+            Last::Taken { .. } if self.can_hand_over() => None,
+            Last::Failed { .. } if self.can_hand_over() && self.change.tries >= HAND_OVER_TRIES => None,
+            Last::Taken { .. } => Some("a worker that it needs is gone".to_string()),
+            Last::Failed { reason } => Some(format!("no last checkpoint: {reason}")),
+        };
+        match reason {
+            None => {
+                self.again = false;
+                self.change = Change::default();
+                actions.push(Action::DropCoordinator);
+                actions.push(Action::Note(Note::HandedOver));
+                self.begin(now, actions);
+            }
+            Some(reason) => {
+                self.phase = Phase::Running { opening, since, suspect: None };
+                self.change.retry_at = Some(now + HAND_OVER_RETRY);
+                actions.push(Action::CarryOn);
+                actions.push(Action::Note(Note::ChangeWaits { version: self.target.number, reason }));
+            }
+        }
+    }
+
+    /// All workers of the attempt that was found are there: it goes on.
+    pub(super) fn resume(
+        &mut self,
+        now: Millis,
+        opening: Arc<Opening>,
+        workers: Vec<WorkerId>,
+        actions: &mut Vec<Action>,
+    ) {
+        let template = workers.first().and_then(|worker| self.crew.ready.get(worker));
+        self.current = Version {
+            number: 0,
+            size: Size { workers: opening.workers, standby: 0 },
+            template: template.map(|ready| ready.template.clone()).unwrap_or_default(),
+            planned: true,
+        };
+        self.crew.members = workers.iter().cloned().map(Some).collect();
+        self.run(now, opening, workers, true, actions);
+    }
+}

@@ -1,0 +1,250 @@
+//! Pods as the API server has them, and what is told of each.
+
+use serde_json::{Value, json};
+
+use super::facts::{PodState, state_of};
+use super::ledger::{FAILED_KEPT, Ledger, TEMPLATE_LABEL};
+use super::*;
+
+/// A pod with this status; `extra` is laid over its metadata.
+fn pod(name: &str, status: &Value, extra: &Value) -> Pod {
+    let mut metadata = json!({"name": name, "labels": {TEMPLATE_LABEL: "t"}});
+    if let (Some(metadata), Some(extra)) = (metadata.as_object_mut(), extra.as_object()) {
+        metadata.extend(extra.clone());
+    }
+    let spec = json!({
+        "nodeName": "node-1",
+        "containers": [{"name": "worker", "resources": {"limits": {"memory": "256Mi"}}}],
+    });
+    serde_json::from_value(json!({"metadata": metadata, "spec": spec, "status": status})).unwrap()
+}
+
+fn waiting_container(reason: &str, message: &str) -> Value {
+    json!({"phase": "Pending", "containerStatuses": [
+        {"name": "worker", "ready": false, "restartCount": 0, "image": "i", "imageID": "",
+         "state": {"waiting": {"reason": reason, "message": message}}}]})
+}
+
+fn ended_container(phase: &str, terminated: &Value) -> Value {
+    json!({"phase": phase, "containerStatuses": [
+        {"name": "worker", "ready": false, "restartCount": 0, "image": "i", "imageID": "",
+         "state": {"terminated": terminated}}]})
+}
+
+fn serving(ip: &str, ready: bool) -> Value {
+    json!({
+        "phase": "Running", "podIP": ip,
+        "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}],
+        "containerStatuses": [{"name": "worker", "ready": ready, "restartCount": 0, "image": "i", "imageID": "",
+                               "state": {"running": {}}}],
+    })
+}
+
+fn deleted() -> Value {
+    json!({"deletionTimestamp": "2026-11-23T02:00:00Z"})
+}
+
+#[test]
+fn what_a_pods_object_says() {
+    let waits = |reason: &str| PodState::Waiting { reason: Some(reason.to_string()) };
+    let comes = PodState::Waiting { reason: None };
+    let dead = |how: &str| PodState::Dead { how: how.to_string() };
+    let ready = |address: &str| PodState::Ready { address: address.to_string() };
+    let none = json!({});
+    let evicted = json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."});
+    let unschedulable = json!({"phase": "Pending", "conditions": [
+        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+         "message": "0/3 nodes are available: 3 Insufficient memory."}]});
+    let drained = {
+        let mut status = serving("10.0.0.7", true);
+        status["conditions"].as_array_mut().unwrap().push(json!(
+            {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+             "message": "Eviction API: evicting"}));
+        status
+    };
+    let leaves = |reason: &str| PodState::Leaving { reason: reason.into(), address: Some("10.0.0.7:6120".into()) };
+
+    let table = [
+        ("nothing is known yet", json!({}), none.clone(), comes.clone()),
+        ("no node", unschedulable, none.clone(), waits("no node takes it: 0/3 nodes are available: 3 Insufficient memory.")),
+        ("in the course of things", waiting_container("ContainerCreating", ""), none.clone(), comes.clone()),
+        ("no image", waiting_container("ImagePullBackOff", "Back-off pulling image \"x\""), none.clone(),
+            waits("ImagePullBackOff: Back-off pulling image \"x\"")),
+        ("no secret", waiting_container("CreateContainerConfigError", "secret \"s3\" not found"), none.clone(),
+            waits("CreateContainerConfigError: secret \"s3\" not found")),
+        ("runs, but does not serve", serving("10.0.0.7", false), none.clone(), comes.clone()),
+        ("no address yet", serving("", true), none.clone(), comes),
+        ("serves", serving("10.0.0.7", true), none.clone(), ready("10.0.0.7:6120")),
+        ("serves over IPv6", serving("fd00::7", true), none.clone(), ready("[fd00::7]:6120")),
+        ("deleted while it serves", serving("10.0.0.7", true), deleted(), leaves("its pod was deleted")),
+        ("drained", drained, deleted(), leaves("EvictionByEvictionAPI: Eviction API: evicting")),
+        ("deleted before it ran", waiting_container("ContainerCreating", ""), deleted(), dead("its pod was deleted")),
+        ("ended well", ended_container("Succeeded", &json!({"exitCode": 0, "reason": "Completed"})), none.clone(),
+            dead("exit code 0")),
+        ("crashed", ended_container("Failed", &json!({"exitCode": 101, "reason": "Error"})), none.clone(),
+            dead("exit code 101")),
+        ("killed", ended_container("Failed", &json!({"exitCode": 137, "reason": "Error"})), none.clone(), dead("signal 9")),
+        ("said why", ended_container("Failed", &json!({"exitCode": 2, "reason": "Error", "message": "no TLS key\n"})),
+            none.clone(), dead("exit code 2: no TLS key")),
+        ("out of memory", ended_container("Failed", &json!({"exitCode": 137, "reason": "OOMKilled"})), none.clone(),
+            dead("out of memory: it used more than its limits.memory of 256Mi; raise spec.workers.resources.limits.memory")),
+        ("cannot run", ended_container("Failed", &json!({"exitCode": 128, "reason": "StartError", "message": "no such file"})),
+            none.clone(), dead("exit code 128 (StartError: no such file)")),
+        ("the container ended before the pod's phase says so",
+            ended_container("Running", &json!({"exitCode": 137, "reason": "Error"})), none.clone(), dead("signal 9")),
+        ("evicted", evicted, none.clone(), dead("Evicted: The node was low on resource: memory.")),
+        ("its node is lost", json!({"phase": "Running", "reason": "NodeLost"}), none.clone(), dead("its node node-1 is lost")),
+        ("ended silently", json!({"phase": "Failed"}), none, dead("its pod ended without saying why")),
+    ];
+    for (case, status, metadata, expected) in table {
+        assert_eq!(state_of(&pod("p", &status, &metadata)), expected, "{case}");
+    }
+}
+
+const ONE: ProcessNumber = ProcessNumber(1);
+
+/// A ledger whose first list was empty, and one pod that was asked for.
+fn asked() -> Ledger {
+    let mut ledger = Ledger::from(FOUND_FROM);
+    ledger.list_begins();
+    assert_eq!(ledger.list_ends(&[]), [PlatformEvent::Found { processes: Vec::new() }]);
+    ledger.asked(ONE, "p".into(), "t".into());
+    ledger
+}
+
+fn started(process: ProcessNumber, name: &str) -> PlatformEvent {
+    let (name, address, template) = (name.to_string(), "10.0.0.7:6120".to_string(), "t".to_string());
+    PlatformEvent::Started { process, name, address, pid: None, template }
+}
+
+fn died(how: &str) -> PlatformEvent {
+    PlatformEvent::Died { process: ONE, how: how.to_string() }
+}
+
+fn plain(name: &str, status: &Value) -> Pod {
+    pod(name, status, &json!({}))
+}
+
+#[test]
+fn each_thing_is_told_once_from_the_first_obstacle_to_the_end() {
+    let mut ledger = asked();
+    let full = plain("p", &waiting_container("ErrImagePull", "no such tag"));
+    let waits = PlatformEvent::Waiting { process: ONE, reason: "ErrImagePull: no such tag".into() };
+    assert_eq!(ledger.seen(&full), [waits]);
+    assert_eq!(ledger.seen(&full), []);
+    let serves = plain("p", &serving("10.0.0.7", true));
+    assert_eq!(ledger.seen(&serves), [started(ONE, "p")]);
+    assert_eq!(ledger.seen(&plain("p", &serving("10.0.0.7", false))), [], "whether it answers is the session's question");
+    let goes = pod("p", &serving("10.0.0.7", true), &deleted());
+    let leaves = PlatformEvent::Leaving { process: ONE, reason: "its pod was deleted".into() };
+    assert_eq!(ledger.seen(&goes), [leaves]);
+    assert_eq!(ledger.seen(&goes), []);
+    let ended = pod("p", &ended_container("Failed", &json!({"exitCode": 143})), &deleted());
+    assert_eq!(ledger.seen(&ended), [died("signal 15")]);
+    assert_eq!(ledger.gone(&ended), []);
+    assert_eq!(ledger.alive(), []);
+}
+
+#[test]
+fn what_we_end_ourselves_does_not_leave_and_dies_once() {
+    let mut ledger = asked();
+    ledger.seen(&plain("p", &serving("10.0.0.7", true)));
+    assert_eq!(ledger.end(ONE), Some("p".to_string()));
+    assert_eq!(ledger.seen(&pod("p", &serving("10.0.0.7", true), &deleted())), []);
+    assert_eq!(ledger.gone(&pod("p", &serving("10.0.0.7", true), &deleted())), [died("its pod was deleted")]);
+    assert_eq!(ledger.end(ONE), None, "there is nothing left to end");
+}
+
+#[test]
+fn one_that_never_served_has_failed_to_start() {
+    for (status, how) in [
+        (ended_container("Failed", &json!({"exitCode": 1})), "exit code 1"),
+        (ended_container("Succeeded", &json!({"exitCode": 0})), "exit code 0"),
+    ] {
+        let mut ledger = asked();
+        let reason = format!("pod p ended before it served: {how}");
+        let failed = PlatformEvent::StartFailed { process: ONE, reason, hopeless: false };
+        assert_eq!(ledger.seen(&plain("p", &status)), [failed]);
+    }
+}
+
+#[test]
+fn a_pod_that_is_missing_when_all_are_listed_again_is_dead_unless_it_was_made_meanwhile() {
+    let mut ledger = asked();
+    ledger.seen(&plain("p", &serving("10.0.0.7", true)));
+    ledger.list_begins();
+    ledger.asked(ProcessNumber(2), "q".into(), "t".into());
+    ledger.created(ProcessNumber(2));
+    assert_eq!(ledger.list_ends(&[]), [died("its pod is gone")]);
+    assert_eq!(ledger.alive(), [ProcessNumber(2)]);
+}
+
+#[test]
+fn pods_that_are_there_already_are_told_first_and_then_one_by_one() {
+    let pods = [
+        plain("dead", &ended_container("Failed", &json!({"exitCode": 1}))),
+        plain("serves", &serving("10.0.0.7", true)),
+        plain("comes", &waiting_container("ContainerCreating", "")),
+        pod("goes", &serving("10.0.0.7", true), &deleted()),
+    ];
+    let mut ledger = Ledger::from(0);
+    ledger.list_begins();
+    for pod in &pods {
+        assert_eq!(ledger.seen(pod), []);
+    }
+    let number = ProcessNumber;
+    let processes = [1, 2, 3].map(|n| (number(n), "t".to_string())).to_vec();
+    let expected = [
+        PlatformEvent::Found { processes },
+        started(number(1), "serves"),
+        started(number(3), "goes"),
+        PlatformEvent::Leaving { process: number(3), reason: "its pod was deleted".into() },
+    ];
+    assert_eq!(ledger.list_ends(&pods), expected);
+    assert_eq!(ledger.seen(&plain("comes", &serving("10.0.0.7", true))), [started(number(2), "comes")]);
+}
+
+#[test]
+fn a_creation_that_does_not_succeed_is_told_when_the_reason_changes() {
+    let mut ledger = asked();
+    let waits = |reason: &str| PlatformEvent::Waiting {
+        process: ONE,
+        reason: format!("its pod cannot be created: {reason}"),
+    };
+    assert_eq!(ledger.not_created(ONE, "exceeded quota"), [waits("exceeded quota")]);
+    assert_eq!(ledger.not_created(ONE, "exceeded quota"), []);
+    assert_eq!(ledger.not_created(ONE, "forbidden"), [waits("forbidden")]);
+}
+
+#[test]
+fn some_failed_pods_are_kept_for_their_logs() {
+    let mut ledger = asked();
+    for n in 0..FAILED_KEPT + 2 {
+        ledger.seen(&plain(&format!("p{n}"), &ended_container("Failed", &json!({"exitCode": 1}))));
+    }
+    assert_eq!(ledger.forget_failed(), ["p0", "p1"]);
+    assert_eq!(ledger.forget_failed(), Vec::<String>::new());
+}
+
+#[test]
+fn a_pod_is_its_template_with_a_name_and_the_templates_hash() {
+    let template = WorkerTemplate {
+        hash: "abc".into(),
+        pod: Some(Arc::new(
+            serde_json::from_value(json!({
+                "metadata": {"generateName": "flights-worker-", "labels": {"weir.dev/job": "flights"}},
+            }))
+            .unwrap(),
+        )),
+    };
+    let pod = pod_of(&template, "flights-worker-1");
+    assert_eq!((pod.metadata.generate_name, pod.metadata.name.as_deref()), (None, Some("flights-worker-1")));
+    let labels = pod.metadata.labels.unwrap();
+    assert_eq!((labels["weir.dev/job"].as_str(), labels[TEMPLATE_LABEL].as_str()), ("flights", "abc"));
+}
+
+#[test]
+fn tries_are_spaced_out_up_to_a_limit() {
+    let waits: Vec<u128> = [1, 2, 3, 4, 5, 6, 60].map(|tries| retry_after(tries).as_millis()).to_vec();
+    assert_eq!(waits, [500, 1_000, 2_000, 4_000, 8_000, 15_000, 15_000]);
+}
