@@ -15,6 +15,8 @@ mod events;
 mod restart;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -437,6 +439,7 @@ impl AttemptMachine {
     /// The next attempt begins, with what is wanted, or, while that is not ready, with what there was.
     fn begin(&mut self, now: Millis, actions: &mut Vec<Action>) {
         self.current = self.next_version().clone();
+        self.change.begun();
         if self.current.number == 0 {
             let reason = "the attempt that was resumed cannot be deployed anew, and what is wanted was refused";
             self.end(End::Failed { failure: None, reason: reason.to_string() }, actions);

@@ -7,6 +7,9 @@
 //! A slot is given free again only where nothing can bring its record back: see [`Removal::Empty`]. Openings and seals are
 //! no business of this module, and nothing here makes a path of one.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

@@ -106,7 +106,8 @@ impl Drop for Session {
 /// Connects to a worker, with mutual TLS where that is given; says why it could not.
 pub async fn connect(address: &str, tls: Option<&SessionTls>) -> Result<Channel, String> {
     let scheme = if tls.is_some() { "https" } else { "http" };
-    let unusable = |error: &dyn std::error::Error| format!("its address {address} cannot be used: {}", root_cause(error));
+    let unusable =
+        |error: &dyn std::error::Error| format!("its address {address} cannot be used: {}", root_cause(error));
     let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).map_err(|error| unusable(&error))?;
     if let Some(tls) = tls {
         let config = ClientTlsConfig::new()

@@ -133,16 +133,10 @@ struct Inlets {
 pub async fn run(parts: Parts) -> Outcome {
     let (sessions, session_events) = mpsc::channel(QUEUE);
     let (done, done_events) = mpsc::channel(QUEUE);
-    let inlets = Inlets {
-        platform: parts.platform_events,
-        sessions: session_events,
-        done: done_events,
-        control: parts.control,
-    };
+    let inlets =
+        Inlets { platform: parts.platform_events, sessions: session_events, done: done_events, control: parts.control };
     let job = parts.job;
     let wanted = Wanted { job: job.clone(), fingerprint: parts.fingerprint.clone() };
-    // Whether an attempt that is resumed is the one that is wanted is seen when that is planned.
-    let version = attempt::Version { planned: wanted.fingerprint.is_some() && !parts.resume, ..wanted.version(1) };
     let supervisor = Supervisor {
         request: Request {
             job: job.name.clone(),
@@ -158,7 +152,7 @@ pub async fn run(parts: Parts) -> Outcome {
             fingerprint: parts.fingerprint.unwrap_or_default(),
             retain: job.policy.retain,
         },
-        attempt: AttemptMachine::new(job.restart, version),
+        attempt: AttemptMachine::new(job.restart, wanted.version(1)),
         versions: BTreeMap::from([(1, wanted)]),
         refused: None,
         traffic: Traffic::new(job.name.to_string()),

@@ -9,6 +9,8 @@
 //! again.
 
 mod facts;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

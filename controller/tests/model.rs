@@ -31,6 +31,7 @@ const BOUNDS: Bounds = Bounds {
     attempts: 2,
     terms: 2,
     doubts: 1,
+    hand_overs: 0,
     delays: 2,
     retain: 1,
     fine: false,
@@ -83,6 +84,11 @@ fn three_terms_over_two_attempts_keep_the_invariants() {
 }
 
 #[test]
+fn a_hand_over_that_is_begun_anywhere_keeps_the_invariants() {
+    holds(Bounds { hand_overs: 1, delays: 0, ..BOUNDS }, u64::MAX);
+}
+
+#[test]
 fn every_step_of_a_worker_and_a_takeover_on_its_own_keeps_the_invariants() {
     holds(Bounds { fine: true, ids: 2, delays: 1, ..BOUNDS }, u64::MAX);
 }
@@ -111,7 +117,7 @@ proptest! {
         choices in proptest::collection::vec(any::<u16>(), 1..800),
     ) {
         let world = World { bounds: Bounds {
-            coordinators: 4, slots: 5, ids: 20, attempts: 8, terms: 16, doubts: 12, delays: world::FREELY, retain, fine: true,
+            coordinators: 4, slots: 5, ids: 20, attempts: 8, terms: 16, doubts: 12, hand_overs: 3, delays: world::FREELY, retain, fine: true,
             ..BOUNDS
         } };
         let mut state = world.initial();

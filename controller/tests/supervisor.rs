@@ -27,7 +27,7 @@ use weir_controller::{
     job::{Job, Overrides},
     platform::{Platform, PlatformEvent, ProcessNumber, WorkerTemplate},
     state_dir::StateDir,
-    supervisor::{self, Control, Outcome, Parts},
+    supervisor::{self, Change, Control, Outcome, Parts},
     takeover::Restore,
     ui::{LocalObserver, Ui, View, Weight},
 };
@@ -40,11 +40,15 @@ use weir_protocol::{
         self, FromWorker, ToWorker, from_worker, to_worker,
         worker_server::{Worker, WorkerServer},
     },
+    settings::PlanRequest,
 };
 use weir_storage::JobStore;
 
 /// A test that waits longer than this waits for something that will not come.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A plan that no state fits.
+const UNFIT: &str = "unfit";
 
 /// What the played workers share.
 #[derive(Default)]
@@ -63,6 +67,8 @@ struct Played {
     id: WorkerId,
     store: JobStore,
     stage: Arc<Stage>,
+    /// What it runs, whoever has a session with it.
+    attempt: Arc<AtomicU64>,
 }
 
 #[async_trait]
@@ -74,8 +80,9 @@ impl Worker for Played {
         let (answers, stream) = mpsc::channel(64);
         let (played, mut inbox) = (self.clone(), request.into_inner());
         tokio::spawn(async move {
-            let (mut attempt, mut told) = (0, false);
+            let mut told = false;
             loop {
+                let attempt = played.attempt.load(Ordering::SeqCst);
                 // Made before the flag is read, so that no change is missed.
                 let changed = played.stage.changed.notified();
                 let mut said = Vec::new();
@@ -85,7 +92,7 @@ impl Worker for Played {
                 } else {
                     tokio::select! {
                         message = inbox.next() => match message {
-                            Some(Ok(message)) => said = played.answer(&mut attempt, message.message.unwrap()).await,
+                            Some(Ok(message)) => said = played.answer(message.message.unwrap()).await,
                             _ => return,
                         },
                         () = changed => continue,
@@ -105,13 +112,19 @@ impl Worker for Played {
         Err(Status::unimplemented("these workers have nothing to exchange"))
     }
 
-    async fn plan(&self, _: Request<rpc::PlanCall>) -> Result<Response<rpc::PlanAnswer>, Status> {
-        Err(Status::unimplemented("these workers plan nothing"))
+    async fn plan(&self, call: Request<rpc::PlanCall>) -> Result<Response<rpc::PlanAnswer>, Status> {
+        let request: PlanRequest = serde_json::from_slice(&call.into_inner().plan_request).unwrap();
+        let answer = if request.script.contains("nonsense") {
+            serde_json::json!({"errors": [{"line": 1, "column": 1, "message": "nonsense is no statement"}]})
+        } else {
+            serde_json::json!({"fingerprint": "f"})
+        };
+        Ok(Response::new(rpc::PlanAnswer { answer: answer.to_string().into_bytes().into() }))
     }
 }
 
 impl Played {
-    async fn answer(&self, current: &mut u64, message: to_worker::Message) -> Vec<from_worker::Message> {
+    async fn answer(&self, message: to_worker::Message) -> Vec<from_worker::Message> {
         use from_worker::Message;
         let finished = self.stage.finished.load(Ordering::SeqCst);
         match message {
@@ -119,12 +132,22 @@ impl Played {
                 protocol_version: PROTOCOL_VERSION,
                 build_version: BUILD_VERSION.to_string(),
                 worker: self.id.0.clone(),
-                attempt: *current,
+                attempt: self.attempt.load(Ordering::SeqCst),
                 highest_checkpoint: 0,
                 memory_budget: 0,
             })],
             to_worker::Message::Deploy(deploy) => {
-                *current = deploy.attempt;
+                if deploy.fingerprint == UNFIT {
+                    return vec![Message::TaskFailed(rpc::TaskFailed {
+                        attempt: deploy.attempt,
+                        operator: "sum".to_string(),
+                        message: "the state of sum is of another type".to_string(),
+                        fatal: true,
+                        kind: "StateMismatch".to_string(),
+                        ..rpc::TaskFailed::default()
+                    })];
+                }
+                self.attempt.store(deploy.attempt, Ordering::SeqCst);
                 assert_eq!(deploy.restore_path.is_empty(), deploy.restore_record.is_empty());
                 if !deploy.restore_path.is_empty() {
                     let slot: Slot = decode(&deploy.restore_path, &deploy.restore_record, RECORD_VERSION).unwrap();
@@ -175,12 +198,15 @@ struct PlayedPlatform {
     stage: Arc<Stage>,
     events: mpsc::Sender<PlatformEvent>,
     count: Arc<AtomicU64>,
-    running: Arc<Mutex<BTreeMap<ProcessNumber, JoinHandle<()>>>>,
+    running: Running,
 }
+
+/// The processes that live, and the addresses of those that listen.
+type Running = Arc<Mutex<BTreeMap<ProcessNumber, (JoinHandle<()>, String)>>>;
 
 impl PlayedPlatform {
     fn end(&self, process: ProcessNumber) {
-        let Some(task) = self.running.lock().unwrap().remove(&process) else { return };
+        let Some((task, _)) = self.running.lock().unwrap().remove(&process) else { return };
         task.abort();
         let events = self.events.clone();
         tokio::spawn(async move {
@@ -193,19 +219,30 @@ impl PlayedPlatform {
 impl Platform for PlayedPlatform {
     fn start(&mut self, template: &WorkerTemplate) -> ProcessNumber {
         let process = ProcessNumber(self.count.fetch_add(1, Ordering::SeqCst) + 1);
-        let worker = Played { id: WorkerId::generate(), store: self.store.clone(), stage: self.stage.clone() };
-        let (events, template) = (self.events.clone(), template.hash.clone());
+        let worker = Played {
+            id: WorkerId::generate(),
+            store: self.store.clone(),
+            stage: self.stage.clone(),
+            attempt: Arc::default(),
+        };
+        let (events, template, running) = (self.events.clone(), template.hash.clone(), self.running.clone());
+        let mine = self.running.clone();
+        // Held until it is in there, so that its address finds it.
+        let mut running_before = mine.lock().unwrap();
         let task = tokio::spawn(async move {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap().to_string();
             let name = format!("worker {process}");
+            if let Some((_, listens)) = running.lock().unwrap().get_mut(&process) {
+                listens.clone_from(&address);
+            }
             events.send(PlatformEvent::Started { process, name, address, pid: None, template }).await.unwrap();
             let _ = Server::builder()
                 .add_service(WorkerServer::new(worker))
                 .serve_with_incoming(TcpListenerStream::new(listener))
                 .await;
         });
-        self.running.lock().unwrap().insert(process, task);
+        running_before.insert(process, (task, String::new()));
         process
     }
 
@@ -270,7 +307,8 @@ impl Lines {
 struct Run {
     lines: Lines,
     stage: Arc<Stage>,
-    running: Arc<Mutex<BTreeMap<ProcessNumber, JoinHandle<()>>>>,
+    running: Running,
+    count: Arc<AtomicU64>,
     events: mpsc::Sender<PlatformEvent>,
     store: JobStore,
     control: mpsc::Sender<Control>,
@@ -279,6 +317,23 @@ struct Run {
 
 impl Run {
     fn start(folder: &Path, name: &str, adopt: bool) -> Self {
+        let (stage, running, count) = (Arc::default(), Arc::default(), Arc::default());
+        Self::over(folder, name, adopt, stage, running, count)
+    }
+
+    /// Another supervisor, after the first has let go of its workers.
+    async fn resume(self, folder: &Path) -> Self {
+        self.control.send(Control::Leave).await.unwrap();
+        let (stage, running, count) = (self.stage.clone(), self.running.clone(), self.count.clone());
+        assert_eq!(self.outcome().await, Outcome::Left);
+        Self::resuming(folder, stage, running, count)
+    }
+
+    fn resuming(folder: &Path, stage: Arc<Stage>, running: Running, count: Arc<AtomicU64>) -> Self {
+        Self::over(folder, "here", false, stage, running, count)
+    }
+
+    fn job(folder: &Path) -> Job {
         let yaml = folder.join("job.yaml");
         std::fs::write(
             &yaml,
@@ -287,26 +342,48 @@ impl Run {
         .unwrap();
         let mut job = Job::local(&yaml, &Overrides::default()).unwrap();
         job.policy = Policy { retry: Duration::from_millis(20), ..job.policy };
+        job
+    }
+
+    fn over(
+        folder: &Path,
+        name: &str,
+        adopt: bool,
+        stage: Arc<Stage>,
+        running: Running,
+        count: Arc<AtomicU64>,
+    ) -> Self {
+        let job = Self::job(folder);
         let state_dir = Arc::new(StateDir::open(&folder.join(name)).unwrap());
         let store = JobStore::open(&job.settings.storage, &job.name).unwrap();
         let (events, platform_events) = mpsc::channel(64);
-        let (lines, stage) = (Lines::default(), Arc::new(Stage::default()));
         let (control, told) = mpsc::channel(8);
-        let running = Arc::default();
+        let lines = Lines::default();
+        let found: Vec<(ProcessNumber, String)> =
+            running.lock().unwrap().iter().map(|(process, (_, address))| (*process, address.clone())).collect();
+        let resume = !found.is_empty();
+        if resume {
+            let processes = found.iter().map(|(process, _)| (*process, String::new())).collect();
+            events.try_send(PlatformEvent::Found { processes }).unwrap();
+            for (process, address) in found {
+                let (name, template) = (format!("worker {process}"), String::new());
+                events.try_send(PlatformEvent::Started { process, name, address, pid: None, template }).unwrap();
+            }
+        }
         let platform = PlayedPlatform {
             store: store.clone(),
             stage: stage.clone(),
             events: events.clone(),
-            count: Arc::default(),
+            count: count.clone(),
             running: Arc::clone(&running),
         };
         let parts = Parts {
             job,
-            fingerprint: Some("f".to_string()),
-            coordinator: name.to_string(),
+            fingerprint: Some("f".to_string()).filter(|_| !resume),
+            coordinator: uuid::Uuid::new_v4().to_string(),
             cluster: "local".to_string(),
             owner: state_dir.owner().to_string(),
-            resume: false,
+            resume,
             control: told,
             observer: Box::new(LocalObserver::new(state_dir, Box::new(lines.clone()), None)),
             tls: None,
@@ -316,13 +393,30 @@ impl Run {
             platform: Box::new(platform),
             platform_events,
         };
+        let parts = if resume { parts } else { Parts { coordinator: name.to_string(), ..parts } };
         let outcome = tokio::spawn(async move { supervisor::run(parts).await });
-        Self { lines, stage, running, events, store, control, outcome }
+        Self { lines, stage, running, count, events, store, control, outcome }
+    }
+
+    /// Asks for another version of the job.
+    async fn change(&self, folder: &Path, fingerprint: Option<&str>, change: impl FnOnce(&mut Job)) {
+        let mut job = Self::job(folder);
+        job.generation = 2;
+        change(&mut job);
+        let change = Change { job, fingerprint: fingerprint.map(str::to_string) };
+        self.control.send(Control::Change(Box::new(change))).await.unwrap();
+    }
+
+    /// Who deployed an attempt, and what it was to restore.
+    fn deployed(&self, attempt: u64) -> Vec<(String, String)> {
+        let deployed = self.stage.deployed.lock().unwrap();
+        let of = deployed.iter().filter(|(of, ..)| *of == attempt);
+        of.map(|(_, worker, restore)| (worker.clone(), restore.clone())).collect()
     }
 
     /// As `kill -9` would.
     async fn kill_a_worker(&self) {
-        let (process, task) = self.running.lock().unwrap().pop_first().unwrap();
+        let (process, (task, _)) = self.running.lock().unwrap().pop_first().unwrap();
         task.abort();
         self.events.send(PlatformEvent::Died { process, how: "signal 9".to_string() }).await.unwrap();
     }
@@ -407,4 +501,128 @@ async fn a_run_from_elsewhere_is_refused_unless_it_asks_to_take_over() {
     first.lines.wait("checkpoint", completed + 1).await;
     first.finish_input();
     assert_eq!(first.outcome().await, Outcome::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_workers_are_ready_before_the_job_goes_on_with_them_from_a_last_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::start(folder.path(), "here", false);
+    run.lines.wait("checkpoint 2 in", 1).await;
+    run.change(folder.path(), None, |job| job.workers = 4).await;
+    run.lines.wait("handing over", 1).await;
+    run.lines.wait("attempt 2: 4 workers", 1).await;
+    run.lines.wait("running again after", 1).await;
+    let (first, second) = (run.deployed(1), run.deployed(2));
+    assert_eq!(second.len(), 4);
+    assert!(first.iter().all(|(worker, _)| second.iter().any(|(other, _)| other == worker)), "who was there stays");
+    run.change(folder.path(), None, |job| (job.workers, job.generation) = (1, 3)).await;
+    run.lines.wait("attempt 3: 1 workers", 1).await;
+    run.lines.wait("running again after", 2).await;
+    let completed = run.lines.count("checkpoint");
+    run.lines.wait("checkpoint", completed + 2).await;
+    run.finish_input();
+    let (lines, running) = (run.lines.clone(), run.running.clone());
+    assert_eq!(run.outcome().await, Outcome::Succeeded);
+    assert_eq!(lines.count("lost:"), 0, "who is not needed any more is not lost");
+    assert_eq!(running.lock().unwrap().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_the_state_does_not_fit_is_refused_and_the_job_runs_on_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::start(folder.path(), "here", false);
+    run.lines.wait("checkpoint 2 in", 1).await;
+    run.change(folder.path(), Some(UNFIT), |job| job.plan.script = "SELECT 2".to_string()).await;
+    run.lines.wait("the change is refused: the state of sum is of another type", 1).await;
+    run.lines.wait("running again after", 1).await;
+    assert_eq!((run.deployed(1).len(), run.deployed(2).len(), run.deployed(3).len()), (2, 0, 2));
+    let completed = run.lines.count("checkpoint");
+    run.lines.wait("checkpoint", completed + 2).await;
+    run.finish_input();
+    assert_eq!(run.outcome().await, Outcome::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_does_not_plan_touches_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::start(folder.path(), "here", false);
+    run.lines.wait("checkpoint 1 in", 1).await;
+    run.change(folder.path(), None, |job| job.plan.script = "nonsense".to_string()).await;
+    run.lines.wait("nonsense is no statement", 1).await;
+    let completed = run.lines.count("checkpoint");
+    run.lines.wait("checkpoint", completed + 2).await;
+    run.finish_input();
+    let (lines, stage) = (run.lines.clone(), run.stage.clone());
+    assert_eq!(run.outcome().await, Outcome::Succeeded);
+    assert_eq!((lines.count("handing over"), stage.deployed.lock().unwrap().len()), (0, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_live_changes_without_a_new_attempt() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::start(folder.path(), "here", false);
+    run.lines.wait("checkpoint 1 in", 1).await;
+    run.change(folder.path(), None, |job| job.policy.interval = Duration::from_secs(3600)).await;
+    run.lines.wait("the change holds", 1).await;
+    let completed = run.lines.count(" in ");
+    run.control.send(Control::Checkpoint).await.unwrap();
+    run.lines.wait(" in ", completed + 1).await;
+    run.control.send(Control::Stop { last_checkpoint: true, why: "a test".to_string() }).await.unwrap();
+    let stage = run.stage.clone();
+    assert_eq!(run.outcome().await, Outcome::Stopped);
+    assert_eq!(stage.deployed.lock().unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_told_to_go_is_replaced_before_it_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::start(folder.path(), "here", false);
+    run.lines.wait("checkpoint 2 in", 1).await;
+    let process = *run.running.lock().unwrap().keys().next().unwrap();
+    run.events.send(PlatformEvent::Leaving { process, reason: "a drain".to_string() }).await.unwrap();
+    run.lines.wait("worker 1 is to go (a drain)", 1).await;
+    run.lines.wait("running again after", 1).await;
+    let (first, second) = (run.deployed(1), run.deployed(2));
+    assert_eq!(second.iter().filter(|(worker, _)| first.iter().any(|(other, _)| other == worker)).count(), 1);
+    run.finish_input();
+    let lines = run.lines.clone();
+    assert_eq!(run.outcome().await, Outcome::Succeeded);
+    assert_eq!(lines.count("lost:"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_controller_takes_up_a_running_attempt_without_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Run::start(folder.path(), "here", false);
+    first.lines.wait("checkpoint 2 in", 1).await;
+    let second = first.resume(folder.path()).await;
+    second.lines.wait("resumed after checkpoint", 1).await;
+    second.lines.wait("running on", 1).await;
+    second.lines.wait("the change holds", 1).await;
+    let completed = second.lines.count(" in ");
+    second.lines.wait(" in ", completed + 2).await;
+
+    // It has a worker's loss to mend like any other.
+    second.kill_a_worker().await;
+    second.lines.wait("running again after", 1).await;
+    assert_eq!((second.deployed(1).len(), second.deployed(2).len()), (2, 2));
+    second.finish_input();
+    assert_eq!(second.outcome().await, Outcome::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_with_a_worker_missing_is_recovered_by_the_next_controller() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Run::start(folder.path(), "here", false);
+    first.lines.wait("checkpoint 2 in", 1).await;
+    first.control.send(Control::Leave).await.unwrap();
+    let (stage, running, count) = (first.stage.clone(), first.running.clone(), first.count.clone());
+    assert_eq!(first.outcome().await, Outcome::Left);
+    let (_, (task, _)) = running.lock().unwrap().pop_first().unwrap();
+    task.abort();
+    let second = Run::resuming(folder.path(), stage, running, count);
+    second.lines.wait("attempt 2: 2 workers", 1).await;
+    second.lines.wait("running again after", 1).await;
+    second.finish_input();
+    assert_eq!(second.outcome().await, Outcome::Succeeded);
 }

@@ -18,6 +18,8 @@ use crate::time::Millis;
 /// How far a change is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Change {
+    /// An attempt was resumed, and whether it is what is wanted is seen when that is planned.
+    unsure: bool,
     /// The worker that is asked for the plan.
     asked: Option<WorkerId>,
     /// When the next one is asked.
@@ -32,6 +34,11 @@ impl Change {
     pub(super) fn tick(&mut self, now: Millis) {
         self.ask_at = self.ask_at.filter(|at| now < *at);
         self.retry_at = self.retry_at.filter(|at| now < *at);
+    }
+
+    /// What was resumed is no more.
+    pub(super) fn begun(&mut self) {
+        self.unsure = false;
     }
 
     pub(super) fn lost(&mut self, worker: &WorkerId) {
@@ -150,7 +157,8 @@ impl AttemptMachine {
         if self.waits_for_found() {
             return;
         }
-        if self.target.planned || self.change.asked.is_some() || self.change.ask_at.is_some_and(|at| now < at) {
+        let known = self.target.planned && !self.change.unsure;
+        if known || self.change.asked.is_some() || self.change.ask_at.is_some_and(|at| now < at) {
             return;
         }
         let worker = self.crew.eligible(&self.target.template).first().map(|worker| (*worker).clone());
@@ -184,13 +192,13 @@ impl AttemptMachine {
     }
 
     pub(super) fn planned(&mut self, now: Millis, version: u64, planned: Planned, actions: &mut Vec<Action>) {
-        if version != self.target.number || self.target.planned {
+        if version != self.target.number || self.change.asked.take().is_none() {
             return;
         }
-        self.change.asked = None;
         match planned {
             Planned::Fits { same } => {
                 self.target.planned = true;
+                self.change.unsure = false;
                 if !self.is_changing() {
                     self.current.planned = true;
                 } else if same {
@@ -237,18 +245,28 @@ impl AttemptMachine {
 
     /// The next attempt has all that it needs, and there is a reason for it.
     fn hand_over_is_due(&self, now: Millis) -> bool {
-        let wanted = self.is_changing() || !self.crew.is_settled(&self.target.template);
-        wanted && self.can_hand_over() && self.change.retry_at.is_none_or(|at| now >= at)
+        self.has_reason() && self.can_hand_over() && self.change.retry_at.is_none_or(|at| now >= at)
+    }
+
+    /// Something else is wanted than what runs, or other workers.
+    fn has_reason(&self) -> bool {
+        self.is_changing() || !self.crew.is_settled(&self.target.template)
     }
 
     fn can_hand_over(&self) -> bool {
-        self.target.planned && self.crew.suffices(&self.target)
+        self.target.planned && !self.change.unsure && self.crew.suffices(&self.target)
     }
 
     /// The last checkpoint before the next attempt was taken, or was not.
     pub(super) fn hand_over(&mut self, now: Millis, last: Last, actions: &mut Vec<Action>) {
         let Phase::HandingOver { opening, since } = &self.phase else { return };
         let (opening, since) = (Arc::clone(opening), *since);
+        if !self.has_reason() {
+            // What was wanted is not any more.
+            self.phase = Phase::Running { opening, since, suspect: None };
+            actions.push(Action::CarryOn);
+            return;
+        }
         let reason = match last {
             Last::Taken { .. } if self.can_hand_over() => None,
             Last::Failed { .. } if self.can_hand_over() && self.change.tries >= HAND_OVER_TRIES => None,
@@ -287,6 +305,7 @@ impl AttemptMachine {
             template: template.map(|ready| ready.template.clone()).unwrap_or_default(),
             planned: true,
         };
+        self.change.unsure = true;
         self.crew.members = workers.iter().cloned().map(Some).collect();
         self.run(now, opening, workers, true, actions);
     }

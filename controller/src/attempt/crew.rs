@@ -182,7 +182,9 @@ impl Crew {
     pub fn dismiss(&mut self, wanted: &BTreeMap<String, u32>) -> Vec<WorkerId> {
         let mut room = wanted.clone();
         for member in self.members.iter().flatten() {
-            if let Some(room) = self.ready.get(member).and_then(|ready| room.get_mut(&ready.template)) {
+            // A member that is to go holds no room: its successor does.
+            let stays = self.ready.get(member).filter(|ready| !ready.leaving);
+            if let Some(room) = stays.and_then(|ready| room.get_mut(&ready.template)) {
                 *room = room.saturating_sub(1);
             }
         }

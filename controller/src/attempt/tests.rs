@@ -241,7 +241,7 @@ fn too_many_failures_in_a_row_end_the_job() {
 fn max_failures_of_zero_allows_no_restart_after_a_failure_but_lost_workers_do_not_count() {
     let mut job = Job::running(RestartPolicy { max_failures: Some(0), ..POLICY });
     for n in 3..10 {
-        assert_eq!(job.after(Duration::from_secs(60)).lose(n - 1)[0], Action::StartWorker);
+        assert!(job.after(Duration::from_secs(60)).lose(n - 1).contains(&start()));
         job.ready(n);
         job.deploys(&[1, n]);
     }
@@ -407,7 +407,8 @@ fn a_running_attempt_is_resumed_in_the_order_that_is_known_and_without_a_new_dep
         assert_eq!(job.on(Event::TakenOver { opening: opening(4), order }), []);
         assert_eq!(job.runs(1, 4), []);
         let workers = expected.map(worker).to_vec();
-        assert_eq!(job.runs(2, 4), [Action::Run { opening: opening(4), workers, resumed: true }]);
+        let run = Action::Run { opening: opening(4), workers, resumed: true };
+        assert_eq!(job.runs(2, 4)[0], run);
         assert_eq!(job.machine.version(), 0, "what another has begun is not known");
     }
 }
@@ -489,7 +490,7 @@ fn where_no_plan_is_known_the_first_worker_is_asked_before_anything_is_taken_ove
     assert_eq!(job.after(PLAN_RETRY).on(Event::Tick), [ask(2)]);
     assert_eq!(job.on(Event::Planned { version: 1, planned: Planned::Fits { same: false } }), [take_over(false)]);
     job.ready(3);
-    job.deploys(&[2, 3]);
+    job.deploys(&[3, 2]);
 }
 
 fn unplannable() -> Failure {
@@ -695,6 +696,15 @@ fn what_is_no_longer_wanted_while_it_starts_is_called_off() {
     let off = Action::AbandonStarts { template: "t".into(), count: 2 };
     assert_eq!(job.on(Event::Change { version: version(3, Size { workers: 2, standby: 0 }), same: true }), [off]);
     assert_eq!(job.machine.version(), 3);
+}
+
+#[test]
+fn a_change_that_is_called_off_while_it_is_handed_over_is_none() {
+    let mut job = Job::running(POLICY);
+    job.on(change(version(2, Size { workers: 1, standby: 0 })));
+    job.on(Event::Change { version: version(3, Size { workers: 2, standby: 0 }), same: true });
+    assert_eq!(job.on(Event::LastTaken(TAKEN)), [Action::CarryOn]);
+    assert!(job.machine.is_running());
 }
 
 #[test]

@@ -84,7 +84,8 @@ pub async fn run(args: RunArgs) -> Result<(), Failure> {
 
 /// The first Ctrl-C or SIGTERM asks for a last checkpoint and an end, every further one for an end at once.
 fn signals() -> std::io::Result<mpsc::Receiver<Control>> {
-    let (mut interrupt, mut terminate) = (unix::signal(SignalKind::interrupt())?, unix::signal(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) =
+        (unix::signal(SignalKind::interrupt())?, unix::signal(SignalKind::terminate())?);
     let (control, told) = mpsc::channel(CONTROL_QUEUE);
     tokio::spawn(async move {
         let mut first = true;
@@ -94,7 +95,8 @@ fn signals() -> std::io::Result<mpsc::Receiver<Control>> {
                 Some(()) = terminate.recv() => "a signal to end",
                 else => return,
             };
-            let what = if first { Control::Stop { last_checkpoint: true, why: why.to_string() } } else { Control::Kill };
+            let what =
+                if first { Control::Stop { last_checkpoint: true, why: why.to_string() } } else { Control::Kill };
             first = false;
             if control.send(what).await.is_err() {
                 return;

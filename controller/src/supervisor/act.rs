@@ -10,7 +10,11 @@ use weir_protocol::{
 };
 use weir_storage::JobStore;
 
-use super::{Done, Input, Supervisor, observer::{Fact, StatusAnswer, StatusWrite, Why}, recovery::Breakdown};
+use super::{
+    Done, Input, Supervisor,
+    observer::{Fact, StatusAnswer, StatusWrite, Why},
+    recovery::Breakdown,
+};
 use crate::{
     attempt,
     coordinator::{self, Coordinator},
@@ -84,6 +88,7 @@ impl Supervisor {
             restore_record: restore_record.into(),
             settings: encode(&self.job.settings).into(),
         };
+        self.roster.deploy(workers);
         self.traffic.attempt(opening.attempt.0);
         if let Some(recovery) = &mut self.recovery {
             recovery.deploying(opening.attempt.0);
@@ -94,6 +99,10 @@ impl Supervisor {
     }
 
     pub(super) fn start_coordinator(&mut self, opening: &Arc<Opening>, workers: &[WorkerId], resumed: bool) {
+        if resumed {
+            self.roster.deploy(workers);
+            self.traffic.attempt(opening.attempt.0);
+        }
         let Some(opened) = &self.opened else { return };
         let start = coordinator::Start {
             opening: opening.clone(),

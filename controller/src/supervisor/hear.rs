@@ -67,7 +67,9 @@ impl Supervisor {
     }
 
     fn leaves(&mut self, process: ProcessNumber, reason: String) {
-        let Some(worker) = self.roster.get_mut(process).filter(|worker| !worker.leaving && !worker.gone) else { return };
+        let Some(worker) = self.roster.get_mut(process).filter(|worker| !worker.leaving && !worker.gone) else {
+            return;
+        };
         worker.leaving = true;
         let (name, id) = (worker.name.clone(), worker.id.clone().filter(|_| worker.ready));
         self.tell(&Fact::WorkerLeaves { name, reason });

@@ -182,12 +182,16 @@ impl Roster {
         self.workers.values().filter(|worker| worker.deployed && !worker.gone)
     }
 
-    /// The attempt's workers in slot order, as they are told of each other. Marks them as deployed, and the others as not.
-    pub fn peers(&mut self, ids: &[WorkerId], slots: u32) -> Vec<rpc::Peer> {
+    /// The attempt is theirs now, and not the others'.
+    pub fn deploy(&mut self, ids: &[WorkerId]) {
         for worker in self.workers.values_mut() {
             worker.deployed = worker.id.as_ref().is_some_and(|id| ids.contains(id));
             worker.stats = WorkerStats::default();
         }
+    }
+
+    /// The attempt's workers in slot order, as they are told of each other.
+    pub fn peers(&self, ids: &[WorkerId], slots: u32) -> Vec<rpc::Peer> {
         let peer = |(i, id): (u32, &WorkerId)| rpc::Peer {
             worker: id.0.clone(),
             address: self.by_id(id).map(|worker| worker.address.clone()).unwrap_or_default(),

@@ -37,7 +37,14 @@ impl Traffic {
     /// Of this job.
     pub fn new(job: String) -> Self {
         let view = View { job, state: "starting".to_string(), ..View::default() };
-        Self { view, begun: Instant::now(), completed: None, pause: (0, Duration::ZERO), before: Counts::default(), current: Counts::default() }
+        Self {
+            view,
+            begun: Instant::now(),
+            completed: None,
+            pause: (0, Duration::ZERO),
+            before: Counts::default(),
+            current: Counts::default(),
+        }
     }
 
     /// One word for what is going on.

@@ -51,8 +51,7 @@ impl LocalObserver {
 
     /// Writes down which processes there are, so that scripts and tests need not guess.
     fn note_workers(&self, workers: &[WorkerView]) {
-        let worker =
-            |worker: &WorkerView| json!({"number": worker.number, "pid": worker.pid, "state": worker.state});
+        let worker = |worker: &WorkerView| json!({"number": worker.number, "pid": worker.pid, "state": worker.state});
         let workers: Vec<Value> = workers.iter().map(worker).collect();
         if let Ok(bytes) = serde_json::to_vec(&workers) {
             let _ = self.state_dir.write(WORKERS_FILE, &bytes);

@@ -40,6 +40,8 @@ pub enum Step {
     Deploy(usize),
     /// Trigger, time out, or try again.
     Tick(usize),
+    /// A hand-over begins: a last checkpoint is asked for.
+    TakeLast(usize),
     WriteStatus(usize),
     WriteStatusInDoubt(usize),
     /// The next objects of a removal go.
@@ -128,6 +130,7 @@ impl World {
             processes: vec![Cell::new(Process::Idle); coordinators],
             flights: Cell::new(Vec::new()),
             doubts: 0,
+            hand_overs: 0,
             delays: 0,
             end: None,
         };
@@ -238,6 +241,7 @@ impl World {
                         (leading.status.is_some(), Step::WriteStatus(process)),
                         (leading.status.is_some() && doubts, Step::WriteStatusInDoubt(process)),
                         (!leading.removing.is_empty(), Step::Remove(process)),
+                        (state.hand_overs < self.bounds.hand_overs, Step::TakeLast(process)),
                         (leading.create.is_none() && leading.coordinator.next_wake().is_some(), Step::Tick(process)),
                     ];
                     steps.extend(pending.into_iter().filter(|(enabled, _)| *enabled).map(|(_, step)| step));
@@ -288,6 +292,10 @@ impl World {
             Step::CreateInDoubt(process) => self.create_in_doubt(state, process)?,
             Step::Deploy(process) => self.deploy(state, process)?,
             Step::Tick(process) => self.tell(state, process, Event::Tick)?,
+            Step::TakeLast(process) => {
+                state.hand_overs += 1;
+                self.tell(state, process, Event::TakeLast)?;
+            }
             Step::WriteStatus(process) => self.write_status(state, process)?,
             Step::WriteStatusInDoubt(process) => {
                 state.doubts += 1;
@@ -568,8 +576,10 @@ impl World {
                     set(state, process, Process::Idle);
                     return Ok(());
                 }
+                // Whatever came of it: a takeover may follow at any time, and this is what follows where none does.
+                Action::LastTaken(_) => self.tell(state, process, Event::CarryOn)?,
                 // Of a cancel workers learn by the next trigger too; that it gets lost is the harder case.
-                Action::Cancel { .. } | Action::Note(_) | Action::Succeeded(_) | Action::LastTaken(_) => {}
+                Action::Cancel { .. } | Action::Note(_) | Action::Succeeded(_) => {}
             }
         }
         Ok(())

@@ -106,6 +106,9 @@ pub struct Bounds {
     pub terms: u64,
     /// Requests whose answer is lost and which land later, or never.
     pub doubts: u8,
+    /// How often a coordinator is told to take a last checkpoint, and then to carry on: a hand-over that begins and does not
+    /// come to its end. That one follows on which another attempt is opened is a takeover like every other.
+    pub hand_overs: u8,
     /// How often a queue of messages, a status write or a deletion is held up; what is not held up happens at once, before
     /// anything else. [`FREELY`]: all happen whenever they like.
     pub delays: u8,
@@ -387,6 +390,7 @@ pub struct State {
     pub processes: Vec<Cell<Process>>,
     pub flights: Cell<Vec<Flight>>,
     pub doubts: u8,
+    pub hand_overs: u8,
     pub delays: u8,
     /// The newest record that has ever come to stand in the chain. Only the checks read it.
     pub end: Option<RecordRef>,
@@ -402,7 +406,7 @@ impl State {
         for process in &self.processes {
             process.hash().hash(&mut hasher);
         }
-        (self.doubts, self.delays, self.end).hash(&mut hasher);
+        (self.doubts, self.hand_overs, self.delays, self.end).hash(&mut hasher);
         hasher.finish()
     }
 }

@@ -91,13 +91,10 @@ fn said(reason: Option<&str>, message: Option<&str>) -> Option<String> {
 /// How it ended: what the kubelet says of the pod (evicted, shut down), else what the runtime says of the container.
 fn ended(pod: &Pod, terminated: Option<&ContainerStateTerminated>) -> String {
     let status = pod.status.as_ref();
-    let of_pod = said(
-        status.and_then(|status| status.reason.as_deref()),
-        status.and_then(|status| status.message.as_deref()),
-    );
+    let of_pod =
+        said(status.and_then(|status| status.reason.as_deref()), status.and_then(|status| status.message.as_deref()));
     let disrupted = condition(pod, "DisruptionTarget").filter(|condition| condition.status == "True");
-    let disrupted =
-        disrupted.and_then(|condition| said(condition.reason.as_deref(), condition.message.as_deref()));
+    let disrupted = disrupted.and_then(|condition| said(condition.reason.as_deref(), condition.message.as_deref()));
     match (of_pod.or(disrupted), terminated) {
         (Some(reason), _) => reason,
         (None, Some(terminated)) => of_container(pod, terminated),

@@ -212,7 +212,8 @@ impl Ledger {
             PodState::Leaving { .. } if entry.leaving || entry.ended_by_us => Vec::new(),
             PodState::Leaving { reason, address } => {
                 // One that another controller has left may run an attempt.
-                let started = address.as_ref().filter(|_| !entry.started).map(|address| starts(process, entry, address));
+                let started =
+                    address.as_ref().filter(|_| !entry.started).map(|address| starts(process, entry, address));
                 if !entry.started {
                     return self.over(process, reason);
                 }

@@ -66,12 +66,25 @@ fn what_a_pods_object_says() {
 
     let table = [
         ("nothing is known yet", json!({}), none.clone(), comes.clone()),
-        ("no node", unschedulable, none.clone(), waits("no node takes it: 0/3 nodes are available: 3 Insufficient memory.")),
+        (
+            "no node",
+            unschedulable,
+            none.clone(),
+            waits("no node takes it: 0/3 nodes are available: 3 Insufficient memory."),
+        ),
         ("in the course of things", waiting_container("ContainerCreating", ""), none.clone(), comes.clone()),
-        ("no image", waiting_container("ImagePullBackOff", "Back-off pulling image \"x\""), none.clone(),
-            waits("ImagePullBackOff: Back-off pulling image \"x\"")),
-        ("no secret", waiting_container("CreateContainerConfigError", "secret \"s3\" not found"), none.clone(),
-            waits("CreateContainerConfigError: secret \"s3\" not found")),
+        (
+            "no image",
+            waiting_container("ImagePullBackOff", "Back-off pulling image \"x\""),
+            none.clone(),
+            waits("ImagePullBackOff: Back-off pulling image \"x\""),
+        ),
+        (
+            "no secret",
+            waiting_container("CreateContainerConfigError", "secret \"s3\" not found"),
+            none.clone(),
+            waits("CreateContainerConfigError: secret \"s3\" not found"),
+        ),
         ("runs, but does not serve", serving("10.0.0.7", false), none.clone(), comes.clone()),
         ("no address yet", serving("", true), none.clone(), comes),
         ("serves", serving("10.0.0.7", true), none.clone(), ready("10.0.0.7:6120")),
@@ -79,21 +92,57 @@ fn what_a_pods_object_says() {
         ("deleted while it serves", serving("10.0.0.7", true), deleted(), leaves("its pod was deleted")),
         ("drained", drained, deleted(), leaves("EvictionByEvictionAPI: Eviction API: evicting")),
         ("deleted before it ran", waiting_container("ContainerCreating", ""), deleted(), dead("its pod was deleted")),
-        ("ended well", ended_container("Succeeded", &json!({"exitCode": 0, "reason": "Completed"})), none.clone(),
-            dead("exit code 0")),
-        ("crashed", ended_container("Failed", &json!({"exitCode": 101, "reason": "Error"})), none.clone(),
-            dead("exit code 101")),
-        ("killed", ended_container("Failed", &json!({"exitCode": 137, "reason": "Error"})), none.clone(), dead("signal 9")),
-        ("said why", ended_container("Failed", &json!({"exitCode": 2, "reason": "Error", "message": "no TLS key\n"})),
-            none.clone(), dead("exit code 2: no TLS key")),
-        ("out of memory", ended_container("Failed", &json!({"exitCode": 137, "reason": "OOMKilled"})), none.clone(),
-            dead("out of memory: it used more than its limits.memory of 256Mi; raise spec.workers.resources.limits.memory")),
-        ("cannot run", ended_container("Failed", &json!({"exitCode": 128, "reason": "StartError", "message": "no such file"})),
-            none.clone(), dead("exit code 128 (StartError: no such file)")),
-        ("the container ended before the pod's phase says so",
-            ended_container("Running", &json!({"exitCode": 137, "reason": "Error"})), none.clone(), dead("signal 9")),
+        (
+            "ended well",
+            ended_container("Succeeded", &json!({"exitCode": 0, "reason": "Completed"})),
+            none.clone(),
+            dead("exit code 0"),
+        ),
+        (
+            "crashed",
+            ended_container("Failed", &json!({"exitCode": 101, "reason": "Error"})),
+            none.clone(),
+            dead("exit code 101"),
+        ),
+        (
+            "killed",
+            ended_container("Failed", &json!({"exitCode": 137, "reason": "Error"})),
+            none.clone(),
+            dead("signal 9"),
+        ),
+        (
+            "said why",
+            ended_container("Failed", &json!({"exitCode": 2, "reason": "Error", "message": "no TLS key\n"})),
+            none.clone(),
+            dead("exit code 2: no TLS key"),
+        ),
+        (
+            "out of memory",
+            ended_container("Failed", &json!({"exitCode": 137, "reason": "OOMKilled"})),
+            none.clone(),
+            dead(
+                "out of memory: it used more than its limits.memory of 256Mi; raise spec.workers.resources.limits.memory",
+            ),
+        ),
+        (
+            "cannot run",
+            ended_container("Failed", &json!({"exitCode": 128, "reason": "StartError", "message": "no such file"})),
+            none.clone(),
+            dead("exit code 128 (StartError: no such file)"),
+        ),
+        (
+            "the container ended before the pod's phase says so",
+            ended_container("Running", &json!({"exitCode": 137, "reason": "Error"})),
+            none.clone(),
+            dead("signal 9"),
+        ),
         ("evicted", evicted, none.clone(), dead("Evicted: The node was low on resource: memory.")),
-        ("its node is lost", json!({"phase": "Running", "reason": "NodeLost"}), none.clone(), dead("its node node-1 is lost")),
+        (
+            "its node is lost",
+            json!({"phase": "Running", "reason": "NodeLost"}),
+            none.clone(),
+            dead("its node node-1 is lost"),
+        ),
         ("ended silently", json!({"phase": "Failed"}), none, dead("its pod ended without saying why")),
     ];
     for (case, status, metadata, expected) in table {
@@ -134,7 +183,11 @@ fn each_thing_is_told_once_from_the_first_obstacle_to_the_end() {
     assert_eq!(ledger.seen(&full), []);
     let serves = plain("p", &serving("10.0.0.7", true));
     assert_eq!(ledger.seen(&serves), [started(ONE, "p")]);
-    assert_eq!(ledger.seen(&plain("p", &serving("10.0.0.7", false))), [], "whether it answers is the session's question");
+    assert_eq!(
+        ledger.seen(&plain("p", &serving("10.0.0.7", false))),
+        [],
+        "whether it answers is the session's question"
+    );
     let goes = pod("p", &serving("10.0.0.7", true), &deleted());
     let leaves = PlatformEvent::Leaving { process: ONE, reason: "its pod was deleted".into() };
     assert_eq!(ledger.seen(&goes), [leaves]);
@@ -207,10 +260,8 @@ fn pods_that_are_there_already_are_told_first_and_then_one_by_one() {
 #[test]
 fn a_creation_that_does_not_succeed_is_told_when_the_reason_changes() {
     let mut ledger = asked();
-    let waits = |reason: &str| PlatformEvent::Waiting {
-        process: ONE,
-        reason: format!("its pod cannot be created: {reason}"),
-    };
+    let waits =
+        |reason: &str| PlatformEvent::Waiting { process: ONE, reason: format!("its pod cannot be created: {reason}") };
     assert_eq!(ledger.not_created(ONE, "exceeded quota"), [waits("exceeded quota")]);
     assert_eq!(ledger.not_created(ONE, "exceeded quota"), []);
     assert_eq!(ledger.not_created(ONE, "forbidden"), [waits("forbidden")]);

@@ -1,0 +1,248 @@
+use weir_protocol::record::{self, Slot};
+
+use super::*;
+
+fn request() -> Request {
+    Request {
+        job: JobName { namespace: "n".into(), name: "j".into() },
+        coordinator: "c2".into(),
+        owner: "o".into(),
+        cluster: "k".into(),
+        adopt: false,
+        resume: false,
+        restore: Restore::Latest,
+        workers: 2,
+        slots: 2,
+        max_parallelism: 128,
+        fingerprint: "f".into(),
+        retain: 2,
+    }
+}
+
+fn opened(term: u64, attempt: u64, restores: Option<RecordRef>) -> Opening {
+    Opening { coordinator: "c1".into(), ..opening(&request(), Term(term), Attempt(attempt), restores) }
+}
+
+fn reference(term: u64, number: u64, id: u64) -> RecordRef {
+    RecordRef { id: CheckpointId(id), term: Term(term), number: RecordNumber(number) }
+}
+
+fn record(RecordRef { id, term, number }: RecordRef) -> Record {
+    Record {
+        version: RECORD_VERSION,
+        id,
+        term,
+        number,
+        attempt: Attempt(1),
+        job: request().job,
+        is_final: false,
+        parallelism: 4,
+        max_parallelism: 128,
+        fingerprint: "f".into(),
+        parts: Vec::new(),
+        completed_at_ms: 0,
+        duration_ms: 0,
+        state_bytes: 0,
+        uploaded_bytes: 0,
+    }
+}
+
+fn seal(term: u64, number: u64) -> Seal {
+    Seal { version: RECORD_VERSION, term: Term(term), number: RecordNumber(number), by: "c2".into(), at_ms: 5 }
+}
+
+/// Storage as a list and bytes, so that every test goes through the code that reads them.
+#[derive(Clone, Default)]
+struct Storage(std::collections::BTreeMap<String, Vec<u8>>);
+
+impl Storage {
+    fn opening(mut self, opening: &Opening) -> Self {
+        self.0.insert(paths::opening(opening.term), record::encode(opening));
+        self
+    }
+
+    fn record(mut self, reference: RecordRef) -> Self {
+        self.0.insert(reference.path(), record::encode(&Slot::Record(record(reference))));
+        self
+    }
+
+    fn seal(mut self, term: u64, number: u64) -> Self {
+        let path = paths::slot(Term(term), RecordNumber(number));
+        self.0.insert(path, record::encode(&Slot::Seal(seal(term, number))));
+        self
+    }
+
+    fn bytes(mut self, path: String, bytes: &[u8]) -> Self {
+        self.0.insert(path, bytes.to_vec());
+        self
+    }
+
+    fn facts(&self) -> Facts {
+        self.facts_without(&[])
+    }
+
+    /// These were deleted between the list and the reads.
+    fn facts_without(&self, gone: &[String]) -> Facts {
+        let listed = self.0.iter().map(|(path, bytes)| (path.as_str(), bytes.len() as u64));
+        let mut read = std::collections::BTreeMap::new();
+        for path in reads(listed.clone()).into_iter().filter(|path| !gone.contains(path)) {
+            read.insert(path.clone(), self.0[&path].clone());
+        }
+        Facts::of(listed, &read)
+    }
+
+    fn decide(&self, request: &Request) -> Decision {
+        decide(request, &self.facts(), None, Millis(5))
+    }
+}
+
+fn opens(term: u64, attempt: u64, restores: Option<RecordRef>) -> Decision {
+    Decision::CreateOpening(opening(&request(), Term(term), Attempt(attempt), restores))
+}
+
+#[test]
+fn empty_storage_is_opened_with_the_first_term_and_attempt() {
+    assert_eq!(Storage::default().decide(&request()), opens(1, 1, None));
+}
+
+#[test]
+fn the_next_slot_of_the_newest_term_is_sealed_first() {
+    let first = Storage::default().opening(&opened(1, 1, None));
+    assert_eq!(first.decide(&request()), Decision::CreateSeal(seal(1, 1)));
+    // Deletion has begun; only the highest number counts.
+    let third = first.record(reference(1, 2, 4)).record(reference(1, 3, 6));
+    assert_eq!(third.decide(&request()), Decision::CreateSeal(seal(1, 4)));
+}
+
+#[test]
+fn a_sealed_term_restores_its_last_record_or_else_what_it_restored_itself() {
+    let one = Storage::default()
+        .opening(&opened(1, 1, None))
+        .record(reference(1, 1, 4))
+        .record(reference(1, 2, 6))
+        .seal(1, 3);
+    assert_eq!(one.decide(&request()), opens(2, 2, Some(reference(1, 2, 6))));
+    let two = one.opening(&opened(2, 2, Some(reference(1, 2, 6)))).seal(2, 1);
+    assert_eq!(two.decide(&request()), opens(3, 3, Some(reference(1, 2, 6))));
+    let nothing = Storage::default().opening(&opened(1, 1, None)).seal(1, 1);
+    assert_eq!(nothing.decide(&request()), opens(2, 2, None));
+}
+
+#[test]
+fn a_resumed_attempt_keeps_its_number() {
+    let storage = Storage::default().opening(&opened(4, 3, None)).seal(4, 1);
+    let Decision::CreateOpening(opening) = storage.decide(&Request { resume: true, ..request() }) else { panic!() };
+    assert_eq!((opening.term, opening.attempt), (Term(5), Attempt(3)));
+}
+
+#[test]
+fn a_seal_in_a_slot_that_deletion_had_given_free_ends_nothing() {
+    let storage = Storage::default().opening(&opened(1, 1, None)).seal(1, 1).record(reference(1, 2, 4));
+    assert_eq!(storage.decide(&request()), Decision::CreateSeal(seal(1, 3)));
+}
+
+#[test]
+fn a_record_deleted_between_list_and_read_still_counts_for_the_next_number() {
+    let storage = Storage::default().opening(&opened(1, 1, None)).record(reference(1, 1, 4));
+    let facts = storage.facts_without(&[reference(1, 1, 4).path()]);
+    assert_eq!(decide(&request(), &facts, None, Millis(5)), Decision::CreateSeal(seal(1, 2)));
+}
+
+#[test]
+fn the_own_opening_is_recognized_and_brings_all_standing_records() {
+    let restored = reference(1, 3, 6);
+    let mine = opening(&request(), Term(2), Attempt(2), Some(restored));
+    let storage = Storage::default()
+        .opening(&opened(1, 1, None))
+        .bytes(paths::slot(Term(1), RecordNumber(1)), b"")
+        .record(reference(1, 2, 4))
+        .record(restored)
+        .seal(1, 4)
+        .opening(&mine);
+    let Decision::Opened(opened) = decide(&request(), &storage.facts(), Some(Term(2)), Millis(5)) else { panic!() };
+    assert_eq!(*opened.opening, mine);
+    assert_eq!(opened.restored.map(|record| record.reference()), Some(restored));
+    let inherited: Vec<_> = opened.inherited.iter().map(|record| record.reference()).collect();
+    assert_eq!(inherited, [reference(1, 2, 4), restored]);
+    assert_eq!(opened.highest_id, CheckpointId(6));
+}
+
+#[test]
+fn an_opening_of_another_process_ends_the_takeover() {
+    let storage = Storage::default().opening(&opened(1, 1, None)).seal(1, 1).opening(&opened(2, 2, None));
+    let lost = |asked| matches!(decide(&request(), &storage.facts(), asked, Millis(5)), Decision::Lost { .. });
+    assert!(lost(Some(Term(2))));
+    assert!(lost(Some(Term(1))));
+    assert!(!lost(Some(Term(3))), "the own opening has not landed yet");
+    assert!(!lost(None));
+}
+
+#[test]
+fn another_owners_storage_is_refused_and_not_sealed_unless_it_is_adopted() {
+    let storage = Storage::default().opening(&opened(1, 1, None));
+    for other in [Request { owner: "p".into(), ..request() }, Request { cluster: "l".into(), ..request() }] {
+        let refusal = Refusal::OwnedByAnother { owner: "o".into(), cluster: "k".into() };
+        assert_eq!(storage.decide(&other), Decision::Refuse(refusal));
+        assert_eq!(storage.decide(&Request { adopt: true, ..other }), Decision::CreateSeal(seal(1, 1)));
+    }
+}
+
+#[test]
+fn max_parallelism_cannot_change_once_there_is_state() {
+    let changed = Request { max_parallelism: 64, ..request() };
+    let empty = Storage::default().opening(&opened(1, 1, None));
+    assert_eq!(empty.decide(&changed), Decision::CreateSeal(seal(1, 1)));
+    let refusal = Refusal::MaxParallelismChanged { was: 128, wanted: 64 };
+    assert_eq!(empty.record(reference(1, 1, 4)).decide(&changed), Decision::Refuse(refusal));
+}
+
+#[test]
+fn a_damaged_newest_record_is_refused_by_name_before_anything_is_sealed_and_an_older_one_can_be_chosen() {
+    let damaged = paths::slot(Term(1), RecordNumber(2));
+    let storage =
+        Storage::default().opening(&opened(1, 1, None)).record(reference(1, 1, 4)).bytes(damaged.clone(), b"{\"vers");
+    let Decision::Refuse(Refusal::Unusable { path, .. }) = storage.decide(&request()) else { panic!() };
+    assert_eq!(path, damaged);
+    let older = Request { restore: Restore::Record(reference(1, 1, 4)), ..request() };
+    assert_eq!(storage.decide(&older), Decision::CreateSeal(seal(1, 3)));
+    let Decision::CreateOpening(opening) = storage.seal(1, 3).decide(&older) else { panic!() };
+    assert_eq!(opening.restores, Some(reference(1, 1, 4)));
+}
+
+#[test]
+fn a_manual_restore_chooses_among_the_retained_records_only() {
+    let mut storage = Storage::default().opening(&opened(1, 1, None));
+    for number in 1..=3 {
+        storage = storage.record(reference(1, number, number));
+    }
+    let storage = storage.seal(1, 4);
+    let choose =
+        |number| storage.decide(&Request { restore: Restore::Record(reference(1, number, number)), ..request() });
+    assert!(matches!(choose(1), Decision::Refuse(Refusal::NotRetained { .. })));
+    assert_eq!(choose(2), opens(2, 2, Some(reference(1, 2, 2))));
+    assert_eq!(choose(3), opens(2, 2, Some(reference(1, 3, 3))));
+    assert!(matches!(choose(9), Decision::Refuse(Refusal::NotRetained { .. })));
+}
+
+#[test]
+fn an_opening_that_cannot_be_read_is_refused_by_name() {
+    let storage = Storage::default().bytes(paths::opening(Term(1)), b"{\"version\": 9}");
+    let Decision::Refuse(refusal) = storage.decide(&request()) else { panic!() };
+    let expected =
+        "terms/0000000001/opening cannot be used: terms/0000000001/opening has format version 9, this build reads 1";
+    assert_eq!(refusal.to_string(), expected);
+}
+
+#[test]
+fn of_old_terms_only_standing_records_are_read() {
+    let storage = Storage::default()
+        .opening(&opened(1, 1, None))
+        .bytes(paths::slot(Term(1), RecordNumber(1)), b"")
+        .record(reference(1, 2, 2))
+        .seal(1, 3)
+        .opening(&opened(2, 2, Some(reference(1, 2, 2))))
+        .seal(2, 1);
+    let listed = storage.0.iter().map(|(path, bytes)| (path.as_str(), bytes.len() as u64));
+    let expected = [paths::opening(Term(2)), reference(1, 2, 2).path(), paths::slot(Term(2), RecordNumber(1))];
+    assert_eq!(reads(listed), expected);
+}
