@@ -103,6 +103,12 @@ impl Drop for Session {
     }
 }
 
+/// Says which implementation of cryptography this process uses: the one that is in the tree. To be called at its start; a
+/// second call changes nothing.
+pub fn install_crypto() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
 /// Connects to a worker, with mutual TLS where that is given; says why it could not.
 pub async fn connect(address: &str, tls: Option<&SessionTls>) -> Result<Channel, String> {
     let scheme = if tls.is_some() { "https" } else { "http" };
