@@ -32,7 +32,9 @@ use super::names::{PendingObject, Writer};
 
 /// A part is uploaded at this size. S3 wants 5 MiB at least, of all but the last.
 const PART: usize = 8 << 20;
-/// S3 takes 10,000 parts an upload; files that are to grow larger get larger parts.
+/// The largest part, which a subtask holds twice in memory.
+const LARGEST_PART: usize = 64 << 20;
+/// S3 takes 10,000 parts an upload; objects that are to grow larger get larger parts, and are closed where those do not do.
 const MOST_PARTS: u64 = 9_000;
 /// The first wait after a try that failed. It doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(200);
@@ -55,9 +57,10 @@ pub(super) struct ObjectSinkFactory {
 
 impl SinkFactory for ObjectSinkFactory {
     fn create(&self, ctx: &SinkContext) -> Result<Box<dyn Sink>, SinkError> {
+        let (part, roll_at) = sizes(self.roll_at);
         Ok(Box::new(ObjectSink {
-            options: self.clone(),
-            part: PART.max(usize::try_from(self.roll_at / MOST_PARTS).unwrap_or(PART)),
+            options: Self { roll_at, ..self.clone() },
+            part,
             writer: Writer::of(ctx),
             io: Io { runtime: ctx.runtime.clone(), stopped: ctx.stopped.clone() },
             open: None,
@@ -68,6 +71,12 @@ impl SinkFactory for ObjectSinkFactory {
     fn committer(&self, _ctx: &CommitContext) -> Result<Arc<dyn Committer>, SinkError> {
         Ok(Arc::new(ObjectCommitter::new(self.bucket.clone())))
     }
+}
+
+/// The size of parts, and that at which an object is closed, for the one that was asked for.
+fn sizes(roll_at: u64) -> (usize, u64) {
+    let part = (roll_at / MOST_PARTS).clamp(PART as u64, LARGEST_PART as u64);
+    (part as usize, roll_at.min(part * MOST_PARTS))
 }
 
 /// Where a sink's futures run, and when they are of no use any more.
@@ -282,5 +291,18 @@ impl Drop for ObjectSink {
         for upload in self.closed.drain(..).chain(self.open.take()) {
             upload.abandon(&self.io.runtime);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_as_large_as_the_object_needs_and_memory_allows() {
+        assert_eq!(sizes(1), (PART, 1));
+        assert_eq!(sizes(128 << 20), (PART, 128 << 20));
+        assert_eq!(sizes(MOST_PARTS << 24), (16 << 20, MOST_PARTS << 24));
+        assert_eq!(sizes(u64::MAX), (LARGEST_PART, MOST_PARTS << 26));
     }
 }

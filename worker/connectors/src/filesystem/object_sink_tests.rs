@@ -51,7 +51,7 @@ struct Table {
 impl Table {
     fn of(objects: Objects, place: Place) -> Self {
         let runtime = Runtime::new().unwrap();
-        Self { runtime, objects, place, stopped: CancellationToken::new(), roll_at: u64::MAX }
+        Self { runtime, objects, place, stopped: CancellationToken::new(), roll_at: 128 << 20 }
     }
 
     fn in_memory() -> Self {
