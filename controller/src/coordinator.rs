@@ -132,9 +132,8 @@ impl Coordinator {
             Event::Configure(policy) => self.policy = policy,
             Event::TriggerNow => self.trigger_now = true,
             Event::TakeLast if self.last == LastWish::No => self.last = LastWish::Wanted,
-            Event::TakeLast => {}
             Event::CarryOn if self.last == LastWish::Told => self.last = LastWish::No,
-            Event::CarryOn => {}
+            Event::TakeLast | Event::CarryOn => {}
             Event::SessionOpened { worker, highest_checkpoint } => {
                 self.session_opened(&worker, highest_checkpoint, &mut actions);
             }

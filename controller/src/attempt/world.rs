@@ -11,8 +11,8 @@ use super::*;
 
 const POLICY: RestartPolicy = RestartPolicy {
     initial_backoff: Duration::from_secs(1),
-    max_backoff: Duration::from_secs(60),
-    reset_after: Duration::from_secs(600),
+    max_backoff: Duration::from_mins(1),
+    reset_after: Duration::from_mins(10),
     max_failures: None,
 };
 const TEMPLATES: [&str; 2] = ["t", "u"];

@@ -193,7 +193,7 @@ impl Keeper {
     fn on_command(&mut self, command: Command) -> Vec<PlatformEvent> {
         match command {
             Command::Start(process, template) => {
-                let name = self.pod_name(&template);
+                let name = Self::pod_name(&template);
                 let pod = pod_of(&template, &name);
                 self.ledger.asked(process, name, template.hash.clone());
                 self.creating.insert(process, true);
@@ -267,7 +267,7 @@ impl Keeper {
     }
 
     /// Two pods never share a name, also not those of two controllers.
-    fn pod_name(&self, template: &WorkerTemplate) -> String {
+    fn pod_name(template: &WorkerTemplate) -> String {
         let prefix = template.pod.as_ref().and_then(|pod| pod.metadata.generate_name.clone());
         let random = uuid::Uuid::new_v4().simple().to_string();
         format!("{}{}", prefix.unwrap_or_else(|| "weir-worker-".to_string()), &random[..SUFFIX])

@@ -227,8 +227,8 @@ impl Roster {
     }
 
     /// All counts of the deployed.
-    pub fn stats(&self) -> impl Iterator<Item = &WorkerStats> {
-        self.deployed().map(|worker| &worker.stats)
+    pub fn stats(&self) -> impl Iterator<Item = (&WorkerId, &WorkerStats)> {
+        self.deployed().filter_map(|worker| Some((worker.id.as_ref()?, &worker.stats)))
     }
 
     /// As a person sees them.

@@ -1,8 +1,11 @@
 //! From the workers' counts to what a person sees.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
-use weir_protocol::{record::Record, rpc};
+use weir_protocol::{WorkerId, record::Record, rpc};
 
 use super::roster::Roster;
 use crate::ui::{CheckpointView, Flow, View};
@@ -20,8 +23,8 @@ pub struct Traffic {
     pause: (u64, Duration),
     /// What the attempts before this one have counted.
     before: Counts,
-    /// What this one has counted.
-    current: Counts,
+    /// What this one's workers have counted, also those that are lost by now.
+    current: BTreeMap<WorkerId, Counts>,
 }
 
 /// Rows, as the workers count them.
@@ -43,7 +46,7 @@ impl Traffic {
             completed: None,
             pause: (0, Duration::ZERO),
             before: Counts::default(),
-            current: Counts::default(),
+            current: BTreeMap::new(),
         }
     }
 
@@ -60,12 +63,20 @@ impl Traffic {
     /// Another attempt begins: its workers count from nothing, the run does not. What is read again counts again.
     pub fn attempt(&mut self, attempt: u64) {
         self.view.attempt = attempt;
-        let current = std::mem::take(&mut self.current);
-        self.before.rows_in += current.rows_in;
-        self.before.rows_out += current.rows_out;
-        self.before.late += current.late;
-        self.before.skipped += current.skipped;
+        self.before = self.counted();
+        self.current.clear();
         (self.view.rows_in.rate, self.view.rows_out.rate) = (0.0, 0.0);
+    }
+
+    /// By all attempts.
+    fn counted(&self) -> Counts {
+        let add = |sum: Counts, more: &Counts| Counts {
+            rows_in: sum.rows_in + more.rows_in,
+            rows_out: sum.rows_out + more.rows_out,
+            late: sum.late + more.late,
+            skipped: sum.skipped + more.skipped,
+        };
+        self.current.values().fold(self.before, add)
     }
 
     /// One worker's part of a checkpoint is there.
@@ -98,24 +109,25 @@ impl Traffic {
     /// A worker has counted anew.
     pub fn update(&mut self, roster: &Roster) {
         let attempt = self.view.attempt;
-        let mut counts = Counts::default();
         let (mut rate_in, mut rate_out) = (0.0, 0.0);
         let mut watermark: Option<i64> = None;
-        for stats in roster.stats().filter(|stats| stats.newest.attempt == attempt) {
+        for (worker, stats) in roster.stats().filter(|(_, stats)| stats.newest.attempt == attempt) {
             let newest = &stats.newest;
-            counts.rows_in += newest.source_rows;
-            counts.rows_out += newest.sink_rows;
-            counts.late += newest.late_rows;
-            counts.skipped += newest.skipped_rows;
+            let counts = Counts {
+                rows_in: newest.source_rows,
+                rows_out: newest.sink_rows,
+                late: newest.late_rows,
+                skipped: newest.skipped_rows,
+            };
+            self.current.insert(worker.clone(), counts);
             rate_in += stats.rows_in;
             rate_out += stats.rows_out;
             watermark = Some(watermark.map_or(newest.watermark_ms, |least| least.min(newest.watermark_ms)));
         }
-        self.current = counts;
-        self.view.rows_in = Flow { total: self.before.rows_in + counts.rows_in, rate: rate_in };
-        self.view.rows_out = Flow { total: self.before.rows_out + counts.rows_out, rate: rate_out };
-        self.view.late_rows = self.before.late + counts.late;
-        self.view.skipped_rows = self.before.skipped + counts.skipped;
+        let counted = self.counted();
+        self.view.rows_in = Flow { total: counted.rows_in, rate: rate_in };
+        self.view.rows_out = Flow { total: counted.rows_out, rate: rate_out };
+        (self.view.late_rows, self.view.skipped_rows) = (counted.late, counted.skipped);
         self.view.input_ended = watermark == Some(END_OF_INPUT);
         self.view.watermark_ms = watermark.filter(|ms| *ms != NO_WATERMARK && *ms != END_OF_INPUT);
     }

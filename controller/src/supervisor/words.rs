@@ -23,7 +23,6 @@ impl Fact {
                 let state = text::bytes(record.state_bytes);
                 (Weight::Change, format!("{verb} checkpoint {} with {state} of state", record.id))
             }
-            Self::TermOpened { .. } | Self::Workers(_) | Self::Committed { .. } | Self::Printed { .. } => return None,
             Self::WorkerWaits { process, reason } => (Weight::Bad, format!("worker {process} waits: {reason}")),
             Self::WorkerLeaves { name, reason } => {
                 (Weight::Change, format!("{name} is to go ({reason}); its place is handed over"))
@@ -93,7 +92,11 @@ impl Fact {
             Self::Ended(End::Stopped(Some(Last::Taken { record, .. }))) => {
                 (Weight::Good, format!("stopped; running again goes on from checkpoint {}", record.id))
             }
-            Self::Ended(_) => return None,
+            Self::TermOpened { .. }
+            | Self::Workers(_)
+            | Self::Committed { .. }
+            | Self::Printed { .. }
+            | Self::Ended(_) => return None,
         };
         Some((weight, line))
     }

@@ -205,9 +205,8 @@ impl Ledger {
     fn tell(&mut self, process: ProcessNumber, state: &PodState) -> Vec<PlatformEvent> {
         let Some(entry) = self.entries.get_mut(&process).filter(|entry| !entry.over) else { return Vec::new() };
         match state {
-            PodState::Waiting { .. } if entry.started => Vec::new(),
+            PodState::Waiting { .. } | PodState::Ready { .. } if entry.started => Vec::new(),
             PodState::Waiting { reason } => waits(process, entry, reason.clone()),
-            PodState::Ready { .. } if entry.started => Vec::new(),
             PodState::Ready { address } => vec![starts(process, entry, address)],
             PodState::Leaving { .. } if entry.leaving || entry.ended_by_us => Vec::new(),
             PodState::Leaving { reason, address } => {
