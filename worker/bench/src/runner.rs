@@ -249,7 +249,12 @@ fn children_cpu() -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
+/// Of a process that serves; those that plan or tell their version are not counted.
 fn peak_memory(pid: u32) -> Option<u64> {
+    let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    if !command.split(|byte| *byte == 0).any(|word| word == b"serve") {
+        return None;
+    }
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     if !status.starts_with("Name:\tweir-worker") {
         return None;
