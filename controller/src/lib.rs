@@ -11,6 +11,7 @@ pub mod takeover;
 pub mod time;
 
 pub mod cli;
+pub mod cluster;
 pub mod effects;
 pub mod job;
 pub mod planner;

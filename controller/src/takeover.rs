@@ -22,6 +22,9 @@ pub use facts::{Facts, SlotFact, TermFacts, reads};
 
 use crate::time::Millis;
 
+/// What stands for the cluster of a `weir run`.
+pub const LOCAL: &str = "local";
+
 /// Who takes over, and how the next attempt is to look.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Request {
@@ -59,6 +62,8 @@ pub enum Restore {
     Latest,
     /// This one, by a user's wish. It must be among the retained ones.
     Record(RecordRef),
+    /// None: the state is left behind, by a user's wish.
+    Nothing,
 }
 
 /// What to do next. After every step but the last three the facts are read anew, whatever came of the step.
@@ -154,7 +159,7 @@ fn step(request: &Request, facts: &Facts, asked: Option<Term>, now: Millis) -> R
             Ok(Decision::Lost { to: Arc::clone(opened) })
         };
     }
-    if !request.adopt && (opened.owner != request.owner || opened.cluster != request.cluster) {
+    if !request.adopt && is_anothers(request, opened) {
         let (owner, cluster) = (opened.owner.clone(), opened.cluster.clone());
         return Err(Refusal::OwnedByAnother { owner, cluster });
     }
@@ -181,6 +186,12 @@ fn step(request: &Request, facts: &Facts, asked: Option<Term>, now: Millis) -> R
     }
 }
 
+/// Within a cluster a name belongs to one resource at a time, so that another uid is an earlier life of the same job, which is
+/// over: deleted and applied again, it goes on. On single machines every state folder is an owner of its own.
+fn is_anothers(request: &Request, opened: &Opening) -> bool {
+    opened.cluster != request.cluster || (request.cluster == LOCAL && opened.owner != request.owner)
+}
+
 /// What the next opening restores: the last record before the seal, else what that opening restored; or a user's choice.
 fn restore_point(
     request: &Request,
@@ -195,6 +206,7 @@ fn restore_point(
             None => opened.restores,
         },
         Restore::Record(reference) => Some(reference),
+        Restore::Nothing => None,
     };
     let Some(reference) = chosen else { return Ok(None) };
     if request.restore == Restore::Record(reference) {

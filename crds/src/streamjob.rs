@@ -73,8 +73,8 @@ pub struct StreamJobSpec {
     /// What happens to the running attempt when the SQL, the image or another part of the job changes that cannot change live.
     #[serde(default)]
     pub upgrade: Upgrade,
-    /// Which checkpoint to go back to. It acts once for each value, also when the job is applied again; without it the job
-    /// goes on from its newest checkpoint. `status.restoredFrom` shows the value that was acted upon.
+    /// Which checkpoint to go back to. It acts once for each value in the life of a resource; without it the job goes on from
+    /// its newest checkpoint. `status.restoredFrom` shows the value that was acted upon.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore_from: Option<RestoreFrom>,
     /// Takes a last checkpoint and stops all workers, until it is false again: then the job goes on from there.
@@ -352,8 +352,8 @@ pub struct RestoreFrom {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     pub record: Option<String>,
-    /// The newest record of this prefix, also one of another owner: a job of another cluster, or one that was deleted and
-    /// applied again. The other is sealed off and stops.
+    /// The newest record of this prefix, also one of another owner: a job of another cluster, or a `weir run`. The other is
+    /// sealed off and stops. A job that was deleted and applied again in its own cluster goes on without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<bool>,
 }

@@ -1,6 +1,7 @@
 //! The commands that a person types, and what their exit codes mean.
 
 mod checkpoints;
+mod controller;
 mod probe;
 mod run;
 mod show_plan;
@@ -56,6 +57,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look after the StreamJobs of a cluster. This is what the operator's pod runs.
+    Controller(controller::ControllerArgs),
     /// List the checkpoints in the job's storage that can be restored, the newest first.
     Checkpoints {
         #[command(flatten)]
@@ -169,8 +172,7 @@ impl From<weir_storage::StorageError> for Failure {
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = EnvFilter::try_from_env("WEIR_LOG").unwrap_or_else(|_| EnvFilter::new("error"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    log(&cli.command);
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -190,9 +192,23 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// To standard error: for people, or, in a cluster, for whatever collects logs.
+fn log(command: &Command) {
+    let in_cluster = matches!(command, Command::Controller(_));
+    let default = if in_cluster { "info" } else { "error" };
+    let filter = EnvFilter::try_from_env("WEIR_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if in_cluster {
+        subscriber.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
+    } else {
+        subscriber.init();
+    }
+}
+
 async fn execute(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(args) => run::run(args).await,
+        Command::Controller(args) => controller::run(args).await,
         Command::Validate(args) => {
             let (job, plan) = read_and_plan(&args.file, &Overrides::default()).await?;
             for warning in planner::warnings(&plan.description) {

@@ -1,0 +1,415 @@
+//! `weir controller`: StreamJobs of a cluster, each with a supervisor of its own.
+//!
+//! A look at a job is a visible pipeline: observe ([`observe`]), [`validate`], [`plan`], [`build`], [`apply`], [`status`] (written by
+//! [`report`]). Beside it run the election ([`lease`]) and the supervisors ([`jobs`]). Only a leader looks at jobs; losing the lease
+//! lets go of all supervisors and stops no worker.
+
+pub mod apply;
+pub mod build;
+pub mod certs;
+pub mod delete;
+pub mod events;
+pub mod http;
+pub mod jobs;
+pub mod lease;
+pub mod metrics;
+pub mod names;
+pub mod observe;
+pub mod permissions;
+pub mod plan;
+pub mod reasons;
+pub mod reconcile;
+pub mod report;
+pub mod status;
+pub mod validate;
+mod watches;
+
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures::StreamExt;
+use k8s_openapi::api::{core::v1::Service, networking::v1::NetworkPolicy, policy::v1::PodDisruptionBudget};
+use kube::{
+    Api, Client, Config,
+    client::ClientBuilder,
+    runtime::{
+        Controller, Predicate, WatchStreamExt, predicates,
+        reflector::{self, ObjectRef, Store},
+        watcher,
+    },
+};
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+
+use self::{
+    apply::Applied,
+    events::Publisher,
+    jobs::{Jobs, key},
+    lease::Role,
+    metrics::{Call, Metrics},
+    reconcile::{Guarded, error_policy, reconcile},
+    validate::Identity,
+};
+use crate::{effects::chain, supervisor::Control};
+
+/// Jobs that are looked at at once.
+const CONCURRENCY: u16 = 16;
+/// From one look for jobs that are gone to the next.
+const SWEEP: Duration = Duration::from_secs(2);
+/// Supervisors let go of their workers in milliseconds; a leader that ends does not wait longer than this for them, which is
+/// less than the margin of its lease.
+const LEAVING: Duration = Duration::from_millis(1500);
+/// An API server that is not there yet is asked again after this.
+const START_RETRY: Duration = Duration::from_secs(2);
+/// The election takes a turn every two seconds; without one for so long this process hangs.
+const HANGS: Duration = Duration::from_secs(60);
+
+/// How the controller is started.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where the Lease is.
+    pub lease_namespace: String,
+    /// Its name.
+    pub lease: String,
+    /// The image of jobs that name none.
+    pub worker_image: String,
+    /// Where metrics and health are served.
+    pub http: SocketAddr,
+    /// The only namespace that is looked after; all of them if none.
+    pub watch_namespace: Option<String>,
+    /// This pod's name.
+    pub pod_name: String,
+    /// This pod's namespace.
+    pub pod_namespace: String,
+}
+
+/// Why the controller could not work.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// There is no cluster to speak to.
+    #[error("the cluster cannot be reached: {0}; inside a pod the ServiceAccount tells how, elsewhere KUBECONFIG")]
+    Config(String),
+    /// It cannot listen.
+    #[error("{address} cannot be listened on: {source}; name another with --http")]
+    Http {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// What everything in the controller shares.
+pub struct Context {
+    client: Client,
+    options: Options,
+    /// The cluster's identity.
+    cluster: String,
+    /// This process, by a name that no other ever has.
+    process: String,
+    role: watch::Receiver<Role>,
+    publisher: Publisher,
+    metrics: Metrics,
+    applied: Applied,
+    jobs: Jobs,
+    wake: Mutex<Option<mpsc::UnboundedSender<ObjectRef<Guarded>>>>,
+}
+
+impl Context {
+    fn leads(&self) -> bool {
+        self.role.borrow().leads()
+    }
+
+    /// Has a job looked at soon.
+    fn wake(&self, identity: &Identity) {
+        let wake = self.wake.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(wake) = wake.as_ref() {
+            // Bounded by what wakes: a job's own rare facts; the scheduler keeps one entry a job.
+            let _ = wake.send(ObjectRef::new(&identity.name).within(&identity.namespace));
+        }
+    }
+
+    /// A name for one supervisor, that no other ever has.
+    fn coordinator_name(&self) -> String {
+        let random = uuid::Uuid::new_v4().simple().to_string();
+        format!("{}:{}", self.process, &random[..8])
+    }
+
+    /// A job of the same name that was there before is let go of first. True while it is.
+    fn gone_first(&self, identity: &Identity) -> bool {
+        let older = {
+            let entries = self.jobs.lock();
+            let entry = entries.get(&key(identity)).filter(|entry| entry.identity.uid != identity.uid);
+            entry.map(|entry| entry.identity.clone())
+        };
+        older.is_some_and(|older| !self.let_go(&older))
+    }
+
+    /// The resource is gone. True once nothing of the job is left here.
+    fn let_go(&self, identity: &Identity) -> bool {
+        let mut entries = self.jobs.lock();
+        let Some(entry) = entries.get_mut(&key(identity)) else { return true };
+        if let Some(running) = &mut entry.supervisor {
+            if !running.ending {
+                running.ending = true;
+                let why = "the job is deleted".to_string();
+                running.tell(Control::Stop { last_checkpoint: true, why });
+            }
+            return false;
+        }
+        entry.report.stop();
+        entries.remove(&key(identity));
+        self.applied.forget(&identity.namespace, &identity.name);
+        true
+    }
+
+    /// Lets go of jobs whose resource is not there any more, and counts the others.
+    fn sweep(&self, store: &Store<Guarded>) {
+        let there: BTreeSet<String> =
+            store.state().iter().filter_map(|resource| Identity::of(resource.as_ref())).map(|job| job.uid).collect();
+        let known: Vec<Identity> = self.jobs.lock().values().map(|entry| entry.identity.clone()).collect();
+        for identity in known.iter().filter(|identity| !there.contains(&identity.uid)) {
+            self.let_go(identity);
+        }
+        self.metrics.jobs(&self.jobs.counts());
+    }
+}
+
+/// What `/readyz` and `/healthz` say.
+struct Health {
+    metrics: Metrics,
+    role: watch::Receiver<Role>,
+    /// StreamJobs are served by this cluster, and it answers.
+    served: AtomicBool,
+    /// The leader has listed all jobs.
+    listed: AtomicBool,
+    turned: Mutex<Instant>,
+}
+
+impl http::Answers for Health {
+    fn metrics(&self) -> String {
+        self.metrics.encode()
+    }
+
+    fn not_ready(&self) -> Option<String> {
+        if !self.served.load(Ordering::Relaxed) {
+            return Some("StreamJobs are not served here yet: install charts/weir-crds".to_string());
+        }
+        let role = *self.role.borrow();
+        if role.leads() {
+            return (!self.listed.load(Ordering::Relaxed)).then(|| "the jobs have not been listed yet".to_string());
+        }
+        (!role.in_touch).then(|| "the lease cannot be read".to_string())
+    }
+
+    fn not_well(&self) -> Option<String> {
+        let turned = *self.turned.lock().unwrap_or_else(PoisonError::into_inner);
+        (turned.elapsed() > HANGS).then(|| format!("the election has not moved for {} s", turned.elapsed().as_secs()))
+    }
+}
+
+/// A client whose calls are counted.
+async fn client(metrics: &Metrics) -> Result<Client, RunError> {
+    let config = Config::infer().await.map_err(|error| RunError::Config(chain(&error)))?;
+    let metrics = metrics.clone();
+    let count = tower::util::MapRequestLayer::new(move |request: hyper::Request<kube::client::Body>| {
+        let method = match *request.method() {
+            hyper::Method::GET => "GET",
+            hyper::Method::POST => "POST",
+            hyper::Method::PUT => "PUT",
+            hyper::Method::PATCH => "PATCH",
+            hyper::Method::DELETE => "DELETE",
+            _ => "OTHER",
+        };
+        let resource = metrics::resource(request.uri().path()).to_string();
+        metrics.called(&Call { method, resource });
+        request
+    });
+    let builder = ClientBuilder::try_from(config).map_err(|error| RunError::Config(chain(&error)))?;
+    Ok(builder.with_layer(&count).build())
+}
+
+/// Runs until `shutdown`; then lets go of all jobs and gives the lease back.
+pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+    let metrics = Metrics::default();
+    let client = client(&metrics).await?;
+    let (role_sender, role) = watch::channel(Role::default());
+    let health = Arc::new(Health {
+        metrics: metrics.clone(),
+        role: role.clone(),
+        served: AtomicBool::new(false),
+        listed: AtomicBool::new(false),
+        turned: Mutex::new(Instant::now()),
+    });
+    let (address, serving) = http::listen(options.http, Arc::clone(&health) as Arc<dyn http::Answers>)
+        .await
+        .map_err(|source| RunError::Http { address: options.http, source })?;
+    tracing::info!(%address, "metrics and health are served");
+    tokio::spawn(async move { match serving.await {} });
+    tokio::pin!(shutdown);
+
+    let Some(cluster) = until(&mut shutdown, first_contact(&client, &options, &health)).await else { return Ok(()) };
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    let process = format!("{}:{}", options.pod_name, &random[..8]);
+    let publisher = Publisher::start(client.clone(), options.pod_name.clone());
+    let context = Arc::new(Context {
+        client: client.clone(),
+        cluster,
+        process: process.clone(),
+        role: role.clone(),
+        publisher,
+        metrics: metrics.clone(),
+        applied: Applied::default(),
+        jobs: Jobs::default(),
+        wake: Mutex::new(None),
+        options: options.clone(),
+    });
+    let (leaving, told_to_leave) = watch::channel(false);
+    let election = {
+        let (namespace, name) = (options.lease_namespace.clone(), options.lease.clone());
+        tokio::spawn(async move {
+            lease::run(client, &namespace, &name, process, role_sender, told_to_leave, metrics).await;
+        })
+    };
+    keep_turning(&health, role.clone());
+
+    loop {
+        if until(&mut shutdown, becomes(role.clone(), true)).await.is_none() {
+            break;
+        }
+        tracing::info!("this process leads");
+        let ended = until(&mut shutdown, lead(&context, &health, role.clone())).await;
+        context.wake.lock().unwrap_or_else(PoisonError::into_inner).take();
+        context.jobs.leave_all(LEAVING).await;
+        health.listed.store(false, Ordering::Relaxed);
+        if ended.is_none() {
+            break;
+        }
+        tracing::warn!("this process does not lead any more");
+    }
+    // Only now, when nobody here acts any more, may another lead.
+    leaving.send_replace(true);
+    if tokio::time::timeout(lease::DURATION, election).await.is_err() {
+        tracing::warn!("the lease could not be given back; it runs out by itself");
+    }
+    Ok(())
+}
+
+/// The future's result; none where the end comes first.
+async fn until<T>(shutdown: &mut (impl Future<Output = ()> + Unpin), work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        () = shutdown => None,
+        done = work => Some(done),
+    }
+}
+
+/// Waits until this process leads, or does not lead.
+async fn becomes(mut role: watch::Receiver<Role>, leads: bool) {
+    loop {
+        let current = *role.borrow_and_update();
+        if current.leads() == leads {
+            return;
+        }
+        // A leader's time may end without any word from the election.
+        let end = current.until.filter(|_| current.leads()).map(tokio::time::Instant::from_std);
+        let wake = end.unwrap_or_else(|| tokio::time::Instant::now() + HANGS);
+        tokio::select! {
+            changed = role.changed() => if changed.is_err() && !leads { return },
+            () = tokio::time::sleep_until(wake) => {}
+        }
+    }
+}
+
+/// Waits until the API server answers and knows StreamJobs.
+async fn first_contact(client: &Client, options: &Options, health: &Health) -> String {
+    let mut told = false;
+    loop {
+        let cluster = async {
+            observe::served(client, options.watch_namespace.as_deref()).await?;
+            observe::cluster(client).await
+        };
+        match cluster.await {
+            Ok(cluster) => {
+                health.served.store(true, Ordering::Relaxed);
+                return cluster;
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::error!(error = chain(&error), "StreamJobs cannot be listed yet; tried again");
+                }
+            }
+        }
+        tokio::time::sleep(START_RETRY).await;
+    }
+}
+
+/// Notes that the election moves.
+fn keep_turning(health: &Arc<Health>, mut role: watch::Receiver<Role>) {
+    let health = Arc::clone(health);
+    tokio::spawn(async move {
+        while role.changed().await.is_ok() {
+            *health.turned.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        }
+    });
+}
+
+/// Looks after all jobs until this process does not lead any more.
+async fn lead(context: &Arc<Context>, health: &Arc<Health>, role: watch::Receiver<Role>) {
+    let api: Api<Guarded> = match &context.options.watch_namespace {
+        Some(namespace) => Api::namespaced(context.client.clone(), namespace),
+        None => Api::all(context.client.clone()),
+    };
+    let (store, writer) = reflector::store();
+    let jobs = watcher::watcher(api, watcher::Config::default())
+        .default_backoff()
+        .reflect(writer)
+        .applied_objects()
+        // Its own status writes are not looked at.
+        .predicate_filter(
+            predicates::generation
+                .combine(predicates::finalizers)
+                .combine(predicates::annotations)
+                .combine(watches::asks_for_status),
+            kube::runtime::PredicateConfig::default(),
+        );
+    let (wake, woken) = mpsc::unbounded_channel();
+    *context.wake.lock().unwrap_or_else(PoisonError::into_inner) = Some(wake);
+    let controller = Controller::for_stream(jobs, store.clone())
+        .with_config(kube::runtime::controller::Config::default().concurrency(CONCURRENCY))
+        .reconcile_on(UnboundedReceiverStream::new(woken))
+        .reconcile_on(watches::touched::<Service>(context))
+        .reconcile_on(watches::touched::<NetworkPolicy>(context))
+        .reconcile_on(watches::touched::<PodDisruptionBudget>(context))
+        .run(reconcile, error_policy, Arc::clone(context))
+        .for_each(|result| async move {
+            if let Err(error) = result
+                && !matches!(error, kube::runtime::controller::Error::ObjectNotFound(_))
+            {
+                tracing::debug!(error = chain(&error), "the controller's stream");
+            }
+        });
+    let sweeping = async {
+        if store.wait_until_ready().await.is_ok() {
+            health.listed.store(true, Ordering::Relaxed);
+        }
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            sweep.tick().await;
+            context.sweep(&store);
+        }
+    };
+    tokio::select! {
+        () = controller => tracing::error!("the watch of jobs ended"),
+        () = sweeping => {}
+        () = becomes(role, false) => {}
+    }
+}

@@ -1,0 +1,74 @@
+//! The words by which Weir's objects in a cluster are known: labels, annotations, field managers, names of a job's objects.
+
+/// Who applies a job's objects.
+pub const MANAGER: &str = "weir";
+/// Who applies a job's status.
+pub const STATUS_MANAGER: &str = "weir-status";
+/// Who applies a job's finalizer.
+pub const FINALIZER_MANAGER: &str = "weir-finalizer";
+
+/// Holds a deleted job back until its checkpoints are removed; only where `onDelete` is `Delete`.
+pub const FINALIZER: &str = "weir.dev/checkpoints";
+
+/// The label that names the job on everything that belongs to it.
+pub const JOB_LABEL: &str = "weir.dev/job";
+/// Labels of the recommended set.
+pub const NAME_LABEL: &str = "app.kubernetes.io/name";
+/// See [`NAME_LABEL`].
+pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
+/// The value of [`NAME_LABEL`] on everything that belongs to workers.
+pub const WORKER: &str = "weir-worker";
+/// The value of [`MANAGED_BY_LABEL`].
+pub const MANAGED_BY: &str = "weir";
+/// The value of [`NAME_LABEL`] on the controller's own pods.
+pub const CONTROLLER: &str = "weir";
+/// The label by which Kubernetes itself names a namespace.
+pub const NAMESPACE_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// The container that is Weir's own.
+pub const WORKER_CONTAINER: &str = "worker";
+/// The gRPC port of a worker.
+pub const GRPC_PORT: i32 = 6120;
+/// The port of a worker's metrics and health.
+pub const HTTP_PORT: i32 = 9464;
+
+/// The prefix of worker pods' names.
+pub fn pod_prefix(job: &str) -> String {
+    format!("{job}-worker-")
+}
+
+/// The headless Service.
+pub fn service(job: &str) -> String {
+    format!("{job}-workers")
+}
+
+/// The ServiceAccount of the workers.
+pub fn service_account(job: &str) -> String {
+    format!("{job}-worker")
+}
+
+/// The PodDisruptionBudget and the NetworkPolicy.
+pub fn policy(job: &str) -> String {
+    format!("{job}-workers")
+}
+
+/// The Secret that workers mount.
+pub fn tls_secret(job: &str) -> String {
+    format!("{job}-tls")
+}
+
+/// The Secret that only the controller reads: keys of the job's own CA, and the controller's certificate.
+pub fn ca_secret(job: &str) -> String {
+    format!("{job}-ca")
+}
+
+/// The Secret that holds the version of the job that runs: with it a later leader can keep that one running while the newest
+/// spec cannot run. A Secret, since a pod template may hold what is nobody else's business.
+pub fn running_secret(job: &str) -> String {
+    format!("{job}-running")
+}
+
+/// Selects a job's worker pods.
+pub fn selector(job: &str) -> String {
+    format!("{NAME_LABEL}={WORKER},{JOB_LABEL}={job}")
+}

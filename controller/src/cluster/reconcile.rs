@@ -1,0 +1,535 @@
+//! One look at a job: observe, validate, plan, build, apply, status. Only observing and applying ask the API server, and a job that
+//! has not changed costs no call.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time}, jiff::Timestamp};
+use kube::{Resource, ResourceExt, core::DeserializeGuard, runtime::controller::Action};
+use thiserror::Error;
+use weir_crds::{OnDelete, StreamJob, StreamJobStatus};
+use weir_storage::S3Keys;
+
+use super::{
+    Context,
+    apply::refusal,
+    build::{policy, secrets, service},
+    certs::{self, Authority, CertError},
+    delete,
+    jobs::{self, Entry, Kept},
+    names, observe,
+    plan::{self, Begin, Step, Supervisor, There},
+    reasons,
+    report::Report,
+    status::Run,
+    validate::{Identity, Problem, ValidJob, validate},
+};
+use crate::{
+    effects::{chain, read_facts},
+    supervisor::Control,
+};
+
+/// The guard lets a list with one wrong object in it through.
+pub type Guarded = DeserializeGuard<StreamJob>;
+
+/// A job is looked at this often without any cause: certificates end, Secrets change.
+const LOOK_AGAIN: Duration = Duration::from_secs(600);
+/// What somebody has to mend, and no watch tells of: a Secret that is missing.
+const LOOK_SOON: Duration = Duration::from_secs(10);
+/// Steps of a deletion.
+const LOOK_AT_DELETION: Duration = Duration::from_secs(2);
+/// From a failure to the next try; it doubles with each.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const MAX_RETRY: Duration = Duration::from_secs(60);
+
+/// Why a look at a job did not come to its end.
+#[derive(Debug, Error)]
+pub enum ReconcileError {
+    /// The API server did not do what it was asked for.
+    #[error("{doing}")]
+    Api {
+        /// What was being done.
+        doing: &'static str,
+        /// Why.
+        source: Box<kube::Error>,
+    },
+    /// Certificates could not be made.
+    #[error(transparent)]
+    Certs(#[from] CertError),
+}
+
+fn doing(doing: &'static str) -> impl FnOnce(kube::Error) -> ReconcileError {
+    move |source| ReconcileError::Api { doing, source: Box::new(source) }
+}
+
+/// Looks at one job.
+pub async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    if !context.leads() {
+        return Ok(Action::await_change());
+    }
+    let begun = Instant::now();
+    let result = look(&guarded, &context).await;
+    context.metrics.reconciled(result.is_ok(), begun.elapsed());
+    if result.is_ok()
+        && let Some(identity) = Identity::of(guarded.as_ref())
+    {
+        context.jobs.with(&identity, |entry| entry.failures = 0);
+    }
+    result
+}
+
+/// What follows a failure.
+pub fn error_policy(guarded: Arc<Guarded>, error: &ReconcileError, context: Arc<Context>) -> Action {
+    let name = format!("{}/{}", guarded.namespace().unwrap_or_default(), guarded.name_any());
+    tracing::warn!(job = name, error = chain(error), "a look at a job failed, and is repeated");
+    let failures = Identity::of(guarded.as_ref()).and_then(|identity| {
+        context.jobs.with(&identity, |entry| {
+            entry.failures += 1;
+            entry.failures
+        })
+    });
+    Action::requeue(back_off(failures.unwrap_or(1)))
+}
+
+/// Doubles with each failure in a row, up to a bound.
+fn back_off(failures: u32) -> Duration {
+    FIRST_RETRY.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1).min(10))).min(MAX_RETRY)
+}
+
+async fn look(guarded: &Guarded, context: &Arc<Context>) -> Result<Action, ReconcileError> {
+    let Some(identity) = Identity::of(guarded) else { return Ok(Action::await_change()) };
+    if context.gone_first(&identity) {
+        // One of the same name is still being let go of.
+        return Ok(Action::requeue(LOOK_AT_DELETION));
+    }
+    let resource = match &guarded.0 {
+        Ok(resource) => resource,
+        Err(invalid) => return unreadable(context, &identity, guarded, &invalid.error).await,
+    };
+    let report = report(context, &resource.metadata, resource.status.clone().unwrap_or_default(), &identity);
+    report.seen(resource);
+    let generation = resource.metadata.generation.unwrap_or_default();
+    let valid = validate(resource, &context.options.worker_image);
+    if let Some(deleted) = &resource.metadata.deletion_timestamp {
+        return end(context, &identity, resource, valid.ok().as_ref(), deleted, &report).await;
+    }
+    let wanted = match valid {
+        Ok(wanted) => wanted,
+        Err(problem) => {
+            report.problem(generation, Some(problem));
+            return Ok(Action::await_change());
+        }
+    };
+    let hold = wanted.on_delete == OnDelete::Delete;
+    if hold != wanted.finalized {
+        delete::finalize(&context.client, &identity, hold).await.map_err(doing("setting the finalizer"))?;
+    }
+    let kept = match context.jobs.with(&identity, |entry| entry.kept.clone()).flatten() {
+        Some(kept) => kept,
+        None => {
+            let kept = observe::kept(&context.client, &identity).await.map_err(doing("reading what is kept"))?;
+            context.jobs.with(&identity, |entry| entry.kept = Some(kept.clone()));
+            kept
+        }
+    };
+    let keys = match &wanted.pods.secret {
+        None => None,
+        Some(name) => {
+            let read = observe::storage_keys(&context.client, &identity.namespace, name).await;
+            match read.map_err(doing("reading the storage's Secret"))? {
+                Ok(keys) => Some(keys),
+                Err(problem) => {
+                    report.problem(generation, Some(problem));
+                    return Ok(Action::requeue(LOOK_SOON));
+                }
+            }
+        }
+    };
+    let (kept, until) = match apply(context, &wanted, kept).await {
+        Ok(applied) => applied,
+        Err(ReconcileError::Api { doing, source }) => {
+            let refused = refusal(&source)
+                .map(|message| Problem { reason: reasons::OBJECTS_REFUSED, message: format!("{doing}: {message}") });
+            report.change(|facts| {
+                facts.generation = generation;
+                facts.objects = refused;
+            });
+            return Err(ReconcileError::Api { doing, source });
+        }
+        Err(error) => return Err(error),
+    };
+    report.problem(generation, None);
+    report.change(|facts| facts.objects = None);
+    let kept = keep_running(context, &wanted, kept).await?;
+    carry_out(context, &wanted, kept, keys, &report).await?;
+    Ok(Action::requeue(until.min(LOOK_AGAIN)))
+}
+
+fn report(context: &Arc<Context>, meta: &ObjectMeta, status: StreamJobStatus, identity: &Identity) -> Arc<Report> {
+    let mut entries = context.jobs.lock();
+    let entry = entries.entry(jobs::key(identity)).or_insert_with(|| Entry {
+        identity: identity.clone(),
+        report: Report::start(
+            context.client.clone(),
+            meta,
+            &status,
+            identity.clone(),
+            context.publisher.clone(),
+            context.metrics.clone(),
+        ),
+        kept: None,
+        supervisor: None,
+        stuck: None,
+        pods_unknown: true,
+        failures: 0,
+    });
+    Arc::clone(&entry.report)
+}
+
+/// The object is no StreamJob of this version: it can only come from a CRD that is not this one's.
+async fn unreadable(
+    context: &Arc<Context>,
+    identity: &Identity,
+    guarded: &Guarded,
+    error: &str,
+) -> Result<Action, ReconcileError> {
+    let meta = guarded.meta();
+    if meta.deletion_timestamp.is_some() {
+        if meta.finalizers.iter().flatten().any(|name| name == names::FINALIZER) {
+            delete::finalize(&context.client, identity, false).await.map_err(doing("letting the resource go"))?;
+        }
+        return Ok(Action::await_change());
+    }
+    let report = report(context, meta, StreamJobStatus::default(), identity);
+    let message = format!("the resource cannot be read: {error}; is the CRD the one of this version?");
+    report.problem(meta.generation.unwrap_or_default(), Some(Problem::spec(message)));
+    Ok(Action::await_change())
+}
+
+/// Builds and applies the job's objects; gives what is kept, and how long that holds.
+async fn apply(context: &Arc<Context>, wanted: &ValidJob, mut kept: Kept) -> Result<(Kept, Duration), ReconcileError> {
+    let identity = &wanted.identity;
+    let now = certs::seconds(SystemTime::now());
+    let renewal = certs::decide(kept.authority.as_ref(), now);
+    if let Some(made) = certs::renew(kept.authority.as_ref(), &identity.job().to_string(), renewal, now)? {
+        let (client, applied) = (&context.client, &context.applied);
+        // What signs is kept before anything that it signed is used.
+        applied.apply(client, &secrets::ca(identity, &made), false).await.map_err(doing("keeping the job's CA"))?;
+        if kept.authority.is_some() {
+            tracing::info!(job = %identity.job(), ?renewal, "certificates were made anew");
+            let told = super::events::Told::normal(
+                reasons::events::CERTIFICATES_ROTATED,
+                format!("certificates were made anew: {renewal:?}"),
+            );
+            context.jobs.with(identity, |entry| entry.report.tell(told));
+        }
+        kept.authority = Some(made);
+        let authority = kept.authority.clone();
+        context.jobs.with(identity, |entry| {
+            if let Some(running) = &entry.supervisor
+                && let Some(authority) = &authority
+            {
+                running.tell(Control::Tls(jobs::session_tls(authority)));
+            }
+            entry.kept.get_or_insert_default().authority = authority;
+        });
+    }
+    let until = match certs::decide(kept.authority.as_ref(), now) {
+        certs::Renewal::None { until } => Duration::from_secs(until.saturating_sub(now).max(1)),
+        _ => LOOK_SOON,
+    };
+    if let Some(authority) = &kept.authority {
+        apply_objects(context, identity, authority).await?;
+    }
+    Ok((kept, until))
+}
+
+async fn apply_objects(context: &Arc<Context>, identity: &Identity, authority: &Authority) -> Result<(), ReconcileError> {
+    let (client, applied) = (&context.client, &context.applied);
+    let namespace = &context.options.pod_namespace;
+    applied.apply(client, &secrets::tls(identity, authority), false).await.map_err(doing("applying certificates"))?;
+    applied
+        .apply(client, &service::service_account(identity), false)
+        .await
+        .map_err(doing("applying the ServiceAccount"))?;
+    applied.apply(client, &service::service(identity), false).await.map_err(doing("applying the Service"))?;
+    applied
+        .apply(client, &policy::network_policy(identity, namespace), false)
+        .await
+        .map_err(doing("applying the NetworkPolicy"))?;
+    applied
+        .apply(client, &policy::disruption_budget(identity), false)
+        .await
+        .map_err(doing("applying the PodDisruptionBudget"))
+}
+
+/// Keeps the version that runs, once it does: a later leader goes on with it even where the newest spec cannot run.
+async fn keep_running(context: &Arc<Context>, wanted: &ValidJob, mut kept: Kept) -> Result<Kept, ReconcileError> {
+    let identity = &wanted.identity;
+    let accepted = context.jobs.with(identity, |entry| {
+        let running = entry.report.facts().running?;
+        let asked = &entry.supervisor.as_ref()?.asked;
+        asked.iter().rev().find(|asked| asked.generation == running).cloned()
+    });
+    let Some(accepted) = accepted.flatten() else { return Ok(kept) };
+    if kept.accepted.as_ref() == Some(&accepted) {
+        return Ok(kept);
+    }
+    let json = serde_json::to_vec(&accepted).unwrap_or_default();
+    let secret = secrets::running(identity, json);
+    context.applied.apply(&context.client, &secret, false).await.map_err(doing("keeping the version that runs"))?;
+    kept.accepted = Some(accepted);
+    let accepted = kept.accepted.clone();
+    context.jobs.with(identity, |entry| {
+        entry.kept.get_or_insert_default().accepted = accepted;
+        if let Some(running) = &mut entry.supervisor {
+            // What came before it is never run again.
+            if let Some(at) = running.asked.iter().rposition(|asked| Some(asked) == entry.kept.as_ref().and_then(|kept| kept.accepted.as_ref())) {
+                running.asked.drain(..at);
+            }
+        }
+    });
+    Ok(kept)
+}
+
+async fn carry_out(
+    context: &Arc<Context>,
+    wanted: &ValidJob,
+    kept: Kept,
+    keys: Option<S3Keys>,
+    report: &Arc<Report>,
+) -> Result<(), ReconcileError> {
+    let identity = &wanted.identity;
+    let facts = report.facts();
+    let (supervised, pods_unknown) =
+        context.jobs.with(identity, |entry| (entry.supervisor.is_some(), entry.pods_unknown)).unwrap_or_default();
+    let pods = if !supervised && pods_unknown {
+        observe::pods(&context.client, identity).await.map_err(doing("looking for pods"))?
+    } else {
+        Vec::new()
+    };
+    let image = plan::settled_image(wanted, kept.accepted.as_ref());
+    let templated = ValidJob { job: jobs::with_template(wanted, image.clone()), ..wanted.clone() };
+    let now = Instant::now();
+    let step = context.jobs.with(identity, |entry| {
+        if let Some(running) = &mut entry.supervisor
+            && running.keys != keys
+            && !running.ending
+        {
+            // The workers run on; a supervisor with the new keys takes them up.
+            running.ending = true;
+            running.tell(Control::Leave);
+            return Step::Rest;
+        }
+        let supervisor = match &entry.supervisor {
+            None => Supervisor::None,
+            Some(running) if running.ending => Supervisor::Ending,
+            Some(running) => Supervisor::Runs { job: &running.job, generation: running.job.generation },
+        };
+        let there = There {
+            supervisor,
+            accepted: kept.accepted.as_ref(),
+            pods: !pods.is_empty(),
+            // A job that failed is tried again when its spec changes; one that succeeded, when another is wanted.
+            ended: match facts.run {
+                Run::Failed(_) => entry.stuck.is_none_or(|(at, _)| at == wanted.generation),
+                _ => facts.ended(),
+            },
+            stuck: entry.stuck.filter(|(_, until)| until.is_none_or(|until| now < until)).map(|(at, _)| at),
+            restored_from: facts.restored_from.as_ref().map(|wish| wish.value.as_str()),
+        };
+        let step = plan::decide(&templated, &there);
+        if let (Step::Stop { .. }, Some(running)) = (&step, &mut entry.supervisor) {
+            running.ending = true;
+        }
+        step
+    });
+    let Some(step) = step else { return Ok(()) };
+    if step != Step::Rest {
+        tracing::info!(job = %identity.job(), generation = wanted.generation, ?step, "the next step");
+    }
+    match step {
+        Step::Rest => rest(context, &templated, keys.as_ref(), report).await,
+        Step::Clear => {
+            let pods: Vec<_> = pods.into_iter().map(Arc::new).collect();
+            delete::remove_pods(&context.client, &pods).await.map_err(doing("removing pods"))?;
+            context.jobs.with(identity, |entry| entry.pods_unknown = false);
+        }
+        Step::Start(begin) => begin_with(context, wanted, image, &begin, keys, &kept).await,
+        Step::StartAccepted => {
+            let Some(accepted) = &kept.accepted else { return Ok(()) };
+            let mut before = StreamJob::new(&identity.name, accepted.spec.clone());
+            before.metadata.namespace = Some(identity.namespace.clone());
+            before.metadata.uid = Some(identity.uid.clone());
+            before.metadata.generation = Some(accepted.generation);
+            match validate(&before, &accepted.image) {
+                Ok(before) => {
+                    begin_with(context, &before, accepted.image.clone(), &Begin::Newest, keys, &kept).await;
+                    // What is wanted follows at the next look, which the start of this one causes.
+                    context.wake(identity);
+                }
+                // A rule that is new since: then the newest spec counts alone.
+                Err(_) => begin_with(context, wanted, image, &Begin::Newest, keys, &kept).await,
+            }
+        }
+        Step::Configure | Step::Change => jobs::change(context, wanted, image),
+        Step::Stop { last_checkpoint, why } => {
+            context.jobs.with(identity, |entry| {
+                if let Some(running) = &entry.supervisor {
+                    running.tell(Control::Stop { last_checkpoint, why: why.to_string() });
+                }
+            });
+        }
+    }
+    Ok(())
+}
+
+async fn begin_with(
+    context: &Arc<Context>,
+    wanted: &ValidJob,
+    image: String,
+    begin: &Begin,
+    keys: Option<S3Keys>,
+    kept: &Kept,
+) {
+    if let Err(problem) = jobs::start(context, wanted, image, begin, keys, kept).await {
+        context.jobs.with(&wanted.identity, |entry| {
+            entry.stuck = Some((wanted.generation, None));
+            let told = super::events::Told::warning(reasons::events::STALLED, problem.message.clone());
+            entry.report.tell(told);
+            entry.report.change(|facts| facts.run = Run::Stalled(problem));
+        });
+    }
+}
+
+/// Nothing runs and nothing is to: a status that was lost is made again from storage.
+async fn rest(context: &Arc<Context>, wanted: &ValidJob, keys: Option<&S3Keys>, report: &Arc<Report>) {
+    let supervised = context.jobs.with(&wanted.identity, |entry| entry.supervisor.is_some()).unwrap_or(true);
+    if supervised {
+        return;
+    }
+    let facts = report.facts();
+    if wanted.suspend && !facts.ended() && !matches!(facts.run, Run::Suspended(_)) {
+        report.change(|facts| facts.run = Run::Suspended(None));
+    }
+    if facts.latest.is_some() {
+        return;
+    }
+    let Ok(store) = jobs::open_storage(&wanted.job, keys) else { return };
+    if let Ok(Ok(found)) = tokio::time::timeout(LOOK_SOON, read_facts(&store)).await
+        && let Some(newest) = found.records().next_back()
+    {
+        let url = format!("{}/{}", store.name(), newest.reference().path());
+        report.change(|facts| {
+            facts.attempt = facts.attempt.or(Some(newest.attempt.0));
+            facts.found(newest, &url);
+        });
+    }
+}
+
+/// The job is being deleted.
+async fn end(
+    context: &Arc<Context>,
+    identity: &Identity,
+    resource: &StreamJob,
+    valid: Option<&ValidJob>,
+    deleted: &Time,
+    report: &Arc<Report>,
+) -> Result<Action, ReconcileError> {
+    let removes = resource.spec.checkpoint.on_delete == OnDelete::Delete;
+    let what = if removes { "its checkpoints are removed" } else { "its checkpoints stay" };
+    report.change(|facts| facts.deleting = Some(format!("the job is being deleted; {what}")));
+    let finalized = resource.finalizers().iter().any(|name| name == names::FINALIZER);
+    let keys = context
+        .jobs
+        .with(identity, |entry| {
+            let running = entry.supervisor.as_mut()?;
+            if !running.ending {
+                running.ending = true;
+                // Nobody goes on from a checkpoint that is removed at once.
+                let why = "the job is deleted".to_string();
+                running.tell(Control::Stop { last_checkpoint: !removes, why });
+            }
+            running.keys.clone()
+        })
+        .flatten();
+    let supervised = context.jobs.with(identity, |entry| entry.supervisor.is_some()).unwrap_or_default();
+    let pods = if finalized && !supervised {
+        observe::pods(&context.client, identity).await.map_err(doing("looking for pods"))?
+    } else {
+        Vec::new()
+    };
+    match delete::decide(finalized, supervised, pods.len(), deleted, Timestamp::now()) {
+        delete::Step::Wait => {
+            let pods: Vec<_> = pods.into_iter().map(Arc::new).collect();
+            delete::remove_pods(&context.client, &pods).await.map_err(doing("removing pods"))?;
+            return Ok(Action::requeue(LOOK_AT_DELETION));
+        }
+        delete::Step::Remove => {
+            if removes && !remove(context, identity, valid, keys, deleted, report).await {
+                return Ok(Action::requeue(LOOK_AT_DELETION));
+            }
+            delete::finalize(&context.client, identity, false).await.map_err(doing("letting the resource go"))?;
+        }
+        delete::Step::Release => {}
+    }
+    Ok(Action::await_change())
+}
+
+/// Removes the checkpoints; true where the resource may go.
+async fn remove(
+    context: &Arc<Context>,
+    identity: &Identity,
+    valid: Option<&ValidJob>,
+    keys: Option<S3Keys>,
+    deleted: &Time,
+    report: &Arc<Report>,
+) -> bool {
+    let removed = match valid {
+        None => Err("the spec names no storage that can be used".to_string()),
+        Some(valid) => {
+            let keys = match (&valid.pods.secret, keys) {
+                (Some(name), None) => match observe::storage_keys(&context.client, &identity.namespace, name).await {
+                    Ok(Ok(keys)) => Ok(Some(keys)),
+                    Ok(Err(problem)) => Err(problem.message),
+                    Err(error) => Err(chain(&error)),
+                },
+                (_, keys) => Ok(keys),
+            };
+            match keys.and_then(|keys| jobs::open_storage(&valid.job, keys.as_ref()).map_err(|p| p.message)) {
+                Ok(store) => delete::remove(&store).await,
+                Err(reason) => Err(reason),
+            }
+        }
+    };
+    match removed {
+        Ok(objects) => {
+            let note = format!("{objects} objects were removed from storage");
+            report.tell(super::events::Told::normal(reasons::events::CHECKPOINTS_DELETED, note));
+            true
+        }
+        Err(reason) if delete::out_of_time(deleted, Timestamp::now()) => {
+            let note = format!("the checkpoints could not be removed, and are left in storage: {reason}");
+            report.tell(super::events::Told::warning(reasons::events::CHECKPOINTS_LEFT, note));
+            true
+        }
+        Err(reason) => {
+            let text = format!("the checkpoints cannot be removed yet, tried again: {reason}");
+            report.change(|facts| facts.deleting = Some(text));
+            false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tries_come_ever_more_rarely() {
+        let seconds: Vec<u64> = [1, 2, 3, 4, 7, 50].map(|failures| back_off(failures).as_secs()).into();
+        assert_eq!(seconds, [1, 2, 4, 8, 60, 60]);
+    }
+}

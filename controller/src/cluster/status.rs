@@ -1,0 +1,537 @@
+//! A job's status as a fold: facts in the order in which they happen, and from all of them together the conditions. Pure; the
+//! writing is in [`super::report`].
+
+use std::{fmt::Write, sync::Arc};
+
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
+use weir_crds::{CheckpointStatus, LatestCheckpoint, RestoredCheckpoint, RestoredFrom, StreamJobStatus, conditions};
+use weir_protocol::{record::Record, settings::FailureKind};
+
+use super::{names, reasons, validate::Problem};
+use crate::{
+    attempt::{End, Failure},
+    supervisor::{Fact, Outcome, Why, in_words},
+    takeover::Refusal,
+    ui::text,
+};
+
+/// What a job is at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Run {
+    /// Nothing is known yet.
+    #[default]
+    Unknown,
+    /// Workers are being made.
+    Starting,
+    /// Workers are told what to run.
+    Deploying,
+    /// All workers run.
+    Running,
+    /// A worker was lost, or a task failed; why.
+    Recovering(String),
+    /// The next attempt waits; why.
+    BackingOff(String),
+    /// A last checkpoint is being taken.
+    Suspending,
+    /// Nothing runs, as the spec says. What the last checkpoint lacks, if anything.
+    Suspended(Option<String>),
+    /// All is done.
+    Succeeded,
+    /// It was given up.
+    Failed(Problem),
+    /// It needs help.
+    Stalled(Problem),
+}
+
+/// Everything that a status is made of.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Facts {
+    /// The generation of the newest spec.
+    pub generation: i64,
+    /// What is wrong with the newest spec, or with what it names.
+    pub spec: Option<Problem>,
+    /// What the API server refuses.
+    pub objects: Option<Problem>,
+    /// What the job is at.
+    pub run: Run,
+    /// The generation of what runs.
+    pub running: Option<i64>,
+    /// A change to this generation was refused; why.
+    pub refused: Option<(i64, Problem)>,
+    /// A change is under way; at what it is.
+    pub changing: Option<String>,
+    /// Why workers do not come up.
+    pub waiting: Option<Problem>,
+    /// It is being deleted.
+    pub deleting: Option<String>,
+    /// The name, for the selector.
+    pub selector: Option<String>,
+    /// Numbers.
+    pub attempt: Option<u64>,
+    /// See [`StreamJobStatus`].
+    pub term: Option<u64>,
+    /// Workers that the attempt needs.
+    pub wanted: u32,
+    /// Workers that run in it.
+    pub workers: u32,
+    /// Workers that stand by.
+    pub standby: u32,
+    /// The newest checkpoint.
+    pub latest: Option<LatestCheckpoint>,
+    /// What the attempt was restored from.
+    pub restored: Option<RestoredCheckpoint>,
+    /// Failed since the newest.
+    pub failed: u32,
+    /// More than is tolerable; the last reason.
+    pub beyond: Option<String>,
+    /// The current attempt has a record.
+    pub in_attempt: bool,
+    /// The last wish that has acted.
+    pub restored_from: Option<RestoredFrom>,
+    /// Storage does not answer; since then nothing has come of it.
+    pub storage: Option<String>,
+}
+
+impl Facts {
+    /// As far as a status tells, for a controller that has just begun.
+    pub fn of(status: &StreamJobStatus, generation: i64) -> Self {
+        let checkpoint = status.checkpoint.clone().unwrap_or_default();
+        let holds = |kind: &str| status.conditions.iter().find(|c| c.type_ == kind && c.status == "True");
+        let current = |condition: &&Condition| condition.observed_generation == Some(generation);
+        let run = match (holds(conditions::SUCCEEDED), holds(conditions::FAILED).filter(current)) {
+            (Some(_), _) => Run::Succeeded,
+            (_, Some(failed)) => Run::Failed(Problem {
+                reason: reasons::known(&failed.reason).unwrap_or(reasons::GIVEN_UP),
+                message: failed.message.clone(),
+            }),
+            _ => Run::Unknown,
+        };
+        Self {
+            generation,
+            run,
+            attempt: status.attempt,
+            term: status.term,
+            latest: checkpoint.latest,
+            restored: checkpoint.restored,
+            failed: checkpoint.failed_since_latest,
+            in_attempt: holds(conditions::CHECKPOINTED).is_some(),
+            restored_from: status.restored_from.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// The job ended, and does not begin again by itself.
+    pub fn ended(&self) -> bool {
+        matches!(self.run, Run::Succeeded | Run::Failed(_))
+    }
+
+    /// Something happened. `now` is the wall clock's time, RFC 3339.
+    pub fn fold(&mut self, fact: &Fact, now: &str) {
+        match fact {
+            Fact::TermOpened { opening, restored, why } => {
+                if self.attempt != Some(opening.attempt.0) {
+                    self.in_attempt = false;
+                }
+                self.attempt = Some(opening.attempt.0);
+                self.term = Some(opening.term.0);
+                self.wanted = opening.workers;
+                self.storage = None;
+                if let Some(record) = restored {
+                    if *why != Why::Resume {
+                        self.restored = Some(RestoredCheckpoint { id: record.id.0, at: now.to_string() });
+                    }
+                    self.in_attempt |= record.attempt == opening.attempt;
+                } else {
+                    self.restored = None;
+                }
+            }
+            Fact::Workers(workers) => {
+                let count = |state: &str| workers.iter().filter(|worker| worker.state == state).count() as u32;
+                self.workers = count("running");
+                self.standby = if self.workers >= self.wanted { count("ready") } else { 0 };
+                if workers.iter().all(|worker| worker.state != "starting") {
+                    self.waiting = None;
+                }
+            }
+            Fact::WorkerWaits { reason, .. } => self.waiting = Some(waiting(reason)),
+            Fact::StartFailed { reason } => {
+                self.waiting = Some(Problem { reason: reasons::WORKERS_CRASH, message: reason.clone() });
+            }
+            Fact::WorkerLost { name, cause, position: Some(_), .. } if self.run == Run::Running => {
+                self.run = Run::Recovering(format!("{name} was lost: {cause}"));
+            }
+            Fact::TaskFailed(failure) => self.run = Run::Recovering(in_words(failure)),
+            Fact::Restarting { after, failures } if !after.is_zero() => {
+                let cause = match &self.run {
+                    Run::Recovering(cause) | Run::BackingOff(cause) => cause.clone(),
+                    _ => String::new(),
+                };
+                let text = format!("{cause}; failure {failures} in a row, tried again in {}", text::span(*after));
+                self.run = Run::BackingOff(text.trim_start_matches("; ").to_string());
+            }
+            Fact::TakeOverFailed { reason } => self.storage = Some(reason.clone()),
+            Fact::Deploying { workers, .. } => {
+                self.wanted = *workers;
+                if !matches!(self.run, Run::Recovering(_)) {
+                    self.run = Run::Deploying;
+                }
+            }
+            Fact::Running { generation, .. } => {
+                self.run = Run::Running;
+                self.waiting = None;
+                self.running = generation.or(self.running);
+                if *generation == Some(self.generation) {
+                    self.changing = None;
+                    self.refused = None;
+                }
+            }
+            Fact::Completed { record, .. } => {
+                self.failed = 0;
+                self.beyond = None;
+                self.storage = None;
+                self.in_attempt |= Some(record.attempt.0) == self.attempt;
+            }
+            Fact::Aborted { reason, failed, beyond_tolerable, .. } => {
+                self.failed = *failed;
+                self.beyond = beyond_tolerable.then(|| reason.clone());
+            }
+            Fact::RecordInDoubt { reason, .. } => self.storage = Some(reason.clone()),
+            Fact::ChangeWaits { reason, .. } => self.changing = Some(reason.clone()),
+            Fact::HandingOver { .. } => {
+                self.changing = Some("a last checkpoint is taken, then the next attempt begins".to_string());
+            }
+            Fact::ChangeApplied { generation } => {
+                self.changing = None;
+                self.refused = None;
+                self.running = Some(*generation);
+            }
+            Fact::ChangeRefused { generation, reason } => {
+                self.changing = None;
+                let problem = Problem { reason: reasons::CHANGE_REFUSED, message: reason.clone() };
+                self.refused = Some((*generation, problem));
+            }
+            Fact::Stopping { .. } => {
+                if self.deleting.is_none() {
+                    self.run = Run::Suspending;
+                }
+            }
+            Fact::Ended(End::Succeeded(_)) => self.run = Run::Succeeded,
+            Fact::WorkerLost { .. }
+            | Fact::Restarting { .. }
+            | Fact::WorkerLeaves { .. }
+            | Fact::FirstOutput(_)
+            | Fact::Committed { .. }
+            | Fact::Planned { .. }
+            | Fact::Killed
+            | Fact::Ended(_)
+            | Fact::Printed { .. } => {}
+        }
+    }
+
+    /// The supervisor has ended.
+    pub fn ended_with(&mut self, outcome: &Outcome) {
+        (self.workers, self.standby) = (0, 0);
+        (self.waiting, self.changing) = (None, None);
+        self.run = match outcome {
+            Outcome::Succeeded => Run::Succeeded,
+            Outcome::Stopped => Run::Suspended(None),
+            Outcome::StoppedWithoutCheckpoint(reason) => Run::Suspended(Some(reason.clone())),
+            // The next step is decided anew; nothing is said about it before.
+            Outcome::Killed | Outcome::Left => return,
+            Outcome::Failed(failure) => failed(failure),
+            Outcome::GivenUp(reason) => {
+                Run::Failed(Problem { reason: reasons::GIVEN_UP, message: reason.clone() })
+            }
+            Outcome::Refused(refusal, reason) => Run::Stalled(refused(refusal.as_ref(), reason)),
+            Outcome::Superseded(by) => Run::Stalled(Problem {
+                reason: reasons::SUPERSEDED,
+                message: match by {
+                    Some(by) => format!("{by} coordinates the job now; tried again in a while"),
+                    None => "another coordinator has taken the job; tried again in a while".to_string(),
+                },
+            }),
+            Outcome::NoWorkers(reason) => {
+                Run::Stalled(Problem { reason: reasons::WORKERS_CRASH, message: reason.clone() })
+            }
+        };
+    }
+
+    /// A record that stands in storage, for a status that has been lost.
+    pub fn found(&mut self, record: &Arc<Record>, url: &str) {
+        if self.latest.as_ref().is_none_or(|latest| latest.id < record.id.0) {
+            self.latest = Some(latest(record, url));
+        }
+    }
+
+    /// The whole status. `old` gives the times of conditions that did not change.
+    pub fn status(&self, old: &[Condition], now: Timestamp) -> StreamJobStatus {
+        let folded = [
+            (conditions::READY, self.ready()),
+            (conditions::RECONCILING, self.reconciling()),
+            (conditions::STALLED, self.stalled()),
+            (conditions::CHECKPOINTED, self.checkpointed()),
+            (conditions::SUCCEEDED, self.succeeded()),
+            (conditions::FAILED, self.failed()),
+        ];
+        let conditions = folded.map(|(kind, verdict)| verdict.condition(kind, self.generation, old, now));
+        StreamJobStatus {
+            observed_generation: Some(self.generation),
+            conditions: conditions.into(),
+            attempt: self.attempt,
+            term: self.term,
+            replicas: Some(self.workers),
+            workers: Some(self.workers_in_words()),
+            selector: self.selector.clone(),
+            state_size: self.latest.as_ref().map(|latest| text::bytes(latest.state_bytes)),
+            checkpoint: (self.latest.is_some() || self.failed > 0 || self.restored.is_some()).then(|| CheckpointStatus {
+                latest: self.latest.clone(),
+                failed_since_latest: self.failed,
+                restored: self.restored.clone(),
+            }),
+            restored_from: self.restored_from.clone(),
+        }
+    }
+
+    fn workers_in_words(&self) -> String {
+        let mut text = format!("{}/{}", self.workers, self.wanted);
+        if self.standby > 0 {
+            let _ = write!(text, "+{}", self.standby);
+        }
+        text
+    }
+
+    /// The problem of the newest spec, and what runs meanwhile.
+    fn problem(&self) -> Option<Problem> {
+        let refused = self.refused.as_ref().filter(|(generation, _)| *generation == self.generation);
+        let problem = self.spec.as_ref().or(refused.map(|(_, problem)| problem))?;
+        let mut message = problem.message.clone();
+        if let (Run::Running | Run::Recovering(_) | Run::BackingOff(_) | Run::Deploying, Some(running)) =
+            (&self.run, self.running)
+        {
+            let _ = write!(message, "; the last good version (generation {running}) keeps running");
+        }
+        Some(Problem { reason: problem.reason, message })
+    }
+
+    fn on_the_way(&self) -> Option<Verdict> {
+        if let Some(deleting) = &self.deleting {
+            return Some(Verdict::new("True", reasons::DELETING, deleting));
+        }
+        let waiting = self.waiting.as_ref().map(|waiting| Verdict::new("True", waiting.reason, &waiting.message));
+        let storage = self.storage.as_ref().map(|reason| {
+            let message = format!("storage does not answer, tried again: {reason}");
+            Verdict::new("True", reasons::STORAGE_UNREACHABLE, &message)
+        });
+        let stage = match &self.run {
+            Run::Unknown | Run::Starting => Verdict::new("True", reasons::STARTING, "workers are being started"),
+            Run::Deploying => Verdict::new("True", reasons::DEPLOYING, "workers are told what to run"),
+            Run::Recovering(why) => Verdict::new("True", reasons::RECOVERING, why),
+            Run::BackingOff(why) => return Some(Verdict::new("True", reasons::BACKING_OFF, why)),
+            Run::Suspending => Verdict::new("True", reasons::SUSPENDING, "a last checkpoint is taken"),
+            Run::Running => {
+                let changing = self.changing.as_ref();
+                return changing.map(|at| waiting.unwrap_or_else(|| Verdict::new("True", reasons::CHANGING, at)));
+            }
+            Run::Suspended(_) | Run::Succeeded | Run::Failed(_) | Run::Stalled(_) => return None,
+        };
+        Some(waiting.or(storage).unwrap_or(stage))
+    }
+
+    fn ready(&self) -> Verdict {
+        let not = |reason: &'static str, message: &str| Verdict::new("False", reason, message);
+        if let Some(deleting) = &self.deleting {
+            return not(reasons::DELETING, deleting);
+        }
+        if let Some(problem) = self.problem().or_else(|| self.objects.clone()) {
+            return not(problem.reason, &problem.message);
+        }
+        match &self.run {
+            Run::Succeeded => Verdict::new("True", reasons::SUCCEEDED, "all input is read, all output is published"),
+            Run::Failed(problem) | Run::Stalled(problem) => not(problem.reason, &problem.message),
+            Run::Suspended(lacks) => not(reasons::SUSPENDED, &suspended(lacks.as_deref())),
+            Run::Running if self.running == Some(self.generation) && self.changing.is_none() => {
+                let attempt = self.attempt.unwrap_or_default();
+                let message = format!("attempt {attempt} runs on {} of {} workers", self.workers, self.wanted);
+                Verdict::new("True", reasons::RUNNING, &message)
+            }
+            Run::Running if self.changing.is_none() => {
+                not(reasons::CHANGING, "another version runs; the change to the newest begins")
+            }
+            _ => match self.on_the_way() {
+                Some(verdict) => Verdict { status: "False", ..verdict },
+                None => not(reasons::UNKNOWN, "nothing is known yet"),
+            },
+        }
+    }
+
+    fn reconciling(&self) -> Verdict {
+        let done = Verdict::new("False", reasons::DONE, "nothing is left to do");
+        if self.deleting.is_none() && self.run != Run::Running && self.problem().is_some() && self.running.is_none() {
+            return done;
+        }
+        if self.run == Run::Running && self.problem().is_none() && self.running != Some(self.generation) {
+            let at = self.changing.as_deref().unwrap_or("the change to the newest version begins");
+            return Verdict::new("True", reasons::CHANGING, at);
+        }
+        self.on_the_way().unwrap_or(done)
+    }
+
+    fn stalled(&self) -> Verdict {
+        let problem = self.problem().or_else(|| self.objects.clone()).or_else(|| match &self.run {
+            Run::Failed(problem) | Run::Stalled(problem) => Some(problem.clone()),
+            _ => None,
+        });
+        match problem {
+            Some(problem) => Verdict::new("True", problem.reason, &problem.message),
+            None => Verdict::new("False", reasons::FINE, "no help is needed"),
+        }
+    }
+
+    fn checkpointed(&self) -> Verdict {
+        if let Some(reason) = &self.beyond {
+            let message = format!("{} checkpoints failed one after the other, the last one: {reason}", self.failed);
+            return Verdict::new("False", reasons::CHECKPOINTS_FAIL, &message);
+        }
+        match &self.latest {
+            Some(latest) if self.in_attempt => {
+                let message = format!("checkpoint {} is complete", latest.id);
+                Verdict::new("True", reasons::COMPLETED, &message)
+            }
+            _ => match &self.storage {
+                Some(reason) => Verdict::new("False", reasons::STORAGE_UNREACHABLE, reason),
+                None => Verdict::new("False", reasons::NO_CHECKPOINT_YET, "the attempt has no complete checkpoint yet"),
+            },
+        }
+    }
+
+    fn succeeded(&self) -> Verdict {
+        match self.run {
+            Run::Succeeded => Verdict::new("True", reasons::SUCCEEDED, "all input is read, all output is published"),
+            _ => Verdict::new("False", reasons::NOT_ENDED, "the job has not ended"),
+        }
+    }
+
+    fn failed(&self) -> Verdict {
+        match &self.run {
+            Run::Failed(problem) => Verdict::new("True", problem.reason, &problem.message),
+            _ => Verdict::new("False", reasons::NOT_ENDED, "the job has not failed"),
+        }
+    }
+}
+
+/// As a status has a record.
+pub fn latest(record: &Record, url: &str) -> LatestCheckpoint {
+    let millis = i64::try_from(record.completed_at_ms).unwrap_or_default();
+    LatestCheckpoint {
+        id: record.id.0,
+        record: url.to_string(),
+        completed_at: rfc3339(Timestamp::from_millisecond(millis).unwrap_or_default()),
+        duration: weir_crds::Duration(std::time::Duration::from_millis(record.duration_ms)),
+        state_bytes: record.state_bytes,
+        uploaded_bytes: record.uploaded_bytes,
+    }
+}
+
+/// A time as statuses have it.
+pub fn rfc3339(at: Timestamp) -> String {
+    format!("{at:.3}")
+}
+
+fn suspended(lacks: Option<&str>) -> String {
+    match lacks {
+        None => "suspended with a last checkpoint; set spec.suspend to false to go on".to_string(),
+        Some(reason) => format!("suspended, but without a last checkpoint: {reason}; it goes on from the one before"),
+    }
+}
+
+fn failed(failure: &Failure) -> Run {
+    let problem = |reason: &'static str, remedy: &str| Problem {
+        reason,
+        message: format!("{}{remedy}", in_words(failure)),
+    };
+    match failure.kind {
+        FailureKind::Plan => Run::Stalled(problem(reasons::INVALID_SQL, "")),
+        FailureKind::StateMismatch => Run::Stalled(problem(
+            reasons::STATE_MISMATCH,
+            "; go back to the SQL that the checkpoint was taken with, or set upgrade.mode to Stateless",
+        )),
+        FailureKind::Corrupt => Run::Stalled(problem(
+            reasons::CHECKPOINT_CORRUPT,
+            "; nothing was restored. Set restoreFrom to an older record; `weir checkpoints` lists them",
+        )),
+        _ => Run::Failed(problem(reasons::TASK_FAILED, "")),
+    }
+}
+
+/// Why storage must not be taken over, with the remedy.
+pub fn refused(refusal: Option<&Refusal>, reason: &str) -> Problem {
+    let (kind, remedy) = match refusal {
+        Some(Refusal::OwnedByAnother { .. }) => (
+            reasons::STORAGE_OWNED_BY_ANOTHER,
+            "; set restoreFrom to {previous: true} to take it over, which stops the other, or use another checkpoint.storage.url",
+        ),
+        Some(Refusal::MaxParallelismChanged { .. }) => (reasons::STATE_MISMATCH, "; set spec.maxParallelism back"),
+        Some(Refusal::NotRetained { .. }) => {
+            (reasons::RECORD_NOT_FOUND, "; `weir checkpoints` lists what can be restored")
+        }
+        Some(Refusal::Unusable { .. }) => (
+            reasons::CHECKPOINT_CORRUPT,
+            "; set restoreFrom to an older record: `weir checkpoints` lists them",
+        ),
+        None => (reasons::STORAGE_UNREACHABLE, ""),
+    };
+    Problem { reason: kind, message: format!("{reason}{remedy}") }
+}
+
+/// Kubernetes says first, in one word, why a pod waits.
+fn waiting(reason: &str) -> Problem {
+    let word = reason.split([':', ' ']).next().unwrap_or_default();
+    let kind = match word {
+        "Unschedulable" | "SchedulingGated" => reasons::UNSCHEDULABLE,
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError"
+        | "RegistryUnavailable" => reasons::IMAGE_PULL_FAILED,
+        "CrashLoopBackOff" | "RunContainerError" | "StartError" | "CreateContainerError" => reasons::WORKERS_CRASH,
+        _ => reasons::WORKERS_WAITING,
+    };
+    Problem { reason: kind, message: format!("a worker does not come up: {reason}") }
+}
+
+/// What one condition is to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Verdict {
+    status: &'static str,
+    reason: &'static str,
+    message: String,
+}
+
+impl Verdict {
+    fn new(status: &'static str, reason: &'static str, message: &str) -> Self {
+        Self { status, reason, message: message.to_string() }
+    }
+
+    fn condition(self, kind: &str, generation: i64, old: &[Condition], now: Timestamp) -> Condition {
+        let before = old.iter().find(|condition| condition.type_ == kind && condition.status == self.status);
+        Condition {
+            type_: kind.to_string(),
+            status: self.status.to_string(),
+            reason: self.reason.to_string(),
+            message: self.message.chars().take(MAX_MESSAGE).collect(),
+            observed_generation: Some(generation),
+            last_transition_time: before.map_or(Time(now), |before| before.last_transition_time.clone()),
+        }
+    }
+}
+
+/// The API server refuses longer ones.
+const MAX_MESSAGE: usize = 32_000;
+
+/// The selector of a job's pods, as `kubectl scale` and autoscalers want it.
+pub fn selector(job: &str) -> String {
+    names::selector(job)
+}
+
+#[cfg(test)]
+mod tests;

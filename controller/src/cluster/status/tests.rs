@@ -1,0 +1,297 @@
+use std::time::Duration;
+
+use weir_protocol::{
+    Attempt, CheckpointId, JobName, RecordNumber, Term, WorkerId,
+    record::{Opening, RECORD_VERSION},
+};
+
+use super::*;
+use crate::{platform::ProcessNumber, ui::WorkerView};
+
+const NOW: &str = "2027-01-15T08:00:00.000Z";
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+}
+
+fn opening(term: u64, attempt: u64) -> Arc<Opening> {
+    Arc::new(Opening {
+        version: RECORD_VERSION,
+        term: Term(term),
+        attempt: Attempt(attempt),
+        job: JobName { namespace: "air".to_string(), name: "flights".to_string() },
+        coordinator: "c".to_string(),
+        owner: "u-1".to_string(),
+        cluster: "k".to_string(),
+        restores: None,
+        workers: 2,
+        slots: 1,
+        max_parallelism: 128,
+        fingerprint: "f".to_string(),
+    })
+}
+
+fn record(id: u64, attempt: u64) -> Arc<Record> {
+    Arc::new(Record {
+        version: RECORD_VERSION,
+        id: CheckpointId(id),
+        term: Term(1),
+        number: RecordNumber(id),
+        attempt: Attempt(attempt),
+        job: JobName { namespace: "air".to_string(), name: "flights".to_string() },
+        is_final: false,
+        parallelism: 2,
+        max_parallelism: 128,
+        fingerprint: "f".to_string(),
+        parts: Vec::new(),
+        completed_at_ms: 1_800_000_000_000,
+        duration_ms: 180,
+        state_bytes: 3 << 20,
+        uploaded_bytes: 100,
+    })
+}
+
+fn workers(states: &[&'static str]) -> Fact {
+    let worker = |(number, state): (usize, &&'static str)| WorkerView {
+        number: number as u64 + 1,
+        pid: None,
+        state,
+        rate: 0.0,
+        busy: 0.0,
+        state_bytes: 0,
+    };
+    Fact::Workers(states.iter().enumerate().map(worker).collect())
+}
+
+fn opened(term: u64, attempt: u64, restored: Option<Arc<Record>>, why: Why) -> Fact {
+    Fact::TermOpened { opening: opening(term, attempt), restored, why }
+}
+
+fn running(attempt: u64) -> Fact {
+    Fact::Running { attempt: Attempt(attempt), generation: Some(1), resumed: false, recovery: None }
+}
+
+fn lost() -> Fact {
+    Fact::WorkerLost {
+        worker: WorkerId("w".to_string()),
+        name: "flights-worker-x".to_string(),
+        cause: "the pod is gone".to_string(),
+        position: Some(0),
+    }
+}
+
+fn aborted(failed: u32, beyond_tolerable: bool) -> Fact {
+    Fact::Aborted { id: CheckpointId(9), reason: "storage is away".to_string(), failed, beyond_tolerable }
+}
+
+fn fold(facts: &[Fact]) -> Facts {
+    let mut folded = Facts { generation: 1, run: Run::Starting, ..Facts::default() };
+    for fact in facts {
+        folded.fold(fact, NOW);
+    }
+    folded
+}
+
+/// A job that runs and has a checkpoint.
+fn well() -> Vec<Fact> {
+    vec![
+        opened(1, 1, None, Why::Start),
+        workers(&["running", "running"]),
+        running(1),
+        Fact::Completed { record: record(1, 1), pause: None },
+    ]
+}
+
+/// Status and reason of one condition.
+fn said(facts: &Facts, kind: &str) -> String {
+    let status = facts.status(&[], at(0));
+    let condition = status.conditions.into_iter().find(|condition| condition.type_ == kind).unwrap();
+    format!("{} {}", condition.status, condition.reason)
+}
+
+#[test]
+fn conditions_follow_what_happens() {
+    let then = |more: &[Fact]| fold(&[well(), more.to_vec()].concat());
+    let change = |facts: Facts, change: fn(&mut Facts)| {
+        let mut facts = facts;
+        change(&mut facts);
+        facts
+    };
+    let waits = |reason: &str| Fact::WorkerWaits { process: ProcessNumber(1), reason: reason.to_string() };
+    // (name, facts, Ready, Reconciling, Stalled)
+    let cases: Vec<(&str, Facts, &str, &str, &str)> = vec![
+        ("starting", fold(&[]), "False Starting", "True Starting", "False Fine"),
+        ("no room", fold(&[waits("Unschedulable: 0/1 nodes")]), "False Unschedulable", "True Unschedulable", "False Fine"),
+        (
+            "no image",
+            fold(&[waits("ErrImagePull: not found")]),
+            "False ImagePullFailed",
+            "True ImagePullFailed",
+            "False Fine",
+        ),
+        ("running", fold(&well()), "True Running", "False Done", "False Fine"),
+        ("a worker is lost", then(&[lost()]), "False Recovering", "True Recovering", "False Fine"),
+        (
+            "and the image of the next cannot be pulled",
+            then(&[lost(), waits("ImagePullBackOff")]),
+            "False ImagePullFailed",
+            "True ImagePullFailed",
+            "False Fine",
+        ),
+        (
+            "it comes back",
+            then(&[lost(), opened(2, 2, Some(record(1, 1)), Why::Failure), running(2)]),
+            "True Running",
+            "False Done",
+            "False Fine",
+        ),
+        (
+            "it backs off",
+            then(&[lost(), Fact::Restarting { after: Duration::from_secs(2), failures: 2 }]),
+            "False BackingOff",
+            "True BackingOff",
+            "False Fine",
+        ),
+        (
+            "a newer spec",
+            change(then(&[]), |facts| facts.generation = 2),
+            "False Changing",
+            "True Changing",
+            "False Fine",
+        ),
+        (
+            "a newer spec that is wrong",
+            change(then(&[]), |facts| {
+                facts.generation = 2;
+                facts.spec = Some(Problem::spec("no"));
+            }),
+            "False InvalidSpec",
+            "False Done",
+            "True InvalidSpec",
+        ),
+        (
+            "a change that was refused",
+            change(then(&[Fact::ChangeRefused { generation: 2, reason: "1:8: no column x".to_string() }]), |facts| {
+                facts.generation = 2;
+            }),
+            "False ChangeRefused",
+            "False Done",
+            "True ChangeRefused",
+        ),
+        (
+            "suspended",
+            change(then(&[]), |facts| facts.ended_with(&Outcome::Stopped)),
+            "False Suspended",
+            "False Done",
+            "False Fine",
+        ),
+        (
+            "succeeded",
+            change(then(&[]), |facts| facts.ended_with(&Outcome::Succeeded)),
+            "True Succeeded",
+            "False Done",
+            "False Fine",
+        ),
+        (
+            "given up",
+            change(then(&[]), |facts| facts.ended_with(&Outcome::GivenUp("too often".to_string()))),
+            "False GivenUp",
+            "False Done",
+            "True GivenUp",
+        ),
+        (
+            "the storage is another's",
+            change(then(&[]), |facts| {
+                let refusal = Refusal::OwnedByAnother { owner: "o".to_string(), cluster: "c".to_string() };
+                facts.ended_with(&Outcome::Refused(Some(refusal), "no".to_string()));
+            }),
+            "False StorageOwnedByAnother",
+            "False Done",
+            "True StorageOwnedByAnother",
+        ),
+        (
+            "deleted",
+            change(then(&[]), |facts| facts.deleting = Some("going".to_string())),
+            "False Deleting",
+            "True Deleting",
+            "False Fine",
+        ),
+    ];
+    for (name, facts, ready, reconciling, stalled) in cases {
+        let found = [conditions::READY, conditions::RECONCILING, conditions::STALLED].map(|kind| said(&facts, kind));
+        assert_eq!(found, [ready, reconciling, stalled].map(str::to_string), "{name}");
+    }
+}
+
+#[test]
+fn checkpointed_is_about_the_current_attempt_and_tolerable_failures() {
+    let with_latest = |facts: Facts| Facts { latest: Some(latest(&record(1, 1), "s3://b/terms/1/1")), ..facts };
+    let then = |more: &[Fact]| with_latest(fold(&[well(), more.to_vec()].concat()));
+    for (name, facts, expected) in [
+        ("before the first", fold(&well()[..3]), "False NoCheckpointYet"),
+        ("after it", then(&[]), "True Completed"),
+        ("some fail", then(&[aborted(1, false)]), "True Completed"),
+        ("too many fail", then(&[aborted(4, true)]), "False CheckpointsFail"),
+        (
+            "one completes again",
+            then(&[aborted(4, true), Fact::Completed { record: record(2, 1), pause: None }]),
+            "True Completed",
+        ),
+        (
+            "the next attempt has none",
+            then(&[lost(), opened(2, 2, Some(record(1, 1)), Why::Failure)]),
+            "False NoCheckpointYet",
+        ),
+        (
+            "the attempt goes on under another controller",
+            then(&[opened(2, 1, Some(record(1, 1)), Why::Resume)]),
+            "True Completed",
+        ),
+    ] {
+        assert_eq!(said(&facts, conditions::CHECKPOINTED), expected, "{name}");
+    }
+}
+
+#[test]
+fn the_time_of_a_condition_changes_only_with_its_status() {
+    let first = fold(&well()).status(&[], at(0));
+    let mut later = fold(&well());
+    later.latest = Some(latest(&record(7, 1), "s3://b/7"));
+    let second = later.status(&first.conditions, at(60));
+    let third = fold(&[well(), vec![lost()]].concat()).status(&second.conditions, at(90));
+    let time = |status: &StreamJobStatus, kind: &str| {
+        status.conditions.iter().find(|condition| condition.type_ == kind).unwrap().last_transition_time.0
+    };
+    assert_eq!(time(&second, conditions::READY), at(0));
+    assert_eq!(time(&second, conditions::CHECKPOINTED), at(60));
+    assert_eq!(time(&third, conditions::READY), at(90));
+    assert_eq!(time(&third, conditions::STALLED), at(0));
+}
+
+#[test]
+fn a_new_leader_reads_back_what_it_needs() {
+    let mut facts = fold(&well());
+    facts.latest = Some(latest(&record(1, 1), "s3://b/1"));
+    let status = facts.status(&[], at(0));
+    let back = Facts::of(&status, 1);
+    assert_eq!((back.attempt, back.term, back.latest.clone()), (facts.attempt, facts.term, facts.latest.clone()));
+    assert!(back.in_attempt && !back.ended());
+    facts.ended_with(&Outcome::Succeeded);
+    assert!(Facts::of(&facts.status(&[], at(0)), 2).ended());
+    facts.ended_with(&Outcome::GivenUp("x".to_string()));
+    let failed = facts.status(&[], at(0));
+    assert!(Facts::of(&failed, 1).ended());
+    assert!(!Facts::of(&failed, 2).ended(), "another spec is tried");
+}
+
+#[test]
+fn numbers_stand_where_people_look() {
+    let mut facts = fold(&[well(), vec![workers(&["running", "running", "ready"])]].concat());
+    facts.latest = Some(latest(&record(1, 1), "s3://b/1"));
+    let status = facts.status(&[], at(0));
+    assert_eq!(status.workers.as_deref(), Some("2/2+1"));
+    assert_eq!(status.replicas, Some(2));
+    assert_eq!(status.state_size.as_deref(), Some("3.0 MiB"));
+    let shown = status.checkpoint.unwrap().latest.unwrap();
+    assert_eq!(shown.completed_at, "2027-01-15T08:00:00.000Z");
+}

@@ -1,0 +1,126 @@
+//! What is watched, and which of it is worth a look at a job.
+
+use std::{
+    collections::HashMap,
+    fmt::Debug,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
+
+use futures::{Stream, StreamExt, future};
+use k8s_openapi::NamespaceResourceScope;
+use kube::{
+    Api, Resource,
+    core::PartialObjectMeta,
+    runtime::{
+        WatchStreamExt,
+        reflector::ObjectRef,
+        watcher::{self, Event},
+    },
+};
+use serde::de::DeserializeOwned;
+
+use super::{Context, names, reconcile::Guarded};
+
+/// Changes where somebody has removed a job's status, or much of it, so that it is written again. What Weir itself writes does
+/// not change it.
+pub fn asks_for_status(resource: &Guarded) -> Option<u64> {
+    let mut hasher = DefaultHasher::new();
+    let status = resource.0.as_ref().ok().and_then(|job| job.status.as_ref());
+    status.is_none_or(|status| status.conditions.is_empty()).hash(&mut hasher);
+    resource.0.is_ok().hash(&mut hasher);
+    resource.meta().deletion_timestamp.is_some().hash(&mut hasher);
+    Some(hasher.finish())
+}
+
+/// Jobs one of whose objects of this kind was changed or removed by somebody. What was applied is forgotten, so that it is
+/// applied again; where that changes nothing, nothing more happens.
+pub fn touched<K>(context: &Arc<Context>) -> impl Stream<Item = ObjectRef<Guarded>> + Send + 'static
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    // Of these only the metadata is asked for.
+    let api: Api<PartialObjectMeta<K>> = match &context.options.watch_namespace {
+        Some(namespace) => Api::namespaced(context.client.clone(), namespace),
+        None => Api::all(context.client.clone()),
+    };
+    let config = watcher::Config::default().labels(&format!("{}={}", names::MANAGED_BY_LABEL, names::MANAGED_BY));
+    let mut seen = Seen::default();
+    let context = Arc::clone(context);
+    watcher::watcher(api, config).default_backoff().filter_map(move |event| {
+        let job = event.ok().and_then(|event| seen.event(&event)).and_then(|meta| owner(&meta));
+        if let Some((namespace, name)) = &job {
+            context.applied.forget(namespace, name);
+        }
+        future::ready(job.map(|(namespace, name)| ObjectRef::new(&name).within(&namespace)))
+    })
+}
+
+/// The versions that were seen last, by namespace and name.
+#[derive(Default)]
+struct Seen(HashMap<(String, String), String>);
+
+impl Seen {
+    /// The object, where it was changed beyond its status, or removed.
+    fn event<K: Resource<DynamicType = ()>>(
+        &mut self,
+        event: &Event<PartialObjectMeta<K>>,
+    ) -> Option<kube::core::ObjectMeta> {
+        let (object, first, gone) = match event {
+            Event::Init => {
+                self.0.clear();
+                return None;
+            }
+            Event::InitDone => return None,
+            Event::InitApply(object) => (object, true, false),
+            Event::Apply(object) => (object, false, false),
+            Event::Delete(object) => (object, false, true),
+        };
+        let meta = &object.metadata;
+        let key = (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
+        if gone {
+            self.0.remove(&key);
+            return Some(meta.clone());
+        }
+        // A generation counts changes of the spec; where a kind has none, every change counts.
+        let version = match meta.generation {
+            Some(generation) => generation.to_string(),
+            None => meta.resource_version.clone().unwrap_or_default(),
+        };
+        let before = self.0.insert(key, version.clone());
+        (!first && before.is_some_and(|before| before != version)).then(|| meta.clone())
+    }
+}
+
+/// The job that an object belongs to.
+fn owner(meta: &kube::core::ObjectMeta) -> Option<(String, String)> {
+    let owner = meta.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))?;
+    (owner.kind == "StreamJob").then(|| (meta.namespace.clone().unwrap_or_default(), owner.name.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Service;
+
+    use super::*;
+
+    fn service(generation: Option<i64>, version: &str) -> PartialObjectMeta<Service> {
+        let json = serde_json::json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "a-workers", "namespace": "n", "generation": generation, "resourceVersion": version},
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn only_what_somebody_changed_or_removed_is_looked_at() {
+        let mut seen = Seen::default();
+        assert!(seen.event(&Event::InitApply(service(Some(1), "1"))).is_none());
+        assert!(seen.event(&Event::Apply(service(Some(1), "2"))).is_none(), "its status");
+        assert!(seen.event(&Event::Apply(service(Some(2), "3"))).is_some());
+        assert!(seen.event(&Event::Delete(service(Some(2), "4"))).is_some());
+        assert!(seen.event(&Event::Apply(service(None, "5"))).is_none(), "applied again by Weir");
+        assert!(seen.event(&Event::Apply(service(None, "6"))).is_some());
+    }
+}
