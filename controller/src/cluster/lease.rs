@@ -4,7 +4,12 @@
 //! from *before* the write that renewed it, and gives itself up a margin before the time is over; another counts from when it
 //! *saw* the Lease change, and takes it only when the whole duration has passed without a change. So two never lead at once,
 //! whatever their wall clocks say: only the speed of clocks counts. A process that was stopped (SIGSTOP, a sleeping machine)
-//! finds on waking that its time is over before it does anything else: every effect asks [`Role::leads`] first.
+//! finds on waking that its time is over.
+//!
+//! One case is different: an API server that answers nobody. Then nobody can take the lease either, and jobs must go on
+//! completing checkpoints; so a leader holds on until it is answered again ([`Role::holds_on`]), and another counts a lease's
+//! time anew after an outage. Should it be the only one that is not answered, two may supervise a job for a while. That harms
+//! nothing, since the terms in storage decide who completes checkpoints, not the Lease.
 
 use std::time::{Duration, Instant};
 
@@ -97,11 +102,36 @@ pub fn until(begun: Instant) -> Instant {
     begun + DURATION - MARGIN
 }
 
+/// What became of a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// The Lease was read, and written where that was decided.
+    Done,
+    /// The API server said no: a conflict, or a right that is missing.
+    Denied,
+    /// It does not answer, or is in trouble itself.
+    Silent,
+    /// This process was stopped meanwhile, and can say nothing of the time that has passed.
+    Asleep,
+}
+
+/// Whether a leader whose lease has run out, or may have, holds on to its jobs.
+pub fn holds_on(led: bool, turn: Turn) -> bool {
+    led && turn == Turn::Silent
+}
+
+/// Something that was to take so long took so much longer that this process must have been stopped.
+fn slept(expected: Duration, took: Duration) -> bool {
+    took > expected + MARGIN
+}
+
 /// Whether this process leads, for everybody in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Role {
     /// Until then, by the own clock; none for a standby.
     pub until: Option<Instant>,
+    /// It has led, and the API server answers nobody.
+    pub holds_on: bool,
     /// The Lease could be read lately, so that a takeover would work.
     pub in_touch: bool,
 }
@@ -109,7 +139,7 @@ pub struct Role {
 impl Role {
     /// Whether it leads now.
     pub fn leads(self) -> bool {
-        self.until.is_some_and(|until| Instant::now() < until)
+        self.holds_on || self.until.is_some_and(|until| Instant::now() < until)
     }
 }
 
@@ -125,40 +155,66 @@ pub async fn run(
 ) {
     let api: Api<Lease> = Api::namespaced(client, namespace);
     let mut memory = Memory { me, seen: None, leads_until: None, leaving: false };
+    let mut held_on = false;
+    let mut due = Instant::now();
     loop {
         memory.leaving = *leaving.borrow();
         let begun = Instant::now();
-        let result = tokio::time::timeout(REQUEST * 2, turn(&api, name, &mut memory)).await;
-        let in_touch = match result {
-            Ok(Ok(())) => true,
-            Ok(Err(error)) => {
-                // A conflict is another's write between ours; the next turn sees it.
-                if !matches!(&error, kube::Error::Api(status) if status.code == 409) {
-                    tracing::warn!(error = crate::effects::chain(&error), "the lease cannot be read or written");
-                }
-                matches!(&error, kube::Error::Api(_))
-            }
+        let led = held_on || memory.leads_until.is_some();
+        let result = tokio::time::timeout(REQUEST, turn(&api, name, &mut memory)).await;
+        let asleep = slept(Duration::ZERO, begun - due) || slept(REQUEST, begun.elapsed());
+        let outcome = match result {
+            Ok(Ok(())) => Turn::Done,
+            _ if asleep => Turn::Asleep,
+            Ok(Err(error)) => said_no(&error),
             Err(_) => {
                 tracing::warn!("the lease cannot be read or written: the API server does not answer");
-                false
+                Turn::Silent
             }
         };
+        if matches!(outcome, Turn::Silent | Turn::Asleep) {
+            // Whatever was seen before says nothing about the time in which nothing could be seen.
+            memory.seen = None;
+        }
         let now = Instant::now();
         memory.leads_until = memory.leads_until.filter(|until| now < *until);
-        metrics.leader(memory.leads_until.is_some());
-        role.send_replace(Role { until: memory.leads_until, in_touch });
-        if memory.leaving && memory.leads_until.is_none() {
+        held_on = holds_on(led, outcome) && !memory.leaving;
+        let leads = held_on || memory.leads_until.is_some();
+        metrics.leader(leads);
+        let in_touch = matches!(outcome, Turn::Done | Turn::Denied);
+        role.send_replace(Role { until: memory.leads_until, holds_on: held_on, in_touch });
+        if memory.leaving && !leads {
             return;
         }
-        let mut next = begun + RENEW;
-        if let Some(until) = memory.leads_until {
-            next = next.min(until);
+        due = match memory.leads_until {
+            Some(until) => (begun + RENEW).min(until),
+            None => begun + RENEW,
         }
+        .max(now);
         tokio::select! {
-            () = tokio::time::sleep_until(next.into()) => {}
-            changed = leaving.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep_until(due.into()) => {}
+            changed = leaving.changed() => {
+                due = Instant::now();
+                if changed.is_err() {
+                    return;
+                }
+            }
         }
     }
+}
+
+fn said_no(error: &kube::Error) -> Turn {
+    let (turn, tell) = match error {
+        // Another's write between ours; the next turn sees it.
+        kube::Error::Api(status) if status.code == 409 => (Turn::Denied, false),
+        kube::Error::Api(status) if status.code == 429 || status.code >= 500 => (Turn::Silent, true),
+        kube::Error::Api(_) => (Turn::Denied, true),
+        _ => (Turn::Silent, true),
+    };
+    if tell {
+        tracing::warn!(error = crate::effects::chain(error), "the lease cannot be read or written");
+    }
+    turn
 }
 
 async fn turn(api: &Api<Lease>, name: &str, memory: &mut Memory) -> Result<(), kube::Error> {
@@ -263,6 +319,20 @@ mod tests {
         let mut memory = Memory { leads_until: Some(until(now)), ..memory() };
         assert_eq!(decide(&mut memory, Some(held_by("b", "7")), now), Step::Wait);
         assert_eq!(memory.leads_until, None);
+    }
+
+    #[test]
+    fn who_led_holds_on_only_while_nobody_is_answered() {
+        for (led, turn, expected) in [
+            (true, Turn::Silent, true),
+            (true, Turn::Done, false),
+            (true, Turn::Denied, false),
+            (true, Turn::Asleep, false),
+            (false, Turn::Silent, false),
+        ] {
+            assert_eq!(holds_on(led, turn), expected, "{led} {turn:?}");
+        }
+        assert!(slept(REQUEST, REQUEST + MARGIN * 2) && !slept(REQUEST, REQUEST));
     }
 
     /// Whatever happens to renewals: the own end comes before another may take over.

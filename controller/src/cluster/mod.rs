@@ -320,7 +320,7 @@ async fn becomes(mut role: watch::Receiver<Role>, leads: bool) {
             return;
         }
         // A leader's time may end without any word from the election.
-        let end = current.until.filter(|_| current.leads()).map(tokio::time::Instant::from_std);
+        let end = current.until.filter(|_| !current.holds_on && current.leads()).map(tokio::time::Instant::from_std);
         let wake = end.unwrap_or_else(|| tokio::time::Instant::now() + HANGS);
         tokio::select! {
             changed = role.changed() => if changed.is_err() && !leads { return },
@@ -369,8 +369,17 @@ async fn lead(context: &Arc<Context>, health: &Arc<Health>, role: watch::Receive
         None => Api::all(context.client.clone()),
     };
     let (store, writer) = reflector::store();
+    let about = Arc::clone(context);
     let jobs = watcher::watcher(api, watcher::Config::default())
         .default_backoff()
+        .inspect(move |event| {
+            // Its pods go with it: there is a last checkpoint to be taken while they still run.
+            if let Ok(watcher::Event::Delete(gone)) = event
+                && let Some(identity) = Identity::of(gone)
+            {
+                about.let_go(&identity);
+            }
+        })
         .reflect(writer)
         .applied_objects()
         // Its own status writes are not looked at.
