@@ -45,7 +45,8 @@ pub(super) async fn run(args: ControllerArgs) -> Result<(), Failure> {
         pod_name: args.pod_name,
         pod_namespace: args.pod_namespace,
     };
-    let failed = |error: std::io::Error| Failure::new(Exit::Environment, format!("signals cannot be received: {error}"));
+    let failed =
+        |error: std::io::Error| Failure::new(Exit::Environment, format!("signals cannot be received: {error}"));
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let shutdown = async move {

@@ -27,11 +27,7 @@ impl Applied {
     /// Applies one object of a namespace, unless this very object was applied before. `again`: something has changed it since.
     pub async fn apply<K>(&self, client: &Client, object: &K, again: bool) -> Result<(), kube::Error>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + Debug
-            + Serialize
-            + DeserializeOwned,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
     {
         let meta = object.meta();
         let namespace = meta.namespace.clone().unwrap_or_default();

@@ -220,7 +220,6 @@ pub struct Limiter {
     buckets: BTreeMap<&'static str, (u32, Option<Instant>)>,
 }
 
-
 impl Limiter {
     /// Whether one more of this reason may be told.
     pub fn lets(&mut self, reason: &'static str, now: Instant) -> bool {
@@ -277,7 +276,6 @@ impl Publisher {
         let _ = self.queue.try_send((about.reference(), told));
     }
 }
-
 
 #[cfg(test)]
 mod tests {

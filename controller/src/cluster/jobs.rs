@@ -34,7 +34,10 @@ const PLATFORM_QUEUE: usize = 1024;
 /// Words to a supervisor that it has not heard yet. A spec changes far more slowly.
 const CONTROL_QUEUE: usize = 16;
 /// What was ended by another coordinator, or could not start, is tried again after this.
-const TRY_AGAIN: Duration = Duration::from_secs(30);
+pub const TRY_AGAIN: Duration = Duration::from_secs(30);
+
+/// A record is small; storage that does not hand it out in this time is away.
+const FIND_RECORD: Duration = Duration::from_secs(20);
 
 /// Namespace and name.
 pub type Key = (String, String);
@@ -185,19 +188,19 @@ pub async fn start(
         Begin::Newest => (Restore::Latest, false),
         Begin::Nothing => (Restore::Nothing, false),
         Begin::Wish(wish) if wish == "previous" => (Restore::Latest, true),
-        Begin::Wish(wish) => match find_record(&store, wish).await {
-            Ok(record) => (Restore::Record(record), false),
-            Err(error) => return Err(Problem { reason: reasons::RECORD_NOT_FOUND, message: chain(&error) }),
+        Begin::Wish(wish) => match tokio::time::timeout(FIND_RECORD, find_record(&store, wish)).await {
+            Ok(Ok(record)) => (Restore::Record(record), false),
+            Ok(Err(error)) => return Err(Problem { reason: reasons::RECORD_NOT_FOUND, message: chain(&error) }),
+            Err(_) => {
+                let message = format!("{wish} cannot be read: storage does not answer; tried again");
+                return Err(Problem { reason: reasons::STORAGE_UNREACHABLE, message });
+            }
         },
     };
     let Some(report) = context.jobs.with(identity, |entry| Arc::clone(&entry.report)) else { return Ok(()) };
     let (platform_events, events) = mpsc::channel(PLATFORM_QUEUE);
-    let platform = Kubernetes::new(
-        context.client.clone(),
-        &identity.namespace,
-        &names::selector(&identity.name),
-        platform_events,
-    );
+    let platform =
+        Kubernetes::new(context.client.clone(), &identity.namespace, &names::selector(&identity.name), platform_events);
     let (control, inbox) = mpsc::channel(CONTROL_QUEUE);
     let wish = match begin {
         Begin::Wish(wish) => Some(wish.clone()),
@@ -278,7 +281,7 @@ fn ended(context: &Arc<Context>, identity: &Identity, generation: i64, outcome: 
         let newest = entry.supervisor.take().and_then(|running| running.asked.last().map(|asked| asked.generation));
         let generation = newest.unwrap_or(generation);
         entry.stuck = match outcome {
-            Outcome::Superseded(_) | Outcome::NoWorkers(_) => Some((generation, Some(Instant::now() + TRY_AGAIN))),
+            _ if passes(outcome) => Some((generation, Some(Instant::now() + TRY_AGAIN))),
             Outcome::Failed(_) | Outcome::GivenUp(_) | Outcome::Refused(..) => Some((generation, None)),
             _ => None,
         };
@@ -287,13 +290,24 @@ fn ended(context: &Arc<Context>, identity: &Identity, generation: i64, outcome: 
     if gone.is_some() {
         context.wake(identity);
     }
-    if matches!(outcome, Outcome::Superseded(_) | Outcome::NoWorkers(_)) {
-        let (context, identity) = (Arc::clone(context), identity.clone());
-        tokio::spawn(async move {
-            tokio::time::sleep(TRY_AGAIN).await;
-            context.wake(&identity);
-        });
+    if passes(outcome) {
+        wake_later(context, identity);
     }
+}
+
+/// What may pass by itself, and is tried again after a while.
+fn passes(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Superseded(_) | Outcome::NoWorkers(_) | Outcome::Refused(None, _))
+}
+
+/// Has a job looked at again after [`TRY_AGAIN`].
+pub fn wake_later(context: &Arc<Context>, identity: &Identity) {
+    let (context, identity) = (Arc::clone(context), identity.clone());
+    tokio::spawn(async move {
+        // A little later than that, so that it is over for certain.
+        tokio::time::sleep(TRY_AGAIN + Duration::from_millis(100)).await;
+        context.wake(&identity);
+    });
 }
 
 /// Hands a running supervisor another version.
@@ -305,12 +319,6 @@ pub fn change(context: &Context, wanted: &ValidJob, image: String) {
         let Some(running) = &mut entry.supervisor else { return };
         running.tell(Control::Change(Box::new(Change { job: job.clone(), fingerprint: None })));
         running.job = job;
-        running.asked.push(Accepted {
-            generation: wanted.generation,
-            spec: wanted.spec.clone(),
-            image,
-            restored_from,
-        });
+        running.asked.push(Accepted { generation: wanted.generation, spec: wanted.spec.clone(), image, restored_from });
     });
 }
-

@@ -289,11 +289,7 @@ mod tests {
             ("it is another's", vec![(b("1"), start)], Step::Wait),
             ("it is another's, and not renewed for long", vec![(b("1"), start), (b("1"), after(10))], Step::Take),
             ("not yet for long enough", vec![(b("1"), start), (b("1"), after(9))], Step::Wait),
-            (
-                "it is renewed in between",
-                vec![(b("1"), start), (b("2"), after(9)), (b("2"), after(18))],
-                Step::Wait,
-            ),
+            ("it is renewed in between", vec![(b("1"), start), (b("2"), after(9)), (b("2"), after(18))], Step::Wait),
             ("it was released", vec![(b("1"), start), (Some(held_by("", "2")), after(1))], Step::Take),
             ("it is mine", vec![(Some(held_by("a", "1")), start)], Step::Renew),
         ];

@@ -28,7 +28,11 @@ pub async fn kept(client: &Client, identity: &Identity) -> Result<Kept, kube::Er
 }
 
 /// The keys to a job's storage, from the Secret that it names.
-pub async fn storage_keys(client: &Client, namespace: &str, name: &str) -> Result<Result<S3Keys, Problem>, kube::Error> {
+pub async fn storage_keys(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> Result<Result<S3Keys, Problem>, kube::Error> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let missing = |what: &str| Problem {
         reason: reasons::STORAGE_SECRET_MISSING,

@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use k8s_openapi::{apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time}, jiff::Timestamp};
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
+    jiff::Timestamp,
+};
 use kube::{Resource, ResourceExt, core::DeserializeGuard, runtime::controller::Action};
 use thiserror::Error;
 use weir_crds::{OnDelete, StreamJob, StreamJobStatus};
@@ -246,7 +249,11 @@ async fn apply(context: &Arc<Context>, wanted: &ValidJob, mut kept: Kept) -> Res
     Ok((kept, until))
 }
 
-async fn apply_objects(context: &Arc<Context>, identity: &Identity, authority: &Authority) -> Result<(), ReconcileError> {
+async fn apply_objects(
+    context: &Arc<Context>,
+    identity: &Identity,
+    authority: &Authority,
+) -> Result<(), ReconcileError> {
     let (client, applied) = (&context.client, &context.applied);
     let namespace = &context.options.pod_namespace;
     applied.apply(client, &secrets::tls(identity, authority), false).await.map_err(doing("applying certificates"))?;
@@ -286,7 +293,11 @@ async fn keep_running(context: &Arc<Context>, wanted: &ValidJob, mut kept: Kept)
         entry.kept.get_or_insert_default().accepted = accepted;
         if let Some(running) = &mut entry.supervisor {
             // What came before it is never run again.
-            if let Some(at) = running.asked.iter().rposition(|asked| Some(asked) == entry.kept.as_ref().and_then(|kept| kept.accepted.as_ref())) {
+            if let Some(at) = running
+                .asked
+                .iter()
+                .rposition(|asked| Some(asked) == entry.kept.as_ref().and_then(|kept| kept.accepted.as_ref()))
+            {
                 running.asked.drain(..at);
             }
         }
@@ -395,8 +406,12 @@ async fn begin_with(
     kept: &Kept,
 ) {
     if let Err(problem) = jobs::start(context, wanted, image, begin, keys, kept).await {
+        let passes = problem.reason == reasons::STORAGE_UNREACHABLE;
+        if passes {
+            jobs::wake_later(context, &wanted.identity);
+        }
         context.jobs.with(&wanted.identity, |entry| {
-            entry.stuck = Some((wanted.generation, None));
+            entry.stuck = Some((wanted.generation, passes.then(|| Instant::now() + jobs::TRY_AGAIN)));
             let told = super::events::Told::warning(reasons::events::STALLED, problem.message.clone());
             entry.report.tell(told);
             entry.report.change(|facts| facts.run = Run::Stalled(problem));

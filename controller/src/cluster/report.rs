@@ -114,7 +114,10 @@ impl Report {
     pub fn problem(&self, generation: i64, problem: Option<Problem>) {
         let before = self.lock().facts.spec.clone();
         if let Some(problem) = problem.as_ref().filter(|problem| Some(*problem) != before.as_ref()) {
-            self.tell(Told::warning(super::reasons::events::STALLED, format!("{}: {}", problem.reason, problem.message)));
+            self.tell(Told::warning(
+                super::reasons::events::STALLED,
+                format!("{}: {}", problem.reason, problem.message),
+            ));
         }
         self.change(|facts| {
             facts.generation = generation;

@@ -242,9 +242,7 @@ impl Facts {
             // The next step is decided anew; nothing is said about it before.
             Outcome::Killed | Outcome::Left => return,
             Outcome::Failed(failure) => failed(failure),
-            Outcome::GivenUp(reason) => {
-                Run::Failed(Problem { reason: reasons::GIVEN_UP, message: reason.clone() })
-            }
+            Outcome::GivenUp(reason) => Run::Failed(Problem { reason: reasons::GIVEN_UP, message: reason.clone() }),
             Outcome::Refused(refusal, reason) => Run::Stalled(refused(refusal.as_ref(), reason)),
             Outcome::Superseded(by) => Run::Stalled(Problem {
                 reason: reasons::SUPERSEDED,
@@ -286,10 +284,12 @@ impl Facts {
             workers: Some(self.workers_in_words()),
             selector: self.selector.clone(),
             state_size: self.latest.as_ref().map(|latest| text::bytes(latest.state_bytes)),
-            checkpoint: (self.latest.is_some() || self.failed > 0 || self.restored.is_some()).then(|| CheckpointStatus {
-                latest: self.latest.clone(),
-                failed_since_latest: self.failed,
-                restored: self.restored.clone(),
+            checkpoint: (self.latest.is_some() || self.failed > 0 || self.restored.is_some()).then(|| {
+                CheckpointStatus {
+                    latest: self.latest.clone(),
+                    failed_since_latest: self.failed,
+                    restored: self.restored.clone(),
+                }
             }),
             restored_from: self.restored_from.clone(),
         }
@@ -448,10 +448,8 @@ fn suspended(lacks: Option<&str>) -> String {
 }
 
 fn failed(failure: &Failure) -> Run {
-    let problem = |reason: &'static str, remedy: &str| Problem {
-        reason,
-        message: format!("{}{remedy}", in_words(failure)),
-    };
+    let problem =
+        |reason: &'static str, remedy: &str| Problem { reason, message: format!("{}{remedy}", in_words(failure)) };
     match failure.kind {
         FailureKind::Plan => Run::Stalled(problem(reasons::INVALID_SQL, "")),
         FailureKind::StateMismatch => Run::Stalled(problem(
@@ -477,10 +475,9 @@ pub fn refused(refusal: Option<&Refusal>, reason: &str) -> Problem {
         Some(Refusal::NotRetained { .. }) => {
             (reasons::RECORD_NOT_FOUND, "; `weir checkpoints` lists what can be restored")
         }
-        Some(Refusal::Unusable { .. }) => (
-            reasons::CHECKPOINT_CORRUPT,
-            "; set restoreFrom to an older record: `weir checkpoints` lists them",
-        ),
+        Some(Refusal::Unusable { .. }) => {
+            (reasons::CHECKPOINT_CORRUPT, "; set restoreFrom to an older record: `weir checkpoints` lists them")
+        }
         None => (reasons::STORAGE_UNREACHABLE, ""),
     };
     Problem { reason: kind, message: format!("{reason}{remedy}") }
@@ -491,7 +488,11 @@ fn waiting(reason: &str) -> Problem {
     let word = reason.split([':', ' ']).next().unwrap_or_default();
     let kind = match word {
         "Unschedulable" | "SchedulingGated" => reasons::UNSCHEDULABLE,
-        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError"
+        "ErrImagePull"
+        | "ImagePullBackOff"
+        | "InvalidImageName"
+        | "ErrImageNeverPull"
+        | "ImageInspectError"
         | "RegistryUnavailable" => reasons::IMAGE_PULL_FAILED,
         "CrashLoopBackOff" | "RunContainerError" | "StartError" | "CreateContainerError" => reasons::WORKERS_CRASH,
         _ => reasons::WORKERS_WAITING,

@@ -60,7 +60,10 @@ pub fn check(template: &PodTemplate) -> Result<(), Problem> {
     let spec = parse(&template.spec)?;
     for field in FORBIDDEN {
         if template.spec.get(field).is_some_and(|value| *value != Value::Bool(false)) {
-            return Err(refuse(field, "reaches beyond the pod, which the restricted profile does not allow; leave it out"));
+            return Err(refuse(
+                field,
+                "reaches beyond the pod, which the restricted profile does not allow; leave it out",
+            ));
         }
     }
     let volumes = template.spec.get("volumes").and_then(Value::as_array);
@@ -76,7 +79,9 @@ pub fn check(template: &PodTemplate) -> Result<(), Problem> {
         }
     }
     let init = spec.init_containers.iter().flatten().enumerate().map(|(i, c)| (format!("initContainers[{i}]"), c));
-    for (place, container) in spec.containers.iter().enumerate().map(|(i, c)| (format!("containers[{i}]"), c)).chain(init) {
+    for (place, container) in
+        spec.containers.iter().enumerate().map(|(i, c)| (format!("containers[{i}]"), c)).chain(init)
+    {
         check_container(&place, container)?;
     }
     Ok(())
@@ -323,7 +328,8 @@ fn env(job: &str, inputs: &PodInputs, user: Vec<EnvVar>) -> Vec<EnvVar> {
         plain("WEIR_JOB", job),
     ];
     if let Some(secret) = &inputs.secret {
-        for (key, optional) in [("AWS_ACCESS_KEY_ID", false), ("AWS_SECRET_ACCESS_KEY", false), ("AWS_SESSION_TOKEN", true)]
+        for (key, optional) in
+            [("AWS_ACCESS_KEY_ID", false), ("AWS_SECRET_ACCESS_KEY", false), ("AWS_SESSION_TOKEN", true)]
         {
             let source = EnvVarSource {
                 secret_key_ref: Some(SecretKeySelector {

@@ -23,12 +23,7 @@ pub mod keys {
 
 fn secret(identity: &Identity, name: String, data: Vec<(&str, Vec<u8>)>) -> Secret {
     let data: BTreeMap<_, _> = data.into_iter().map(|(key, bytes)| (key.to_string(), ByteString(bytes))).collect();
-    Secret {
-        metadata: meta(identity, name),
-        type_: Some("Opaque".to_string()),
-        data: Some(data),
-        ..Secret::default()
-    }
+    Secret { metadata: meta(identity, name), type_: Some("Opaque".to_string()), data: Some(data), ..Secret::default() }
 }
 
 /// What workers mount.

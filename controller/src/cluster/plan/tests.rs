@@ -18,14 +18,7 @@ fn accepted(job: &ValidJob) -> Accepted {
 }
 
 fn nothing() -> There<'static> {
-    There {
-        supervisor: Supervisor::None,
-        accepted: None,
-        pods: false,
-        ended: false,
-        stuck: None,
-        restored_from: None,
-    }
+    There { supervisor: Supervisor::None, accepted: None, pods: false, ended: false, stuck: None, restored_from: None }
 }
 
 fn runs(job: &ValidJob) -> There<'_> {

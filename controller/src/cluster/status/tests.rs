@@ -121,7 +121,13 @@ fn conditions_follow_what_happens() {
     // (name, facts, Ready, Reconciling, Stalled)
     let cases: Vec<(&str, Facts, &str, &str, &str)> = vec![
         ("starting", fold(&[]), "False Starting", "True Starting", "False Fine"),
-        ("no room", fold(&[waits("Unschedulable: 0/1 nodes")]), "False Unschedulable", "True Unschedulable", "False Fine"),
+        (
+            "no room",
+            fold(&[waits("Unschedulable: 0/1 nodes")]),
+            "False Unschedulable",
+            "True Unschedulable",
+            "False Fine",
+        ),
         (
             "no image",
             fold(&[waits("ErrImagePull: not found")]),
