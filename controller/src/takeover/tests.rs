@@ -179,12 +179,36 @@ fn an_opening_of_another_process_ends_the_takeover() {
 
 #[test]
 fn another_owners_storage_is_refused_and_not_sealed_unless_it_is_adopted() {
-    let storage = Storage::default().opening(&opened(1, 1, None));
-    for other in [Request { owner: "p".into(), ..request() }, Request { cluster: "l".into(), ..request() }] {
-        let refusal = Refusal::OwnedByAnother { owner: "o".into(), cluster: "k".into() };
+    let in_cluster = Storage::default().opening(&opened(1, 1, None));
+    let here = Request { cluster: LOCAL.into(), ..request() };
+    let on_machine = Storage::default().opening(&Opening { cluster: LOCAL.into(), ..opened(1, 1, None) });
+    for (storage, was, other) in [
+        (&in_cluster, "k", Request { cluster: "l".into(), ..request() }),
+        (&in_cluster, "k", here.clone()),
+        (&on_machine, LOCAL, Request { owner: "p".into(), ..here }),
+    ] {
+        let refusal = Refusal::OwnedByAnother { owner: "o".into(), cluster: was.into() };
         assert_eq!(storage.decide(&other), Decision::Refuse(refusal));
         assert_eq!(storage.decide(&Request { adopt: true, ..other }), Decision::CreateSeal(seal(1, 1)));
     }
+}
+
+#[test]
+fn a_job_that_was_deleted_and_applied_again_in_its_cluster_goes_on() {
+    let storage = Storage::default().opening(&opened(1, 1, None));
+    let again = Request { owner: "p".into(), ..request() };
+    assert_eq!(storage.decide(&again), Decision::CreateSeal(seal(1, 1)));
+}
+
+#[test]
+fn state_that_is_left_behind_is_not_found_again() {
+    let storage = Storage::default().opening(&opened(1, 1, None)).record(reference(1, 1, 4)).seal(1, 2);
+    let anew = Request { restore: Restore::Nothing, max_parallelism: 64, ..request() };
+    let Decision::CreateOpening(opening) = storage.decide(&anew) else { panic!() };
+    assert_eq!((opening.restores, opening.attempt), (None, Attempt(2)));
+    let later = storage.opening(&opening).seal(2, 1);
+    let Decision::CreateOpening(next) = later.decide(&Request { max_parallelism: 64, ..request() }) else { panic!() };
+    assert_eq!(next.restores, None);
 }
 
 #[test]
