@@ -145,6 +145,7 @@ pub async fn run(parts: Parts) -> Outcome {
             cluster: parts.cluster,
             adopt: parts.adopt,
             resume: false,
+            release: false,
             restore: parts.restore,
             workers: job.workers,
             slots: job.slots,

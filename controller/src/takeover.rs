@@ -22,9 +22,6 @@ pub use facts::{Facts, SlotFact, TermFacts, reads};
 
 use crate::time::Millis;
 
-/// What stands for the cluster of a `weir run`.
-pub const LOCAL: &str = "local";
-
 /// Who takes over, and how the next attempt is to look.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Request {
@@ -41,6 +38,8 @@ pub struct Request {
     /// The workers of the running attempt may all be there: the next term is over the same attempt, which stays what it is.
     /// Else a new one begins, of this request.
     pub resume: bool,
+    /// Leave the job to whoever comes next under its name: the next opening names no owner. With `resume`.
+    pub release: bool,
     /// What to restore.
     pub restore: Restore,
     /// Worker processes of the attempt.
@@ -186,10 +185,9 @@ fn step(request: &Request, facts: &Facts, asked: Option<Term>, now: Millis) -> R
     }
 }
 
-/// Within a cluster a name belongs to one resource at a time, so that another uid is an earlier life of the same job, which is
-/// over: deleted and applied again, it goes on. On single machines every state folder is an owner of its own.
+/// A job that was let go of, with its resource, leaves no owner behind: whoever comes next under its name goes on.
 fn is_anothers(request: &Request, opened: &Opening) -> bool {
-    opened.cluster != request.cluster || (request.cluster == LOCAL && opened.owner != request.owner)
+    !opened.owner.is_empty() && (opened.owner != request.owner || opened.cluster != request.cluster)
 }
 
 /// What the next opening restores: the last record before the seal, else what that opening restored; or a user's choice.
@@ -247,7 +245,7 @@ fn resumption(request: &Request, of: &Opening, restores: Option<RecordRef>) -> O
     Opening {
         term: of.term.next(),
         coordinator: request.coordinator.clone(),
-        owner: request.owner.clone(),
+        owner: if request.release { String::new() } else { request.owner.clone() },
         cluster: request.cluster.clone(),
         restores,
         ..of.clone()

@@ -1,8 +1,12 @@
-//! The end of a job that is deleted. With `Retain` nothing is held back: the supervisor takes a last checkpoint while the
-//! cluster removes the pods. With `Delete` a finalizer holds the resource until its prefix is empty, for a bounded time: storage
-//! that is gone must not keep a resource, or a namespace, from going.
+//! The end of a job that is deleted. A finalizer holds the resource for what has to be done in order: the workers stop, with a
+//! last checkpoint where checkpoints stay; then, with `Retain`, the storage is left to whoever is applied next under this name,
+//! and with `Delete` the prefix is emptied. All of it within a bounded time: storage that is gone must not keep a resource, or a
+//! namespace, from going.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use futures::{StreamExt, stream};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
@@ -15,6 +19,11 @@ use weir_crds::StreamJob;
 use weir_storage::{JobStore, StorageError};
 
 use super::{names, validate::Identity};
+use crate::{
+    effects::{TakeOver, chain, read_facts, take_over},
+    takeover::Request,
+    time::Millis,
+};
 
 /// So long after the deletion was asked for storage is tried; then what is left is left.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,8 +37,8 @@ const AT_ONCE: usize = 16;
 pub enum Step {
     /// Workers or the supervisor are still there.
     Wait,
-    /// Remove the prefix.
-    Remove,
+    /// Leave the storage, or empty it.
+    Storage,
     /// Let the resource go.
     Release,
 }
@@ -40,7 +49,7 @@ pub fn decide(finalized: bool, supervised: bool, pods: usize, deleted: &Time, no
         return Step::Release;
     }
     let patient = !out_of_time(deleted, now);
-    if (supervised || pods > 0) && patient { Step::Wait } else { Step::Remove }
+    if (supervised || pods > 0) && patient { Step::Wait } else { Step::Storage }
 }
 
 /// The patience with a deletion is over.
@@ -53,7 +62,7 @@ pub fn out_of_time(deleted: &Time, now: Timestamp) -> bool {
 pub async fn remove(store: &JobStore) -> Result<usize, String> {
     let removed = tokio::time::timeout(TRY, remove_all(store)).await;
     match removed {
-        Ok(removed) => removed.map_err(|error| crate::effects::chain(&error)),
+        Ok(removed) => removed.map_err(|error| chain(&error)),
         Err(_) => Err(format!("storage does not answer within {} s", TRY.as_secs())),
     }
 }
@@ -69,6 +78,29 @@ async fn remove_all(store: &JobStore) -> Result<usize, StorageError> {
         removed?;
     }
     Ok(count)
+}
+
+/// Leaves the storage to whoever comes next under the job's name: the newest opening names no owner any more.
+pub async fn release(store: &JobStore, request: Request) -> Result<(), String> {
+    let released = async {
+        let facts = read_facts(store).await.map_err(|error| chain(&error))?;
+        if facts.terms.is_empty() {
+            return Ok(());
+        }
+        let request = Request { resume: true, release: true, ..request };
+        match take_over(store, &request, now).await {
+            // What is another's is not let go of here.
+            TakeOver::Opened(_) | TakeOver::Refused(_) | TakeOver::Lost(_) => Ok(()),
+            TakeOver::Failed(reason) => Err(reason),
+        }
+    };
+    let answered = tokio::time::timeout(TRY, released).await;
+    answered.unwrap_or_else(|_| Err(format!("storage does not answer within {} s", TRY.as_secs())))
+}
+
+fn now() -> Millis {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Millis(u64::try_from(since.as_millis()).unwrap_or_default())
 }
 
 /// Adds or takes away the finalizer. It has a field manager of its own, so that nothing else of the resource is touched.
@@ -117,8 +149,8 @@ mod tests {
             (false, true, 2, 0, Step::Release),
             (true, true, 2, 1, Step::Wait),
             (true, false, 1, 1, Step::Wait),
-            (true, false, 0, 1, Step::Remove),
-            (true, true, 2, 61, Step::Remove),
+            (true, false, 0, 1, Step::Storage),
+            (true, true, 2, 61, Step::Storage),
         ] {
             assert_eq!(decide(finalized, supervised, pods, &deleted, at(seconds)), expected);
         }

@@ -7,7 +7,7 @@ pub const STATUS_MANAGER: &str = "weir-status";
 /// Who applies a job's finalizer.
 pub const FINALIZER_MANAGER: &str = "weir-finalizer";
 
-/// Holds a deleted job back until its checkpoints are removed; only where `onDelete` is `Delete`.
+/// Holds a deleted job back until its workers have stopped and its storage is left or emptied; never for long.
 pub const FINALIZER: &str = "weir.dev/checkpoints";
 
 /// The label that names the job on everything that belongs to it.

@@ -32,6 +32,7 @@ use super::{
 use crate::{
     effects::{chain, read_facts},
     supervisor::Control,
+    takeover::{Request, Restore},
 };
 
 /// The guard lets a list with one wrong object in it through.
@@ -125,9 +126,8 @@ async fn look(guarded: &Guarded, context: &Arc<Context>) -> Result<Action, Recon
             return Ok(Action::await_change());
         }
     };
-    let hold = wanted.on_delete == OnDelete::Delete;
-    if hold != wanted.finalized {
-        delete::finalize(&context.client, &identity, hold).await.map_err(doing("setting the finalizer"))?;
+    if !wanted.finalized {
+        delete::finalize(&context.client, &identity, true).await.map_err(doing("setting the finalizer"))?;
     }
     let kept = match context.jobs.with(&identity, |entry| entry.kept.clone()).flatten() {
         Some(kept) => kept,
@@ -461,6 +461,9 @@ async fn end(
         .jobs
         .with(identity, |entry| {
             let running = entry.supervisor.as_mut()?;
+            if delete::out_of_time(deleted, Timestamp::now()) {
+                running.tell(Control::Kill);
+            }
             if !running.ending {
                 running.ending = true;
                 // Nobody goes on from a checkpoint that is removed at once.
@@ -482,8 +485,8 @@ async fn end(
             delete::remove_pods(&context.client, &pods).await.map_err(doing("removing pods"))?;
             return Ok(Action::requeue(LOOK_AT_DELETION));
         }
-        delete::Step::Remove => {
-            if removes && !remove(context, identity, valid, keys, deleted, report).await {
+        delete::Step::Storage => {
+            if !leave_storage(context, identity, valid, keys, deleted, report).await {
                 return Ok(Action::requeue(LOOK_AT_DELETION));
             }
             delete::finalize(&context.client, identity, false).await.map_err(doing("letting the resource go"))?;
@@ -493,8 +496,8 @@ async fn end(
     Ok(Action::await_change())
 }
 
-/// Removes the checkpoints; true where the resource may go.
-async fn remove(
+/// Removes the checkpoints, or leaves them to whoever comes next; true where the resource may go.
+async fn leave_storage(
     context: &Arc<Context>,
     identity: &Identity,
     valid: Option<&ValidJob>,
@@ -502,7 +505,8 @@ async fn remove(
     deleted: &Time,
     report: &Arc<Report>,
 ) -> bool {
-    let removed = match valid {
+    let removes = valid.is_some_and(|valid| valid.on_delete == OnDelete::Delete);
+    let left = match valid {
         None => Err("the spec names no storage that can be used".to_string()),
         Some(valid) => {
             let keys = match (&valid.pods.secret, keys) {
@@ -514,27 +518,55 @@ async fn remove(
                 (_, keys) => Ok(keys),
             };
             match keys.and_then(|keys| jobs::open_storage(&valid.job, keys.as_ref()).map_err(|p| p.message)) {
-                Ok(store) => delete::remove(&store).await,
+                Ok(store) if removes => delete::remove(&store).await,
+                Ok(store) => delete::release(&store, request(context, identity, valid)).await.map(|()| 0),
                 Err(reason) => Err(reason),
             }
         }
     };
-    match removed {
+    match left {
         Ok(objects) => {
-            let note = format!("{objects} objects were removed from storage");
-            report.tell(super::events::Told::normal(reasons::events::CHECKPOINTS_DELETED, note));
+            if removes {
+                let note = format!("{objects} objects were removed from storage");
+                report.tell(super::events::Told::normal(reasons::events::CHECKPOINTS_DELETED, note));
+            }
             true
         }
         Err(reason) if delete::out_of_time(deleted, Timestamp::now()) => {
-            let note = format!("the checkpoints could not be removed, and are left in storage: {reason}");
+            let note = if removes {
+                format!("the checkpoints could not be removed, and are left in storage: {reason}")
+            } else {
+                format!(
+                    "storage still names this job as its owner, and the next needs restoreFrom: {{previous: true}}: {reason}"
+                )
+            };
             report.tell(super::events::Told::warning(reasons::events::CHECKPOINTS_LEFT, note));
             true
         }
         Err(reason) => {
-            let text = format!("the checkpoints cannot be removed yet, tried again: {reason}");
+            let text = format!("storage cannot be left yet, tried again: {reason}");
             report.change(|facts| facts.deleting = Some(text));
             false
         }
+    }
+}
+
+/// As a takeover of what this resource owns.
+fn request(context: &Context, identity: &Identity, valid: &ValidJob) -> Request {
+    Request {
+        job: identity.job(),
+        coordinator: context.coordinator_name(),
+        owner: identity.uid.clone(),
+        cluster: context.cluster.clone(),
+        adopt: false,
+        resume: true,
+        release: true,
+        restore: Restore::Latest,
+        workers: valid.job.workers,
+        slots: valid.job.slots,
+        max_parallelism: valid.job.plan.max_parallelism,
+        fingerprint: String::new(),
+        retain: valid.job.policy.retain,
     }
 }
 

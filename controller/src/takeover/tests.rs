@@ -10,6 +10,7 @@ fn request() -> Request {
         cluster: "k".into(),
         adopt: false,
         resume: false,
+        release: false,
         restore: Restore::Latest,
         workers: 2,
         slots: 2,
@@ -179,25 +180,24 @@ fn an_opening_of_another_process_ends_the_takeover() {
 
 #[test]
 fn another_owners_storage_is_refused_and_not_sealed_unless_it_is_adopted() {
-    let in_cluster = Storage::default().opening(&opened(1, 1, None));
-    let here = Request { cluster: LOCAL.into(), ..request() };
-    let on_machine = Storage::default().opening(&Opening { cluster: LOCAL.into(), ..opened(1, 1, None) });
-    for (storage, was, other) in [
-        (&in_cluster, "k", Request { cluster: "l".into(), ..request() }),
-        (&in_cluster, "k", here.clone()),
-        (&on_machine, LOCAL, Request { owner: "p".into(), ..here }),
-    ] {
-        let refusal = Refusal::OwnedByAnother { owner: "o".into(), cluster: was.into() };
+    let storage = Storage::default().opening(&opened(1, 1, None));
+    for other in [Request { owner: "p".into(), ..request() }, Request { cluster: "l".into(), ..request() }] {
+        let refusal = Refusal::OwnedByAnother { owner: "o".into(), cluster: "k".into() };
         assert_eq!(storage.decide(&other), Decision::Refuse(refusal));
         assert_eq!(storage.decide(&Request { adopt: true, ..other }), Decision::CreateSeal(seal(1, 1)));
     }
 }
 
 #[test]
-fn a_job_that_was_deleted_and_applied_again_in_its_cluster_goes_on() {
-    let storage = Storage::default().opening(&opened(1, 1, None));
-    let again = Request { owner: "p".into(), ..request() };
-    assert_eq!(storage.decide(&again), Decision::CreateSeal(seal(1, 1)));
+fn a_job_that_was_let_go_of_is_anybodys_of_its_name() {
+    let last = reference(1, 1, 4);
+    let storage = Storage::default().opening(&opened(1, 1, None)).record(last).seal(1, 2);
+    let release = Request { release: true, resume: true, ..request() };
+    let Decision::CreateOpening(released) = storage.decide(&release) else { panic!() };
+    assert_eq!((released.owner.as_str(), released.attempt, released.restores), ("", Attempt(1), Some(last)));
+    let again = Request { owner: "p".into(), cluster: "l".into(), ..request() };
+    let Decision::CreateOpening(next) = storage.opening(&released).seal(2, 1).decide(&again) else { panic!() };
+    assert_eq!((next.owner.as_str(), next.attempt, next.restores), ("p", Attempt(2), Some(last)));
 }
 
 #[test]

@@ -109,6 +109,7 @@ impl World {
             cluster: "k".into(),
             adopt: false,
             resume,
+            release: false,
             restore: Restore::Latest,
             workers: self.bounds.slots as u32,
             slots: 1,
