@@ -22,19 +22,19 @@ pub const WORKER_NAME: &str = "worker.weir";
 /// The DNS name that the controller presents.
 pub const CONTROLLER_NAME: &str = "controller.weir";
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
+const DAY: Duration = Duration::from_hours(24);
 /// A CA lives so long.
-const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+const CA_LIFE: Duration = Duration::from_hours(10 * 365 * 24);
 /// Its successor is made known so long before its end.
-const CA_RENEW: Duration = Duration::from_secs(365 * 24 * 3600);
+const CA_RENEW: Duration = Duration::from_hours(365 * 24);
 /// A leaf lives so long.
-const LEAF_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+const LEAF_LIFE: Duration = Duration::from_hours(90 * 24);
 /// It is made anew so long before its end.
-const LEAF_RENEW: Duration = Duration::from_secs(30 * 24 * 3600);
+const LEAF_RENEW: Duration = Duration::from_hours(30 * 24);
 /// Every pod has seen a changed Secret after this; kubelets take a minute or two.
 const SPREAD: Duration = DAY;
 /// Clocks differ.
-const SKEW: Duration = Duration::from_secs(300);
+const SKEW: Duration = Duration::from_mins(5);
 
 /// Why a certificate could not be made.
 #[derive(Debug, Error)]

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// So long after the deletion was asked for storage is tried; then what is left is left.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 /// One try.
 const TRY: Duration = Duration::from_secs(20);
 /// Objects removed at once.

@@ -22,7 +22,7 @@ use crate::{
 /// Events of one reason that a job may have at once; a job that fails in a circle says so this often, and no more.
 const BURST: u32 = 10;
 /// One more is allowed in this time.
-const REFILL: Duration = Duration::from_secs(60);
+const REFILL: Duration = Duration::from_mins(1);
 /// Events on their way to the API server, of all jobs. What does not fit is left out: events are for people.
 const QUEUE: usize = 1024;
 /// The API server refuses longer notes.

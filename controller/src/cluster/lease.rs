@@ -29,6 +29,8 @@ pub const DURATION: Duration = Duration::from_secs(10);
 pub const RENEW: Duration = Duration::from_secs(2);
 /// A leader gives up so long before others may take over: time to stop what it does.
 pub const MARGIN: Duration = Duration::from_secs(2);
+/// A leader leads for so long after a renewal was begun.
+const LEADS: Duration = DURATION.saturating_sub(MARGIN);
 /// A request for the lease is given up after this, so that several fit into one duration.
 const REQUEST: Duration = Duration::from_secs(2);
 
@@ -99,7 +101,7 @@ pub fn decide(memory: &mut Memory, found: Option<Held>, now: Instant) -> Step {
 
 /// Until when a write that was begun at `begun` and has succeeded lets this process lead.
 pub fn until(begun: Instant) -> Instant {
-    begun + DURATION - MARGIN
+    begun + LEADS
 }
 
 /// What became of a turn.

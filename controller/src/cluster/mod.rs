@@ -1,4 +1,4 @@
-//! `weir controller`: StreamJobs of a cluster, each with a supervisor of its own.
+//! `weir controller`: the jobs of a cluster, each with a supervisor of its own.
 //!
 //! A look at a job is a visible pipeline: observe ([`observe`]), [`validate`], [`plan`], [`build`], [`apply`], [`status`] (written by
 //! [`report`]). Beside it run the election ([`lease`]) and the supervisors ([`jobs`]). Only a leader looks at jobs; losing the lease
@@ -71,7 +71,7 @@ const LEAVING: Duration = Duration::from_millis(1500);
 /// An API server that is not there yet is asked again after this.
 const START_RETRY: Duration = Duration::from_secs(2);
 /// The election takes a turn every two seconds; without one for so long this process hangs.
-const HANGS: Duration = Duration::from_secs(60);
+const HANGS: Duration = Duration::from_mins(1);
 
 /// How the controller is started.
 #[derive(Clone, Debug)]

@@ -39,14 +39,14 @@ use crate::{
 pub type Guarded = DeserializeGuard<StreamJob>;
 
 /// A job is looked at this often without any cause: certificates end, Secrets change.
-const LOOK_AGAIN: Duration = Duration::from_secs(600);
+const LOOK_AGAIN: Duration = Duration::from_mins(10);
 /// What somebody has to mend, and no watch tells of: a Secret that is missing.
 const LOOK_SOON: Duration = Duration::from_secs(10);
 /// Steps of a deletion.
 const LOOK_AT_DELETION: Duration = Duration::from_secs(2);
 /// From a failure to the next try; it doubles with each.
 const FIRST_RETRY: Duration = Duration::from_secs(1);
-const MAX_RETRY: Duration = Duration::from_secs(60);
+const MAX_RETRY: Duration = Duration::from_mins(1);
 
 /// Why a look at a job did not come to its end.
 #[derive(Debug, Error)]
@@ -85,6 +85,7 @@ pub async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<A
 }
 
 /// What follows a failure.
+#[allow(clippy::needless_pass_by_value, reason = "the controller hands them over so")]
 pub fn error_policy(guarded: Arc<Guarded>, error: &ReconcileError, context: Arc<Context>) -> Action {
     let name = format!("{}/{}", guarded.namespace().unwrap_or_default(), guarded.name_any());
     tracing::warn!(job = name, error = chain(error), "a look at a job failed, and is repeated");
@@ -112,7 +113,7 @@ async fn look(guarded: &Guarded, context: &Arc<Context>) -> Result<Action, Recon
         Ok(resource) => resource,
         Err(invalid) => return unreadable(context, &identity, guarded, &invalid.error).await,
     };
-    let report = report(context, &resource.metadata, resource.status.clone().unwrap_or_default(), &identity);
+    let report = report(context, &resource.metadata, &resource.status.clone().unwrap_or_default(), &identity);
     report.seen(resource);
     let generation = resource.metadata.generation.unwrap_or_default();
     let valid = validate(resource, &context.options.worker_image);
@@ -170,14 +171,14 @@ async fn look(guarded: &Guarded, context: &Arc<Context>) -> Result<Action, Recon
     Ok(Action::requeue(until.min(LOOK_AGAIN)))
 }
 
-fn report(context: &Arc<Context>, meta: &ObjectMeta, status: StreamJobStatus, identity: &Identity) -> Arc<Report> {
+fn report(context: &Arc<Context>, meta: &ObjectMeta, status: &StreamJobStatus, identity: &Identity) -> Arc<Report> {
     let mut entries = context.jobs.lock();
     let entry = entries.entry(jobs::key(identity)).or_insert_with(|| Entry {
         identity: identity.clone(),
         report: Report::start(
             context.client.clone(),
             meta,
-            &status,
+            status,
             identity.clone(),
             context.publisher.clone(),
             context.metrics.clone(),
@@ -205,7 +206,7 @@ async fn unreadable(
         }
         return Ok(Action::await_change());
     }
-    let report = report(context, meta, StreamJobStatus::default(), identity);
+    let report = report(context, meta, &StreamJobStatus::default(), identity);
     let message = format!("the resource cannot be read: {error}; is the CRD the one of this version?");
     report.problem(meta.generation.unwrap_or_default(), Some(Problem::spec(message)));
     Ok(Action::await_change())

@@ -172,7 +172,9 @@ impl Facts {
                 let text = format!("{cause}; failure {failures} in a row, tried again in {}", text::span(*after));
                 self.run = Run::BackingOff(text.trim_start_matches("; ").to_string());
             }
-            Fact::TakeOverFailed { reason } => self.storage = Some(reason.clone()),
+            Fact::TakeOverFailed { reason } | Fact::RecordInDoubt { reason, .. } => {
+                self.storage = Some(reason.clone());
+            }
             Fact::Deploying { workers, .. } => {
                 self.wanted = *workers;
                 if !matches!(self.run, Run::Recovering(_)) {
@@ -198,7 +200,6 @@ impl Facts {
                 self.failed = *failed;
                 self.beyond = beyond_tolerable.then(|| reason.clone());
             }
-            Fact::RecordInDoubt { reason, .. } => self.storage = Some(reason.clone()),
             Fact::ChangeWaits { reason, .. } => self.changing = Some(reason.clone()),
             Fact::HandingOver { .. } => {
                 self.changing = Some("a last checkpoint is taken, then the next attempt begins".to_string());

@@ -24,6 +24,7 @@ use super::{Context, names, reconcile::Guarded};
 
 /// Changes where somebody has removed a job's status, or much of it, so that it is written again. What Weir itself writes does
 /// not change it.
+#[allow(clippy::unnecessary_wraps, reason = "a predicate says so whether it applies")]
 pub fn asks_for_status(resource: &Guarded) -> Option<u64> {
     let mut hasher = DefaultHasher::new();
     let status = resource.0.as_ref().ok().and_then(|job| job.status.as_ref());
