@@ -53,6 +53,10 @@ pub const HAND_OVER_RETRY: Duration = Duration::from_secs(5);
 /// what the change is to mend. Sources rewind to the newest record, as after a failure.
 pub const HAND_OVER_TRIES: u32 = 3;
 
+/// New workers that nothing has had room for in so long get the old ones' room: the hand-over begins without them, and the job
+/// stands still until they are there. Sooner than this a cluster that grows by itself may have made room.
+pub const NO_ROOM_PATIENCE: Duration = Duration::from_mins(1);
+
 /// The machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct AttemptMachine {
@@ -169,6 +173,7 @@ impl AttemptMachine {
                 self.gather(now, &mut actions);
             }
             Event::StartFailed { template, reason } => self.start_failed(now, &template, reason, &mut actions),
+            Event::NoRoom { template } => self.crew.no_room(now, &template),
             Event::WorkerLeaving { worker } => self.worker_leaving(&worker, &mut actions),
             Event::WorkerLost { worker, cause } => self.worker_lost(now, &worker, cause, &mut actions),
             Event::TakenOver { opening, order } => {
@@ -236,7 +241,8 @@ impl AttemptMachine {
             Phase::Ended => return None,
             _ => None,
         };
-        let change = matches!(self.phase, Phase::Running { .. }).then_some(self.change.retry_at).flatten();
+        let running = matches!(self.phase, Phase::Running { .. });
+        let change = running.then_some(self.change.retry_at.or(self.makes_room_at())).flatten();
         [phase, change, self.change.ask_at, self.crew.next_start()].into_iter().flatten().min()
     }
 
@@ -438,7 +444,12 @@ impl AttemptMachine {
 
     /// The next attempt begins, with what is wanted, or, while that is not ready, with what there was.
     fn begin(&mut self, now: Millis, actions: &mut Vec<Action>) {
-        self.current = self.next_version().clone();
+        let next = self.next_version().clone();
+        self.begin_as(now, next, actions);
+    }
+
+    fn begin_as(&mut self, now: Millis, version: Version, actions: &mut Vec<Action>) {
+        self.current = version;
         self.change.begun();
         if self.current.number == 0 {
             let reason = "the attempt that was resumed cannot be deployed anew, and what is wanted was refused";

@@ -113,7 +113,7 @@ async fn a_pod_is_created_told_of_and_ended() {
          "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}]});
     cluster.report(&names[0], waiting).await;
     let reason = "ImagePullBackOff: no such image".to_string();
-    assert_eq!(next(&mut events).await, PlatformEvent::Waiting { process: one, reason });
+    assert_eq!(next(&mut events).await, PlatformEvent::Waiting { process: one, reason, no_room: false });
     cluster.serves(&names[0]).await;
     assert_eq!(next(&mut events).await, started(one, &names[0], "a"));
 
@@ -196,7 +196,7 @@ async fn a_pod_that_cannot_be_created_is_told_and_is_not_waited_for_at_the_end()
     pod.spec.as_mut().unwrap().containers.clear();
     template.pod = Some(Arc::new(pod));
     let process = platform.start(&template);
-    let PlatformEvent::Waiting { process: waits, reason } = next(&mut events).await else { panic!() };
+    let PlatformEvent::Waiting { process: waits, reason, .. } = next(&mut events).await else { panic!() };
     assert_eq!(waits, process);
     assert!(reason.starts_with("its pod cannot be created:") && reason.contains("spec.containers"), "{reason}");
     platform.stop(process);

@@ -9,8 +9,8 @@ use weir_protocol::record::Opening;
 use weir_protocol::settings::FailureKind;
 
 use super::{
-    Action, AttemptMachine, End, Failure, HAND_OVER_RETRY, HAND_OVER_TRIES, Note, PLAN_RETRY, Phase, Planned, Size,
-    Version,
+    Action, AttemptMachine, End, Failure, HAND_OVER_RETRY, HAND_OVER_TRIES, NO_ROOM_PATIENCE, Note, PLAN_RETRY, Phase,
+    Planned, Size, Version,
 };
 use crate::coordinator::Last;
 use crate::time::Millis;
@@ -245,12 +245,20 @@ impl AttemptMachine {
 
     /// The next attempt has all that it needs, and there is a reason for it.
     fn hand_over_is_due(&self, now: Millis) -> bool {
-        self.has_reason() && self.can_hand_over() && self.change.retry_at.is_none_or(|at| now >= at)
+        let can = self.can_hand_over() || self.makes_room_at().is_some_and(|at| now >= at);
+        self.has_reason() && can && self.change.retry_at.is_none_or(|at| now >= at)
     }
 
     /// Something else is wanted than what runs, or other workers.
     fn has_reason(&self) -> bool {
         self.is_changing() || !self.crew.is_settled(&self.target.template)
+    }
+
+    /// When the old workers are to go before the new ones are there: nothing has room for both.
+    pub(super) fn makes_room_at(&self) -> Option<Millis> {
+        let other = self.is_changing() && self.target.template != self.current.template;
+        let since = self.crew.no_room_since(&self.target.template)?;
+        (other && self.target.planned && !self.change.unsure).then(|| since + NO_ROOM_PATIENCE)
     }
 
     fn can_hand_over(&self) -> bool {
@@ -267,9 +275,11 @@ impl AttemptMachine {
             actions.push(Action::CarryOn);
             return;
         }
+        let makes_room = !self.can_hand_over() && self.makes_room_at().is_some_and(|at| now >= at);
+        let can = self.can_hand_over() || makes_room;
         let reason = match last {
-            Last::Taken { .. } if self.can_hand_over() => None,
-            Last::Failed { .. } if self.can_hand_over() && self.change.tries >= HAND_OVER_TRIES => None,
+            Last::Taken { .. } if can => None,
+            Last::Failed { .. } if can && self.change.tries >= HAND_OVER_TRIES => None,
             Last::Taken { .. } => Some("a worker that it needs is gone".to_string()),
             Last::Failed { reason } => Some(format!("no last checkpoint: {reason}")),
         };
@@ -279,7 +289,12 @@ impl AttemptMachine {
                 self.change = Change::default();
                 actions.push(Action::DropCoordinator);
                 actions.push(Action::Note(Note::HandedOver));
-                self.begin(now, actions);
+                if makes_room {
+                    let others = self.crew.dismiss_others(&self.target.template);
+                    actions.extend(others.into_iter().map(|worker| Action::StopWorker { worker }));
+                }
+                let next = self.target.clone();
+                self.begin_as(now, next, actions);
             }
             Some(reason) => {
                 self.phase = Phase::Running { opening, since, suspect: None };

@@ -37,6 +37,8 @@ struct Starts {
     starting: u32,
     failures: Failures,
     again_at: Option<Millis>,
+    /// Since when nothing has room for the next one.
+    no_room_since: Option<Millis>,
 }
 
 impl Crew {
@@ -111,6 +113,18 @@ impl Crew {
         missing
     }
 
+    /// Nothing has room for one of these.
+    pub fn no_room(&mut self, now: Millis, template: &str) {
+        if let Some(starts) = self.starts.get_mut(template).filter(|starts| starts.starting > 0) {
+            starts.no_room_since.get_or_insert(now);
+        }
+    }
+
+    /// Since when nothing has room for the next one of these.
+    pub fn no_room_since(&self, template: &str) -> Option<Millis> {
+        self.starts.get(template).filter(|starts| starts.starting > 0)?.no_room_since
+    }
+
     /// How many of each template are on their way beyond what there should be; they do not count as starting from here on.
     pub fn abandon(&mut self, wanted: &BTreeMap<String, u32>) -> Vec<(String, u32)> {
         let there = |crew: &Self, template: &str| crew.eligible(template).len() as u32;
@@ -122,6 +136,9 @@ impl Crew {
             if let Some(starts) = self.starts.get_mut(&template).filter(|starts| starts.starting > room) {
                 abandoned.push((template, starts.starting - room));
                 starts.starting = room;
+                if room == 0 {
+                    starts.no_room_since = None;
+                }
             }
         }
         abandoned
@@ -146,6 +163,7 @@ impl Crew {
         let starts = self.starts.entry(template.clone()).or_default();
         starts.starting = starts.starting.saturating_sub(1);
         starts.failures.forget();
+        starts.no_room_since = None;
         self.ready.insert(worker, Ready { attempt, template, leaving: false });
     }
 
@@ -175,6 +193,11 @@ impl Crew {
         for starts in self.starts.values_mut() {
             starts.again_at = starts.again_at.filter(|at| now < *at);
         }
+    }
+
+    /// All that are made from something else; they are out of the crew from here on.
+    pub fn dismiss_others(&mut self, template: &str) -> Vec<WorkerId> {
+        self.ready.extract_if(.., |_, ready| ready.template != template).map(|(worker, _)| worker).collect()
     }
 
     /// Those that neither hold slots nor are wanted for anything; they are out of the crew from here on. `wanted` says how

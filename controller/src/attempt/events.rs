@@ -102,6 +102,11 @@ pub enum Event {
         /// What it is made from.
         template: String,
     },
+    /// Nothing has room for a worker that was asked for.
+    NoRoom {
+        /// What it is made from.
+        template: String,
+    },
     /// A worker was told to go by somebody else. It works on for a while.
     WorkerLeaving {
         /// Which.

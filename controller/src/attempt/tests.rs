@@ -690,6 +690,34 @@ fn a_worker_lost_when_all_is_ready_for_the_change_makes_the_next_attempt_the_cha
 }
 
 #[test]
+fn old_workers_make_room_for_new_ones_that_nothing_else_has_room_for() {
+    let mut job = Job::running(POLICY);
+    let next = Version { template: "u".into(), ..version(2, Size { workers: 2, standby: 0 }) };
+    job.on(change(next));
+    job.ready_from(3, "u");
+    assert_eq!(job.on(Event::NoRoom { template: "u".into() }), []);
+    assert_eq!(job.machine.next_wake(), Some(job.now + NO_ROOM_PATIENCE));
+    assert_eq!(job.after(NO_ROOM_PATIENCE).on(Event::Tick), [Action::TakeLast]);
+    let [drop, again] = hands_over(2);
+    let stop = |n| Action::StopWorker { worker: worker(n) };
+    assert_eq!(job.on(Event::LastTaken(TAKEN)), [drop, stop(1), stop(2), again]);
+    job.attempt += 1;
+    assert_eq!(job.on(taken_over(2)), []);
+    let deploy = job.ready_from(4, "u");
+    assert!(matches!(deploy[..], [Action::Deploy { version: 2, .. }]), "{deploy:?}");
+}
+
+#[test]
+fn a_job_that_is_to_grow_goes_on_until_there_is_room() {
+    let mut job = Job::running(POLICY);
+    job.on(change(version(2, Size { workers: 3, standby: 0 })));
+    job.on(Event::NoRoom { template: "t".into() });
+    assert_eq!(job.machine.next_wake(), None);
+    assert_eq!(job.after(NO_ROOM_PATIENCE).on(Event::Tick), []);
+    assert_eq!(job.ready(3), [Action::TakeLast]);
+}
+
+#[test]
 fn what_is_no_longer_wanted_while_it_starts_is_called_off() {
     let mut job = Job::running(POLICY);
     job.on(change(version(2, Size { workers: 4, standby: 0 })));

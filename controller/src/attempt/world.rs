@@ -210,8 +210,9 @@ impl World {
                     self.fail(worker, Attempt(self.attempt), kinds[choice % 3]);
                 }
             }
+            16 => self.tell(Event::NoRoom { template: TEMPLATES[choice % 2].to_string() }),
             _ => {
-                self.now = self.now + Duration::from_millis((choice % 7_000) as u64);
+                self.now = self.now + Duration::from_millis((choice * 7) as u64);
                 self.tell(Event::Tick);
             }
         }

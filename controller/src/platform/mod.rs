@@ -45,6 +45,8 @@ pub enum PlatformEvent {
         process: ProcessNumber,
         /// For people.
         reason: String,
+        /// Nothing has room for it; it would come if another process went.
+        no_room: bool,
     },
     /// The process listens.
     Started {

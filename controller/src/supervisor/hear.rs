@@ -20,7 +20,12 @@ impl Supervisor {
     pub(super) fn on_platform(&mut self, event: PlatformEvent) {
         match event {
             PlatformEvent::Found { processes } => self.found(processes),
-            PlatformEvent::Waiting { process, reason } => self.tell(&Fact::WorkerWaits { process, reason }),
+            PlatformEvent::Waiting { process, reason, no_room } => {
+                self.tell(&Fact::WorkerWaits { process, reason });
+                if let Some(template) = self.roster.template_of(process).filter(|_| no_room).cloned() {
+                    self.inputs.push_back(Input::Attempt(attempt::Event::NoRoom { template }));
+                }
+            }
             PlatformEvent::Leaving { process, reason } => self.leaves(process, reason),
             PlatformEvent::Started { process, name, address, pid, template } => {
                 self.roster.started(process, name, address, pid, template);

@@ -18,6 +18,8 @@ pub enum PodState {
     Waiting {
         /// For people.
         reason: Option<String>,
+        /// No node has room for it.
+        no_room: bool,
     },
     /// It serves.
     Ready {
@@ -63,7 +65,17 @@ pub fn state_of(pod: &Pod) -> PodState {
     let ready = condition(pod, "Ready").is_some_and(|ready| ready.status == "True");
     match address {
         Some(address) if runs && ready => PodState::Ready { address },
-        _ => PodState::Waiting { reason: in_the_way(pod, state.and_then(|state| state.waiting.as_ref())) },
+        _ => match unscheduled(pod) {
+            Some(unscheduled) => {
+                let message = unscheduled.message.as_deref().unwrap_or("the scheduler does not say why");
+                let no_room = unscheduled.reason.as_deref() == Some("Unschedulable");
+                PodState::Waiting { reason: Some(format!("no node takes it: {message}")), no_room }
+            }
+            None => {
+                let reason = in_the_way(state.and_then(|state| state.waiting.as_ref()));
+                PodState::Waiting { reason, no_room: false }
+            }
+        },
     }
 }
 
@@ -141,12 +153,11 @@ fn told_to_go(pod: &Pod) -> String {
     why.unwrap_or_else(|| "its pod was deleted".to_string())
 }
 
-fn in_the_way(pod: &Pod, waiting: Option<&ContainerStateWaiting>) -> Option<String> {
-    let unscheduled = condition(pod, "PodScheduled").filter(|condition| condition.status == "False");
-    if let Some(unscheduled) = unscheduled {
-        let message = unscheduled.message.as_deref().unwrap_or("the scheduler does not say why");
-        return Some(format!("no node takes it: {message}"));
-    }
+fn unscheduled(pod: &Pod) -> Option<&PodCondition> {
+    condition(pod, "PodScheduled").filter(|condition| condition.status == "False")
+}
+
+fn in_the_way(waiting: Option<&ContainerStateWaiting>) -> Option<String> {
     let waiting = waiting.filter(|waiting| !COMING.contains(&waiting.reason.as_deref().unwrap_or(COMING[0])))?;
     said(waiting.reason.as_deref(), waiting.message.as_deref())
 }

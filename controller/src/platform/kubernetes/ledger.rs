@@ -93,7 +93,7 @@ impl Ledger {
     /// Its creation does not succeed, and is tried again.
     pub fn not_created(&mut self, process: ProcessNumber, reason: &str) -> Vec<PlatformEvent> {
         let Some(entry) = self.entries.get_mut(&process).filter(|entry| !entry.over) else { return Vec::new() };
-        waits(process, entry, Some(format!("its pod cannot be created: {reason}")))
+        waits(process, entry, Some(format!("its pod cannot be created: {reason}")), false)
     }
 
     /// It is told to go. The name of its pod, if that is still there.
@@ -206,7 +206,7 @@ impl Ledger {
         let Some(entry) = self.entries.get_mut(&process).filter(|entry| !entry.over) else { return Vec::new() };
         match state {
             PodState::Waiting { .. } | PodState::Ready { .. } if entry.started => Vec::new(),
-            PodState::Waiting { reason } => waits(process, entry, reason.clone()),
+            PodState::Waiting { reason, no_room } => waits(process, entry, reason.clone(), *no_room),
             PodState::Ready { address } => vec![starts(process, entry, address)],
             PodState::Leaving { .. } if entry.leaving || entry.ended_by_us => Vec::new(),
             PodState::Leaving { reason, address } => {
@@ -247,10 +247,10 @@ fn starts(process: ProcessNumber, entry: &mut Entry, address: &str) -> PlatformE
     }
 }
 
-fn waits(process: ProcessNumber, entry: &mut Entry, reason: Option<String>) -> Vec<PlatformEvent> {
+fn waits(process: ProcessNumber, entry: &mut Entry, reason: Option<String>, no_room: bool) -> Vec<PlatformEvent> {
     if entry.waiting == reason {
         return Vec::new();
     }
     entry.waiting.clone_from(&reason);
-    reason.map(|reason| PlatformEvent::Waiting { process, reason }).into_iter().collect()
+    reason.map(|reason| PlatformEvent::Waiting { process, reason, no_room }).into_iter().collect()
 }

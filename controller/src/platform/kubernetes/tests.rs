@@ -46,8 +46,9 @@ fn deleted() -> Value {
 
 #[test]
 fn what_a_pods_object_says() {
-    let waits = |reason: &str| PodState::Waiting { reason: Some(reason.to_string()) };
-    let comes = PodState::Waiting { reason: None };
+    let waits = |reason: &str| PodState::Waiting { reason: Some(reason.to_string()), no_room: false };
+    let comes = PodState::Waiting { reason: None, no_room: false };
+    let full = "no node takes it: 0/3 nodes are available: 3 Insufficient memory.";
     let dead = |how: &str| PodState::Dead { how: how.to_string() };
     let ready = |address: &str| PodState::Ready { address: address.to_string() };
     let none = json!({});
@@ -66,12 +67,7 @@ fn what_a_pods_object_says() {
 
     let table = [
         ("nothing is known yet", json!({}), none.clone(), comes.clone()),
-        (
-            "no node",
-            unschedulable,
-            none.clone(),
-            waits("no node takes it: 0/3 nodes are available: 3 Insufficient memory."),
-        ),
+        ("no node", unschedulable, none.clone(), PodState::Waiting { reason: Some(full.to_string()), no_room: true }),
         ("in the course of things", waiting_container("ContainerCreating", ""), none.clone(), comes.clone()),
         (
             "no image",
@@ -178,7 +174,7 @@ fn plain(name: &str, status: &Value) -> Pod {
 fn each_thing_is_told_once_from_the_first_obstacle_to_the_end() {
     let mut ledger = asked();
     let full = plain("p", &waiting_container("ErrImagePull", "no such tag"));
-    let waits = PlatformEvent::Waiting { process: ONE, reason: "ErrImagePull: no such tag".into() };
+    let waits = PlatformEvent::Waiting { process: ONE, reason: "ErrImagePull: no such tag".into(), no_room: false };
     assert_eq!(ledger.seen(&full), [waits]);
     assert_eq!(ledger.seen(&full), []);
     let serves = plain("p", &serving("10.0.0.7", true));
@@ -260,8 +256,11 @@ fn pods_that_are_there_already_are_told_first_and_then_one_by_one() {
 #[test]
 fn a_creation_that_does_not_succeed_is_told_when_the_reason_changes() {
     let mut ledger = asked();
-    let waits =
-        |reason: &str| PlatformEvent::Waiting { process: ONE, reason: format!("its pod cannot be created: {reason}") };
+    let waits = |reason: &str| PlatformEvent::Waiting {
+        process: ONE,
+        reason: format!("its pod cannot be created: {reason}"),
+        no_room: false,
+    };
     assert_eq!(ledger.not_created(ONE, "exceeded quota"), [waits("exceeded quota")]);
     assert_eq!(ledger.not_created(ONE, "exceeded quota"), []);
     assert_eq!(ledger.not_created(ONE, "forbidden"), [waits("forbidden")]);
