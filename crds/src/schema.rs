@@ -35,11 +35,12 @@ fn for_kubernetes(schema: &mut JSONSchemaProps) {
     }
     if let Some(description) = &mut schema.description {
         *description = description.split("\n\n").map(|text| text.replace('\n', " ")).collect::<Vec<_>>().join("\n\n");
-        match schema.default.as_ref().map(|default| &default.0) {
-            Some(Value::String(text)) => *description += &format!(" Default: {text}."),
-            Some(value @ (Value::Number(_) | Value::Bool(_))) => *description += &format!(" Default: {value}."),
-            _ => {}
-        }
+        let default = match schema.default.as_ref().map(|default| &default.0) {
+            Some(Value::String(text)) => format!(" Default: {text}."),
+            Some(value @ (Value::Number(_) | Value::Bool(_))) => format!(" Default: {value}."),
+            _ => String::new(),
+        };
+        description.push_str(&default);
     }
     schema.properties.iter_mut().flat_map(|below| below.values_mut()).for_each(for_kubernetes);
     match &mut schema.items {

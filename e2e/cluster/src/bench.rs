@@ -173,7 +173,8 @@ fn condition(pod: &Pod, kind: &str) -> bool {
 
 fn table(standby: u64, recoveries: &[Recovery]) {
     println!("\nfrom the deletion of a pod, {DELETIONS} times, {standby} standby, in ms      p50      max");
-    let steps: [(&str, fn(&Recovery) -> u64); 5] = [
+    type Step = (&'static str, fn(&Recovery) -> u64);
+    let steps: [Step; 5] = [
         ("the successor's pod is made", |recovery| recovery.created),
         ("it is scheduled", |recovery| recovery.scheduled),
         ("its container has started", |recovery| recovery.started),

@@ -21,7 +21,7 @@ use crate::S3Keys;
 
 const REGION: &str = "us-east-1";
 /// A machine with much to do starts a server slowly.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// The server. It ends when this is dropped, and its data with it.

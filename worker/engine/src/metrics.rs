@@ -40,7 +40,7 @@ use crate::{
 /// What all names begin with.
 const PREFIX: &str = "weir_worker";
 /// A control loop that has not turned for so long hangs: it turns four times a second, whatever the load.
-const SILENT: Duration = Duration::from_secs(60);
+const SILENT: Duration = Duration::from_mins(1);
 /// The first bucket of durations, in seconds; each next one is twice as long, up to two minutes.
 const SHORTEST: f64 = 0.001;
 const BUCKETS: u16 = 18;

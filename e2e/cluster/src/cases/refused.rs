@@ -49,7 +49,7 @@ pub async fn bad_specs_at_apply(space: Space) {
         match jobs.patch(NAME, &parameters, &Patch::Apply(&bad)).await {
             Ok(_) => panic!("{path} = {value} was taken"),
             Err(error) => {
-                assert!(error.to_string().contains(complaint), "{path} = {value}: {error} does not say {complaint:?}")
+                assert!(error.to_string().contains(complaint), "{path} = {value}: {error} does not say {complaint:?}");
             }
         }
     }
