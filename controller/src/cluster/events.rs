@@ -69,7 +69,6 @@ pub struct Story {
     failing: bool,
     waits: BTreeMap<u64, String>,
     storage: bool,
-    scheduled: bool,
 }
 
 impl Story {
@@ -87,10 +86,7 @@ impl Story {
             }
             Fact::Workers(workers) => {
                 self.waits.retain(|number, _| workers.iter().any(|w| w.number == *number && w.state == "starting"));
-                if workers.is_empty() || std::mem::replace(&mut self.scheduled, true) {
-                    return None;
-                }
-                Some(Told::normal(reasons::SCHEDULED, format!("{} workers were asked for", workers.len())))
+                None
             }
             Fact::WorkerWaits { process, reason } => {
                 // The text ends in what changes at each try; the first word is the reason.

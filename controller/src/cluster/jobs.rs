@@ -14,6 +14,7 @@ use super::{
     Context,
     build::pod,
     certs::{Authority, WORKER_NAME},
+    events::Told,
     names,
     plan::{Accepted, Begin},
     reasons,
@@ -214,6 +215,9 @@ pub async fn start(
             .clone()
             .or_else(|| kept.accepted.as_ref().and_then(|accepted| accepted.restored_from.clone())),
     };
+    let note =
+        format!("generation {} is taken up: {} workers with {} slots each", job.generation, job.workers, job.slots);
+    report.tell(Told::normal(reasons::events::SCHEDULED, note));
     report.change(|facts| {
         facts.run = Run::Starting;
         facts.wanted = job.workers;
