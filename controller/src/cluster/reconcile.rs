@@ -23,7 +23,7 @@ use super::{
     delete,
     jobs::{self, Entry, Kept},
     names, observe,
-    plan::{self, Begin, Step, Supervisor, There},
+    plan::{self, Accepted, Begin, Step, Supervisor, There},
     reasons,
     report::Report,
     status::Run,
@@ -118,26 +118,24 @@ async fn look(guarded: &Guarded, context: &Arc<Context>) -> Result<Action, Recon
     let generation = resource.metadata.generation.unwrap_or_default();
     let valid = validate(resource, &context.options.worker_image);
     if let Some(deleted) = &resource.metadata.deletion_timestamp {
+        // Whatever else is wrong with it, its storage is where it is.
+        let valid = valid.or_else(|_| validate(&without_pods(resource), &context.options.worker_image));
         return end(context, &identity, resource, valid.ok().as_ref(), deleted, &report).await;
     }
-    let wanted = match valid {
-        Ok(wanted) => wanted,
+    let (wanted, problem) = match valid {
+        Ok(wanted) => (wanted, None),
         Err(problem) => {
-            report.problem(generation, Some(problem));
-            return Ok(Action::await_change());
+            report.problem(generation, Some(problem.clone()));
+            match last_good(context, &identity, resource).await? {
+                Some(good) => (good, Some(problem)),
+                None => return Ok(Action::await_change()),
+            }
         }
     };
     if !wanted.finalized {
         delete::finalize(&context.client, &identity, true).await.map_err(doing("setting the finalizer"))?;
     }
-    let kept = match context.jobs.with(&identity, |entry| entry.kept.clone()).flatten() {
-        Some(kept) => kept,
-        None => {
-            let kept = observe::kept(&context.client, &identity).await.map_err(doing("reading what is kept"))?;
-            context.jobs.with(&identity, |entry| entry.kept = Some(kept.clone()));
-            kept
-        }
-    };
+    let kept = kept(context, &identity).await?;
     let keys = match &wanted.pods.secret {
         None => None,
         Some(name) => {
@@ -164,7 +162,7 @@ async fn look(guarded: &Guarded, context: &Arc<Context>) -> Result<Action, Recon
         }
         Err(error) => return Err(error),
     };
-    report.problem(generation, None);
+    report.problem(generation, problem);
     report.change(|facts| facts.objects = None);
     let kept = keep_running(context, &wanted, kept).await?;
     carry_out(context, &wanted, kept, keys, &report).await?;
@@ -372,11 +370,12 @@ async fn carry_out(
         Step::Start(begin) => begin_with(context, wanted, image, &begin, keys, &kept).await,
         Step::StartAccepted => {
             let Some(accepted) = &kept.accepted else { return Ok(()) };
-            let mut before = StreamJob::new(&identity.name, accepted.spec.clone());
-            before.metadata.namespace = Some(identity.namespace.clone());
-            before.metadata.uid = Some(identity.uid.clone());
-            before.metadata.generation = Some(accepted.generation);
-            match validate(&before, &accepted.image) {
+            let meta = ObjectMeta {
+                namespace: Some(identity.namespace.clone()),
+                uid: Some(identity.uid.clone()),
+                ..ObjectMeta::default()
+            };
+            match as_accepted(accepted, &identity.name, meta) {
                 Ok(before) => {
                     begin_with(context, &before, accepted.image.clone(), &Begin::Newest, keys, &kept).await;
                     // What is wanted follows at the next look, which the start of this one causes.
@@ -396,6 +395,43 @@ async fn carry_out(
         }
     }
     Ok(())
+}
+
+fn without_pods(resource: &StreamJob) -> StreamJob {
+    let mut resource = resource.clone();
+    resource.spec.workers.pod_template = None;
+    resource
+}
+
+/// The version that was last taken up, as a job.
+fn as_accepted(accepted: &Accepted, name: &str, meta: ObjectMeta) -> Result<ValidJob, Problem> {
+    let mut before = StreamJob::new(name, accepted.spec.clone());
+    let name = Some(name.to_string());
+    before.metadata = ObjectMeta { name, generation: Some(accepted.generation), ..meta };
+    validate(&before, &accepted.image)
+}
+
+/// What is kept of a job, read once.
+async fn kept(context: &Arc<Context>, identity: &Identity) -> Result<Kept, ReconcileError> {
+    if let Some(kept) = context.jobs.with(identity, |entry| entry.kept.clone()).flatten() {
+        return Ok(kept);
+    }
+    let kept = observe::kept(&context.client, identity).await.map_err(doing("reading what is kept"))?;
+    context.jobs.with(identity, |entry| entry.kept = Some(kept.clone()));
+    Ok(kept)
+}
+
+/// The version that keeps running while the newest spec is wrong, where nobody looks after it: a new leader takes it up.
+async fn last_good(
+    context: &Arc<Context>,
+    identity: &Identity,
+    resource: &StreamJob,
+) -> Result<Option<ValidJob>, ReconcileError> {
+    if context.jobs.with(identity, |entry| entry.supervisor.is_some()).unwrap_or(true) {
+        return Ok(None);
+    }
+    let accepted = kept(context, identity).await?.accepted;
+    Ok(accepted.and_then(|accepted| as_accepted(&accepted, &identity.name, resource.metadata.clone()).ok()))
 }
 
 async fn begin_with(
@@ -508,7 +544,8 @@ async fn leave_storage(
 ) -> bool {
     let removes = valid.is_some_and(|valid| valid.on_delete == OnDelete::Delete);
     let left = match valid {
-        None => Err("the spec names no storage that can be used".to_string()),
+        // It names no storage that could ever have been used.
+        None => Ok(0),
         Some(valid) => {
             let keys = match (&valid.pods.secret, keys) {
                 (Some(name), None) => match observe::storage_keys(&context.client, &identity.namespace, name).await {
