@@ -70,7 +70,7 @@ enum Command {
     /// Ask a controller or a worker over HTTP how it is; for tests of an installation.
     #[command(hide = true)]
     Probe {
-        /// Such as http://weir-metrics:8080/readyz.
+        /// Such as `http://weir-metrics:8080/readyz`
         url: Url,
         /// How long to wait for a 200.
         #[arg(long, default_value = "30s", value_parser = humantime::parse_duration)]

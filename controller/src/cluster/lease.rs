@@ -286,6 +286,7 @@ mod tests {
         let start = Instant::now();
         let after = |seconds: u64| start + Duration::from_secs(seconds);
         let b = |version: &str| Some(held_by("b", version));
+        #[allow(clippy::type_complexity, reason = "a table: what it is called, what is seen and when, what follows")]
         let cases: &[(&str, Vec<(Option<Held>, Instant)>, Step)] = &[
             ("there is none", vec![(None, start)], Step::Create),
             ("it is another's", vec![(b("1"), start)], Step::Wait),

@@ -171,9 +171,11 @@ fn condition(pod: &Pod, kind: &str) -> bool {
     conditions.into_iter().flatten().any(|condition| condition.type_ == kind && condition.status == "True")
 }
 
+/// A step of a recovery, and when it was over.
+type Step = (&'static str, fn(&Recovery) -> u64);
+
 fn table(standby: u64, recoveries: &[Recovery]) {
     println!("\nfrom the deletion of a pod, {DELETIONS} times, {standby} standby, in ms      p50      max");
-    type Step = (&'static str, fn(&Recovery) -> u64);
     let steps: [Step; 5] = [
         ("the successor's pod is made", |recovery| recovery.created),
         ("it is scheduled", |recovery| recovery.scheduled),

@@ -31,8 +31,8 @@ macro_rules! cases {
 }
 
 /// All of them.
+#[allow(clippy::vec_init_then_push, reason = "each line of the table pushes the cases of one module")]
 pub fn all() -> Vec<Case> {
-    #[allow(clippy::vec_init_then_push, reason = "each line of the table pushes the cases of one module")]
     let mut list = Vec::new();
     cases!(list, false:
         kills:
