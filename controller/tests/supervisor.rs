@@ -562,7 +562,7 @@ async fn what_changes_live_changes_without_a_new_attempt() {
     let folder = tempfile::tempdir().unwrap();
     let run = Run::start(folder.path(), "here", false);
     run.lines.wait("checkpoint 1 in", 1).await;
-    run.change(folder.path(), None, |job| job.policy.interval = Duration::from_secs(3600)).await;
+    run.change(folder.path(), None, |job| job.policy.interval = Duration::from_hours(1)).await;
     run.lines.wait("the change holds", 1).await;
     let completed = run.lines.count(" in ");
     run.control.send(Control::Checkpoint).await.unwrap();
