@@ -367,7 +367,9 @@ impl AttemptMachine {
 
     fn task_failed(&mut self, now: Millis, failure: Failure, actions: &mut Vec<Action>) {
         let Some(current) = self.deployment() else { return };
-        if failure.attempt != current || self.crew.position(&failure.worker).is_none() {
+        // Who holds the slots of an attempt that is being resumed is not known yet; who runs it is one of them.
+        let member = self.crew.position(&failure.worker).is_some() || matches!(self.phase, Phase::Resuming { .. });
+        if failure.attempt != current || !member {
             return;
         }
         // The peer is the cause, and its loss is seen in a moment, by the platform or by missed pings.
@@ -378,6 +380,11 @@ impl AttemptMachine {
                 *suspect = Some(Suspicion { until: now + PEER_GRACE, failure });
                 actions.push(Action::Note(Note::PeerLost));
             }
+            return;
+        }
+        // One of its workers was lost while nobody looked.
+        if failure.kind == FailureKind::PeerLost && matches!(self.phase, Phase::Resuming { .. }) {
+            self.restart(now, Duration::ZERO, 0, actions);
             return;
         }
         let reason = failure.message.clone();
@@ -399,7 +406,8 @@ impl AttemptMachine {
     /// The attempt that workers have been told to deploy.
     fn deployment(&self) -> Option<Attempt> {
         match &self.phase {
-            Phase::Deploying { opening, .. }
+            Phase::Resuming { opening, .. }
+            | Phase::Deploying { opening, .. }
             | Phase::Running { opening, .. }
             | Phase::HandingOver { opening, .. }
             | Phase::Stopping { opening } => Some(opening.attempt),

@@ -446,6 +446,30 @@ fn an_attempt_goes_on_only_if_all_its_workers_are_there() {
 }
 
 #[test]
+fn an_attempt_in_which_a_task_failed_while_nobody_looked_is_not_resumed() {
+    for (kind, waits) in [(FailureKind::Operator, true), (FailureKind::Corrupt, false)] {
+        let mut job = Job::resuming(2);
+        job.on(taken_over(4));
+        job.runs(1, 4);
+        job.attempt = 4;
+        let actions = job.fail(kind);
+        assert_eq!(actions[0], Action::DropCoordinator);
+        assert_eq!(job.machine.next_wake().is_some(), waits);
+        assert_eq!(matches!(actions.last(), Some(Action::Ended(End::Failed { .. }))), !waits, "{actions:?}");
+    }
+    let mut torn = Job::resuming(2);
+    torn.on(taken_over(4));
+    torn.runs(1, 4);
+    torn.attempt = 4;
+    assert_eq!(torn.fail(FailureKind::PeerLost), restarts_at_once(), "a peer was lost, and the other may be there yet");
+    let mut older = Job::resuming(2);
+    older.on(taken_over(4));
+    older.runs(1, 3);
+    older.attempt = 3;
+    assert_eq!(older.fail(FailureKind::Operator), [], "of an older attempt");
+}
+
+#[test]
 fn a_resumed_attempt_that_is_what_is_wanted_goes_on_as_that_with_its_standby() {
     let size = Size { workers: 2, standby: 1 };
     let unplanned = Version { planned: false, ..version(1, size) };

@@ -116,7 +116,15 @@ impl Supervisor {
         for action in actions {
             self.coordinate(opening.term, action);
         }
-        if !resumed {
+        if resumed {
+            // They have said so at the begin of their sessions, before there was a coordinator to hear it.
+            let attempt = opening.attempt;
+            for worker in self.roster.deployed().filter(|worker| worker.finished == Some(attempt)) {
+                let worker = worker.id.clone();
+                let finished = worker.map(|worker| coordinator::Event::Finished { worker, attempt });
+                self.inputs.extend(finished.map(Input::Coordinator));
+            }
+        } else {
             for worker in workers {
                 self.send(worker, to_worker::Message::Run(rpc::Run { attempt: opening.attempt.0 }));
             }

@@ -142,6 +142,7 @@ impl Supervisor {
             self.roster.suspect(process, reason, Instant::now());
             return;
         }
+        let opened = self.opened.as_ref().map(|opened| opened.opening.term);
         let Some(worker) = self.roster.get_mut(process) else { return };
         let id = match (&worker.id, &message) {
             (Some(id), _) => id.clone(),
@@ -167,7 +168,7 @@ impl Supervisor {
                 }
             }
             // Only who has opened a later term can have told it of one: the job is another's now, and so are its workers.
-            Message::Refused(refused) if self.opened.is_some() && refused.highest_term > self.term().0 => {
+            Message::Refused(refused) if opened.is_some_and(|term| refused.highest_term > term.0) => {
                 self.inputs.push_back(Input::Attempt(attempt::Event::Superseded { by: None }));
             }
             Message::Refused(refused) => {
@@ -202,6 +203,7 @@ impl Supervisor {
             }
             Message::Finished(finished) => {
                 let attempt = Attempt(finished.attempt);
+                worker.finished = Some(attempt);
                 self.inputs.push_back(Input::Coordinator(coordinator::Event::Finished { worker: id, attempt }));
             }
             Message::TaskFailed(failed) => {

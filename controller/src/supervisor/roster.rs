@@ -32,6 +32,8 @@ pub struct Worker {
     pub gone: bool,
     /// It has subtasks of the current attempt.
     pub deployed: bool,
+    /// The attempt whose input has ended here, as it said last.
+    pub finished: Option<Attempt>,
     /// The highest checkpoint id that it has ever seen.
     pub highest_checkpoint: CheckpointId,
     /// What it counts.
@@ -129,6 +131,7 @@ impl Roster {
             leaving: false,
             gone: false,
             deployed: false,
+            finished: None,
             highest_checkpoint: CheckpointId(0),
             stats: WorkerStats::default(),
         };
