@@ -153,6 +153,8 @@ impl Report {
     /// The supervisor has ended.
     pub fn ended(&self, outcome: &Outcome) {
         self.change(|facts| facts.ended_with(outcome));
+        // The age of a job's checkpoint says nothing while nobody here takes any: it has ended, is suspended, or another leads.
+        self.metrics.forget(&self.labels());
         let mut state = self.lock();
         // Nobody asks any more.
         state.answers.clear();
