@@ -74,7 +74,7 @@ impl Metrics {
         Self { registry, watched }
     }
 
-    /// All numbers, in the text form that Prometheus reads (OpenMetrics).
+    /// All numbers, in the text form that Prometheus reads.
     pub fn text(&self) -> String {
         let mut text = String::new();
         if let Err(error) = text::encode(&mut text, &self.registry) {
