@@ -26,6 +26,11 @@ const PINGS_MISSED: u32 = 3;
 const OUTBOX: usize = 256;
 /// Connecting takes milliseconds where the worker listens at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A new worker that does not let itself be connected to is tried again for so long: what lies between, such as a network
+/// policy, may take a moment longer than the worker itself. That its process has ended is told by the platform.
+pub const FIRST_PATIENCE: Duration = Duration::from_secs(10);
+/// From one try to the next.
+const CONNECT_RETRY: Duration = Duration::from_millis(200);
 /// Parts and records may carry inline state of 5 MiB for each of many subtasks.
 pub const MAX_MESSAGE: usize = 256 << 20;
 
@@ -59,10 +64,12 @@ pub struct Session {
 }
 
 impl Session {
-    /// Connects and says hello. Messages can be sent at once; they follow the hello in order.
+    /// Connects and says hello, trying for as long as `patience` says. Messages can be sent at once; they follow the hello in
+    /// order.
     pub fn open(
         id: SessionId,
         address: &str,
+        patience: Duration,
         job: &JobName,
         coordinator: &str,
         tls: Option<SessionTls>,
@@ -78,7 +85,7 @@ impl Session {
         };
         let (address, pings) = (address.to_string(), outbox.clone());
         let task = tokio::spawn(async move {
-            let reason = talk(id, &address, tls.as_ref(), pings, inbox, &events).await;
+            let reason = talk(id, &address, patience, tls.as_ref(), pings, inbox, &events).await;
             let _ = events.send((id, SessionEvent::Lost { reason })).await;
         });
         let session = Self { term: id.term, outbox, task: task.abort_handle() };
@@ -130,14 +137,19 @@ pub async fn connect(address: &str, tls: Option<&SessionTls>) -> Result<Channel,
 async fn talk(
     id: SessionId,
     address: &str,
+    patience: Duration,
     tls: Option<&SessionTls>,
     outbox: mpsc::Sender<ToWorker>,
     inbox: mpsc::Receiver<ToWorker>,
     events: &mpsc::Sender<(SessionId, SessionEvent)>,
 ) -> String {
-    let channel = match connect(address, tls).await {
-        Ok(channel) => channel,
-        Err(reason) => return reason,
+    let until = Instant::now() + patience;
+    let channel = loop {
+        match connect(address, tls).await {
+            Ok(channel) => break channel,
+            Err(reason) if Instant::now() >= until => return reason,
+            Err(_) => tokio::time::sleep(CONNECT_RETRY).await,
+        }
     };
     let mut client =
         WorkerClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);

@@ -11,7 +11,7 @@ use super::{Input, LAST_WORD, Outcome, Supervisor, observer::Fact, recovery::Bre
 use crate::{
     attempt, coordinator,
     platform::{PlatformEvent, ProcessNumber},
-    session::{Session, SessionEvent, SessionId},
+    session::{FIRST_PATIENCE, Session, SessionEvent, SessionId},
 };
 
 impl Supervisor {
@@ -119,7 +119,9 @@ impl Supervisor {
         let Some(worker) = self.roster.get_mut(process) else { return };
         let (id, tls, events) = (SessionId { process, term }, self.tls.clone(), self.sessions.clone());
         let (job, coordinator) = (&self.job.name, &self.request.coordinator);
-        worker.session = Some(Session::open(id, &worker.address, job, coordinator, tls, events));
+        // One that has been spoken to before is known to be reachable, unless it is gone.
+        let patience = if worker.ready { Duration::ZERO } else { FIRST_PATIENCE };
+        worker.session = Some(Session::open(id, &worker.address, patience, job, coordinator, tls, events));
     }
 
     pub(super) fn on_session(&mut self, id: SessionId, event: SessionEvent) {
