@@ -11,6 +11,9 @@ const SIGNAL_BASE: i32 = 128;
 /// What a container waits for in the course of things; all other reasons are in the way.
 const COMING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 
+/// The scheduler's word for a pod that fits on no node.
+const UNSCHEDULABLE: &str = "Unschedulable";
+
 /// What is known of the process in a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PodState {
@@ -68,8 +71,10 @@ pub fn state_of(pod: &Pod) -> PodState {
         _ => match unscheduled(pod) {
             Some(unscheduled) => {
                 let message = unscheduled.message.as_deref().unwrap_or("the scheduler does not say why");
-                let no_room = unscheduled.reason.as_deref() == Some("Unschedulable");
-                PodState::Waiting { reason: Some(format!("no node takes it: {message}")), no_room }
+                // The scheduler's own word comes first, as the kubelet's does below: it becomes the reason of a condition.
+                let word = unscheduled.reason.as_deref().unwrap_or(UNSCHEDULABLE);
+                let reason = format!("{word}: no node takes it: {message}");
+                PodState::Waiting { reason: Some(reason), no_room: word == UNSCHEDULABLE }
             }
             None => {
                 let reason = in_the_way(state.and_then(|state| state.waiting.as_ref()));

@@ -48,7 +48,7 @@ fn deleted() -> Value {
 fn what_a_pods_object_says() {
     let waits = |reason: &str| PodState::Waiting { reason: Some(reason.to_string()), no_room: false };
     let comes = PodState::Waiting { reason: None, no_room: false };
-    let full = "no node takes it: 0/3 nodes are available: 3 Insufficient memory.";
+    let full = "Unschedulable: no node takes it: 0/3 nodes are available: 3 Insufficient memory.";
     let dead = |how: &str| PodState::Dead { how: how.to_string() };
     let ready = |address: &str| PodState::Ready { address: address.to_string() };
     let none = json!({});
