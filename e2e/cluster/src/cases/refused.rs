@@ -19,7 +19,7 @@ fn table() -> Vec<(&'static str, Value, &'static str)> {
         ("/spec/state/backend", json!(""), "at least 1"),
         ("/spec/checkpoint/interval", json!("5ms"), "too short"),
         ("/spec/checkpoint/interval", json!("10 s"), "is no duration"),
-        ("/spec/checkpoint/interval", json!(10), "must be of type string"),
+        ("/spec/checkpoint/interval", json!(10), "expected string"),
         ("/spec/checkpoint/storage/url", json!("ftp://somewhere"), "no storage that Weir knows"),
         ("/spec/checkpoint/storage/url", Value::Null, "Required value"),
         ("/spec/checkpoint/mode", json!("AtMostOnce"), "Unsupported value"),
