@@ -63,6 +63,8 @@ pub struct Entry {
     pub stuck: Option<(i64, Option<Instant>)>,
     /// Worker pods may be there that nobody looks after: this leader has not looked yet.
     pub pods_unknown: bool,
+    /// The keys with which its storage was last reached. A namespace that goes takes the Secret before the job.
+    pub keys: Option<S3Keys>,
     /// Reconciliations that failed in a row.
     pub failures: u32,
 }
@@ -240,6 +242,7 @@ pub async fn start(
         tls: kept.authority.as_ref().map(session_tls),
     };
     let stored = context.jobs.with(identity, |entry| {
+        entry.keys.clone_from(&keys);
         entry.supervisor = Some(Running { control, job, asked: vec![accepted], ending: false, keys });
         entry.stuck = None;
         entry.pods_unknown = false;

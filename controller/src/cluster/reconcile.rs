@@ -185,6 +185,7 @@ fn report(context: &Arc<Context>, meta: &ObjectMeta, status: &StreamJobStatus, i
         supervisor: None,
         stuck: None,
         pods_unknown: true,
+        keys: None,
         failures: 0,
     });
     Arc::clone(&entry.report)
@@ -492,22 +493,26 @@ async fn end(
 ) -> Result<Action, ReconcileError> {
     let removes = resource.spec.checkpoint.on_delete == OnDelete::Delete;
     let what = if removes { "its checkpoints are removed" } else { "its checkpoints stay" };
-    report.change(|facts| facts.deleting = Some(format!("the job is being deleted; {what}")));
+    // What has come in the way since is not written over.
+    report.change(|facts| {
+        facts.deleting.get_or_insert_with(|| format!("the job is being deleted; {what}"));
+    });
     let finalized = resource.finalizers().iter().any(|name| name == names::FINALIZER);
     let keys = context
         .jobs
         .with(identity, |entry| {
-            let running = entry.supervisor.as_mut()?;
-            if delete::out_of_time(deleted, Timestamp::now()) {
-                running.tell(Control::Kill);
+            if let Some(running) = &mut entry.supervisor {
+                if delete::out_of_time(deleted, Timestamp::now()) {
+                    running.tell(Control::Kill);
+                }
+                if !running.ending {
+                    running.ending = true;
+                    // Nobody goes on from a checkpoint that is removed at once.
+                    let why = "the job is deleted".to_string();
+                    running.tell(Control::Stop { last_checkpoint: !removes, why });
+                }
             }
-            if !running.ending {
-                running.ending = true;
-                // Nobody goes on from a checkpoint that is removed at once.
-                let why = "the job is deleted".to_string();
-                running.tell(Control::Stop { last_checkpoint: !removes, why });
-            }
-            running.keys.clone()
+            entry.keys.clone()
         })
         .flatten();
     let supervised = context.jobs.with(identity, |entry| entry.supervisor.is_some()).unwrap_or_default();
