@@ -8,6 +8,7 @@ use std::{
 };
 
 use tokio::sync::mpsc;
+use weir_protocol::record::RecordRef;
 use weir_storage::{JobStore, S3Keys, StorageError};
 
 use super::{
@@ -175,6 +176,22 @@ pub fn open_storage(job: &Job, keys: Option<&S3Keys>) -> Result<JobStore, Proble
     opened.map_err(|error: StorageError| Problem { reason: reasons::INVALID_STORAGE, message: chain(&error) })
 }
 
+/// The record that a wish names; none for the newest, whoever owns it.
+pub async fn find(job: &Job, keys: Option<&S3Keys>, wish: &str) -> Result<Option<RecordRef>, Problem> {
+    if wish == "previous" {
+        return Ok(None);
+    }
+    let store = open_storage(job, keys)?;
+    match tokio::time::timeout(FIND_RECORD, find_record(&store, wish)).await {
+        Ok(Ok(record)) => Ok(Some(record)),
+        Ok(Err(error)) => Err(Problem { reason: reasons::RECORD_NOT_FOUND, message: chain(&error) }),
+        Err(_) => {
+            let message = format!("{wish} cannot be read: storage does not answer; tried again");
+            Err(Problem { reason: reasons::STORAGE_UNREACHABLE, message })
+        }
+    }
+}
+
 /// Starts a supervisor over a version of the job.
 pub async fn start(
     context: &Arc<Context>,
@@ -190,14 +207,9 @@ pub async fn start(
     let (restore, adopt) = match begin {
         Begin::Newest => (Restore::Latest, false),
         Begin::Nothing => (Restore::Nothing, false),
-        Begin::Wish(wish) if wish == "previous" => (Restore::Latest, true),
-        Begin::Wish(wish) => match tokio::time::timeout(FIND_RECORD, find_record(&store, wish)).await {
-            Ok(Ok(record)) => (Restore::Record(record), false),
-            Ok(Err(error)) => return Err(Problem { reason: reasons::RECORD_NOT_FOUND, message: chain(&error) }),
-            Err(_) => {
-                let message = format!("{wish} cannot be read: storage does not answer; tried again");
-                return Err(Problem { reason: reasons::STORAGE_UNREACHABLE, message });
-            }
+        Begin::Wish(wish) => match find(&job, keys.as_ref(), wish).await? {
+            Some(record) => (Restore::Record(record), false),
+            None => (Restore::Latest, true),
         },
     };
     let Some(report) = context.jobs.with(identity, |entry| Arc::clone(&entry.report)) else { return Ok(()) };
@@ -222,6 +234,10 @@ pub async fn start(
     report.tell(Told::normal(reasons::events::SCHEDULED, note));
     report.change(|facts| {
         facts.run = Run::Starting;
+        // What is resumed is the version that was taken up last.
+        if *begin == Begin::Newest {
+            facts.running = kept.accepted.as_ref().map(|accepted| accepted.generation);
+        }
         facts.wanted = job.workers;
         facts.refused = None;
     });

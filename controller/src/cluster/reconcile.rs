@@ -332,7 +332,7 @@ async fn carry_out(
             // The workers run on; a supervisor with the new keys takes them up.
             running.ending = true;
             running.tell(Control::Leave);
-            return Step::Rest;
+            return (Step::Rest, None);
         }
         let supervisor = match &entry.supervisor {
             None => Supervisor::None,
@@ -351,13 +351,9 @@ async fn carry_out(
             stuck: entry.stuck.filter(|(_, until)| until.is_none_or(|until| now < until)).map(|(at, _)| at),
             restored_from: facts.restored_from.as_ref().map(|wish| wish.value.as_str()),
         };
-        let step = plan::decide(&templated, &there);
-        if let (Step::Stop { .. }, Some(running)) = (&step, &mut entry.supervisor) {
-            running.ending = true;
-        }
-        step
+        (plan::decide(&templated, &there), plan::unfulfilled(&templated, &there))
     });
-    let Some(step) = step else { return Ok(()) };
+    let Some((step, wish)) = step else { return Ok(()) };
     if step != Step::Rest {
         tracing::info!(job = %identity.job(), generation = wanted.generation, ?step, "the next step");
     }
@@ -388,8 +384,16 @@ async fn carry_out(
         }
         Step::Configure | Step::Change => jobs::change(context, wanted, image),
         Step::Stop { last_checkpoint, why } => {
+            // A wish that cannot come true stops nothing.
+            if let Some(wish) = wish.filter(|_| !wanted.suspend)
+                && let Err(problem) = jobs::find(&templated.job, keys.as_ref(), &wish).await
+            {
+                report.change(|facts| facts.refused = Some((wanted.generation, problem)));
+                return Ok(());
+            }
             context.jobs.with(identity, |entry| {
-                if let Some(running) = &entry.supervisor {
+                if let Some(running) = &mut entry.supervisor {
+                    running.ending = true;
                     running.tell(Control::Stop { last_checkpoint, why: why.to_string() });
                 }
             });

@@ -152,7 +152,8 @@ impl Facts {
                 let count = |state: &str| workers.iter().filter(|worker| worker.state == state).count() as u32;
                 self.workers = count("running");
                 self.standby = if self.workers >= self.wanted { count("ready") } else { 0 };
-                if workers.iter().all(|worker| worker.state != "starting") {
+                // Those that could not be started are not among them any more.
+                if workers.len() >= self.wanted as usize && workers.iter().all(|worker| worker.state != "starting") {
                     self.waiting = None;
                 }
             }
