@@ -239,6 +239,9 @@ impl Supervisor {
         for (process, reason) in self.roster.suspicions_due() {
             self.platform.kill(process);
             self.lost(process, &reason);
+            if let Some(worker) = self.roster.get_mut(process) {
+                worker.broken = true;
+            }
         }
         self.inputs.push_back(Input::Attempt(attempt::Event::Tick));
         self.inputs.push_back(Input::Coordinator(coordinator::Event::Tick));

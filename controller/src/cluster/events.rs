@@ -106,6 +106,9 @@ impl Story {
                 }
                 Some(Told::warning(reasons::WORKER_LOST, format!("{name} was lost: {cause}")).about(name))
             }
+            Fact::WorkerEnded { name, how } => {
+                Some(Told::warning(reasons::WORKER_LOST, format!("{name} has ended: {how}")).about(how))
+            }
             Fact::TaskFailed(failure) => {
                 self.broken.get_or_insert(now);
                 let note = format!("attempt {}: {}", failure.attempt, in_words(failure));

@@ -222,6 +222,7 @@ impl Facts {
             }
             Fact::Ended(End::Succeeded(_)) => self.run = Run::Succeeded,
             Fact::WorkerLost { .. }
+            | Fact::WorkerEnded { .. }
             | Fact::Restarting { .. }
             | Fact::WorkerLeaves { .. }
             | Fact::FirstOutput(_)

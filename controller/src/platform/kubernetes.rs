@@ -40,6 +40,10 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// So long an end waits for the pods to be gone: the grace period of a pod, and some. What is left then goes on its own, or
 /// with the job's resource, which owns it.
 const FINISH_PATIENCE: Duration = Duration::from_secs(40);
+/// A worker whose connection broke has mostly ended by itself, which the kubelet reports in about a second: out of memory, a
+/// signal. So long it is waited for, and the pod is kept for its logs; only one that is cut off is ended by force. Its work is
+/// taken over meanwhile.
+const LAST_REPORT: Duration = Duration::from_secs(3);
 /// Characters of a pod's name that are drawn at random.
 const SUFFIX: usize = 8;
 
@@ -66,6 +70,8 @@ enum Called {
         again: Box<Create>,
     },
     Deleted,
+    /// [`LAST_REPORT`] is over.
+    Unreported(ProcessNumber),
 }
 
 #[derive(Clone)]
@@ -199,7 +205,13 @@ impl Keeper {
                 self.creating.insert(process, true);
                 self.create(Create { process, pod: Arc::new(pod), tries: 0 });
             }
-            Command::End { process, at_once } => self.end(process, at_once),
+            Command::End { process, at_once: true } => {
+                self.calls.spawn(async move {
+                    tokio::time::sleep(LAST_REPORT).await;
+                    Called::Unreported(process)
+                });
+            }
+            Command::End { process, at_once: false } => self.end(process, false),
             Command::Finish(done) => {
                 for process in self.ledger.alive() {
                     self.end(process, false);
@@ -254,6 +266,10 @@ impl Keeper {
                 self.ledger.never_created(process)
             }
             Called::Deleted => Vec::new(),
+            Called::Unreported(process) => {
+                self.end(process, true);
+                Vec::new()
+            }
         }
     }
 

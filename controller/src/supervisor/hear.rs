@@ -45,6 +45,10 @@ impl Supervisor {
                 }
             }
             PlatformEvent::Died { process, how } => {
+                let broken = self.roster.get_mut(process).filter(|worker| worker.broken);
+                if let Some(name) = broken.map(|worker| worker.name.clone()) {
+                    self.tell(&Fact::WorkerEnded { name, how: how.clone() });
+                }
                 self.lost(process, &how);
                 self.roster.remove(process);
                 self.note_workers();

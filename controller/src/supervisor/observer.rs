@@ -134,6 +134,13 @@ pub enum Fact {
         /// The slot position that it held; none for a standby.
         position: Option<u32>,
     },
+    /// A worker that was lost has ended, and this is how: its connection breaks before it is known why.
+    WorkerEnded {
+        /// How people call it.
+        name: String,
+        /// By which signal, or with which code; that it used too much memory.
+        how: String,
+    },
     /// A task failed.
     TaskFailed(Failure),
     /// The next attempt begins after this time; zero is at once.

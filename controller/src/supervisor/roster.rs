@@ -28,6 +28,8 @@ pub struct Worker {
     pub ready: bool,
     /// It was told to go, by somebody else.
     pub leaving: bool,
+    /// It was told lost because its session broke; how it ended is not known.
+    pub broken: bool,
     /// It is told lost, or was told to stop; its process may still be there.
     pub gone: bool,
     /// It has subtasks of the current attempt.
@@ -129,6 +131,7 @@ impl Roster {
             session: None,
             ready: false,
             leaving: false,
+            broken: false,
             gone: false,
             deployed: false,
             finished: None,

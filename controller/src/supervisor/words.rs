@@ -28,6 +28,7 @@ impl Fact {
                 (Weight::Change, format!("{name} is to go ({reason}); its place is handed over"))
             }
             Self::WorkerLost { name, cause, .. } => (Weight::Bad, format!("{name} lost: {cause}")),
+            Self::WorkerEnded { name, how } => (Weight::Bad, format!("{name} has ended: {how}")),
             Self::TaskFailed(failure) => (Weight::Bad, format!("failed: {}", in_words(failure))),
             Self::Restarting { after, .. } if after.is_zero() => return None,
             Self::Restarting { after, failures } => {

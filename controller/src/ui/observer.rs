@@ -68,6 +68,8 @@ impl Observer for LocalObserver {
                 }
             }
             Fact::Workers(workers) => self.note_workers(workers),
+            // On this machine a process's own end is told at once, and what is told later is that it was ended from here.
+            Fact::WorkerEnded { .. } => return,
             Fact::Printed { line, .. } => self.ui.printed(line),
             _ => {}
         }
