@@ -1,6 +1,6 @@
 //! A real S3 server for tests: a `MinIO` process of its own, on a free port of this machine.
 //!
-//! The binary is the one that `WEIR_MINIO` names, else `minio` in `~/.cache/weir/tools/bin` or `~/.cache/e2e-tools/bin`.
+//! The binary is the one that `WEIR_MINIO` names, else `~/.cache/weir/tools/bin/minio`, where `make tools` puts it.
 //! Where there is none a test says so and passes; with `WEIR_REQUIRE_S3=1` it fails.
 
 use std::{
@@ -134,9 +134,8 @@ fn binary() -> Option<PathBuf> {
     if let Some(named) = env::var_os("WEIR_MINIO") {
         return Some(named.into());
     }
-    let home = PathBuf::from(env::var_os("HOME")?);
-    let places = [".cache/weir/tools/bin/minio", ".cache/e2e-tools/bin/minio"];
-    places.into_iter().map(|place| home.join(place)).find(|place| place.is_file())
+    let built = PathBuf::from(env::var_os("HOME")?).join(".cache/weir/tools/bin/minio");
+    built.is_file().then_some(built)
 }
 
 fn is_ready(address: SocketAddr) -> bool {
