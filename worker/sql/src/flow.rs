@@ -27,8 +27,11 @@ pub struct Flow {
     pub schema: SchemaRef,
     /// What each column is, in terms of the source's columns.
     pub meaning: Vec<String>,
-    /// Which rows these are: the table, its filters, its aggregations.
+    /// Which rows these are: the table, its windows, its aggregations.
     pub rows: String,
+    /// Which of them are kept, on the whole way from the source. State may outlive a change of these: it stays as it is, and what
+    /// comes then is filtered the new way.
+    pub filters: Vec<String>,
     /// There are updates and deletes among the rows.
     pub updating: Option<Updating>,
     /// The input ends.
@@ -65,6 +68,7 @@ impl Flow {
             schema,
             meaning,
             rows,
+            filters: Vec::new(),
             updating: None,
             bounded: false,
         }
@@ -114,7 +118,7 @@ impl Flow {
             Some(first) => Arc::new(BinaryExpr::new(first, datafusion_expr::Operator::And, predicate)),
             None => predicate,
         });
-        self.rows = format!("{} WHERE {text}", self.rows);
+        self.filters.push(text);
         Ok(())
     }
 
@@ -193,10 +197,10 @@ impl Flow {
     /// Closes this stage, adds it to the graph, and starts the next one behind an exchange.
     pub fn exchange(self, exchange: Exchange, identity: String, stages: &mut Vec<Stage>) -> Self {
         let (schema, meaning, rows) = (Arc::clone(&self.schema), self.meaning.clone(), self.rows.clone());
-        let (updating, bounded) = (self.updating.clone(), self.bounded);
+        let (filters, updating, bounded) = (self.filters.clone(), self.updating.clone(), self.bounded);
         let from = self.close(None, stages);
         let edge = Edge { from, exchange, schema: Arc::clone(&schema) };
-        Self { updating, bounded, ..Self::new(StageHead::Inputs(vec![edge]), identity, schema, meaning, rows) }
+        Self { filters, updating, bounded, ..Self::new(StageHead::Inputs(vec![edge]), identity, schema, meaning, rows) }
     }
 
     /// Closes this stage and adds it to the graph.

@@ -1,8 +1,8 @@
 //! Names that survive edits elsewhere in a script, and the fingerprint of a whole plan.
 //!
 //! State is found by its operator's identity: a hash of what the operator means (its keys and aggregates in terms of the
-//! source's columns, its window, the rows that reach it) and of the table that its results go to. White space, aliases, views
-//! put between, and other statements do not enter it.
+//! source's columns, its window, the table that its rows come from) and of the table that its results go to. White space,
+//! aliases, views put between, other statements and WHERE do not enter it: with another filter the state goes on.
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 

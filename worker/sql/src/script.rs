@@ -323,7 +323,7 @@ impl Script<'_> {
             input: Arc::clone(&sink.physical),
         };
         flow.schema = Arc::clone(&sink.physical);
-        self.details.push(format!("{} {:?}", flow.rows, flow.meaning));
+        self.details.push(format!("{} {:?} {:?}", flow.rows, flow.filters, flow.meaning));
         flow.close(Some(node), &mut lowering.stages);
         self.stages = lowering.stages;
         self.warnings = lowering.warnings;
