@@ -8,9 +8,9 @@ use thiserror::Error;
 use tokio::{io::AsyncWriteExt, process::Command};
 use tonic::transport::Channel;
 use weir_protocol::{
-    record::encode,
+    record::{Record, Slot, encode},
     rpc::{PlanCall, worker_client::WorkerClient},
-    settings::PlanRequest,
+    settings::{JobSettings, PlanRequest},
 };
 
 use crate::session::MAX_MESSAGE;
@@ -54,6 +54,9 @@ pub enum PlanError {
         /// The script, to show the lines.
         script: String,
     },
+    /// The script is right, and the job's state does not fit it.
+    #[error("{0}")]
+    Mismatch(String),
     /// The planning process did not do its work.
     #[error("`{binary} plan` did not work: {reason}")]
     Process {
@@ -96,19 +99,31 @@ pub async fn plan(binary: &Path, request: &PlanRequest) -> Result<Plan, PlanErro
     })
 }
 
-/// Has a worker of a cluster plan: it has the job's own image.
-pub async fn ask(channel: Channel, request: &PlanRequest) -> Result<Plan, PlanError> {
+/// Has a worker of a cluster plan, since it has the job's own image, and hold the plan against the record that it would be restored
+/// from.
+pub async fn ask(
+    channel: Channel,
+    request: &PlanRequest,
+    restore: Option<(&Record, &JobSettings)>,
+) -> Result<Plan, PlanError> {
     let failed = |reason: String| PlanError::Process { binary: "weir-worker".to_string(), reason };
-    let call = PlanCall { plan_request: encode(request).into() };
+    let call = PlanCall {
+        plan_request: encode(request).into(),
+        restore_path: restore.map(|(record, _)| record.reference().path()).unwrap_or_default(),
+        restore_record: restore.map(|(record, _)| encode(&Slot::Record(record.clone()))).unwrap_or_default().into(),
+        settings: restore.map(|(_, settings)| encode(settings)).unwrap_or_default().into(),
+    };
     let mut client =
         WorkerClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
     let answer = tokio::time::timeout(PLAN_TIMEOUT, client.plan(call))
         .await
         .map_err(|_| failed(format!("no answer in {} s", PLAN_TIMEOUT.as_secs())))?
-        .map_err(|status| failed(status.message().to_string()))?;
-    let answer: Value =
-        serde_json::from_slice(&answer.into_inner().answer).map_err(|error| failed(error.to_string()))?;
-    understood(answer, request).map_err(|error| error.unwrap_or_else(|| failed("no fingerprint".to_string())))
+        .map_err(|status| failed(status.message().to_string()))?
+        .into_inner();
+    let described: Value = serde_json::from_slice(&answer.answer).map_err(|error| failed(error.to_string()))?;
+    let plan = understood(described, request);
+    let plan = plan.map_err(|error| error.unwrap_or_else(|| failed("no fingerprint".to_string())))?;
+    if answer.mismatch.is_empty() { Ok(plan) } else { Err(PlanError::Mismatch(answer.mismatch)) }
 }
 
 /// A plan, or what is wrong with the script; an error without content is an answer that says neither.

@@ -56,7 +56,10 @@ impl Worker for Plans {
         Err(Status::unimplemented("only plans"))
     }
     async fn plan(&self, _: Request<rpc::PlanCall>) -> Result<Response<rpc::PlanAnswer>, Status> {
-        Ok(Response::new(rpc::PlanAnswer { answer: br#"{"fingerprint":"f"}"#.as_slice().into() }))
+        Ok(Response::new(rpc::PlanAnswer {
+            answer: br#"{"fingerprint":"f"}"#.as_slice().into(),
+            mismatch: String::new(),
+        }))
     }
 }
 
@@ -77,7 +80,7 @@ async fn serve(name: &str, by: &Authority, clients: &Authority) -> String {
 async fn ask(address: &str, tls: Option<&SessionTls>) -> Result<String, String> {
     let channel = connect(address, tls).await?;
     let request = PlanRequest { script: "SELECT 1".into(), base_dir: "/".into(), max_parallelism: 128 };
-    planner::ask(channel, &request).await.map(|plan| plan.fingerprint).map_err(|error| error.to_string())
+    planner::ask(channel, &request, None).await.map(|plan| plan.fingerprint).map_err(|error| error.to_string())
 }
 
 #[tokio::test]

@@ -119,7 +119,7 @@ impl Worker for Played {
         } else {
             serde_json::json!({"fingerprint": "f"})
         };
-        Ok(Response::new(rpc::PlanAnswer { answer: answer.to_string().into_bytes().into() }))
+        Ok(Response::new(rpc::PlanAnswer { answer: answer.to_string().into_bytes().into(), mismatch: String::new() }))
     }
 }
 

@@ -108,10 +108,15 @@ impl Supervisor {
             self.on_planned(version, Ok(plan));
             return;
         }
-        let (request, tls, done) = (wanted.job.plan.clone(), self.tls.clone(), self.done.clone());
+        let (job, tls, done) = (wanted.job.clone(), self.tls.clone(), self.done.clone());
+        // What runs has state that the next version goes on from.
+        let restore = self.coordinator.as_ref().and_then(|(_, coordinator)| coordinator.newest().cloned());
         tokio::spawn(async move {
             let result = match session::connect(&address, tls.as_ref()).await {
-                Ok(channel) => planner::ask(channel, &request).await,
+                Ok(channel) => {
+                    let restore = restore.as_deref().map(|record| (record, &job.settings));
+                    planner::ask(channel, &job.plan, restore).await
+                }
                 Err(reason) => Err(PlanError::Process { binary: "weir-worker".to_string(), reason }),
             };
             let _ = done.send(Done::Planned(version, result)).await;
@@ -129,17 +134,9 @@ impl Supervisor {
                 self.tell(&Fact::Planned { generation, fingerprint, warnings: planner::warnings(&plan.description) });
                 Planned::Fits { same: self.runs_already(&wanted) }
             }
-            Err(error @ PlanError::Script { .. }) => Planned::Refused {
-                failure: attempt::Failure {
-                    worker: WorkerId(String::new()),
-                    attempt: weir_protocol::Attempt(0),
-                    operator: String::new(),
-                    subtask: 0,
-                    kind: FailureKind::Plan,
-                    message: error.to_string(),
-                },
-            },
-            Err(error) => {
+            Err(error @ PlanError::Script { .. }) => refused(FailureKind::Plan, &error),
+            Err(error @ PlanError::Mismatch(_)) => refused(FailureKind::StateMismatch, &error),
+            Err(error @ PlanError::Process { .. }) => {
                 tracing::warn!(%error, "a worker could not be asked for the plan");
                 Planned::Unreachable
             }
@@ -165,5 +162,19 @@ impl Supervisor {
             let (attempt, alignment_timeout_ms) = (opened.opening.attempt.0, live.alignment_timeout_ms);
             self.broadcast(&Message::Configure(Configure { attempt, alignment_timeout_ms }));
         }
+    }
+}
+
+/// A version that cannot be, found before anything was done for it.
+fn refused(kind: FailureKind, error: &PlanError) -> Planned {
+    Planned::Refused {
+        failure: attempt::Failure {
+            worker: WorkerId(String::new()),
+            attempt: weir_protocol::Attempt(0),
+            operator: String::new(),
+            subtask: 0,
+            kind,
+            message: error.to_string(),
+        },
     }
 }

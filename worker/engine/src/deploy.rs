@@ -161,13 +161,24 @@ struct Order {
     place: usize,
 }
 
+fn json<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Failure::new(FailureKind::Plan, format!("the {what} is not readable: {error}")))
+}
+
+/// The record to restore from, with its path; none where the path is empty.
+fn record_of(path: &str, bytes: &[u8]) -> Result<Option<(String, Record)>, Failure> {
+    if path.is_empty() {
+        return Ok(None);
+    }
+    match decode(path, bytes, RECORD_VERSION).map_err(|error| unreadable(&error))? {
+        Slot::Record(record) => Ok(Some((path.to_string(), record))),
+        Slot::Seal(_) => Err(Failure::corrupt(path, "is a seal and no record")),
+    }
+}
+
 impl Order {
     fn read(deploy: &rpc::Deploy, worker: &WorkerId) -> Result<Self, Failure> {
-        fn json<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Failure> {
-            serde_json::from_slice(bytes).map_err(|error| {
-                Failure::new(FailureKind::Plan, format!("the {what} in Deploy is not readable: {error}"))
-            })
-        }
         let place = deploy.peers.iter().position(|peer| peer.worker == worker.0);
         let place = place.ok_or_else(|| {
             Failure::new(
@@ -177,20 +188,11 @@ impl Order {
         })?;
         let mut subtasks = deploy.peers[place].subtasks.clone();
         subtasks.sort_unstable();
-        let path = &deploy.restore_path;
-        let record = if path.is_empty() {
-            None
-        } else {
-            match decode(path, &deploy.restore_record, RECORD_VERSION).map_err(|error| unreadable(&error))? {
-                Slot::Record(record) => Some((path.clone(), record)),
-                Slot::Seal(_) => return Err(Failure::corrupt(path, "is a seal and no record")),
-            }
-        };
         Ok(Self {
             attempt: Attempt(deploy.attempt),
             request: json("plan request", &deploy.plan_request)?,
             settings: json("settings", &deploy.settings)?,
-            record,
+            record: record_of(&deploy.restore_path, &deploy.restore_record)?,
             subtasks,
             place,
         })
@@ -303,12 +305,21 @@ async fn read(host: &Host, deploy: &rpc::Deploy) -> Result<(Order, Arc<JobGraph>
     let dealt = match &order.record {
         None => Dealt::default(),
         Some((_, record)) => {
-            let parts = try_join_all(record.parts.iter().map(|part| fetch_part(&store, part))).await?;
+            let parts = fetch_parts(&store, record).await?;
             restore::check(&graph, deploy.max_parallelism, record, &parts)?;
             restore::deal(&graph, deploy.parallelism, record, &parts)?
         }
     };
     Ok((order, graph, store, dealt))
+}
+
+/// Whether what is to be planned can be restored from the record that comes with it. Reads the record's parts, and touches nothing.
+pub(crate) async fn fits(host: &Host, call: &rpc::PlanCall) -> Result<(), Failure> {
+    let Some((_, record)) = record_of(&call.restore_path, &call.restore_record)? else { return Ok(()) };
+    let request: PlanRequest = json("plan request", &call.plan_request)?;
+    let settings: JobSettings = json("settings", &call.settings)?;
+    let (graph, store) = futures::try_join!(graph_of(host, &request), open_store(&settings))?;
+    restore::check(&graph, request.max_parallelism, &record, &fetch_parts(&store, &record).await?)
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
@@ -317,11 +328,13 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> +
     tokio::task::spawn_blocking(work).await.map_err(panicked)?
 }
 
-async fn plan(host: &Host, request: &PlanRequest, fingerprint: &str) -> Result<Arc<JobGraph>, Failure> {
+async fn graph_of(host: &Host, request: &PlanRequest) -> Result<JobGraph, Failure> {
     let (planner, request) = (Arc::clone(&host.planner), request.clone());
-    let graph =
-        blocking(move || planner.plan(&request).map_err(|error| Failure::new(FailureKind::Plan, error.message)));
-    let graph = graph.await?;
+    blocking(move || planner.plan(&request).map_err(|error| Failure::new(FailureKind::Plan, error.message))).await
+}
+
+async fn plan(host: &Host, request: &PlanRequest, fingerprint: &str) -> Result<Arc<JobGraph>, Failure> {
+    let graph = graph_of(host, request).await?;
     if graph.fingerprint != fingerprint {
         return Err(Failure::new(
             FailureKind::Plan,
@@ -337,6 +350,10 @@ async fn plan(host: &Host, request: &PlanRequest, fingerprint: &str) -> Result<A
 async fn open_store(settings: &JobSettings) -> Result<JobStore, Failure> {
     let settings = settings.clone();
     blocking(move || Ok(JobStore::open(&settings.storage, &settings.job)?)).await
+}
+
+async fn fetch_parts(store: &JobStore, record: &Record) -> Result<Vec<Part>, Failure> {
+    try_join_all(record.parts.iter().map(|part| fetch_part(store, part))).await
 }
 
 async fn fetch_part(store: &JobStore, part: &PartRef) -> Result<Part, Failure> {

@@ -27,6 +27,7 @@ use weir_protocol::{
         Credit, Frame, FromWorker, PlanAnswer, PlanCall, ToWorker,
         worker_server::{Worker, WorkerServer as GrpcServer},
     },
+    settings::FailureKind,
 };
 use weir_state::{BackendRegistry, StateMemory};
 
@@ -35,7 +36,7 @@ pub use crate::deploy::{OnStuck, PlanFailure, Planner};
 use crate::{
     clock::{Clock, SystemClock},
     control::{Control, Event},
-    deploy::Host,
+    deploy::{self, Host},
     local::LocalFolder,
     metrics::Metrics,
     network::{self, ExchangeHub},
@@ -228,11 +229,18 @@ impl Worker for Service {
 
     async fn plan(&self, request: Request<PlanCall>) -> Result<Response<PlanAnswer>, Status> {
         Caller::must_be_controller(&request)?;
-        let planner = Arc::clone(&self.host.planner);
-        let asked = request.into_inner().plan_request;
+        let call = request.into_inner();
+        let (planner, asked) = (Arc::clone(&self.host.planner), call.plan_request.clone());
         let answer = tokio::task::spawn_blocking(move || planner.describe(&asked)).await;
         let answer = answer.map_err(|panicked| Status::internal(format!("the planner failed: {panicked}")))?;
-        Ok(Response::new(PlanAnswer { answer: answer.into() }))
+        let mismatch = match deploy::fits(&self.host, &call).await {
+            Ok(()) => String::new(),
+            // What is wrong with the script stands in the answer.
+            Err(failure) if failure.kind == FailureKind::Plan => String::new(),
+            Err(failure) if failure.kind == FailureKind::StateMismatch => failure.message,
+            Err(failure) => return Err(Status::unavailable(failure.message)),
+        };
+        Ok(Response::new(PlanAnswer { answer: answer.into(), mismatch }))
     }
 }
 

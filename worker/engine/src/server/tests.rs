@@ -557,12 +557,39 @@ async fn a_worker_plans_for_whoever_asks_without_a_session() {
     let mut client = WorkerClient::connect(format!("http://{}", worker.address)).await.unwrap();
     let mut ask = async |script: &str| {
         let request = PlanRequest { script: script.into(), base_dir: "/".into(), max_parallelism: MAX_PARALLELISM };
-        let call = PlanCall { plan_request: serde_json::to_vec(&request).unwrap().into() };
+        let call = PlanCall { plan_request: serde_json::to_vec(&request).unwrap().into(), ..PlanCall::default() };
         let answer = client.plan(call).await.unwrap().into_inner().answer;
         serde_json::from_slice::<serde_json::Value>(&answer).unwrap()
     };
     assert_eq!(ask("a script").await["fingerprint"], FINGERPRINT);
     assert_eq!(ask("nonsense").await["errors"][0]["message"], "line 1, column 1: nonsense");
+}
+
+#[tokio::test]
+async fn a_plan_is_held_against_a_record_and_nothing_is_touched() {
+    let mut coordinator = TestCoordinator::new(job(50_000));
+    let workers = [coordinator.worker(0), coordinator.worker(1)];
+    coordinator.deploy(&[&workers[0], &workers[1]]).await;
+    coordinator.checkpoint().await;
+    // With the record that a Deploy would carry now.
+    let Deploy { restore_path, restore_record, settings, .. } = coordinator.order(&[&workers[0], &workers[1]]);
+    let mut client = WorkerClient::connect(format!("http://{}", workers[0].address)).await.unwrap();
+    let mut ask = async |script: &str, path: &str| {
+        let request = PlanRequest { script: script.into(), base_dir: "/".into(), max_parallelism: MAX_PARALLELISM };
+        let call = PlanCall {
+            plan_request: serde_json::to_vec(&request).unwrap().into(),
+            restore_path: path.to_string(),
+            restore_record: restore_record.clone(),
+            settings: settings.clone(),
+        };
+        client.plan(call).await.unwrap().into_inner().mismatch
+    };
+    assert_eq!(ask("counting", &restore_path).await, "");
+    let mismatch = ask("another operator", &restore_path).await;
+    assert!(mismatch.contains("operator `count`"), "{mismatch}");
+    assert_eq!(ask("another operator", "").await, "", "without a record there is nothing to fit");
+    assert_eq!(ask("nonsense", &restore_path).await, "", "that is told in the answer");
+    coordinator.checkpoint().await;
 }
 
 #[tokio::test]
