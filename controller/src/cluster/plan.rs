@@ -33,6 +33,8 @@ pub struct There<'a> {
     pub pods: bool,
     /// The job ended with this generation: it succeeded, or failed in a way that only another spec mends.
     pub ended: bool,
+    /// The version that is wanted was refused while another ran.
+    pub refused: bool,
     /// It was refused or stopped by itself at this generation, and is not tried again before the spec changes.
     pub stuck: Option<i64>,
     /// A last wish that acted, as the status has it.
@@ -130,7 +132,7 @@ fn running(wanted: &ValidJob, job: &Job, generation: i64, wish: Option<&str>) ->
 
 fn idle(wanted: &ValidJob, there: &There<'_>, wish: Option<String>) -> Step {
     let another = there.accepted.filter(|accepted| !fits(accepted, wanted));
-    if there.ended && wish.is_none() && another.is_none() {
+    if there.ended && wish.is_none() && (another.is_none() || there.refused) {
         return if there.pods { Step::Clear } else { Step::Rest };
     }
     if wanted.suspend {

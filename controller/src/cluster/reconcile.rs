@@ -348,6 +348,7 @@ async fn carry_out(
                 Run::Failed(_) => entry.stuck.is_none_or(|(at, _)| at == wanted.generation),
                 _ => facts.ended(),
             },
+            refused: facts.refused.as_ref().is_some_and(|(generation, _)| *generation == wanted.generation),
             stuck: entry.stuck.filter(|(_, until)| until.is_none_or(|until| now < until)).map(|(at, _)| at),
             restored_from: facts.restored_from.as_ref().map(|wish| wish.value.as_str()),
         };

@@ -18,7 +18,15 @@ fn accepted(job: &ValidJob) -> Accepted {
 }
 
 fn nothing() -> There<'static> {
-    There { supervisor: Supervisor::None, accepted: None, pods: false, ended: false, stuck: None, restored_from: None }
+    There {
+        supervisor: Supervisor::None,
+        accepted: None,
+        pods: false,
+        ended: false,
+        refused: false,
+        stuck: None,
+        restored_from: None,
+    }
 }
 
 fn runs(job: &ValidJob) -> There<'_> {
@@ -99,6 +107,12 @@ fn what_ended_or_cannot_run_rests_until_the_spec_changes() {
     assert_eq!(decide(&plain, &ended), Step::Rest);
     assert_eq!(decide(&plain, &There { pods: true, ..ended.clone() }), Step::Clear);
     assert_eq!(decide(&wanted("  workers: {slots: 2}\n", 2), &ended), Step::Start(Begin::Newest));
+    let refused = There { refused: true, ..ended.clone() };
+    assert_eq!(
+        decide(&wanted("  workers: {slots: 2}\n", 2), &refused),
+        Step::Rest,
+        "what ran has ended, and that is all"
+    );
     let stuck = There { stuck: Some(1), ..nothing() };
     assert_eq!(decide(&plain, &stuck), Step::Rest);
     assert_eq!(decide(&wanted("", 2), &stuck), Step::Start(Begin::Newest));
