@@ -47,22 +47,23 @@ daemon() { # a Docker daemon in a network namespace of its own
     tail -5 "$S/dockerd.log" >&2
     exit 1
 }
-node_image() { # prints the name of the image to use: kind's own if it can be pulled
+node_image() { # prints the name of the image to use: kind's own if it can be pulled, else one named by all that it is made of
     local stock
     stock=$(sed -n 's/.*const Image = "\(.*\)"/\1/p' "$(cd "$here/tools/kind" && go list -m -f '{{.Dir}}' sigs.k8s.io/kind)/pkg/apis/config/defaults/image.go")
     if [ ! -S "$own" ] && { docker image inspect "$stock" || timeout 600 docker pull -q "$stock"; } >/dev/null 2>&1; then
         echo "$stock"
         return
     fi
-    echo "weir.local/kind-node:$(kubelet --version | cut -d' ' -f2)"
+    install /usr/include/seccomp.h:libseccomp-dev gcc:gcc /usr/include/stdlib.h:libc6-dev pkg-config:pkg-config >&2
+    "$here/tools.sh" kind >&2
+    echo "weir.local/kind-node:$(cat "$here"/kind/*.* "$here/image/image.sh" "$here/images.sh" "$tools"/bin/.stamps/* | sha256sum | cut -c1-16)"
 }
 own_node_image() { # IMAGE
-    local tar=$tools/kind-node.tar
-    install /usr/include/seccomp.h:libseccomp-dev gcc:gcc /usr/include/stdlib.h:libc6-dev debootstrap:debootstrap jq:jq pkg-config:pkg-config
-    "$here/tools.sh" kind
-    [ "$tar" -nt "$tools/bin/kubernetes" ] && [ "$tar" -nt "$here/kind/node-image.sh" ] && [ "$tar" -nt "$tools/images/minio.tar" ] ||
-        "$here/kind/node-image.sh" "$tar"
+    local tar=$S/node.tar
+    install debootstrap:debootstrap jq:jq
+    "$here/kind/node-image.sh" "$tar"
     docker import --change 'ENV container=docker' --change 'ENTRYPOINT ["/usr/local/bin/entrypoint", "/sbin/init"]' "$tar" "$1" >/dev/null
+    rm "$tar"
     step "node image imported"
 }
 up() {

@@ -19,7 +19,7 @@ size() { stat -c %s "$blobs/$1"; }
 
 tar -C "$folder" --format=gnu --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -cf "$work/layer" .
 layer=$(blob "$work/layer")
-printf '{"architecture":"%s","os":"linux","created":"1970-01-01T00:00:00Z","config":{"Env":["PATH=/usr/local/bin:/usr/bin:/bin"]%s%s},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
+printf '{"architecture":"%s","os":"linux","created":"1970-01-01T00:00:00Z","config":{"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]%s%s},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
     "$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')" "${entrypoint:+,\"Entrypoint\":[\"$entrypoint\"]}" "${user:+,\"User\":\"$user\"}" "$layer" >"$work/config"
 config=$(blob "$work/config")
 type=application/vnd.oci.image

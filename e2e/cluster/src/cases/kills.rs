@@ -1,5 +1,7 @@
 //! Workers that die in every way a pod can, at every moment: nothing is lost, nothing is counted twice.
 
+use std::time::Duration;
+
 use kube::{Api, ResourceExt, api::DeleteParams};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
@@ -22,6 +24,8 @@ enum Blow {
 const BLOWS: [Blow; 4] = [Blow::Kill9, Blow::OnePod, Blow::AllPods, Blow::OutOfMemory];
 /// So much longer takes every answer of the storage where a checkpoint or a restore must be long enough to be struck.
 const SLOW: u64 = 300;
+/// So that a restore, which is a few answers long, is still under way once that is seen.
+const VERY_SLOW: u64 = 1_500;
 
 pub async fn kill_9_in_a_container(space: Space) {
     at_any_time(space, Blow::Kill9).await;
@@ -109,15 +113,15 @@ async fn at_any_time(space: Space, blow: Blow) {
 }
 
 /// A job whose storage takes its time.
-async fn slow_job(space: &Space) -> (Job, Proxy) {
+async fn slow_job(space: &Space, milliseconds: u64) -> (Job, Proxy) {
     let (proxy, endpoint) = space.proxy().await;
     let job = Job::running(space, &Settings { seconds: 60, endpoint, ..Settings::default() }).await;
-    proxy.slow(SLOW).await;
+    proxy.slow(milliseconds).await;
     (job, proxy)
 }
 
 async fn during_a_checkpoint(space: Space, blow: Blow) {
-    let (job, proxy) = slow_job(&space).await;
+    let (job, proxy) = slow_job(&space, SLOW).await;
     // A checkpoint has just completed, and something has been uploaded since: the next one is under way.
     job.until_more_checkpoints(1).await;
     let records = job.records().await.len();
@@ -145,13 +149,16 @@ pub async fn openings(job: &Job) -> usize {
 }
 
 async fn during_a_restore(space: Space, blow: Blow) {
-    let (job, proxy) = slow_job(&space).await;
+    let (job, proxy) = slow_job(&space, VERY_SLOW).await;
     let before = openings(&job).await;
     let attempt = job.attempt().await;
     Blow::OnePod.strike(&job, 0).await;
-    // The next attempt is opened: now its workers download what they need, slowly.
+    // The next attempt is opened and its workers are there: now they download what they need, one slow answer after the other.
     until("the next attempt is opened", || async { (openings(&job).await > before).then_some(()) }).await;
+    job.until_workers(2).await;
+    tokio::time::sleep(Duration::from_millis(VERY_SLOW / 2)).await;
     blow.strike(&job, 0).await;
+    // It took another attempt than the one that was being restored.
     job.until_recovered_from(attempt + 1).await;
     proxy.cure("latency").await;
     job.finishes_exact().await;
@@ -162,14 +169,21 @@ pub async fn ten_blows_at_random(space: Space) {
     println!("        {}: WEIR_SEED={seed} replays the blows, if not their moments", space.name);
     let mut random = StdRng::seed_from_u64(seed);
     let job = Job::running(&space, &Settings::seconds(120)).await;
+    let mut settled = true;
     for _ in 0..10 {
         let attempt = job.attempt().await;
         BLOWS[random.random_range(0..BLOWS.len())].strike(&job, random.random_range(0..2)).await;
-        until("the next attempt", || async { (job.attempt().await > attempt).then_some(()) }).await;
+        // A blow ends the attempt that runs. One that does not run yet may begin with other workers.
+        if settled {
+            until("the next attempt", || async { (job.attempt().await > attempt).then_some(()) }).await;
+        }
         // Half of them fall into the restore that the last one has caused.
-        if random.random_bool(0.5) {
+        settled = random.random_bool(0.5);
+        if settled {
             job.until_condition("Ready", "True").await;
-            job.until_more_checkpoints(1).await;
+            job.until_more_checkpoints(2).await;
+        } else {
+            tokio::time::sleep(Duration::from_millis(random.random_range(0..2_000))).await;
         }
     }
     job.finishes_exact().await;
@@ -225,7 +239,7 @@ pub async fn cut_off_by_dropped_packets(space: Space) {
     // No connection is closed: nothing but silence tells that it is cut off.
     space.cluster.drop_packets(Some(&address), None, true).await;
     space.cluster.drop_packets(None, Some(&address), true).await;
-    let recovered = until_within(std::time::Duration::from_mins(1), "an attempt without the silent worker", || async {
+    let recovered = until_within(Duration::from_mins(1), "an attempt without the silent worker", || async {
         (job.attempt().await > attempt).then_some(())
     });
     recovered.await;

@@ -9,7 +9,7 @@ use crate::{
     wait::until,
 };
 
-/// Each a path into the resource, a value that is wrong there, and a part of what the API server answers.
+/// Each a path into the resource, a value that is wrong there (null leaves the field out), and a part of what the API server answers.
 fn table() -> Vec<(&'static str, Value, &'static str)> {
     vec![
         ("/spec/sql", json!("  "), "is empty"),
@@ -31,13 +31,14 @@ fn table() -> Vec<(&'static str, Value, &'static str)> {
     ]
 }
 
-/// Sets a value, making the objects on the way.
+/// Sets a value, making the objects on the way; null takes the field away.
 fn set(resource: &mut Value, path: &str, value: Value) {
-    let mut place = resource;
-    for name in path.split('/').skip(1) {
-        place = &mut place[name];
+    let (parents, name) = path.rsplit_once('/').expect("a path begins with a slash");
+    let place = parents.split('/').skip(1).fold(resource, |place, name| &mut place[name]);
+    match (value, place) {
+        (Value::Null, Value::Object(fields)) => drop(fields.remove(name)),
+        (value, place) => place[name] = value,
     }
-    *place = value;
 }
 
 pub async fn bad_specs_at_apply(space: Space) {
