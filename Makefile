@@ -4,7 +4,7 @@ export CARGO_TERM_COLOR ?= auto
 BIN = $(CARGO_TARGET_DIR)/debug
 STAGE = .ci/stage
 
-.PHONY: help setup build demo test model bench generate e2e e2e-smoke tools
+.PHONY: help setup build demo compiled test model bench generate e2e e2e-smoke tools
 
 help:
 	@echo "make demo      watch a job lose a worker and end exact"
@@ -25,23 +25,23 @@ demo: build
 	@PATH="$(BIN):$$PATH" examples/flights/demo.sh
 
 # Fast stages first.
-test: setup
+compiled: setup
 	@$(STAGE) format cargo fmt --all --check
 	@$(STAGE) lint cargo clippy --workspace --all-targets --quiet -- -D warnings
 	@$(STAGE) build cargo build --workspace --all-targets --quiet
+
+test: compiled
 	@$(STAGE) tests cargo test --workspace --quiet
 	@$(STAGE) demo env PATH="$(BIN):$$PATH" examples/flights/demo.sh
 
 # What the clusters are made of. It takes a quarter of an hour once, and nothing after that.
 tools:
-	@e2e/cluster/tools.sh cluster
-
-e2e: build
 	@$(STAGE) tools e2e/cluster/tools.sh cluster
+
+e2e: build tools
 	@$(STAGE) e2e e2e/cluster/run.sh kind run --tier all
 
-e2e-smoke: build
-	@$(STAGE) tools e2e/cluster/tools.sh cluster
+e2e-smoke: build tools
 	@$(STAGE) e2e-smoke e2e/cluster/run.sh cluster run --tier smoke
 
 model:
