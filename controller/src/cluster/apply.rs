@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     fmt::Debug,
     hash::{DefaultHasher, Hash, Hasher},
-    sync::{Mutex, PoisonError},
 };
 
 use k8s_openapi::NamespaceResourceScope;
@@ -12,6 +11,7 @@ use kube::{
     Api, Client, Resource,
     api::{Patch, PatchParams},
 };
+use parking_lot::Mutex;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::names;
@@ -36,19 +36,19 @@ impl Applied {
         let mut hasher = DefaultHasher::new();
         serde_json::to_string(object).unwrap_or_default().hash(&mut hasher);
         let hash = hasher.finish();
-        if !again && self.hashes.lock().unwrap_or_else(PoisonError::into_inner).get(&key) == Some(&hash) {
+        if !again && self.hashes.lock().get(&key) == Some(&hash) {
             return Ok(());
         }
         let api: Api<K> = Api::namespaced(client.clone(), &namespace);
         api.patch(&name, &PatchParams::apply(names::MANAGER).force(), &Patch::Apply(object)).await?;
-        self.hashes.lock().unwrap_or_else(PoisonError::into_inner).insert(key, hash);
+        self.hashes.lock().insert(key, hash);
         Ok(())
     }
 
     /// Forgets a job's objects: they are gone with it.
     pub fn forget(&self, namespace: &str, job: &str) {
         let start = format!("/{namespace}/{job}-");
-        let mut hashes = self.hashes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hashes = self.hashes.lock();
         hashes.retain(|key, _| !key.contains(&start));
     }
 }

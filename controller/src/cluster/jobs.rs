@@ -3,10 +3,11 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::mpsc;
 use weir_protocol::record::RecordRef;
 use weir_storage::{JobStore, S3Keys, StorageError};
@@ -104,7 +105,7 @@ impl Running {
 impl Jobs {
     /// Locks them all, shortly.
     pub fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock()
     }
 
     /// Works on one.
@@ -292,10 +293,7 @@ fn observer(context: &Arc<Context>, identity: &Identity, report: &Arc<Report>, w
             context.wake(&identity);
         }
     });
-    ReportObserver {
-        report: Arc::clone(report),
-        woken: Box::new(move |fact| (woken.lock().unwrap_or_else(PoisonError::into_inner))(fact)),
-    }
+    ReportObserver { report: Arc::clone(report), woken: Box::new(move |fact| (woken.lock())(fact)) }
 }
 
 fn ended(context: &Arc<Context>, identity: &Identity, generation: i64, outcome: &Outcome) {

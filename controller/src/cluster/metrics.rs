@@ -1,8 +1,9 @@
 //! The controller's metrics. Labels are bounded: kinds and states, never names of jobs' parts. One series a job is the most that
 //! there is, and it goes with the job.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{
@@ -89,7 +90,7 @@ impl Default for Metrics {
 
 impl Metrics {
     fn register(&self) {
-        let mut registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut registry = self.registry.lock();
         let weir = registry.sub_registry_with_prefix("weir_controller");
         weir.register("reconciles", "Reconciliations, by result", self.reconciles.clone());
         weir.register_with_unit("reconcile", "Time of one", Unit::Seconds, self.reconcile_seconds.clone());
@@ -121,7 +122,7 @@ impl Metrics {
     /// As text.
     pub fn encode(&self) -> String {
         let mut out = String::new();
-        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let registry = self.registry.lock();
         // Writing to a String does not fail.
         let _ = text::encode(&mut out, &registry);
         out

@@ -29,7 +29,7 @@ use std::{
     future::Future,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -46,6 +46,7 @@ use kube::{
         watcher,
     },
 };
+use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -131,7 +132,7 @@ impl Context {
 
     /// Has a job looked at soon.
     fn wake(&self, identity: &Identity) {
-        let wake = self.wake.lock().unwrap_or_else(PoisonError::into_inner);
+        let wake = self.wake.lock();
         if let Some(wake) = wake.as_ref() {
             // Bounded by what wakes: a job's own rare facts; the scheduler keeps one entry a job.
             let _ = wake.send(ObjectRef::new(&identity.name).within(&identity.namespace));
@@ -212,7 +213,7 @@ impl http::Answers for Health {
     }
 
     fn not_well(&self) -> Option<String> {
-        let turned = *self.turned.lock().unwrap_or_else(PoisonError::into_inner);
+        let turned = *self.turned.lock();
         (turned.elapsed() > HANGS).then(|| format!("the election has not moved for {} s", turned.elapsed().as_secs()))
     }
 }
@@ -288,7 +289,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         }
         tracing::info!("this process leads");
         let ended = until(&mut shutdown, lead(&context, &health, role.clone())).await;
-        context.wake.lock().unwrap_or_else(PoisonError::into_inner).take();
+        context.wake.lock().take();
         context.jobs.leave_all(LEAVING).await;
         health.listed.store(false, Ordering::Relaxed);
         if ended.is_none() {
@@ -357,7 +358,7 @@ fn keep_turning(health: &Arc<Health>, mut role: watch::Receiver<Role>) {
     let health = Arc::clone(health);
     tokio::spawn(async move {
         while role.changed().await.is_ok() {
-            *health.turned.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            *health.turned.lock() = Instant::now();
         }
     });
 }
@@ -391,7 +392,7 @@ async fn lead(context: &Arc<Context>, health: &Arc<Health>, role: watch::Receive
             kube::runtime::PredicateConfig::default(),
         );
     let (wake, woken) = mpsc::unbounded_channel();
-    *context.wake.lock().unwrap_or_else(PoisonError::into_inner) = Some(wake);
+    *context.wake.lock() = Some(wake);
     let controller = Controller::for_stream(jobs, store.clone())
         .with_config(kube::runtime::controller::Config::default().concurrency(CONCURRENCY))
         .reconcile_on(UnboundedReceiverStream::new(woken))

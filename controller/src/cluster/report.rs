@@ -5,7 +5,7 @@
 //! is then read, and a status of a higher term is left alone.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,6 +14,7 @@ use kube::{
     Api, Client, Resource,
     api::{Patch, PatchParams},
 };
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::json;
 use tokio::sync::{Notify, watch};
 use weir_crds::{RestoredFrom, StreamJob, StreamJobStatus};
@@ -91,7 +92,7 @@ impl Report {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// A copy of all that is known.
