@@ -100,6 +100,19 @@ impl Running {
             tracing::warn!(%error, "a supervisor does not hear");
         }
     }
+
+    /// Tells it to end, and nothing more is asked of it.
+    pub fn end(&mut self, how: Control) {
+        self.ending = true;
+        self.tell(how);
+    }
+
+    /// Stops it for good, if it does not end already.
+    pub fn deleted(&mut self, last_checkpoint: bool) {
+        if !self.ending {
+            self.end(Control::Stop { last_checkpoint, why: "the job is deleted".to_string() });
+        }
+    }
 }
 
 impl Jobs {
@@ -127,8 +140,7 @@ impl Jobs {
     pub async fn leave_all(&self, patience: Duration) {
         for entry in self.lock().values_mut() {
             if let Some(running) = &mut entry.supervisor {
-                running.ending = true;
-                running.tell(Control::Leave);
+                running.end(Control::Leave);
             }
         }
         let until = Instant::now() + patience;

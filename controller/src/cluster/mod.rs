@@ -60,7 +60,7 @@ use self::{
     reconcile::{Guarded, error_policy, reconcile},
     validate::Identity,
 };
-use crate::{effects::chain, supervisor::Control};
+use crate::effects::chain;
 
 /// Jobs that are looked at at once.
 const CONCURRENCY: u16 = 16;
@@ -160,11 +160,7 @@ impl Context {
         let mut entries = self.jobs.lock();
         let Some(entry) = entries.get_mut(&key(identity)) else { return true };
         if let Some(running) = &mut entry.supervisor {
-            if !running.ending {
-                running.ending = true;
-                let why = "the job is deleted".to_string();
-                running.tell(Control::Stop { last_checkpoint: true, why });
-            }
+            running.deleted(true);
             return false;
         }
         entry.report.stop();

@@ -330,8 +330,7 @@ async fn carry_out(
             && !running.ending
         {
             // The workers run on; a supervisor with the new keys takes them up.
-            running.ending = true;
-            running.tell(Control::Leave);
+            running.end(Control::Leave);
             return (Step::Rest, None);
         }
         let supervisor = match &entry.supervisor {
@@ -394,8 +393,7 @@ async fn carry_out(
             }
             context.jobs.with(identity, |entry| {
                 if let Some(running) = &mut entry.supervisor {
-                    running.ending = true;
-                    running.tell(Control::Stop { last_checkpoint, why: why.to_string() });
+                    running.end(Control::Stop { last_checkpoint, why: why.to_string() });
                 }
             });
         }
@@ -510,12 +508,8 @@ async fn end(
                 if delete::out_of_time(deleted, Timestamp::now()) {
                     running.tell(Control::Kill);
                 }
-                if !running.ending {
-                    running.ending = true;
-                    // Nobody goes on from a checkpoint that is removed at once.
-                    let why = "the job is deleted".to_string();
-                    running.tell(Control::Stop { last_checkpoint: !removes, why });
-                }
+                // Nobody goes on from a checkpoint that is removed at once.
+                running.deleted(!removes);
             }
             entry.keys.clone()
         })
