@@ -15,6 +15,7 @@ use weir_controller::platform::{
     Platform, PlatformEvent, ProcessNumber, WorkerTemplate,
     kubernetes::{Kubernetes, ledger::TEMPLATE_LABEL},
 };
+use weir_protocol::ids::random_digits;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -27,7 +28,7 @@ struct Cluster {
 impl Cluster {
     async fn new() -> Self {
         let client = Client::try_default().await.expect("KUBECONFIG should name a cluster");
-        let job = format!("j{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
+        let job = format!("j{}", random_digits(8));
         Self { pods: Api::namespaced(client.clone(), "default"), client, job }
     }
 

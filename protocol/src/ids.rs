@@ -57,8 +57,15 @@ pub struct WorkerId(pub String);
 impl WorkerId {
     /// A new id: 12 hexadecimal digits of a random UUID.
     pub fn generate() -> Self {
-        Self(uuid::Uuid::new_v4().simple().to_string()[..12].to_string())
+        Self(random_digits(12))
     }
+}
+
+/// So many random hexadecimal digits, for a name that is to be nobody else's. At most the 12 that stand before a UUID's version.
+pub fn random_digits(count: usize) -> String {
+    let mut digits = uuid::Uuid::new_v4().simple().to_string();
+    digits.truncate(count.min(12));
+    digits
 }
 
 impl fmt::Display for WorkerId {

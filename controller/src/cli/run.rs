@@ -6,7 +6,7 @@ use tokio::{
     signal::unix::{self, SignalKind},
     sync::mpsc,
 };
-use weir_protocol::settings::FailureKind;
+use weir_protocol::{ids::random_digits, settings::FailureKind};
 use weir_storage::JobStore;
 
 use super::{Exit, Failure, RunArgs};
@@ -120,8 +120,7 @@ fn restore_wish(argument: Option<&str>, job: &Job, state_dir: &StateDir) -> (Opt
 fn coordinator_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
-    let random = uuid::Uuid::new_v4().simple().to_string();
-    format!("{host}:{}:{}", std::process::id(), &random[..8])
+    format!("{host}:{}:{}", std::process::id(), random_digits(8))
 }
 
 fn ended(outcome: Outcome) -> Result<(), Failure> {

@@ -16,6 +16,7 @@ use rcgen::{
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use weir_protocol::ids::random_digits;
 
 /// The DNS name that workers present.
 pub const WORKER_NAME: &str = "worker.weir";
@@ -203,8 +204,7 @@ fn ca_params(name: &str) -> CertificateParams {
 }
 
 fn make_ca(job: &str, now: Seconds) -> Result<Ca, CertError> {
-    let random = uuid::Uuid::new_v4().simple().to_string();
-    let name = format!("weir {} {}", job.chars().take(40).collect::<String>(), &random[..8]);
+    let name = format!("weir {} {}", job.chars().take(40).collect::<String>(), random_digits(8));
     let mut params = ca_params(&name);
     let not_after = now + CA_LIFE.as_secs();
     params.not_before = (at(now) - SKEW).into();

@@ -50,6 +50,7 @@ use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use weir_protocol::ids::random_digits;
 
 use self::{
     apply::Applied,
@@ -141,8 +142,7 @@ impl Context {
 
     /// A name for one supervisor, that no other ever has.
     fn coordinator_name(&self) -> String {
-        let random = uuid::Uuid::new_v4().simple().to_string();
-        format!("{}:{}", self.process, &random[..8])
+        format!("{}:{}", self.process, random_digits(8))
     }
 
     /// A job of the same name that was there before is let go of first. True while it is.
@@ -255,8 +255,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     tokio::pin!(shutdown);
 
     let Some(cluster) = until(&mut shutdown, first_contact(&client, &options, &health)).await else { return Ok(()) };
-    let random = uuid::Uuid::new_v4().simple().to_string();
-    let process = format!("{}:{}", options.pod_name, &random[..8]);
+    let process = format!("{}:{}", options.pod_name, random_digits(8));
     let publisher = Publisher::start(client.clone(), options.pod_name.clone());
     let context = Arc::new(Context {
         client: client.clone(),

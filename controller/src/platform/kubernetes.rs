@@ -27,6 +27,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
 };
+use weir_protocol::ids::random_digits;
 
 use self::ledger::{Ledger, TEMPLATE_LABEL};
 use super::{Platform, PlatformEvent, ProcessNumber, WorkerTemplate};
@@ -285,8 +286,7 @@ impl Keeper {
     /// Two pods never share a name, also not those of two controllers.
     fn pod_name(template: &WorkerTemplate) -> String {
         let prefix = template.pod.as_ref().and_then(|pod| pod.metadata.generate_name.clone());
-        let random = uuid::Uuid::new_v4().simple().to_string();
-        format!("{}{}", prefix.unwrap_or_else(|| "weir-worker-".to_string()), &random[..SUFFIX])
+        format!("{}{}", prefix.unwrap_or_else(|| "weir-worker-".to_string()), random_digits(SUFFIX))
     }
 
     fn create(&mut self, create: Create) {
