@@ -11,9 +11,9 @@ use kube::{
 };
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use weir_controller::platform::{
-    Platform, PlatformEvent, ProcessNumber, WorkerTemplate,
-    kubernetes::{Kubernetes, ledger::TEMPLATE_LABEL},
+use weir_controller::{
+    cluster::names::TEMPLATE_LABEL,
+    platform::{Platform, PlatformEvent, ProcessNumber, WorkerTemplate, kubernetes::Kubernetes},
 };
 use weir_protocol::ids::random_digits;
 

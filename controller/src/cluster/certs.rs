@@ -16,12 +16,10 @@ use rcgen::{
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use weir_protocol::ids::random_digits;
-
-/// The DNS name that workers present.
-pub const WORKER_NAME: &str = "worker.weir";
-/// The DNS name that the controller presents.
-pub const CONTROLLER_NAME: &str = "controller.weir";
+use weir_protocol::{
+    ids::random_digits,
+    tls::{CONTROLLER_NAME, WORKER_NAME},
+};
 
 const DAY: Duration = Duration::from_hours(24);
 /// A CA lives so long.

@@ -9,13 +9,13 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::mpsc;
-use weir_protocol::record::RecordRef;
+use weir_protocol::{record::RecordRef, tls::WORKER_NAME};
 use weir_storage::{JobStore, S3Keys, StorageError};
 
 use super::{
     Context,
     build::pod,
-    certs::{Authority, WORKER_NAME},
+    certs::Authority,
     events::Told,
     names,
     plan::{Accepted, Begin},

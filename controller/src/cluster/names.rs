@@ -12,6 +12,8 @@ pub const FINALIZER: &str = "weir.dev/checkpoints";
 
 /// The label that names the job on everything that belongs to it.
 pub const JOB_LABEL: &str = "weir.dev/job";
+/// The label that names the template that a worker pod is made from.
+pub const TEMPLATE_LABEL: &str = "weir.dev/template-hash";
 /// Labels of the recommended set.
 pub const NAME_LABEL: &str = "app.kubernetes.io/name";
 /// See [`NAME_LABEL`].

@@ -29,8 +29,9 @@ use tokio::{
 };
 use weir_protocol::ids::random_digits;
 
-use self::ledger::{Ledger, TEMPLATE_LABEL};
+use self::ledger::Ledger;
 use super::{Platform, PlatformEvent, ProcessNumber, WorkerTemplate};
+use crate::cluster::names::TEMPLATE_LABEL;
 
 /// From a call that failed to the next try; it doubles with each up to [`MAX_RETRY`].
 const FIRST_RETRY: Duration = Duration::from_millis(500);

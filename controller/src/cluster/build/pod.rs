@@ -269,11 +269,11 @@ fn worker(job: &str, inputs: &PodInputs, user: Container) -> Container {
     mounts.extend(user.volume_mounts.clone().unwrap_or_default());
     let args = [
         "serve",
-        "--listen=0.0.0.0:6120",
-        "--advertise=$(POD_IP):6120",
+        &format!("--listen=0.0.0.0:{}", names::GRPC_PORT),
+        &format!("--advertise=$(POD_IP):{}", names::GRPC_PORT),
         "--memory=$(WEIR_MEMORY)",
         &format!("--state-dir={STATE_DIR}"),
-        "--http=0.0.0.0:9464",
+        &format!("--http=0.0.0.0:{}", names::HTTP_PORT),
         &format!("--tls-dir={TLS_DIR}"),
     ];
     restricted(Container {

@@ -3,18 +3,13 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::{ByteString, api::core::v1::Secret};
+use weir_protocol::tls::{CA_FILE, CERT_FILE, KEY_FILE};
 
 use super::meta;
 use crate::cluster::{certs::Authority, names, validate::Identity};
 
-/// Names within the Secrets.
+/// Names within the Secrets that only the controller reads.
 pub mod keys {
-    /// Who may have signed a peer's certificate: one or two certificates.
-    pub const CA: &str = "ca.crt";
-    /// The holder's own certificate.
-    pub const CERT: &str = "tls.crt";
-    /// Its key.
-    pub const KEY: &str = "tls.key";
     /// All that is known of the job's CA, as JSON.
     pub const AUTHORITY: &str = "authority.json";
     /// The version of the job that runs, as JSON.
@@ -26,13 +21,13 @@ fn secret(identity: &Identity, name: String, data: Vec<(&str, Vec<u8>)>) -> Secr
     Secret { metadata: meta(identity, name), type_: Some("Opaque".to_string()), data: Some(data), ..Secret::default() }
 }
 
-/// What workers mount.
+/// What workers mount: everybody who is trusted, and their own certificate with its key.
 pub fn tls(identity: &Identity, authority: &Authority) -> Secret {
     let leaf = &authority.worker;
     let data = vec![
-        (keys::CA, authority.bundle().into_bytes()),
-        (keys::CERT, leaf.cert.clone().into_bytes()),
-        (keys::KEY, leaf.key.clone().into_bytes()),
+        (CA_FILE, authority.bundle().into_bytes()),
+        (CERT_FILE, leaf.cert.clone().into_bytes()),
+        (KEY_FILE, leaf.key.clone().into_bytes()),
     ];
     secret(identity, names::tls_secret(&identity.name), data)
 }

@@ -2,10 +2,8 @@
 
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStateWaiting, Pod, PodCondition};
 
-/// The name of the container in which a worker runs.
-pub const CONTAINER: &str = "worker";
-/// The port of a worker's gRPC server.
-pub const GRPC_PORT: u16 = 6120;
+use crate::cluster::names::{GRPC_PORT, WORKER_CONTAINER};
+
 /// A process that ends by signal n has this exit code plus n, by the custom of shells and container runtimes.
 const SIGNAL_BASE: i32 = 128;
 /// What a container waits for in the course of things; all other reasons are in the way.
@@ -48,7 +46,7 @@ pub fn state_of(pod: &Pod) -> PodState {
     let status = pod.status.as_ref();
     let worker = status
         .and_then(|status| status.container_statuses.as_ref())
-        .and_then(|statuses| statuses.iter().find(|status| status.name == CONTAINER));
+        .and_then(|statuses| statuses.iter().find(|status| status.name == WORKER_CONTAINER));
     let state = worker.and_then(|worker| worker.state.as_ref());
     let phase = status.and_then(|status| status.phase.as_deref()).unwrap_or("Pending");
     let terminated = state.and_then(|state| state.terminated.as_ref());
@@ -143,7 +141,7 @@ fn memory_limit(pod: &Pod) -> String {
     let containers = pod.spec.as_ref().map(|spec| spec.containers.as_slice()).unwrap_or_default();
     let limits = containers
         .iter()
-        .find(|container| container.name == CONTAINER)
+        .find(|container| container.name == WORKER_CONTAINER)
         .and_then(|container| container.resources.as_ref())
         .and_then(|resources| resources.limits.as_ref());
     match limits.and_then(|limits| limits.get("memory")) {

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::Pod;
 
 use super::facts::{PodState, state_of};
-use crate::platform::{PlatformEvent, ProcessNumber};
+use crate::{
+    cluster::names::TEMPLATE_LABEL,
+    platform::{PlatformEvent, ProcessNumber},
+};
 
-/// The label that names the template that a pod is made from.
-pub const TEMPLATE_LABEL: &str = "weir.dev/template-hash";
 /// Pods that have failed and are kept, so that somebody can read their logs.
 pub const FAILED_KEPT: usize = 3;
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::facts::{PodState, state_of};
-use super::ledger::{FAILED_KEPT, Ledger, TEMPLATE_LABEL};
+use super::ledger::{FAILED_KEPT, Ledger};
 use super::*;
 
 /// A pod with this status; `extra` is laid over its metadata.
