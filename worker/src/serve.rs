@@ -5,6 +5,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::FileTypeExt,
     process::ExitCode,
+    sync::Arc,
     thread,
     time::Duration,
 };
@@ -25,7 +26,7 @@ use weir_protocol::BUILD_VERSION;
 use weir_sql::Catalog;
 use weir_state::BackendRegistry;
 
-use crate::{ServeOptions, http, plan::SqlPlanner};
+use crate::{ServeOptions, http::Pages, plan::SqlPlanner};
 
 /// Threads for the network, connectors and transfers. Subtasks have threads of their own, and need the cores more.
 const RUNTIME_THREADS: usize = 2;
@@ -97,7 +98,7 @@ async fn serve(options: ServeOptions, catalog: Catalog, backends: BackendRegistr
     if options.parent_stdin || stdin_is_a_pipe() {
         end_with_stdin(shutdown.clone()).map_err(Failed::Runtime)?;
     }
-    let planner = std::sync::Arc::new(SqlPlanner(catalog));
+    let planner = Arc::new(SqlPlanner(catalog));
     let mut worker = WorkerOptions::new(options.state_dir, options.memory, backends, planner);
     worker.tls = options.tls_dir.as_deref().map(Tls::new).transpose()?;
     leave_when_told(worker.leave.clone()).map_err(Failed::Signals)?;
@@ -106,7 +107,7 @@ async fn serve(options: ServeOptions, catalog: Catalog, backends: BackendRegistr
     tracing::info!(address = listening.address, worker = listening.worker, memory = worker.memory, "listening");
     let worker = WorkerServer::new(worker);
     if let Some(pages) = pages {
-        tokio::spawn(http::serve(pages, worker.metrics()));
+        tokio::spawn(weir_pages::serve(pages, Arc::new(Pages(worker.metrics()))));
     }
     Ok(worker.serve(listener, shutdown).await?)
 }

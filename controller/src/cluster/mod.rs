@@ -9,7 +9,6 @@ pub mod build;
 pub mod certs;
 pub mod delete;
 pub mod events;
-pub mod http;
 pub mod jobs;
 pub mod lease;
 pub mod metrics;
@@ -48,8 +47,12 @@ use kube::{
 };
 use parking_lot::Mutex;
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use weir_pages::Answers;
 use weir_protocol::ids::random_digits;
 
 use self::{
@@ -192,7 +195,7 @@ struct Health {
     turned: Mutex<Instant>,
 }
 
-impl http::Answers for Health {
+impl Answers for Health {
     fn metrics(&self) -> String {
         self.metrics.encode()
     }
@@ -247,11 +250,11 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         listed: AtomicBool::new(false),
         turned: Mutex::new(Instant::now()),
     });
-    let (address, serving) = http::listen(options.http, Arc::clone(&health) as Arc<dyn http::Answers>)
-        .await
-        .map_err(|source| RunError::Http { address: options.http, source })?;
+    let refused = |source| RunError::Http { address: options.http, source };
+    let listener = TcpListener::bind(options.http).await.map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
     tracing::info!(%address, "metrics and health are served");
-    tokio::spawn(async move { match serving.await {} });
+    tokio::spawn(weir_pages::serve(listener, Arc::clone(&health) as Arc<dyn Answers>));
     tokio::pin!(shutdown);
 
     let Some(cluster) = until(&mut shutdown, first_contact(&client, &options, &health)).await else { return Ok(()) };
