@@ -54,20 +54,21 @@ pub fn policy(job: &str) -> String {
     format!("{job}-workers")
 }
 
-/// The Secret that workers mount.
+/// The Secret that workers mount. A job's Secrets have `weir` in their names: `<job>-tls` may well be one of the user's own, and what
+/// is applied is taken over.
 pub fn tls_secret(job: &str) -> String {
-    format!("{job}-tls")
+    format!("{job}-weir-tls")
 }
 
 /// The Secret that only the controller reads: keys of the job's own CA, and the controller's certificate.
 pub fn ca_secret(job: &str) -> String {
-    format!("{job}-ca")
+    format!("{job}-weir-ca")
 }
 
 /// The Secret that holds the version of the job that runs: with it a later leader can keep that one running while the newest
 /// spec cannot run. A Secret, since a pod template may hold what is nobody else's business.
 pub fn running_secret(job: &str) -> String {
-    format!("{job}-running")
+    format!("{job}-weir-running")
 }
 
 /// Selects a job's worker pods.
