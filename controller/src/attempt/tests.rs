@@ -5,13 +5,13 @@ use weir_protocol::{CheckpointId, JobName, RecordNumber, Term};
 
 use super::*;
 
-const POLICY: RestartPolicy = RestartPolicy {
+pub(super) const POLICY: RestartPolicy = RestartPolicy {
     initial_backoff: Duration::from_secs(1),
     max_backoff: Duration::from_mins(1),
     reset_after: Duration::from_mins(10),
     max_failures: None,
 };
-const RECORD: RecordRef = RecordRef { id: CheckpointId(7), term: Term(1), number: RecordNumber(3) };
+pub(super) const RECORD: RecordRef = RecordRef { id: CheckpointId(7), term: Term(1), number: RecordNumber(3) };
 
 fn taken_over(attempt: u64) -> Event {
     Event::TakenOver { opening: opening(attempt), order: Vec::new() }
@@ -28,7 +28,7 @@ fn worker(n: u32) -> WorkerId {
     WorkerId(format!("w{n}"))
 }
 
-fn opening(attempt: u64) -> Arc<Opening> {
+pub(super) fn opening(attempt: u64) -> Arc<Opening> {
     Arc::new(Opening {
         version: 1,
         term: Term(attempt),

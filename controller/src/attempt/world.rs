@@ -4,19 +4,11 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use weir_protocol::record::RecordRef;
-use weir_protocol::{CheckpointId, JobName, RecordNumber, Term};
 
+use super::tests::{POLICY, RECORD, opening};
 use super::*;
 
-const POLICY: RestartPolicy = RestartPolicy {
-    initial_backoff: Duration::from_secs(1),
-    max_backoff: Duration::from_mins(1),
-    reset_after: Duration::from_mins(10),
-    max_failures: None,
-};
 const TEMPLATES: [&str; 2] = ["t", "u"];
-const RECORD: RecordRef = RecordRef { id: CheckpointId(7), term: Term(1), number: RecordNumber(3) };
 
 /// What the machine has asked for and not been answered yet.
 #[derive(Clone, Debug)]
@@ -66,21 +58,8 @@ impl World {
     }
 
     fn opening(&self) -> Arc<Opening> {
-        Arc::new(Opening {
-            version: 1,
-            term: Term(self.attempt),
-            attempt: Attempt(self.attempt),
-            job: JobName { namespace: "n".into(), name: "j".into() },
-            coordinator: "c".into(),
-            owner: "o".into(),
-            cluster: "k".into(),
-            restores: None,
-            // What is resumed was begun with two.
-            workers: 2,
-            slots: 1,
-            max_parallelism: 128,
-            fingerprint: "f".into(),
-        })
+        // What is resumed was begun with two workers.
+        Arc::new(Opening { slots: 1, ..Arc::unwrap_or_clone(opening(self.attempt)) })
     }
 
     fn tell(&mut self, event: Event) {

@@ -164,21 +164,9 @@ impl Job {
 
     /// Starts `weir run` on this job with a state folder of its own, as from another machine.
     pub fn start_from(&self, state: &Path, arguments: &[&str]) -> Weir {
-        let log = self.path().join("log");
-        let file = fs::OpenOptions::new().create(true).append(true).open(&log).expect("the log opens");
-        let child = Command::new(binary("weir"))
-            .arg("run")
-            .arg(self.yaml())
-            .arg("--state-dir")
-            .arg(state)
-            .args(arguments)
-            .envs(self.environment.iter().cloned())
-            .stdin(Stdio::null())
-            .stdout(file.try_clone().expect("the log opens twice"))
-            .stderr(file)
-            .spawn()
-            .expect("weir starts");
-        Weir { child, log }
+        let mut command = Command::new(binary("weir"));
+        command.arg("run").arg(self.yaml()).arg("--state-dir").arg(state).args(arguments);
+        self.spawn(command)
     }
 
     /// Starts `weir run` with a disk of its own, of so many bytes, under one of the job's folders. Only this process and its
@@ -186,8 +174,7 @@ impl Job {
     pub fn start_on_small_disk(&self, folder: &str, bytes: u64) -> Weir {
         let disk = self.path().join(folder);
         fs::create_dir_all(&disk).expect("the mount point is made");
-        let log = self.path().join("log");
-        let file = fs::OpenOptions::new().create(true).append(true).open(&log).expect("the log opens");
+        // Of util-linux.
         let mut command = Command::new("unshare");
         if !rustix::process::geteuid().is_root() {
             command.arg("--map-root-user");
@@ -199,13 +186,19 @@ impl Job {
             self.yaml().display(),
             self.path().join("state").display()
         );
-        let child = command
-            .args(["--mount", "sh", "-c", &script])
+        command.args(["--mount", "sh", "-c", &script]);
+        self.spawn(command)
+    }
+
+    fn spawn(&self, mut command: Command) -> Weir {
+        let log = self.path().join("log");
+        let file = fs::OpenOptions::new().create(true).append(true).open(&log).expect("the log opens");
+        command
+            .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("the log opens twice"))
-            .stderr(file)
-            .spawn()
-            .expect("unshare (of util-linux) starts");
+            .stderr(file);
+        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
         Weir { child, log }
     }
 }

@@ -3,10 +3,14 @@
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 use weir_engine::clock::SystemClock;
 use weir_engine::counters::Counters;
 use weir_engine::error::SourceError;
+use weir_engine::sink::SinkContext;
 use weir_engine::source::{Source, SourceContext, SourceFactory, SourcePoll, Waker};
+use weir_protocol::{Attempt, JobName, WorkerId};
 
 use crate::error::ConnectorError;
 
@@ -15,11 +19,26 @@ pub(crate) fn remedy(error: &ConnectorError) -> String {
     error.remedy()
 }
 
+/// Who the only subtask of a sink is, in a job's first attempt.
+pub(crate) fn sink_context(job: &JobName, runtime: &Runtime) -> SinkContext {
+    SinkContext {
+        job: job.clone(),
+        sink: "sink".to_string(),
+        attempt: Attempt(1),
+        worker: WorkerId::generate(),
+        subtask: 0,
+        parallelism: 1,
+        counters: Arc::new(Counters::default()),
+        runtime: runtime.handle().clone(),
+        stopped: CancellationToken::new(),
+    }
+}
+
 /// One subtask of a source that has all splits.
 pub(crate) struct SourceTest {
     source: Box<dyn Source>,
     pub(crate) counters: Arc<Counters>,
-    _runtime: tokio::runtime::Runtime,
+    _runtime: Runtime,
 }
 
 impl SourceTest {

@@ -15,14 +15,14 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use weir_engine::batch::Batch;
-use weir_engine::counters::Counters;
 use weir_engine::sink::{CommitContext, Sink, SinkContext, SinkFactory};
-use weir_protocol::{Attempt, CheckpointId, JobName, WorkerId};
+use weir_protocol::{Attempt, CheckpointId, JobName};
 use weir_storage::minio::Minio;
 
 use super::bucket::{Bucket, Objects, Place};
 use super::format::Format;
 use super::object_sink::ObjectSinkFactory;
+use crate::testing::sink_context;
 
 const MEBIBYTE: usize = 1 << 20;
 
@@ -74,17 +74,7 @@ impl Table {
     }
 
     fn sink(&self) -> Box<dyn Sink> {
-        let ctx = SinkContext {
-            job: job(),
-            sink: "sink".to_string(),
-            attempt: Attempt(1),
-            worker: WorkerId::generate(),
-            subtask: 0,
-            parallelism: 1,
-            counters: Arc::new(Counters::default()),
-            runtime: self.runtime.handle().clone(),
-            stopped: self.stopped.clone(),
-        };
+        let ctx = SinkContext { stopped: self.stopped.clone(), ..sink_context(&job(), &self.runtime) };
         self.factory().create(&ctx).unwrap()
     }
 

@@ -9,14 +9,13 @@ use proptest::prelude::*;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use tokio_util::sync::CancellationToken;
 use weir_engine::batch::{Batch, RowKind};
-use weir_engine::counters::Counters;
 use weir_engine::sink::{CommitContext, Committer, Sink, SinkContext};
-use weir_protocol::{Attempt, CheckpointId, JobName, WorkerId};
+use weir_protocol::{Attempt, CheckpointId, JobName};
 
 use super::location::is_hidden;
 use super::*;
+use crate::testing::sink_context;
 
 fn schema() -> Arc<Schema> {
     Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, true), Field::new("text", DataType::Utf8, true)]))
@@ -61,17 +60,8 @@ impl Job {
     }
 
     fn sink(&self, attempt: u64, subtask: u32) -> Box<dyn Sink> {
-        let ctx = SinkContext {
-            job: self.name.clone(),
-            sink: "sink".to_string(),
-            attempt: Attempt(attempt),
-            worker: WorkerId::generate(),
-            subtask,
-            parallelism: 2,
-            counters: Arc::new(Counters::default()),
-            runtime: self.runtime.handle().clone(),
-            stopped: CancellationToken::new(),
-        };
+        let only = sink_context(&self.name, &self.runtime);
+        let ctx = SinkContext { attempt: Attempt(attempt), subtask, parallelism: 2, ..only };
         self.factory.create(&ctx).unwrap()
     }
 
@@ -352,19 +342,8 @@ fn a_folder_that_cannot_be_made_is_named() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("file"), "").unwrap();
     let factory = Filesystem.sink(&table(&folder.path().join("file/out"), "csv")).unwrap();
-    let runtime = Runtime::new().unwrap();
-    let ctx = SinkContext {
-        job: JobName { namespace: "default".to_string(), name: "job".to_string() },
-        sink: "sink".to_string(),
-        attempt: Attempt(1),
-        worker: WorkerId::generate(),
-        subtask: 0,
-        parallelism: 1,
-        counters: Arc::new(Counters::default()),
-        runtime: runtime.handle().clone(),
-        stopped: CancellationToken::new(),
-    };
-    let error = factory.create(&ctx).err().unwrap();
+    let job = JobName { namespace: "default".to_string(), name: "job".to_string() };
+    let error = factory.create(&sink_context(&job, &Runtime::new().unwrap())).err().unwrap();
     assert!(error.to_string().contains("file/out"), "{error}");
 }
 
