@@ -65,15 +65,13 @@ impl Location {
 
     /// The location of one of [`Location::files`], as a position names it.
     pub(super) fn file(&self, name: &str) -> Self {
-        match self {
-            Self::Remote(bucket) => match name.strip_prefix(&bucket.url()) {
-                Some(key) => {
-                    Self::Remote(Bucket { path: ObjectPath::from(key.trim_start_matches('/')), ..bucket.clone() })
-                }
-                None => Self::Local(PathBuf::from(name)),
-            },
-            Self::Local(_) => Self::Local(PathBuf::from(name)),
+        if let Self::Remote(bucket) = self
+            && let Some(key) = name.strip_prefix(&bucket.url())
+        {
+            let path = ObjectPath::from(key.trim_start_matches('/'));
+            return Self::Remote(Bucket { path, ..bucket.clone() });
         }
+        Self::Local(PathBuf::from(name))
     }
 }
 
