@@ -1,6 +1,6 @@
 //! What can go wrong with state, and what the caller must do about it.
 
-use std::{error::Error, fmt, io, path::Path};
+use std::{error::Error, fmt, io, path::Path, sync::Arc};
 
 use weir_protocol::settings::FailureKind;
 use weir_storage::StorageError;
@@ -19,11 +19,11 @@ pub enum StateErrorKind {
 }
 
 /// Why state could not be read, written, persisted or restored.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct StateError {
     kind: StateErrorKind,
     message: String,
-    source: Option<Box<dyn Error + Send + Sync>>,
+    source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
 impl StateError {
@@ -55,7 +55,7 @@ impl StateError {
     /// With the error that caused this one.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        self.source = Some(source.into());
+        self.source = Some(Arc::from(source.into()));
         self
     }
 

@@ -5,10 +5,7 @@ use std::{
     fmt,
     ops::{ControlFlow, Range},
     path::PathBuf,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
@@ -79,8 +76,8 @@ pub(crate) struct Shared {
     /// The backend holds what was restored.
     restored: bool,
     names: Mutex<BTreeMap<StateId, String>>,
-    /// A write failed: what memory and backend hold together is no longer known.
-    broken: AtomicBool,
+    /// The first write that failed: from then on it is not known what memory and backend hold together.
+    broken: OnceLock<StateError>,
 }
 
 /// All keyed state of one subtask. Cheap to clone; tables belong to operators.
@@ -107,7 +104,7 @@ impl SubtaskState {
             runtime: open.runtime,
             restored: !open.restore.is_empty(),
             names: Mutex::default(),
-            broken: AtomicBool::new(false),
+            broken: OnceLock::new(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -228,10 +225,13 @@ impl Shared {
 
     /// Refuses work after a failed write.
     pub(crate) fn usable(&self) -> Result<(), StateError> {
-        if self.broken.load(Ordering::Relaxed) {
-            return Err(StateError::io("an earlier write to the state backend failed; the subtask has to be restored"));
+        match self.broken.get() {
+            None => Ok(()),
+            Some(first) => {
+                let what = "an earlier write to the state backend failed; the subtask has to be restored";
+                Err(StateError::io(what).because(first.clone()))
+            }
         }
-        Ok(())
     }
 
     /// Writes frozen tables in their order. The caller holds [`Gate::writer`].
@@ -240,7 +240,7 @@ impl Shared {
         for table in tables {
             bytes += table
                 .write(&*self.backend, self.groups.clone(), self.memory.rows().batch_bytes())
-                .inspect_err(|_| self.broken.store(true, Ordering::Relaxed))?;
+                .inspect_err(|error| drop(self.broken.set(error.clone())))?;
         }
         Ok(bytes)
     }

@@ -3,11 +3,14 @@
 
 mod common;
 
-use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeMap, error::Error, path::Path, sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use common::{Machine, keys};
 use weir_protocol::{Attempt, CheckpointId, WorkerId};
-use weir_state::{Persist, RowLayout, StateErrorKind, Table, Uploader};
+use weir_state::{
+    BackendFactory, BackendRegistry, KeyedBackend, LocalFile, OpenBackend, Persist, RowLayout, StateError,
+    StateErrorKind, Table, Uploader, VisitEntry, WriteBatch,
+};
 use weir_storage::{
     JobStore,
     durable::DurableFolder,
@@ -118,4 +121,60 @@ fn a_restore_from_failing_storage_fails_with_its_kind_and_succeeds_when_repeated
             }
         }
     }
+}
+
+/// A backend that takes no write.
+struct Full;
+
+impl BackendFactory for Full {
+    fn open(&self, _open: OpenBackend) -> Result<Arc<dyn KeyedBackend>, StateError> {
+        Ok(Arc::new(Self))
+    }
+
+    fn format(&self) -> &'static str {
+        "full"
+    }
+}
+
+impl KeyedBackend for Full {
+    fn name(&self) -> &'static str {
+        "full"
+    }
+
+    fn multi_get(&self, _keys: &[&[u8]], _found: &mut dyn FnMut(usize, &[u8])) -> Result<(), StateError> {
+        Ok(())
+    }
+
+    fn write(&self, _batch: &WriteBatch) -> Result<(), StateError> {
+        Err(StateError::io("rows could not be written").because("no space left on device"))
+    }
+
+    fn scan(&self, _from: &[u8], _to: &[u8], _visit: &mut VisitEntry<'_>) -> Result<(), StateError> {
+        Ok(())
+    }
+
+    fn snapshot(&self, _dir: &Path) -> Result<Vec<LocalFile>, StateError> {
+        Ok(Vec::new())
+    }
+
+    fn bytes(&self) -> u64 {
+        0
+    }
+}
+
+#[test]
+fn after_a_write_that_failed_all_is_refused_and_the_first_cause_is_said() {
+    let mut machine = Machine::new("full", 256 << 20);
+    let mut registry = BackendRegistry::with_builtin();
+    registry.register("full", Arc::new(Full));
+    machine.registry = Arc::new(registry);
+    let state = machine.open("a", 0, 1, &[]);
+    let mut table = state.table("operator", "texts", RowLayout::Variable).unwrap();
+    fill(&mut table);
+    let persist = |id| Persist { id: CheckpointId(id), base: None, uploader: Arc::clone(&machine.uploader) };
+    let first = state.persist(table.freeze().into_iter().collect(), &persist(1)).unwrap_err();
+    let later = state.persist(Vec::new(), &persist(2)).unwrap_err();
+    let cause = later.source().unwrap();
+    assert_eq!(cause.to_string(), first.to_string());
+    assert_eq!(cause.source().unwrap().to_string(), "no space left on device");
 }

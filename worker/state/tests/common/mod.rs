@@ -24,6 +24,7 @@ pub struct Machine {
     pub uploader: Arc<Uploader>,
     pub memory: StateMemory,
     pub backend: String,
+    pub registry: Arc<BackendRegistry>,
 }
 
 impl Machine {
@@ -36,7 +37,8 @@ impl Machine {
         let store = runtime.block_on(async { JobStore::open(&settings, &job) }).unwrap();
         let uploader =
             Arc::new(Uploader::new(store.clone(), runtime.handle().clone(), Attempt(1), WorkerId("abc".into())));
-        Self { dir, runtime, store, uploader, memory: StateMemory::new(budget), backend: backend.into() }
+        let registry = Arc::new(BackendRegistry::with_builtin());
+        Self { dir, runtime, store, uploader, memory: StateMemory::new(budget), backend: backend.into(), registry }
     }
 
     /// The folder that holds the job's objects.
@@ -55,7 +57,7 @@ impl Machine {
             dir: self.dir.path().join(dir),
             backend: self.backend.clone(),
             options: BTreeMap::new(),
-            registry: Arc::new(BackendRegistry::with_builtin()),
+            registry: Arc::clone(&self.registry),
             memory: self.memory.clone(),
             subtask,
             parallelism,
