@@ -58,7 +58,7 @@ async fn says(job: &Job, reason: &str) {
 }
 
 pub async fn image_that_cannot_be_pulled(space: Space) {
-    let job = start(&space, |job| job["spec"]["workers"]["image"] = "weir.local/nowhere:1".into()).await;
+    let job = start(&space, |job| job["spec"]["workers"]["image"] = "127.0.0.1:1/nowhere:1".into()).await;
     says(&job, "ImagePullFailed").await;
     // The remedy is taken at once.
     job.change(json!({"workers": {"image": null}})).await;
