@@ -96,6 +96,8 @@ pub struct Supervisor {
     versions: BTreeMap<u64, Wanted>,
     /// The newest version, if it was refused: asking for it again is a new wish.
     refused: Option<u64>,
+    /// It was told that output waits to be published.
+    unpublished: bool,
     request: Request,
     store: JobStore,
     platform: Box<dyn Platform>,
@@ -156,6 +158,7 @@ pub async fn run(parts: Parts) -> Outcome {
         attempt: AttemptMachine::new(job.restart, wanted.version(1)),
         versions: BTreeMap::from([(1, wanted)]),
         refused: None,
+        unpublished: false,
         traffic: Traffic::new(job.name.to_string()),
         job,
         store: parts.store,

@@ -100,6 +100,13 @@ impl Story {
                 let note = format!("{name} is to go ({reason}); its place is handed over");
                 Some(Told::normal(reasons::WORKER_LEAVES, note).about(name))
             }
+            Fact::Publishing { failure: Some(reason) } => {
+                let note = format!("the output of complete checkpoints cannot be published, tried again: {reason}");
+                Some(Told::warning(reasons::OUTPUT_UNPUBLISHED, note))
+            }
+            Fact::Publishing { failure: None } => {
+                Some(Told::normal(reasons::OUTPUT_PUBLISHED, "output is published again".to_string()))
+            }
             Fact::WorkerLost { name, cause, position, .. } => {
                 if position.is_some() {
                     self.broken.get_or_insert(now);

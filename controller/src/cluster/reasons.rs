@@ -72,6 +72,8 @@ reasons! { CONDITIONS:
     NO_CHECKPOINT_YET = "NoCheckpointYet";
     /// Checkpointed False: more checkpoints failed one after the other than `tolerableFailures` allows.
     CHECKPOINTS_FAIL = "CheckpointsFail";
+    /// Checkpointed False: checkpoints complete, and their output cannot be published.
+    OUTPUT_UNPUBLISHED = "OutputUnpublished";
     /// Stalled and Failed False, Succeeded False: nothing of the kind.
     FINE = "Fine";
     /// Succeeded and Failed False: the job has not ended.
@@ -104,6 +106,10 @@ pub mod events {
         CHECKPOINT_FAILED = "CheckpointFailed";
         /// Checkpoints complete again.
         CHECKPOINTS_RECOVERED = "CheckpointsRecovered";
+        /// Output of completed checkpoints cannot be published.
+        OUTPUT_UNPUBLISHED = "OutputUnpublished";
+        /// It can again.
+        OUTPUT_PUBLISHED = "OutputPublished";
         /// A worker was lost.
         WORKER_LOST = "WorkerLost";
         /// A worker was told to go.

@@ -87,6 +87,8 @@ pub struct Facts {
     pub failed: u32,
     /// More than is tolerable; the last reason.
     pub beyond: Option<String>,
+    /// Why the output of complete checkpoints cannot be published.
+    pub unpublished: Option<String>,
     /// The current attempt has a record.
     pub in_attempt: bool,
     /// The last wish that has acted.
@@ -201,6 +203,7 @@ impl Facts {
                 self.failed = *failed;
                 self.beyond = beyond_tolerable.then(|| reason.clone());
             }
+            Fact::Publishing { failure } => self.unpublished.clone_from(failure),
             Fact::ChangeWaits { reason, .. } => self.changing = Some(reason.clone()),
             Fact::HandingOver { .. } => {
                 self.changing = Some("a last checkpoint is taken, then the next attempt begins".to_string());
@@ -237,7 +240,7 @@ impl Facts {
     /// The supervisor has ended.
     pub fn ended_with(&mut self, outcome: &Outcome) {
         (self.workers, self.standby) = (0, 0);
-        (self.waiting, self.changing) = (None, None);
+        (self.waiting, self.changing, self.unpublished) = (None, None, None);
         self.run = match outcome {
             Outcome::Succeeded => Run::Succeeded,
             Outcome::Stopped => Run::Suspended(None),
@@ -397,6 +400,10 @@ impl Facts {
         if let Some(reason) = &self.beyond {
             let message = format!("{} checkpoints failed one after the other, the last one: {reason}", self.failed);
             return Verdict::new("False", reasons::CHECKPOINTS_FAIL, &message);
+        }
+        if let Some(reason) = &self.unpublished {
+            let message = format!("checkpoints complete, but their output cannot be published, tried again: {reason}");
+            return Verdict::new("False", reasons::OUTPUT_UNPUBLISHED, &message);
         }
         match &self.latest {
             Some(latest) if self.in_attempt => {

@@ -225,6 +225,11 @@ impl Supervisor {
         let Some(worker) = self.roster.get_mut(process) else { return };
         worker.stats.update(stats);
         self.traffic.update(&self.roster);
+        let failure = self.roster.unpublished();
+        if failure.is_some() != self.unpublished {
+            self.unpublished = failure.is_some();
+            self.tell(&Fact::Publishing { failure });
+        }
         if stats.first_output_us > 0
             && let Some(recovery) = &mut self.recovery
             && recovery.first_output(stats.attempt, Duration::from_micros(stats.first_output_us))

@@ -123,6 +123,11 @@ pub enum Fact {
         /// Why.
         reason: String,
     },
+    /// Workers cannot publish the output of completed checkpoints, and try again; or can again.
+    Publishing {
+        /// Why one of them cannot.
+        failure: Option<String>,
+    },
     /// A worker was lost.
     WorkerLost {
         /// Which.

@@ -27,6 +27,10 @@ impl Fact {
             Self::WorkerLeaves { name, reason } => {
                 (Weight::Change, format!("{name} is to go ({reason}); its place is handed over"))
             }
+            Self::Publishing { failure: Some(reason) } => {
+                (Weight::Bad, format!("output waits to be published: {reason}"))
+            }
+            Self::Publishing { failure: None } => (Weight::Good, "output is published again".to_string()),
             Self::WorkerLost { name, cause, .. } => (Weight::Bad, format!("{name} lost: {cause}")),
             Self::WorkerEnded { name, how } => (Weight::Bad, format!("{name} has ended: {how}")),
             Self::TaskFailed(failure) => (Weight::Bad, format!("failed: {}", in_words(failure))),

@@ -110,6 +110,16 @@ fn said(facts: &Facts, kind: &str) -> String {
 }
 
 #[test]
+fn output_that_cannot_be_published_is_told_until_it_can() {
+    let failing = Fact::Publishing { failure: Some("403 for part 1".to_string()) };
+    let mut facts = fold(&[well(), vec![failing]].concat());
+    assert_eq!(said(&facts, "Checkpointed"), "False OutputUnpublished");
+    assert_eq!(said(&facts, "Ready"), "True Running", "rows are read and counted all the while");
+    facts.fold(&Fact::Publishing { failure: None }, NOW);
+    assert_eq!(said(&facts, "Checkpointed"), "True Completed");
+}
+
+#[test]
 fn conditions_follow_what_happens() {
     let then = |more: &[Fact]| fold(&[well(), more.to_vec()].concat());
     let change = |facts: Facts, change: fn(&mut Facts)| {

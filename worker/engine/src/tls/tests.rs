@@ -109,7 +109,7 @@ fn hello() -> ToWorker {
 /// Asks for a plan: what every caller who is let in can be told.
 async fn ask(client: &mut Client) -> Result<(), Code> {
     let request = br#"{"script": "nonsense", "baseDir": "/", "maxParallelism": 8}"#;
-    let answer = client.plan(PlanCall { plan_request: request.to_vec().into() }).await;
+    let answer = client.plan(PlanCall { plan_request: request.to_vec().into(), ..PlanCall::default() }).await;
     answer.map(drop).map_err(|status| status.code())
 }
 
