@@ -26,11 +26,11 @@ const PINGS_MISSED: u32 = 3;
 const OUTBOX: usize = 256;
 /// Connecting takes milliseconds where the worker listens at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// A new worker that does not let itself be connected to is tried again for so long: what lies between, such as a network
-/// policy, may take a moment longer than the worker itself. That its process has ended is told by the platform.
-pub const FIRST_PATIENCE: Duration = Duration::from_secs(10);
+/// A new worker that does not let itself be connected to is tried again for so long: its process may have just begun, and what
+/// lies between, such as a network policy, may take a moment longer still. That its process has ended is told by the platform.
+pub const FIRST_PATIENCE: Duration = Duration::from_secs(30);
 /// From one try to the next.
-const CONNECT_RETRY: Duration = Duration::from_millis(200);
+const CONNECT_RETRY: Duration = Duration::from_millis(50);
 /// Parts and records may carry inline state of 5 MiB for each of many subtasks.
 pub const MAX_MESSAGE: usize = 256 << 20;
 

@@ -22,8 +22,8 @@ pub enum PodState {
         /// No node has room for it.
         no_room: bool,
     },
-    /// It serves.
-    Ready {
+    /// It runs. Whether it answers is seen by asking it: the kubelet's probe would say so up to a second later.
+    Runs {
         /// host:port of its gRPC server.
         address: String,
     },
@@ -63,9 +63,8 @@ pub fn state_of(pod: &Pod) -> PodState {
         let reason = told_to_go(pod);
         return if runs { PodState::Leaving { reason, address } } else { PodState::Dead { how: reason } };
     }
-    let ready = condition(pod, "Ready").is_some_and(|ready| ready.status == "True");
     match address {
-        Some(address) if runs && ready => PodState::Ready { address },
+        Some(address) if runs => PodState::Runs { address },
         _ => match unscheduled(pod) {
             Some(unscheduled) => {
                 let message = unscheduled.message.as_deref().unwrap_or("the scheduler does not say why");

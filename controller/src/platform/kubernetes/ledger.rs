@@ -206,9 +206,9 @@ impl Ledger {
     fn tell(&mut self, process: ProcessNumber, state: &PodState) -> Vec<PlatformEvent> {
         let Some(entry) = self.entries.get_mut(&process).filter(|entry| !entry.over) else { return Vec::new() };
         match state {
-            PodState::Waiting { .. } | PodState::Ready { .. } if entry.started => Vec::new(),
+            PodState::Waiting { .. } | PodState::Runs { .. } if entry.started => Vec::new(),
             PodState::Waiting { reason, no_room } => waits(process, entry, reason.clone(), *no_room),
-            PodState::Ready { address } => vec![starts(process, entry, address)],
+            PodState::Runs { address } => vec![starts(process, entry, address)],
             PodState::Leaving { .. } if entry.leaving || entry.ended_by_us => Vec::new(),
             PodState::Leaving { reason, address } => {
                 // One that another controller has left may run an attempt.

@@ -31,11 +31,12 @@ fn ended_container(phase: &str, terminated: &Value) -> Value {
          "state": {"terminated": terminated}}]})
 }
 
-fn serving(ip: &str, ready: bool) -> Value {
+fn running(ip: &str) -> Value {
     json!({
         "phase": "Running", "podIP": ip,
-        "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}],
-        "containerStatuses": [{"name": "worker", "ready": ready, "restartCount": 0, "image": "i", "imageID": "",
+        // Whether it answers is the session's question.
+        "conditions": [{"type": "Ready", "status": "False"}],
+        "containerStatuses": [{"name": "worker", "ready": false, "restartCount": 0, "image": "i", "imageID": "",
                                "state": {"running": {}}}],
     })
 }
@@ -50,14 +51,14 @@ fn what_a_pods_object_says() {
     let comes = PodState::Waiting { reason: None, no_room: false };
     let full = "Unschedulable: no node takes it: 0/3 nodes are available: 3 Insufficient memory.";
     let dead = |how: &str| PodState::Dead { how: how.to_string() };
-    let ready = |address: &str| PodState::Ready { address: address.to_string() };
+    let runs = |address: &str| PodState::Runs { address: address.to_string() };
     let none = json!({});
     let evicted = json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."});
     let unschedulable = json!({"phase": "Pending", "conditions": [
         {"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
          "message": "0/3 nodes are available: 3 Insufficient memory."}]});
     let drained = {
-        let mut status = serving("10.0.0.7", true);
+        let mut status = running("10.0.0.7");
         status["conditions"].as_array_mut().unwrap().push(json!(
             {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
              "message": "Eviction API: evicting"}));
@@ -81,11 +82,10 @@ fn what_a_pods_object_says() {
             none.clone(),
             waits("CreateContainerConfigError: secret \"s3\" not found"),
         ),
-        ("runs, but does not serve", serving("10.0.0.7", false), none.clone(), comes.clone()),
-        ("no address yet", serving("", true), none.clone(), comes),
-        ("serves", serving("10.0.0.7", true), none.clone(), ready("10.0.0.7:6120")),
-        ("serves over IPv6", serving("fd00::7", true), none.clone(), ready("[fd00::7]:6120")),
-        ("deleted while it serves", serving("10.0.0.7", true), deleted(), leaves("its pod was deleted")),
+        ("no address yet", running(""), none.clone(), comes),
+        ("runs", running("10.0.0.7"), none.clone(), runs("10.0.0.7:6120")),
+        ("runs with IPv6", running("fd00::7"), none.clone(), runs("[fd00::7]:6120")),
+        ("deleted while it runs", running("10.0.0.7"), deleted(), leaves("its pod was deleted")),
         ("drained", drained, deleted(), leaves("EvictionByEvictionAPI: Eviction API: evicting")),
         ("deleted before it ran", waiting_container("ContainerCreating", ""), deleted(), dead("its pod was deleted")),
         (
@@ -177,14 +177,10 @@ fn each_thing_is_told_once_from_the_first_obstacle_to_the_end() {
     let waits = PlatformEvent::Waiting { process: ONE, reason: "ErrImagePull: no such tag".into(), no_room: false };
     assert_eq!(ledger.seen(&full), [waits]);
     assert_eq!(ledger.seen(&full), []);
-    let serves = plain("p", &serving("10.0.0.7", true));
-    assert_eq!(ledger.seen(&serves), [started(ONE, "p")]);
-    assert_eq!(
-        ledger.seen(&plain("p", &serving("10.0.0.7", false))),
-        [],
-        "whether it answers is the session's question"
-    );
-    let goes = pod("p", &serving("10.0.0.7", true), &deleted());
+    let runs = plain("p", &running("10.0.0.7"));
+    assert_eq!(ledger.seen(&runs), [started(ONE, "p")]);
+    assert_eq!(ledger.seen(&runs), []);
+    let goes = pod("p", &running("10.0.0.7"), &deleted());
     let leaves = PlatformEvent::Leaving { process: ONE, reason: "its pod was deleted".into() };
     assert_eq!(ledger.seen(&goes), [leaves]);
     assert_eq!(ledger.seen(&goes), []);
@@ -197,10 +193,10 @@ fn each_thing_is_told_once_from_the_first_obstacle_to_the_end() {
 #[test]
 fn what_we_end_ourselves_does_not_leave_and_dies_once() {
     let mut ledger = asked();
-    ledger.seen(&plain("p", &serving("10.0.0.7", true)));
+    ledger.seen(&plain("p", &running("10.0.0.7")));
     assert_eq!(ledger.end(ONE), Some("p".to_string()));
-    assert_eq!(ledger.seen(&pod("p", &serving("10.0.0.7", true), &deleted())), []);
-    assert_eq!(ledger.gone(&pod("p", &serving("10.0.0.7", true), &deleted())), [died("its pod was deleted")]);
+    assert_eq!(ledger.seen(&pod("p", &running("10.0.0.7"), &deleted())), []);
+    assert_eq!(ledger.gone(&pod("p", &running("10.0.0.7"), &deleted())), [died("its pod was deleted")]);
     assert_eq!(ledger.end(ONE), None, "there is nothing left to end");
 }
 
@@ -220,7 +216,7 @@ fn one_that_never_served_has_failed_to_start() {
 #[test]
 fn a_pod_that_is_missing_when_all_are_listed_again_is_dead_unless_it_was_made_meanwhile() {
     let mut ledger = asked();
-    ledger.seen(&plain("p", &serving("10.0.0.7", true)));
+    ledger.seen(&plain("p", &running("10.0.0.7")));
     ledger.list_begins();
     ledger.asked(ProcessNumber(2), "q".into(), "t".into());
     ledger.created(ProcessNumber(2));
@@ -232,9 +228,9 @@ fn a_pod_that_is_missing_when_all_are_listed_again_is_dead_unless_it_was_made_me
 fn pods_that_are_there_already_are_told_first_and_then_one_by_one() {
     let pods = [
         plain("dead", &ended_container("Failed", &json!({"exitCode": 1}))),
-        plain("serves", &serving("10.0.0.7", true)),
+        plain("serves", &running("10.0.0.7")),
         plain("comes", &waiting_container("ContainerCreating", "")),
-        pod("goes", &serving("10.0.0.7", true), &deleted()),
+        pod("goes", &running("10.0.0.7"), &deleted()),
     ];
     let mut ledger = Ledger::from(0);
     ledger.list_begins();
@@ -250,7 +246,7 @@ fn pods_that_are_there_already_are_told_first_and_then_one_by_one() {
         PlatformEvent::Leaving { process: number(3), reason: "its pod was deleted".into() },
     ];
     assert_eq!(ledger.list_ends(&pods), expected);
-    assert_eq!(ledger.seen(&plain("comes", &serving("10.0.0.7", true))), [started(number(2), "comes")]);
+    assert_eq!(ledger.seen(&plain("comes", &running("10.0.0.7"))), [started(number(2), "comes")]);
 }
 
 #[test]
