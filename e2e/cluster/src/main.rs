@@ -43,7 +43,11 @@ enum Command {
     /// Measures recoveries, many jobs at once, and what the controller costs.
     Bench(bench::Options),
     /// Plays a node and the workers of thousands of jobs, until it is ended. `bench` starts it by itself.
-    Stub,
+    Stub {
+        /// Ends when its input does, and so with the process that started it.
+        #[arg(long)]
+        held: bool,
+    },
     /// Installs Weir, MinIO and toxiproxy, and runs cases.
     Run {
         /// `smoke` or `all`; cases that are named instead are run whatever their tier.
@@ -73,8 +77,8 @@ async fn main() -> ExitCode {
             bench::run(&options).await;
             ExitCode::SUCCESS
         }
-        Command::Stub => {
-            stub::run().await;
+        Command::Stub { held } => {
+            stub::run(held).await;
             ExitCode::SUCCESS
         }
         Command::Run { tier, jobs, keep, cases } => {

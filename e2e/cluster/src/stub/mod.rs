@@ -41,8 +41,8 @@ impl Workers {
     }
 }
 
-/// Runs until it is ended from outside.
-pub async fn run() {
+/// Runs until it is ended from outside; where it is held, until its input ends.
+pub async fn run(held: bool) {
     let cluster = Cluster::open().await;
     cluster
         .on_node(&format!("ip route replace local {NETWORK} dev lo"))
@@ -52,5 +52,12 @@ pub async fn run() {
     let workers = Workers::default();
     let pods = pods::Kubelet::new(&cluster, workers.clone(), Bucket::at(&cluster.node));
     println!("{NODE} is registered; pods that tolerate {MARK} run here");
-    tokio::join!(node::renew(&cluster), pods.run(), server::serve(workers));
+    let input = tokio::task::spawn_blocking(move || {
+        // Nothing comes; it is only held open.
+        if held { drop(std::io::copy(&mut std::io::stdin(), &mut std::io::sink())) } else { std::thread::park() }
+    });
+    tokio::select! {
+        _ = input => {}
+        _ = async { tokio::join!(node::renew(&cluster), pods.run(), server::serve(workers)) } => {}
+    }
 }
