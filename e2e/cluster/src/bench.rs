@@ -8,7 +8,7 @@ mod usage;
 
 use std::{path::PathBuf, sync::Arc};
 
-use serde_json::Map;
+use serde_json::{Map, Value};
 
 use crate::{
     cluster::Cluster,
@@ -53,20 +53,34 @@ pub async fn run(options: &Options) {
     let controllers = Arc::new(Controllers::default());
     controllers.settle(&cluster).await;
     let mut figures = Map::new();
+    let mut keep = |name: &str, measured: Value| {
+        figures.insert(name.to_string(), measured);
+        options.keep(&figures);
+    };
     if wants(What::Recovery) {
-        figures.insert("recovery".into(), recovery::run(&cluster, &controllers, options.deletions).await);
+        keep("recovery", recovery::run(&cluster, &controllers, options.deletions).await);
     }
     if wants(What::Many) {
-        figures.insert("many".into(), many::run(&cluster, &controllers).await);
+        keep("many", many::run(&cluster, &controllers).await);
     }
     if wants(What::Stubs) {
-        figures.insert("stubs".into(), stubs::run(&cluster, &controllers, &options.stubs, &options.backend).await);
+        keep("stubs", stubs::run(&cluster, &controllers, &options.stubs, &options.backend).await);
     }
-    let beside = || std::env::current_exe().unwrap_or_default().with_file_name("weir-bench-cluster.json");
-    let path = options.json.clone().unwrap_or_else(beside);
-    let text = serde_json::to_string_pretty(&figures).expect("figures are JSON");
-    std::fs::write(&path, text).unwrap_or_else(|error| panic!("{} cannot be written: {error}", path.display()));
-    println!("\nkept in {}", path.display());
+    println!("\nkept in {}", options.path().display());
+}
+
+impl Options {
+    fn path(&self) -> PathBuf {
+        let beside = || std::env::current_exe().unwrap_or_default().with_file_name("weir-bench-cluster.json");
+        self.json.clone().unwrap_or_else(beside)
+    }
+
+    /// After each part, so that one that fails takes no other with it.
+    fn keep(&self, figures: &Map<String, Value>) {
+        let path = self.path();
+        let text = serde_json::to_string_pretty(figures).expect("figures are JSON");
+        std::fs::write(&path, text).unwrap_or_else(|error| panic!("{} cannot be written: {error}", path.display()));
+    }
 }
 
 /// The median and the maximum; none of nothing.

@@ -90,7 +90,7 @@ pub async fn run(cluster: &Cluster, controllers: &Arc<Controllers>, deletions: u
         let space = Space::new(cluster, controllers, &format!("bench_standby_{standby}")).await;
         let (state, recoveries) = recoveries(&space, standby, deletions).await;
         table(standby, state, &recoveries);
-        space.delete().await;
+        space.tidy().await;
         figures.push(json!({"standby": standby, "stateBytes": state, "milliseconds": recoveries}));
     }
     Value::Array(figures)
@@ -129,6 +129,8 @@ async fn recoveries(space: &Space, standby: u32, deletions: usize) -> (u64, Vec<
         job.until_recovered_from(attempt).await;
         job.until_more_checkpoints(CHECKPOINTS_BETWEEN).await;
     }
+    job.delete().await;
+    job.until_gone().await;
     (size, found)
 }
 
