@@ -38,6 +38,8 @@ const SHORT: &str = "1s";
 const LOOK: Duration = Duration::from_secs(2);
 /// Jobs that are applied at once.
 const AT_ONCE: usize = 8;
+/// Jobs that are changed at once: those that are changed already load the API server with their status.
+const CHANGED_AT_ONCE: usize = 64;
 /// More than the chart's default, so that what is needed is measured, and not what is allowed.
 const MEMORY: &str = "resources.limits.memory=8Gi";
 /// The label of jobs that run.
@@ -218,7 +220,7 @@ async fn apply(space: &Space, which: std::ops::Range<usize>, backend: &str) {
 /// Changes the interval of these jobs, which needs no new attempt.
 async fn change(space: &Space, which: std::ops::Range<usize>, interval: &str) {
     stream::iter(which)
-        .for_each_concurrent(AT_ONCE, |n| {
+        .for_each_concurrent(CHANGED_AT_ONCE, |n| {
             let job = Job { space: space.clone(), name: format!("job-{n}"), rows: 0 };
             async move { job.change(json!({"checkpoint": {"interval": interval}})).await }
         })
