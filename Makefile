@@ -4,7 +4,7 @@ export CARGO_TERM_COLOR ?= auto
 BIN = $(CARGO_TARGET_DIR)/debug
 STAGE = .ci/stage
 
-.PHONY: help setup build demo compiled test model bench generate e2e e2e-smoke tools
+.PHONY: help setup build demo compiled test model bench bench-cluster generate e2e e2e-smoke tools
 
 help:
 	@echo "make demo      watch a job lose a worker and end exact"
@@ -13,6 +13,7 @@ help:
 	@echo "make e2e-smoke some of them on a cluster of plain processes"
 	@echo "make model     the exhaustive checker with larger bounds"
 	@echo "make bench     build for release and measure"
+	@echo "make bench-cluster  the same on a cluster: recoveries, many jobs, what the controller costs"
 	@echo "make generate  write the generated files anew"
 
 setup:
@@ -50,6 +51,11 @@ model:
 bench: setup
 	@cargo build --release -p weir-worker -p weir-controller -p weir-bench
 	@$(CARGO_TARGET_DIR)/release/weir-bench
+
+# BENCH holds more arguments, such as `--only stubs`.
+bench-cluster: setup tools
+	@cargo build --release -p weir-worker -p weir-controller -p weir-e2e
+	@WEIR_E2E_PROFILE=release e2e/cluster/run.sh cluster bench $(BENCH)
 
 generate:
 	@UPDATE=1 cargo test --workspace --quiet --test schema --test it --test documented --test rendered

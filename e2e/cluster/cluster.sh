@@ -175,6 +175,9 @@ cgroups() { # kubelet's own branch; on the first version of cgroups in every hie
         case $folder in */cpuset/)
             for file in cpuset.cpus cpuset.mems; do cat "$folder/$file" >"$folder$cgroot/$file"; done ;;
         esac
+        # All pods together stand against every single thread of the control plane, and of whatever else runs on the machine.
+        if [ -e "$folder$cgroot/cpu.shares" ]; then echo 4096 >"$folder$cgroot/cpu.shares"; fi
+        if [ -e "$folder$cgroot/cpu.weight" ]; then echo 400 >"$folder$cgroot/cpu.weight"; fi
     done
 }
 apiserver() {

@@ -2,12 +2,13 @@
 # Makes the images that a cluster needs, without a registry and without a container tool: an image is a program, the libraries
 # that it is linked with, and nothing else.
 #   images.sh base            pause, MinIO and toxiproxy into ~/.cache/weir/tools/images, which every new cluster imports
-#   images.sh weir FOLDER     the controller and a worker from the workspace's binaries (of $CARGO_TARGET_DIR/debug) into FOLDER, by the
-#                             names that the chart gives them; and again as `next`, so that an upgrade can be tried
+#   images.sh weir FOLDER     the controller and a worker from the workspace's binaries into FOLDER, by the names that the chart gives them;
+#                             and again as `next`, so that an upgrade can be tried. They are those of $CARGO_TARGET_DIR/debug, or of
+#                             the profile that WEIR_E2E_PROFILE names
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 tools=${WEIR_TOOLS:-$HOME/.cache/weir/tools}
-target=${CARGO_TARGET_DIR:-$HOME/.cache/weir/target}/debug
+target=${CARGO_TARGET_DIR:-$HOME/.cache/weir/target}/${WEIR_E2E_PROFILE:-debug}
 
 image() { # OUT NAME PROGRAM [USER]: skipped if it is newer than the program
     local out=$1 name=$2 program=$3 user=${4:-65532:65532} root library
@@ -47,5 +48,5 @@ weir() {
 case ${1:-} in
 base) base ;;
 weir) weir "${2:?a folder}" ;;
-*) sed -n '2,7p' "$0" >&2; exit 2 ;;
+*) sed -n '2,8p' "$0" >&2; exit 2 ;;
 esac

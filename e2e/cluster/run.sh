@@ -1,9 +1,10 @@
 #!/bin/bash
 # run.sh cluster|kind ARGUMENTS…: brings a cluster up, puts the images of this checkout's binaries into it, runs `weir-e2e ARGUMENTS…`
-# and takes the cluster down again. With WEIR_E2E_KEEP=1 a cluster that is up is used, and left up.
+# and takes the cluster down again. With WEIR_E2E_KEEP=1 a cluster that is up is used, and left up. WEIR_E2E_PROFILE says which
+# binaries: debug, or release.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-target=${CARGO_TARGET_DIR:-$HOME/.cache/weir/target}
+target=${CARGO_TARGET_DIR:-$HOME/.cache/weir/target}/${WEIR_E2E_PROFILE:-debug}
 script=$here/$1.sh
 shift
 if ! { [ -n "${WEIR_E2E_KEEP:-}" ] && "$script" in true 2>/dev/null; }; then
@@ -12,4 +13,4 @@ if ! { [ -n "${WEIR_E2E_KEEP:-}" ] && "$script" in true 2>/dev/null; }; then
 fi
 "$here/images.sh" weir "$target/images"
 "$script" load "$target"/images/*.tar
-"$script" in "$target/debug/weir-e2e" "$@"
+"$script" in "$target/weir-e2e" "$@"

@@ -2,7 +2,7 @@
 //!
 //! The cases are functions in [`cases`]; `cases.yaml` says which of them make the smoke tier. The runner takes the cluster from
 //! `cluster.sh in` or `kind.sh in`, and none that those scripts did not make. Nothing here uses the code under test: jobs are YAML,
-//! results are what the API server says and what stands in storage.
+//! results are what the API server says and what stands in storage. Only the stub workers of the benchmark share its protocol.
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used)]
 
 mod bench;
@@ -15,6 +15,7 @@ mod node;
 mod runner;
 mod s3;
 mod space;
+mod stub;
 mod toxiproxy;
 mod verify;
 mod wait;
@@ -39,8 +40,14 @@ enum Command {
         #[arg(default_value = "all")]
         tier: String,
     },
-    /// Measures recoveries and many jobs at once.
-    Bench,
+    /// Measures recoveries, many jobs at once, and what the controller costs.
+    Bench(bench::Options),
+    /// Plays a node and the workers of thousands of jobs, until it is ended. `bench` starts it by itself.
+    Stub {
+        /// Ends when its input does, and so with the process that started it.
+        #[arg(long)]
+        held: bool,
+    },
     /// Installs Weir, MinIO and toxiproxy, and runs cases.
     Run {
         /// `smoke` or `all`; cases that are named instead are run whatever their tier.
@@ -66,8 +73,12 @@ async fn main() -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        Command::Bench => {
-            bench::run().await;
+        Command::Bench(options) => {
+            bench::run(&options).await;
+            ExitCode::SUCCESS
+        }
+        Command::Stub { held } => {
+            stub::run(held).await;
             ExitCode::SUCCESS
         }
         Command::Run { tier, jobs, keep, cases } => {

@@ -11,6 +11,11 @@ fn find(program: &str, pod: &str) -> String {
 }
 
 impl Cluster {
+    /// What a shell command says of the process of that name in a pod, `$pid`. An error if there is none.
+    pub async fn of_process(&self, program: &str, pod: &str, command: &str) -> Result<String, String> {
+        self.on_node(&format!("{}{command}", find(program, pod))).await
+    }
+
     /// Sends a signal (`KILL`, `STOP`, `CONT`) to the process of that name in a pod. An error if there is none.
     pub async fn signal(&self, program: &str, pod: &str, signal: &str) -> Result<(), String> {
         self.on_node(&format!("{}kill -{signal} $pid", find(program, pod))).await.map(drop)

@@ -33,6 +33,11 @@ impl Bucket {
         Self { store: Arc::new(store) }
     }
 
+    /// Its client.
+    pub fn store(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.store)
+    }
+
     /// All objects below a prefix, in order.
     pub async fn list(&self, prefix: &str) -> Vec<String> {
         let found = self.store.list(Some(&Path::from(prefix))).map_ok(|object| object.location.to_string());

@@ -19,7 +19,15 @@ where
 }
 
 /// The same with a patience of one's own.
-pub async fn until_within<T, F>(patience: Duration, what: &str, mut look: impl FnMut() -> F) -> T
+pub async fn until_within<T, F>(patience: Duration, what: &str, look: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    until_every(LOOK, patience, what, look).await
+}
+
+/// The same, looking less often: where a look is work for what is looked at.
+pub async fn until_every<T, F>(pace: Duration, patience: Duration, what: &str, mut look: impl FnMut() -> F) -> T
 where
     F: Future<Output = Option<T>>,
 {
@@ -29,8 +37,13 @@ where
             return found;
         }
         assert!(begun.elapsed() < patience, "waited {} s in vain for: {what}", patience.as_secs());
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(pace).await;
     }
+}
+
+/// Lets time pass while something is measured.
+pub async fn pass(time: Duration) {
+    tokio::time::sleep(time).await;
 }
 
 /// Looks for a while that nothing happens: the one thing that only time can show.
