@@ -16,7 +16,7 @@ use kube::{
 };
 use parking_lot::{Mutex, MutexGuard};
 use serde_json::json;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use weir_crds::{RestoredFrom, StreamJob, StreamJobStatus};
 
 use super::{
@@ -41,6 +41,10 @@ const RETRY: Duration = Duration::from_secs(1);
 const MAX_RETRY: Duration = Duration::from_secs(10);
 /// An API server that has not answered in this time is asked again.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Writes at once, of all jobs. An API server that has no time for more would let most of them run into their timeout, and the
+/// lease with them; what waits its turn here is coalesced with what comes meanwhile.
+static WRITES: Semaphore = Semaphore::const_new(16);
 
 /// A job's report. Shared by the reconciler, the supervisor's observer and the writer.
 pub struct Report {
@@ -277,8 +281,11 @@ async fn write(report: Arc<Report>, client: Client) {
             }
             continue;
         }
+        // It is never closed.
+        let turn = WRITES.acquire().await;
         let (status, answers) = take(&report);
         let outcome = tokio::time::timeout(TIMEOUT, write_one(&report, &api, &status)).await;
+        drop(turn);
         let written = outcome.unwrap_or(Written::Failed);
         if !matches!(written, Written::Same) {
             report.metrics.status_written(matches!(written, Written::Yes));
