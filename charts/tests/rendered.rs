@@ -16,6 +16,7 @@ use k8s_openapi::{
     api::{
         apps::v1::Deployment,
         core::v1::{Pod, PodSpec, Service, ServiceAccount},
+        flowcontrol::v1::FlowSchema,
         networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
         rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
@@ -120,6 +121,7 @@ fn every_object_is_one_that_the_api_server_takes() {
     for object in objects {
         let kind = format!("{}/{}", object["apiVersion"].as_str().unwrap(), object["kind"].as_str().unwrap());
         match kind.as_str() {
+            "flowcontrol.apiserver.k8s.io/v1/FlowSchema" => decode::<FlowSchema>(&object),
             "apps/v1/Deployment" => decode::<Deployment>(&object),
             "v1/Pod" => decode::<Pod>(&object),
             "v1/Service" => decode::<Service>(&object),
@@ -139,7 +141,7 @@ fn every_object_is_one_that_the_api_server_takes() {
         }
         *seen.entry(kind).or_default() += 1;
     }
-    assert_eq!(seen.len(), 14, "{seen:?}");
+    assert_eq!(seen.len(), 15, "{seen:?}");
 }
 
 #[test]
