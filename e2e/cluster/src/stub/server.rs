@@ -148,6 +148,6 @@ impl Calls for Service {
     async fn plan(&self, request: Request<PlanCall>) -> Result<Response<PlanAnswer>, Status> {
         self.called(&request)?;
         let answer = worker::plan(&request.into_inner().plan_request).map_err(Status::invalid_argument)?;
-        Ok(Response::new(PlanAnswer { answer: answer.into() }))
+        Ok(Response::new(PlanAnswer { answer: answer.into(), mismatch: String::new() }))
     }
 }
