@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use kube::{Api, ResourceExt, api::DeleteParams};
+use futures::future::join_all;
+use kube::{
+    Api, ResourceExt,
+    api::{DeleteParams, LogParams},
+};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::{
@@ -150,13 +154,18 @@ pub async fn openings(job: &Job) -> usize {
 
 async fn during_a_restore(space: Space, blow: Blow) {
     let (job, proxy) = slow_job(&space, VERY_SLOW).await;
-    let before = openings(&job).await;
     let attempt = job.attempt().await;
     Blow::OnePod.strike(&job, 0).await;
-    // The next attempt is opened and its workers are there: now they download what they need, one slow answer after the other.
-    until("the next attempt is opened", || async { (openings(&job).await > before).then_some(()) }).await;
-    job.until_workers(2).await;
-    tokio::time::sleep(Duration::from_millis(VERY_SLOW / 2)).await;
+    // From when a worker is told to, it downloads what it needs, one slow answer after the other.
+    let told = format!("deploying attempt={}", attempt + 1);
+    let pods = job.space.cluster.pods(&job.space.name);
+    until("a worker restores", || async {
+        let workers = job.workers().await;
+        let parameters = LogParams::default();
+        let logs = join_all(workers.iter().map(|worker| pods.logs(worker, &parameters))).await;
+        logs.into_iter().flatten().any(|log| log.contains(&told)).then_some(())
+    })
+    .await;
     blow.strike(&job, 0).await;
     // It took another attempt than the one that was being restored.
     job.until_recovered_from(attempt + 1).await;
