@@ -113,6 +113,7 @@ fn said(facts: &Facts, kind: &str) -> String {
 fn output_that_cannot_be_published_is_told_until_it_can() {
     let failing = Fact::Publishing { failure: Some("403 for part 1".to_string()) };
     let mut facts = fold(&[well(), vec![failing]].concat());
+    facts.latest = Some(latest(&record(1, 1), "s3://bucket/r"));
     assert_eq!(said(&facts, "Checkpointed"), "False OutputUnpublished");
     assert_eq!(said(&facts, "Ready"), "True Running", "rows are read and counted all the while");
     facts.fold(&Fact::Publishing { failure: None }, NOW);

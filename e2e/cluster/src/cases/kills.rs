@@ -157,20 +157,23 @@ async fn during_a_restore(space: Space, blow: Blow) {
     let attempt = job.attempt().await;
     Blow::OnePod.strike(&job, 0).await;
     // From when a worker is told to, it downloads what it needs, one slow answer after the other.
-    let told = format!("deploying attempt={}", attempt + 1);
-    let pods = job.space.cluster.pods(&job.space.name);
-    until("a worker restores", || async {
-        let workers = job.workers().await;
-        let parameters = LogParams::default();
-        let logs = join_all(workers.iter().map(|worker| pods.logs(worker, &parameters))).await;
-        logs.into_iter().flatten().any(|log| log.contains(&told)).then_some(())
-    })
-    .await;
+    until("a worker restores", || async { (!told_to_deploy(&job, attempt + 1).await.is_empty()).then_some(()) }).await;
     blow.strike(&job, 0).await;
     // It took another attempt than the one that was being restored.
     job.until_recovered_from(attempt + 1).await;
     proxy.cure("latency").await;
     job.finishes_exact().await;
+}
+
+/// The workers that have been told to deploy an attempt.
+async fn told_to_deploy(job: &Job, attempt: u64) -> Vec<String> {
+    let workers = job.workers().await;
+    let pods = job.space.cluster.pods(&job.space.name);
+    let parameters = LogParams::default();
+    let logs = join_all(workers.iter().map(|worker| pods.logs(worker, &parameters))).await;
+    let told = format!("deploying attempt={attempt} ");
+    let of_these = workers.into_iter().zip(logs);
+    of_these.filter(|(_, log)| log.as_ref().is_ok_and(|log| log.contains(&told))).map(|(worker, _)| worker).collect()
 }
 
 pub async fn ten_blows_at_random(space: Space) {
@@ -204,7 +207,10 @@ pub async fn standby_takes_over(space: Space) {
     let before = job.until_workers(3).await;
     let attempt = job.attempt().await;
     let opened = openings(&job).await;
-    Blow::OnePod.strike(&job, 0).await;
+    // Any of the three may be the one that stands by.
+    let at_work = told_to_deploy(&job, attempt).await;
+    let which = before.iter().position(|worker| at_work.contains(worker)).expect("somebody runs the attempt");
+    Blow::OnePod.strike(&job, which).await;
     until("the next attempt is opened", || async { (openings(&job).await > opened).then_some(()) }).await;
     // The opening names the workers of the attempt: no new pod was waited for.
     job.until_recovered_from(attempt).await;
