@@ -84,7 +84,7 @@ pub async fn controller_killed_between_the_last_ack_and_the_record(space: Space)
 pub async fn controller_killed_between_record_and_commit(space: Space) {
     let (proxy, endpoint) = space.proxy().await;
     let job = Job::running(&space, &Settings { endpoint, seconds: 90, ..Settings::default() }).await;
-    proxy.slow(250).await;
+    proxy.slow(500).await;
     let before = Before::of(&job).await;
     let leader = leader(&space).await;
     let controller = address(&space, NAMESPACE, &leader).await;
