@@ -49,6 +49,10 @@ fn asked(log: &str) -> (BTreeSet<Permission>, BTreeSet<Permission>) {
         if entry["responseStatus"]["code"] == 403 && entry["annotations"]["authorization.k8s.io/decision"] != "allow" {
             refused.insert(permission.clone());
         }
+        // An apply that finds nothing creates, and needs the permission to; the log has it as the patch that it was asked as.
+        if permission.2 == "patch" && entry["responseStatus"]["code"] == 201 {
+            all.insert((permission.0.clone(), permission.1.clone(), "create".to_string()));
+        }
         all.insert(permission);
     }
     (all, refused)
@@ -91,9 +95,11 @@ mod tests {
         let role = serde_json::json!({"rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]}]});
         assert_eq!(allowed(&[role]).len(), 2);
         let log = r#"{"verb":"get","objectRef":{"resource":"pods"},"responseStatus":{"code":200}}
+{"verb":"patch","objectRef":{"resource":"services"},"responseStatus":{"code":201}}
 {"verb":"patch","objectRef":{"apiGroup":"weir.dev","resource":"streamjobs","subresource":"status"},"responseStatus":{"code":403},"annotations":{"authorization.k8s.io/decision":"forbid"}}"#;
         let (all, refused) = asked(log);
         assert!(all.contains(&(String::new(), "pods".into(), "get".into())));
+        assert!(all.contains(&(String::new(), "services".into(), "create".into())), "an apply has created it");
         assert_eq!(refused, [("weir.dev".to_string(), "streamjobs/status".to_string(), "patch".to_string())].into());
     }
 }
