@@ -7,6 +7,7 @@ use kube::ResourceExt;
 use crate::{
     cluster::Cluster,
     s3::{self, Bucket},
+    toxiproxy,
     wait::until,
 };
 
@@ -39,6 +40,7 @@ pub async fn install(cluster: &Cluster) {
                 .await,
         );
     }
+    until("toxiproxy answers", || async { toxiproxy::close_all(&cluster.node).await.ok() }).await;
     until("MinIO makes the bucket", || async { Bucket::create(&cluster.node).await.ok() }).await;
 }
 

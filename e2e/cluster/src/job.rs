@@ -265,9 +265,11 @@ impl Job {
 
     /// Waits for more output than there is now: the job goes on and what it does is published.
     pub async fn until_more_output(&self) {
-        let seen = self.space.bucket.list(&self.output()).await.len();
-        until("more output", || async { (self.space.bucket.list(&self.output()).await.len() > seen).then_some(()) })
-            .await;
+        let seen = self.space.bucket.published(&self.output()).await.len();
+        until("more output", || async {
+            (self.space.bucket.published(&self.output()).await.len() > seen).then_some(())
+        })
+        .await;
     }
 
     /// Waits for the end of the input, and holds the whole output against the whole answer.

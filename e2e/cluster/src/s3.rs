@@ -52,13 +52,17 @@ impl Bucket {
         Some(answer.bytes().await.ok()?.to_vec())
     }
 
-    /// All finished lines of all output files below a prefix.
+    /// The objects below a prefix that readers of tables see, in order.
+    pub async fn published(&self, prefix: &str) -> Vec<String> {
+        let mut found = self.list(prefix).await;
+        found.retain(|path| !path.split('/').any(|part| part.starts_with(['.', '_'])));
+        found
+    }
+
+    /// All lines of all output files below a prefix.
     pub async fn lines(&self, prefix: &str) -> Vec<String> {
         let mut lines = Vec::new();
-        for path in self.list(prefix).await {
-            if path.rsplit('/').next().is_some_and(|name| name.starts_with(['.', '_'])) {
-                continue;
-            }
+        for path in self.published(prefix).await {
             let text =
                 String::from_utf8(self.get(&path).await.expect("a listed object is read")).expect("output is text");
             assert!(text.is_empty() || text.ends_with('\n'), "{path} ends within a line");

@@ -14,6 +14,17 @@ pub struct Proxy {
     client: reqwest::Client,
 }
 
+/// Closes the proxies that cases of an earlier run have left: this run's listen on the same ports.
+pub async fn close_all(node: &str) -> Result<(), reqwest::Error> {
+    let (client, api) = (reqwest::Client::new(), format!("http://{node}:{PORT}/proxies"));
+    let left: serde_json::Map<String, serde_json::Value> =
+        client.get(&api).send().await?.error_for_status()?.json().await?;
+    for name in left.keys() {
+        client.delete(format!("{api}/{name}")).send().await?.error_for_status()?;
+    }
+    Ok(())
+}
+
 impl Proxy {
     /// Opens a listener that leads to MinIO.
     pub async fn open(node: &str, name: &str, listener: u16) -> Self {

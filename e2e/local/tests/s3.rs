@@ -27,6 +27,13 @@ impl Buckets {
         self.runtime.block_on(list.try_collect()).unwrap()
     }
 
+    /// Objects of the output that readers see.
+    fn published(&self) -> Vec<String> {
+        let mut keys = self.keys("data", "out");
+        keys.retain(|key| !key.starts_with("out/_unfinished/"));
+        keys
+    }
+
     fn text(&self, bucket: &str, key: &str) -> String {
         let client = self.server.client(bucket);
         let bytes = self.runtime.block_on(async { client.get(&Path::from(key)).await?.bytes().await }).unwrap();
@@ -41,7 +48,7 @@ impl Buckets {
     /// The counts that the changelog leaves; fails where a row of it comes twice.
     fn counts(&self) -> BTreeMap<u64, u64> {
         let mut rows: BTreeMap<(u64, u64), i64> = BTreeMap::new();
-        for key in self.keys("data", "out") {
+        for key in self.published() {
             for line in self.text("data", &key).lines() {
                 let row: serde_json::Value = serde_json::from_str(line).expect("a line is JSON");
                 let key = (row["k"].as_u64().unwrap(), row["c"].as_u64().unwrap());
@@ -80,8 +87,8 @@ INSERT INTO sums SELECT MOD(n, {KEYS}), COUNT(*) FROM numbers GROUP BY MOD(n, {K
 
     let mut weir = job.start(&[]);
     for _ in 0..KILLS {
-        let seen = buckets.keys("data", "out").len();
-        weir.until("output of another checkpoint", || buckets.keys("data", "out").len() > seen);
+        let seen = buckets.published().len();
+        weir.until("output of another checkpoint", || buckets.published().len() > seen);
         if let Some(worker) = weir.workers().first() {
             weir.kill_worker(*worker);
         }

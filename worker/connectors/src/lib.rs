@@ -20,12 +20,13 @@
 //! | | `write` | `prepare` | a pending commit | `commit` | `clean` |
 //! |---|---|---|---|---|---|
 //! | files | append to a hidden file | cut; then fsync file and folder | hidden name, final name | rename, fsync folder; done if the hidden file is gone | delete hidden files of older attempts that nothing pending names |
-//! | an object store | upload parts of a multipart upload | cut; then upload the rest | bucket, key, upload id, the tags of its parts | `CompleteMultipartUpload`; done if the object is there, or the upload gone | nothing: an upload is no object; a sink that is dropped aborts its own |
+//! | an object store | upload parts under a hidden name | cut; then upload the rest, and complete the upload | bucket, hidden name, final name | copy, then delete; done if there is nothing under the hidden name | delete hidden objects of older attempts that nothing pending names |
 //! | Kafka | gather rows, encoded | cut | topic, and **the rows themselves** | one transaction: the rows, and a marker with the pending commit's name on a topic of the sink's own; done if the marker is there | nothing: what was never committed is nowhere |
 //!
-//! - *An object store* has no rename, but an object appears only when its multipart upload is completed, and completing
-//!   needs nothing but data. So the upload is the hidden file, and the trait fits as it is. The names hold attempt, worker,
-//!   subtask and a number, so that no two uploads have the same key, and a late completion finds its own object.
+//! - *An object store* has no rename, but a copy within the bucket is whole or absent, and needs nothing but two names. The
+//!   names hold attempt, worker, subtask and a number, so that no two objects have the same, and a late copy changes
+//!   nothing. To complete a multipart upload only at the commit would save the copy, and has the weakness that a part of
+//!   the servers (MinIO is one) lose an upload whose completion is cut off, which nobody can repeat.
 //! - *Kafka* has transactions, but only the producer that opened one can commit it, and after a crash librdkafka cannot take
 //!   it up again. So nothing may be in Kafka before the commit: the rows stand in the part, which is why a pending commit
 //!   is data of any size and not a name. The commit writes them in one transaction, together with a marker that says so. A

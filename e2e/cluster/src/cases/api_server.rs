@@ -17,11 +17,11 @@ pub async fn api_server_stopped_for_a_minute(space: Space) {
     let stopped = std::time::Instant::now();
     until("the API server is gone", || async { job.get().await.is_none().then_some(()) }).await;
     let before = job.records().await.into_iter().max().unwrap_or(0);
-    let output = space.bucket.list(&job.output()).await.len();
+    let output = space.bucket.published(&job.output()).await.len();
     // Longer than any lease: the leader knows that nobody else can have taken it.
     until_within(GONE * 2, "a minute has passed, with checkpoints and output", || async {
         let last = job.records().await.into_iter().max().unwrap_or(0);
-        let published = space.bucket.list(&job.output()).await.len();
+        let published = space.bucket.published(&job.output()).await.len();
         (stopped.elapsed() >= GONE && last >= before + 10 && published > output).then_some(())
     })
     .await;

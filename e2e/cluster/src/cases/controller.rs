@@ -110,11 +110,11 @@ pub async fn controller_killed_between_record_and_commit(space: Space) {
         until("a checkpoint is under way", || async { (uploads().await > seen).then_some(()) }).await;
         cut(true).await;
         let last = job.records().await.into_iter().max().unwrap_or(0);
-        let output = space.bucket.list(&job.output()).await.len();
+        let output = space.bucket.published(&job.output()).await.len();
         for _ in 0..20 {
             tokio::time::sleep(Duration::from_millis(50)).await;
             if job.records().await.into_iter().any(|id| id > last) {
-                if space.bucket.list(&job.output()).await.len() == output {
+                if space.bucket.published(&job.output()).await.len() == output {
                     return Some(output);
                 }
                 break;
@@ -125,10 +125,10 @@ pub async fn controller_killed_between_record_and_commit(space: Space) {
     })
     .await;
     space.cluster.signal(PROGRAM, &leader, "KILL").await.expect("the leader is killed");
-    assert_eq!(space.bucket.list(&job.output()).await.len(), output, "what the record names is not published yet");
+    assert_eq!(space.bucket.published(&job.output()).await.len(), output, "what the record names is not published yet");
     cut(false).await;
     until("what the record names is published", || async {
-        (space.bucket.list(&job.output()).await.len() > output).then_some(())
+        (space.bucket.published(&job.output()).await.len() > output).then_some(())
     })
     .await;
     proxy.cure("latency").await;

@@ -1,12 +1,12 @@
-//! Buckets: where one is, how its objects are listed, and how uploads into it are made and made visible.
+//! Buckets: where one is, how its objects are listed, and how they are published.
 
 use std::fmt;
 use std::sync::Arc;
 
 use futures::TryStreamExt;
-use object_store::multipart::{MultipartStore, PartId};
+use object_store::multipart::MultipartStore;
 use object_store::path::Path as ObjectPath;
-use object_store::{MultipartId, ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 use url::Url;
 use weir_engine::error::SourceError;
@@ -51,12 +51,12 @@ impl fmt::Debug for Objects {
     }
 }
 
-/// What has become of an upload that was to be completed.
+/// What has become of an object that was to be published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Completed {
-    /// The object is there, by this call or an earlier one.
+pub(super) enum Published {
+    /// It is there, by this call or an earlier one.
     There,
-    /// Neither the upload nor the object is there.
+    /// It is under neither name.
     Gone,
 }
 
@@ -66,52 +66,24 @@ impl Objects {
         Self { store: Arc::clone(&client) as _, uploads: client }
     }
 
-    /// Begins an upload. It is no object, and nobody sees it, until it is completed.
-    pub(super) async fn begin(&self, key: &ObjectPath) -> Result<MultipartId, object_store::Error> {
-        self.uploads.create_multipart(key).await
-    }
-
-    /// Uploads the part with this number, from 0; gives its tag. All but the last have 5 MiB at least.
-    pub(super) async fn part(
-        &self,
-        key: &ObjectPath,
-        upload: &MultipartId,
-        number: usize,
-        bytes: bytes::Bytes,
-    ) -> Result<String, object_store::Error> {
-        let part = self.uploads.put_part(key, upload, number, PutPayload::from_bytes(bytes)).await?;
-        Ok(part.content_id)
-    }
-
-    /// Makes an object of an upload. A second time, or after an answer that was lost, the object is found there: its name is
-    /// made for this upload alone, so one of this length is its.
-    pub(super) async fn complete(
-        &self,
-        key: &ObjectPath,
-        upload: &MultipartId,
-        parts: &[String],
-        length: u64,
-    ) -> Result<Completed, object_store::Error> {
-        let parts = parts.iter().map(|tag| PartId { content_id: tag.clone() }).collect();
-        let Err(error) = self.uploads.complete_multipart(key, upload, parts).await else { return Ok(Completed::There) };
-        match (self.store.head(key).await, error) {
-            (Ok(there), _) if there.size == length => Ok(Completed::There),
-            (Err(object_store::Error::NotFound { .. }), error @ object_store::Error::NotFound { .. }) => {
+    /// Gives an object the name that readers see, by a copy and then a deletion. Each is done wholly or not at all, whoever
+    /// hangs up or dies meanwhile, and a second time changes nothing: the object under the first name has been deleted.
+    pub(super) async fn publish(&self, from: &ObjectPath, to: &ObjectPath) -> Result<Published, object_store::Error> {
+        match self.store.copy(from, to).await {
+            Ok(()) => match self.store.delete(from).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(Published::There),
+                Err(error) => Err(error),
+            },
+            Err(error @ object_store::Error::NotFound { .. }) => match self.store.head(to).await {
+                Ok(_) => Ok(Published::There),
                 // The same is answered where there is no bucket; that is no state in which anything has been done.
-                match self.store.list(Some(key)).try_next().await {
-                    Ok(_) => Ok(Completed::Gone),
+                Err(object_store::Error::NotFound { .. }) => match self.store.list(Some(to)).try_next().await {
+                    Ok(_) => Ok(Published::Gone),
                     Err(_) => Err(error),
-                }
-            }
-            (_, error) => Err(error),
-        }
-    }
-
-    /// Drops an upload that will never be completed. That it is gone already is fine.
-    pub(super) async fn abort(&self, key: &ObjectPath, upload: &MultipartId) -> Result<(), object_store::Error> {
-        match self.uploads.abort_multipart(key, upload).await {
-            Err(object_store::Error::NotFound { .. }) => Ok(()),
-            other => other,
+                },
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error),
         }
     }
 }

@@ -1,22 +1,23 @@
-//! The second phase: pending files get the names that readers see, and pending uploads become objects.
+//! The second phase: pending files and objects get the names that readers see.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
+use object_store::ObjectStore;
 use object_store::path::Path as ObjectPath;
 use weir_engine::error::SinkError;
 use weir_engine::sink::Committer;
 use weir_protocol::Attempt;
 
-use super::bucket::{Bucket, Completed, Objects, Place};
+use super::bucket::{Bucket, Objects, Place, Published};
 use super::names::{AnyPending, Owner, Pending, PendingObject};
 use super::sink::{cannot, sync_folder};
 
-/// Uploads completed at once.
-const COMPLETING_AT_ONCE: usize = 8;
+/// Objects published at once.
+const PUBLISHING_AT_ONCE: usize = 8;
 
 /// See the module.
 pub(super) struct FileCommitter {
@@ -41,27 +42,43 @@ impl Committer for FileCommitter {
 
 /// See the module.
 pub(super) struct ObjectCommitter {
-    /// Clients that are there already.
-    open: BTreeMap<Place, Objects>,
-}
-
-impl ObjectCommitter {
-    pub(super) fn new(bucket: Bucket) -> Self {
-        Self { open: BTreeMap::from([(bucket.place, bucket.objects)]) }
-    }
+    pub(super) bucket: Bucket,
+    pub(super) owner: Owner,
+    pub(super) attempt: Attempt,
 }
 
 #[async_trait]
 impl Committer for ObjectCommitter {
     async fn commit(&self, pending: &[serde_json::Value]) -> Result<(), SinkError> {
-        publish_any(pending, &self.open).await
+        publish_any(pending, &BTreeMap::from([(self.bucket.place.clone(), self.bucket.objects.clone())])).await
     }
 
-    /// An upload that is not completed is seen by nobody, so nothing must be done for the output to be right. What is kept
-    /// is read, since a restore that cannot carry it out later had better fail now.
+    /// Nobody sees what is unfinished, and no attempt has to wait until it is removed.
     async fn clean(&self, keep: &[serde_json::Value]) -> Result<(), SinkError> {
-        read(keep).map(drop)
+        let (_, keep) = read(keep)?;
+        let keep: BTreeSet<_> = keep.into_iter().map(|pending| pending.unfinished).collect();
+        let (owner, attempt) = (self.owner.clone(), self.attempt);
+        let (objects, folder) = (self.bucket.objects.clone(), owner.unfinished_objects(&self.bucket.path));
+        tokio::spawn(async move {
+            let older = move |key: &ObjectPath| owner.attempt_of_object(key).is_some_and(|of| of < attempt);
+            let dropped = move |key: &ObjectPath| older(key) && !keep.contains(key);
+            if let Err(error) = remove_unfinished_objects(&*objects.store, &folder, dropped).await {
+                tracing::warn!(%folder, %error, "unfinished objects of earlier attempts are left behind");
+            }
+        });
+        Ok(())
     }
+}
+
+/// As of files: those of this attempt are left alone.
+async fn remove_unfinished_objects(
+    store: &dyn ObjectStore,
+    folder: &ObjectPath,
+    mut dropped: impl FnMut(&ObjectPath) -> bool + Send + 'static,
+) -> Result<(), object_store::Error> {
+    let listed = store.list(Some(folder)).map_ok(|object| object.location);
+    let dropped = listed.try_filter(move |key| std::future::ready(dropped(key)));
+    store.delete_stream(dropped.boxed()).try_for_each(|_| std::future::ready(Ok(()))).await
 }
 
 fn read(pending: &[serde_json::Value]) -> Result<(Vec<Pending>, Vec<PendingObject>), SinkError> {
@@ -76,45 +93,42 @@ fn read(pending: &[serde_json::Value]) -> Result<(Vec<Pending>, Vec<PendingObjec
 }
 
 async fn publish_any(pending: &[serde_json::Value], open: &BTreeMap<Place, Objects>) -> Result<(), SinkError> {
-    let (files, uploads) = read(pending)?;
+    let (files, found) = read(pending)?;
     if !files.is_empty() {
         beside(move || publish_all(&files)).await?;
     }
     let mut opened = open.clone();
-    let mut completing = Vec::with_capacity(uploads.len());
-    for upload in uploads {
-        let objects = match opened.get(&upload.place) {
+    let mut publishing = Vec::with_capacity(found.len());
+    for object in found {
+        let objects = match opened.get(&object.place) {
             Some(objects) => objects.clone(),
             None => {
-                let cannot = |error| SinkError::io(format!("cannot reach {}", upload.place)).because(error);
-                let objects = upload.place.open().map_err(cannot)?;
-                opened.insert(upload.place.clone(), objects.clone());
+                let cannot = |error| SinkError::io(format!("cannot reach {}", object.place)).because(error);
+                let objects = object.place.open().map_err(cannot)?;
+                opened.insert(object.place.clone(), objects.clone());
                 objects
             }
         };
-        completing.push(async move { complete(&upload, &objects).await });
+        publishing.push(async move { publish_object(&object, &objects).await });
     }
     // All are tried, whatever becomes of one: what can be seen should be.
-    let outcomes: Vec<_> = futures::stream::iter(completing).buffer_unordered(COMPLETING_AT_ONCE).collect().await;
+    let outcomes: Vec<_> = futures::stream::iter(publishing).buffer_unordered(PUBLISHING_AT_ONCE).collect().await;
     outcomes.into_iter().collect()
 }
 
-async fn complete(pending: &PendingObject, objects: &Objects) -> Result<(), SinkError> {
-    let PendingObject { place, key, upload, parts, length } = pending;
-    let path =
-        ObjectPath::parse(key).map_err(|error| SinkError::bad_input(format!("{key} is no key")).because(error))?;
-    match objects.complete(&path, upload, parts, *length).await {
-        Ok(Completed::There) => Ok(()),
-        // Published before, and a reader has taken it away since; or the bucket drops unfinished uploads too early.
-        Ok(Completed::Gone) => {
-            tracing::error!(
-                object = format!("{place}/{key}"),
-                "a committed object is not there, nor is its upload: if no reader took it away, the bucket drops \
-                 unfinished uploads too early and these rows are lost"
+async fn publish_object(pending: &PendingObject, objects: &Objects) -> Result<(), SinkError> {
+    let PendingObject { place, unfinished, published } = pending;
+    match objects.publish(unfinished, published).await {
+        Ok(Published::There) => Ok(()),
+        // Published before; a reader may have taken it away since, or a restore from an older checkpoint dropped it.
+        Ok(Published::Gone) => {
+            tracing::warn!(
+                object = format!("{place}/{published}"),
+                "a committed object is neither unfinished nor published"
             );
             Ok(())
         }
-        Err(error) => Err(SinkError::io(format!("cannot publish {place}/{key}")).because(error)),
+        Err(error) => Err(SinkError::io(format!("cannot publish {place}/{published}")).because(error)),
     }
 }
 

@@ -3,7 +3,9 @@
 //! ```text
 //! .<namespace>_<job>_<sink>_<attempt>_<worker>_<subtask>_<n>.csv   unfinished: readers pass over names with . or _ in front
 //! part-<attempt>-<worker>-<subtask>-<checkpoint>-<n>.csv           published
-//! part-<owner>-<attempt>-<worker>-<subtask>-<n>.csv                an object in a bucket
+//!
+//! _unfinished/<owner>/part-<owner>-<attempt>-<worker>-<subtask>-<n>.csv   an object in a bucket that is unfinished
+//! part-<owner>-<attempt>-<worker>-<subtask>-<n>.csv                       and the same, published
 //! ```
 //!
 //! `<sink>` is a hash of the sink's identity, since two sinks of a job may write to one folder. A worker's id is never another's, and `n` is counted up in the whole process, so no two files share a name. Neither
@@ -12,6 +14,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use object_store::path::Path as ObjectPath;
 use serde::{Deserialize, Serialize};
 use weir_engine::error::SinkError;
 use weir_engine::sink::SinkContext;
@@ -43,10 +46,15 @@ impl Writer {
         format!("{}{}_{}_{}_{number}.{extension}", self.owner.prefix, self.attempt, self.worker, self.subtask)
     }
 
-    /// The key of an object, below the table's folder. It is fixed when its upload begins, so no checkpoint is in it.
+    /// The name of an object, unfinished or published. It is fixed when its upload begins, so no checkpoint is in it.
     pub(super) fn object(&self, number: u64, extension: &str) -> String {
         let Self { owner, attempt, worker, subtask } = self;
         format!("part-{:016x}-{attempt}-{worker}-{subtask}-{number}.{extension}", owner.hash)
+    }
+
+    /// Where this sink's unfinished objects are, in a table's folder.
+    pub(super) fn unfinished_objects(&self, folder: &ObjectPath) -> ObjectPath {
+        self.owner.unfinished_objects(folder)
     }
 
     pub(super) fn published(&self, checkpoint: CheckpointId, number: u64, extension: &str) -> String {
@@ -75,7 +83,21 @@ impl Owner {
         (rest.split('_').count() == 3).then_some(())?;
         attempt.parse().ok().map(Attempt)
     }
+
+    /// Where its unfinished objects are, in a table's folder. Nobody else's are there.
+    pub(super) fn unfinished_objects(&self, folder: &ObjectPath) -> ObjectPath {
+        folder.clone().join(UNFINISHED).join(format!("{:016x}", self.hash))
+    }
+
+    /// The attempt that wrote an object; none if it is somebody else's.
+    pub(super) fn attempt_of_object(&self, key: &ObjectPath) -> Option<Attempt> {
+        let name = key.filename()?.strip_prefix(&format!("part-{:016x}-", self.hash))?;
+        name.split('-').next()?.parse().ok().map(Attempt)
+    }
 }
+
+/// The folder of unfinished objects. Readers pass over it, since it begins with an underscore.
+const UNFINISHED: &str = "_unfinished";
 
 /// FNV-1a: short, and the same in every build.
 fn fnv(text: &str) -> u64 {
@@ -131,19 +153,30 @@ impl Pending {
     }
 }
 
-/// An upload into a bucket of which all parts are there, and that one call makes an object of. It holds all that this takes,
-/// but for the keys to the bucket.
+/// An object that is complete under a hidden name, and the name that it will have. It holds all that publishing takes, but
+/// for the keys to the bucket.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct PendingObject {
-    #[serde(flatten)]
     pub(super) place: Place,
-    pub(super) key: String,
-    pub(super) upload: String,
-    /// The tags of its parts, in order.
-    pub(super) parts: Vec<String>,
-    /// Bytes of the whole.
-    pub(super) length: u64,
+    #[serde(with = "key")]
+    pub(super) unfinished: ObjectPath,
+    #[serde(with = "key")]
+    pub(super) published: ObjectPath,
+}
+
+/// Keys as text.
+mod key {
+    use object_store::path::Path;
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(key: &Path, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(key.as_ref())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Path, D::Error> {
+        Path::parse(String::deserialize(from)?).map_err(D::Error::custom)
+    }
 }
 
 /// What stands in a part for a table of this connector. A table may have moved between a folder and a bucket since.
@@ -154,15 +187,15 @@ pub(super) enum AnyPending {
 }
 
 impl AnyPending {
-    /// Reads one back. What would publish a hidden name, or a name that no path is, is none of ours.
+    /// Reads one back. What would publish a hidden name, or one that was seen before, is none of ours.
     pub(super) fn read(value: &serde_json::Value) -> Result<Self, SinkError> {
-        if value.get("bucket").is_none() {
+        if value.get("place").is_none() {
             return Pending::read(value).map(Self::File);
         }
         let pending = PendingObject::deserialize(value)?;
-        let name = pending.key.rsplit('/').next().unwrap_or_default();
-        let is_path = object_store::path::Path::parse(&pending.key).is_ok();
-        if !is_path || name.is_empty() || is_hidden(name) || pending.upload.is_empty() || pending.parts.is_empty() {
+        let hidden = |key: &ObjectPath| key.parts().any(|part| is_hidden(part.as_ref()));
+        let named = pending.published.filename().is_some_and(|name| !is_hidden(name));
+        if !named || !hidden(&pending.unfinished) {
             return Err(SinkError::bad_input(format!("{value} is no pending commit of the filesystem connector")));
         }
         Ok(Self::Object(pending))
@@ -220,24 +253,42 @@ mod tests {
     }
 
     #[test]
-    fn a_pending_upload_reads_back_and_one_of_a_hidden_key_is_refused() {
+    fn unfinished_objects_are_hidden_and_belong_to_one_sink_of_one_job() {
+        let writer = writer("delays");
+        let folder = writer.unfinished_objects(&"out".into());
+        assert_eq!(folder.as_ref(), format!("out/_unfinished/{:016x}", writer.owner.hash));
+        let key = folder.join(writer.object(5, "csv"));
+        assert_eq!(owner("delays", "sink").attempt_of_object(&key), Some(Attempt(7)));
+        for other in [owner("delays", "other"), owner("delay", "sink")] {
+            assert_eq!(other.attempt_of_object(&key), None);
+        }
+    }
+
+    #[test]
+    fn a_pending_object_reads_back_and_one_that_publishes_a_hidden_key_is_refused() {
         let pending = PendingObject {
             place: Place { bucket: "b".to_string(), endpoint: Some("http://here:9000".to_string()), region: None },
-            key: "out/part-1.csv".to_string(),
-            upload: "id".to_string(),
-            parts: vec!["\"tag\"".to_string()],
-            length: 7,
+            unfinished: "out/_unfinished/1/part-1.csv".into(),
+            published: "out/part-1.csv".into(),
         };
         let value = serde_json::to_value(&pending).unwrap();
         assert_eq!(
             value,
-            json!({"bucket": "b", "endpoint": "http://here:9000", "key": "out/part-1.csv", "upload": "id", "parts": ["\"tag\""], "length": 7})
+            json!({
+                "place": {"bucket": "b", "endpoint": "http://here:9000"},
+                "unfinished": "out/_unfinished/1/part-1.csv",
+                "published": "out/part-1.csv",
+            })
         );
         assert_eq!(AnyPending::read(&value).unwrap(), AnyPending::Object(pending));
-        for key in ["", "out/", "out/_a", "out/.a", "out/../a", "out//a"] {
+        for (name, key) in ["", "out/_a", "out/.a", "out/../a", "out//a"]
+            .map(|key| ("published", key))
+            .into_iter()
+            .chain([("unfinished", "out/part-1.csv"), ("unfinished", "")])
+        {
             let mut value = value.clone();
-            value["key"] = json!(key);
-            assert!(AnyPending::read(&value).is_err(), "{key}");
+            value[name] = json!(key);
+            assert!(AnyPending::read(&value).is_err(), "{name} {key}");
         }
     }
 }

@@ -1,12 +1,15 @@
-//! The sink into a bucket: a multipart upload is the hidden file, and completing it the rename.
+//! The sink into a bucket: objects under hidden names, which a commit copies to those that readers see.
+//!
+//! An object appears wholly or not at all, so what is under its hidden name at a checkpoint is whole. One of more than a part
+//! is a multipart upload, completed before the checkpoint is. It would be the hidden file itself, and completing it the commit,
+//! if every server completed uploads wholly or not at all; but some lose one when whoever completes it dies meanwhile.
 //!
 //! Parts are uploaded beside processing while rows come; one waits while the one before it is under way, which bounds the
-//! memory of a subtask to two parts. Where storage fails for a while, parts are tried again until the attempt is stopped:
+//! memory of a subtask to two parts. Where storage fails for a while, requests are tried again until the attempt is stopped:
 //! the data plane waits, and goes on. What storage refuses for good ends the attempt.
 //!
-//! An upload that is left behind is seen by nobody. A sink that is dropped aborts the one that it was writing; others stay
-//! until the bucket's own rule for unfinished uploads takes them away. Such a rule must leave them alone for longer than a
-//! job may stand still between a checkpoint and its commit.
+//! What is left behind is seen by nobody. A sink that is dropped aborts the uploads that it was making; objects under hidden
+//! names are removed by the next attempt.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,8 +17,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use object_store::MultipartId;
+use object_store::multipart::PartId;
 use object_store::path::Path as ObjectPath;
+use object_store::{MultipartId, ObjectStoreExt, PutPayload};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -28,14 +32,14 @@ use super::bucket::{Bucket, Objects, Place};
 use super::commit::ObjectCommitter;
 use super::encode::{encode, rows_of};
 use super::format::Format;
-use super::names::{PendingObject, Writer};
+use super::names::{Owner, PendingObject, Writer};
 
-/// A part is uploaded at this size. S3 wants 5 MiB at least, of all but the last.
+/// A part is uploaded at this size. S3 wants 5 MiB at least, of all but the last, and at most 10,000 parts.
 const PART: usize = 8 << 20;
-/// The largest part, which a subtask holds twice in memory.
-const LARGEST_PART: usize = 64 << 20;
-/// S3 takes 10,000 parts an upload; objects that are to grow larger get larger parts, and are closed where those do not do.
-const MOST_PARTS: u64 = 9_000;
+/// Objects are closed at this size, whatever was asked for: S3 copies 5 GiB at most.
+const LARGEST: u64 = 4 << 30;
+/// A completion that storage refused so often is not going to succeed: the attempt ends, and what it wrote is written again.
+const MOST_REFUSALS: u32 = 3;
 /// The first wait after a try that failed. It doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// The longest wait between two tries.
@@ -57,10 +61,9 @@ pub(super) struct ObjectSinkFactory {
 
 impl SinkFactory for ObjectSinkFactory {
     fn create(&self, ctx: &SinkContext) -> Result<Box<dyn Sink>, SinkError> {
-        let (part, roll_at) = sizes(self.roll_at);
         Ok(Box::new(ObjectSink {
-            options: Self { roll_at, ..self.clone() },
-            part,
+            options: self.clone(),
+            unfinished: Writer::of(ctx).unfinished_objects(&self.bucket.path),
             writer: Writer::of(ctx),
             io: Io { runtime: ctx.runtime.clone(), stopped: ctx.stopped.clone() },
             open: None,
@@ -68,15 +71,13 @@ impl SinkFactory for ObjectSinkFactory {
         }))
     }
 
-    fn committer(&self, _ctx: &CommitContext) -> Result<Arc<dyn Committer>, SinkError> {
-        Ok(Arc::new(ObjectCommitter::new(self.bucket.clone())))
+    fn committer(&self, ctx: &CommitContext) -> Result<Arc<dyn Committer>, SinkError> {
+        Ok(Arc::new(ObjectCommitter {
+            bucket: self.bucket.clone(),
+            owner: Owner::new(&ctx.job, &ctx.sink),
+            attempt: ctx.attempt,
+        }))
     }
-}
-
-/// The size of parts, and that at which an object is closed, for the one that was asked for.
-fn sizes(roll_at: u64) -> (usize, u64) {
-    let part = (roll_at / MOST_PARTS).clamp(PART as u64, LARGEST_PART as u64);
-    (part as usize, roll_at.min(part * MOST_PARTS))
 }
 
 /// Where a sink's futures run, and when they are of no use any more.
@@ -102,13 +103,16 @@ impl Io {
 struct Upload {
     objects: Objects,
     place: Place,
+    /// Its hidden name.
     key: ObjectPath,
+    /// The name that it is to have.
+    published: ObjectPath,
     /// Set with the first part.
     id: Arc<OnceLock<MultipartId>>,
-    /// The tags of the parts that have been taken, in order.
-    parts: Vec<String>,
+    /// Those that have been taken, in order.
+    parts: Vec<PartId>,
     /// The part that is under way.
-    sending: Option<JoinHandle<Result<String, SinkError>>>,
+    sending: Option<JoinHandle<Result<PartId, SinkError>>>,
     /// What has been gathered since.
     bytes: Vec<u8>,
     /// Bytes that were sent.
@@ -116,11 +120,12 @@ struct Upload {
 }
 
 impl Upload {
-    fn new(bucket: &Bucket, name: &str) -> Self {
+    fn new(bucket: &Bucket, unfinished: &ObjectPath, name: &str) -> Self {
         Self {
             objects: bucket.objects.clone(),
             place: bucket.place.clone(),
-            key: bucket.path.clone().join(name),
+            key: unfinished.clone().join(name),
+            published: bucket.path.clone().join(name),
             id: Arc::default(),
             parts: Vec::new(),
             sending: None,
@@ -155,19 +160,30 @@ impl Upload {
         Ok(())
     }
 
-    /// All of it is durable, under its name, and seen by nobody.
+    /// All of it is an object, under its hidden name.
     fn finish(mut self, io: &Io) -> Result<PendingObject, SinkError> {
+        match self.finished(io) {
+            Ok(()) => Ok(PendingObject { place: self.place, unfinished: self.key, published: self.published }),
+            Err(error) => {
+                self.abandon(&io.runtime);
+                Err(error)
+            }
+        }
+    }
+
+    fn finished(&mut self, io: &Io) -> Result<(), SinkError> {
+        if self.length == 0 {
+            let payload = PutPayload::from(std::mem::take(&mut self.bytes));
+            return io.wait(async {
+                tried(&self.key, || self.objects.store.put(&self.key, payload.clone())).await.map(drop)
+            });
+        }
         if !self.bytes.is_empty() {
             self.send(io)?;
         }
-        io.wait(self.sent())?;
-        let upload = self.id.get().cloned().unwrap_or_default();
-        Ok(PendingObject {
-            place: self.place,
-            key: self.key.to_string(),
-            upload,
-            parts: self.parts,
-            length: self.length,
+        io.wait(async {
+            self.sent().await?;
+            complete(&self.objects, &self.key, &self.id, &self.parts, self.length).await
         })
     }
 
@@ -179,7 +195,7 @@ impl Upload {
                 drop(sending.await);
             }
             if let Some(id) = self.id.get()
-                && let Err(error) = self.objects.abort(&self.key, id).await
+                && let Err(error) = self.objects.uploads.abort_multipart(&self.key, id).await
             {
                 tracing::debug!(key = %self.key, %error, "an upload is left behind");
             }
@@ -191,19 +207,52 @@ fn stopping() -> SinkError {
     SinkError::io("the attempt is being stopped")
 }
 
+/// All parts but the last have 5 MiB at least.
 async fn send_part(
     objects: &Objects,
     key: &ObjectPath,
     id: &OnceLock<MultipartId>,
     number: usize,
     bytes: Bytes,
-) -> Result<String, SinkError> {
+) -> Result<PartId, SinkError> {
     if id.get().is_none() {
         // One part is under way at a time, so nobody else sets it.
-        drop(id.set(tried(key, || objects.begin(key)).await?));
+        drop(id.set(tried(key, || objects.uploads.create_multipart(key)).await?));
     }
-    let Some(id) = id.get() else { return Err(SinkError::io(format!("{key} has no upload"))) };
-    tried(key, || objects.part(key, id, number, bytes.clone())).await
+    let id = begun(key, id)?;
+    tried(key, || objects.uploads.put_part(key, id, number, bytes.clone().into())).await
+}
+
+/// Makes an object of an upload. It may be there after an answer that was lost.
+async fn complete(
+    objects: &Objects,
+    key: &ObjectPath,
+    id: &OnceLock<MultipartId>,
+    parts: &[PartId],
+    length: u64,
+) -> Result<(), SinkError> {
+    let id = begun(key, id)?;
+    let mut refusals = 0;
+    loop {
+        let Err(error) = objects.uploads.complete_multipart(key, id, parts.to_vec()).await else { return Ok(()) };
+        match tried(key, async || match objects.store.head(key).await {
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            found => found.map(Some),
+        })
+        .await?
+        {
+            Some(there) if there.size == length => return Ok(()),
+            // Storage answers, and knows of no object.
+            _ => refusals += 1,
+        }
+        if refusals == MOST_REFUSALS {
+            return Err(SinkError::io(format!("cannot complete the upload of {key}")).because(error));
+        }
+    }
+}
+
+fn begun<'a>(key: &ObjectPath, id: &'a OnceLock<MultipartId>) -> Result<&'a MultipartId, SinkError> {
+    id.get().ok_or_else(|| SinkError::io(format!("{key} has no upload")))
 }
 
 /// Tries again what may succeed later.
@@ -242,8 +291,8 @@ fn is_final(error: &object_store::Error) -> bool {
 
 struct ObjectSink {
     options: ObjectSinkFactory,
-    /// Bytes of a part.
-    part: usize,
+    /// Where objects are until they are published.
+    unfinished: ObjectPath,
     writer: Writer,
     io: Io,
     /// Begun with the first row after a cut: where there are no rows there is no object.
@@ -261,12 +310,12 @@ impl Sink for ObjectSink {
         let ObjectSinkFactory { bucket, format, roll_at, .. } = &self.options;
         let upload = self.open.get_or_insert_with(|| {
             let number = NEXT_OBJECT.fetch_add(1, Ordering::Relaxed);
-            Upload::new(bucket, &self.writer.object(number, format.extension()))
+            Upload::new(bucket, &self.unfinished, &self.writer.object(number, format.extension()))
         });
         let first = upload.length == 0 && upload.bytes.is_empty();
         encode(format, &rows, first, &mut upload.bytes)?;
-        let full = upload.length + upload.bytes.len() as u64 >= *roll_at;
-        if full || upload.bytes.len() >= self.part {
+        let full = upload.length + upload.bytes.len() as u64 >= LARGEST.min(*roll_at);
+        if full || upload.bytes.len() >= PART {
             upload.send(&self.io)?;
         }
         if full {
@@ -291,18 +340,5 @@ impl Drop for ObjectSink {
         for upload in self.closed.drain(..).chain(self.open.take()) {
             upload.abandon(&self.io.runtime);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parts_are_as_large_as_the_object_needs_and_memory_allows() {
-        assert_eq!(sizes(1), (PART, 1));
-        assert_eq!(sizes(128 << 20), (PART, 128 << 20));
-        assert_eq!(sizes(MOST_PARTS << 24), (16 << 20, MOST_PARTS << 24));
-        assert_eq!(sizes(u64::MAX), (LARGEST_PART, MOST_PARTS << 26));
     }
 }

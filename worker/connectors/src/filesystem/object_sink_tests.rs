@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use arrow::array::{Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
@@ -15,12 +16,13 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use weir_engine::batch::Batch;
-use weir_engine::sink::{CommitContext, Sink, SinkContext, SinkFactory};
+use weir_engine::sink::{CommitContext, Committer, Sink, SinkContext, SinkFactory};
 use weir_protocol::{Attempt, CheckpointId, JobName};
 use weir_storage::minio::Minio;
 
 use super::bucket::{Bucket, Objects, Place};
 use super::format::Format;
+use super::location::is_hidden;
 use super::object_sink::ObjectSinkFactory;
 use crate::testing::sink_context;
 
@@ -79,27 +81,36 @@ impl Table {
     }
 
     fn commit(&self, pending: &[Value]) -> Result<(), weir_engine::SinkError> {
-        // Another worker's: what is pending is all that it knows.
-        let ctx = CommitContext { job: job(), attempt: Attempt(2), sink: "sink".to_string() };
-        let committer = self.factory().committer(&ctx).unwrap();
-        self.runtime.block_on(async {
-            committer.clean(pending).await?;
-            committer.commit(pending).await
-        })
+        self.runtime.block_on(self.committer().commit(pending))
     }
 
-    /// The lines of all objects, by key.
+    /// Of the next attempt: what is pending is all that it knows.
+    fn committer(&self) -> Arc<dyn Committer> {
+        let ctx = CommitContext { job: job(), attempt: Attempt(2), sink: "sink".to_string() };
+        self.factory().committer(&ctx).unwrap()
+    }
+
+    /// The keys of all objects, hidden ones too, in order.
+    fn keys(&self) -> Vec<ObjectPath> {
+        let listed = self.objects.store.list(None).map_ok(|object| object.location);
+        let mut keys: Vec<_> = self.runtime.block_on(listed.try_collect()).unwrap();
+        keys.sort();
+        keys
+    }
+
+    fn unfinished(&self) -> usize {
+        self.keys().iter().filter(|key| key.as_ref().starts_with("out/_unfinished/")).count()
+    }
+
+    /// The lines of all objects that readers see, by key.
     fn seen(&self) -> BTreeMap<String, Vec<String>> {
-        self.runtime.block_on(async {
-            let mut seen = BTreeMap::new();
-            let listed: Vec<_> = self.objects.store.list(None).try_collect().await.unwrap();
-            for object in listed {
-                let bytes = self.objects.store.get(&object.location).await.unwrap().bytes().await.unwrap();
-                let lines = std::str::from_utf8(&bytes).unwrap().lines().map(str::to_string).collect();
-                seen.insert(object.location.to_string(), lines);
-            }
-            seen
-        })
+        let keys = self.keys().into_iter().filter(|key| !key.parts().any(|part| is_hidden(part.as_ref())));
+        let lines = |key: ObjectPath| {
+            let bytes = self.runtime.block_on(async { self.objects.store.get(&key).await.unwrap().bytes().await });
+            let lines = String::from_utf8(bytes.unwrap().to_vec()).unwrap().lines().map(str::to_string).collect();
+            (key.to_string(), lines)
+        };
+        keys.map(lines).collect()
     }
 
     fn rows(&self) -> usize {
@@ -141,6 +152,7 @@ fn objects_are_seen_when_their_checkpoint_is_committed_and_not_before() {
         );
         table.commit(&both).unwrap();
         assert_eq!(table.seen(), seen, "a second commit changes nothing");
+        assert_eq!(table.unfinished(), 0);
     });
 }
 
@@ -156,8 +168,16 @@ fn what_is_never_committed_is_never_seen() {
         let mut sink = table.sink();
         sink.write(batch(10..12, 1)).unwrap();
         let kept = prepare(&mut *sink, 2);
+        assert_eq!(table.unfinished(), 2);
+        table.runtime.block_on(table.committer().clean(&kept)).unwrap();
+        // It is removed beside the attempt.
+        let removed = (0..500).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            table.unfinished() == 1
+        });
+        assert!(removed, "{:?}", table.keys());
         table.commit(&kept).unwrap();
-        assert_eq!((dropped.len(), table.rows()), (1, 2));
+        assert_eq!((dropped.len(), table.rows(), table.unfinished()), (1, 2, 0));
     });
 }
 
@@ -170,8 +190,7 @@ fn large_objects_go_in_parts_and_are_closed_at_their_size() {
             sink.write(batch(row..row + 1, MEBIBYTE)).unwrap();
         }
         let pending = prepare(&mut *sink, 1);
-        let parts: Vec<usize> = pending.iter().map(|one| one["parts"].as_array().unwrap().len()).collect();
-        assert_eq!(parts, [2, 1]);
+        assert_eq!((pending.len(), table.unfinished()), (2, 2));
         assert_eq!(table.rows(), 0);
         table.commit(&pending).unwrap();
         let rows: Vec<usize> = table.seen().values().map(Vec::len).collect();
@@ -201,7 +220,7 @@ fn a_commit_after_a_reader_took_the_object_changes_nothing_and_one_into_no_bucke
     assert_eq!(table.rows(), 0);
 
     let mut elsewhere = pending[0].clone();
-    elsewhere["bucket"] = json!("no-such-bucket");
+    elsewhere["place"]["bucket"] = json!("no-such-bucket");
     let error = table.commit(&[elsewhere]).unwrap_err();
     assert!(error.to_string().contains("s3://no-such-bucket/out/part-"), "{error}");
 }
@@ -217,27 +236,57 @@ fn a_table_that_has_moved_into_a_bucket_still_publishes_its_files() {
     assert!(table.commit(&[json!({"bucket": "data"})]).is_err());
 }
 
-/// Passes uploads on to a bucket in memory; fails the first calls, or loses the answers of completions.
+#[test]
+fn a_committer_that_dies_at_any_moment_loses_and_repeats_nothing() {
+    let test = "a_committer_that_dies_at_any_moment_loses_and_repeats_nothing";
+    let Some(server) = Minio::start(test, &["data"]) else { return };
+    let table = Table::on(&server);
+    let mut sink = table.sink();
+    let committer = table.committer();
+    for moment in 0..100 {
+        sink.write(batch(moment..moment + 1, 1)).unwrap();
+        let pending = prepare(&mut *sink, moment as u64);
+        // Its connections are closed in the middle of what it asks for, as those of a process that is killed.
+        let dies = Duration::from_micros(100 * moment as u64);
+        drop(table.runtime.block_on(async { tokio::time::timeout(dies, committer.commit(&pending)).await }));
+        table.commit(&pending).unwrap();
+    }
+    let lines: Vec<_> = table.seen().into_values().flatten().collect();
+    let ids: std::collections::BTreeSet<_> = lines.iter().collect();
+    assert_eq!((lines.len(), ids.len(), table.unfinished()), (100, 100, 0));
+}
+
+/// Passes requests on to a bucket in memory; fails the first parts, or loses the answers of what makes objects.
 struct Flaky {
     inner: InMemory,
     failing: AtomicUsize,
-    loses_completions: bool,
+    /// What is done and not answered, still so many times.
+    losing: AtomicUsize,
+    /// No upload is ever completed.
+    refusing: bool,
 }
 
 impl Flaky {
-    fn table(failing: usize, loses_completions: bool) -> Table {
-        let inner = InMemory::new();
+    fn table(failing: usize, losing: usize, refusing: bool) -> Table {
+        let (failing, losing) = (AtomicUsize::new(failing), AtomicUsize::new(losing));
         // Forks share nothing, so the reader reads through the same one.
-        let flaky = Arc::new(Self { inner, failing: AtomicUsize::new(failing), loses_completions });
+        let flaky = Arc::new(Self { inner: InMemory::new(), failing, losing, refusing });
         let store: Arc<dyn ObjectStore> = Arc::new(Reading(Arc::clone(&flaky)));
         let place = Place { bucket: "data".to_string(), endpoint: None, region: None };
         Table::of(Objects { store, uploads: flaky }, place)
     }
 
     fn fails(&self) -> object_store::Result<()> {
-        let failing = self.failing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-        match failing {
-            Ok(_) => Err(object_store::Error::Generic { store: "flaky", source: "not now".into() }),
+        Self::once_less(&self.failing, "not now")
+    }
+
+    fn loses(&self) -> object_store::Result<()> {
+        Self::once_less(&self.losing, "no answer")
+    }
+
+    fn once_less(times: &AtomicUsize, source: &str) -> object_store::Result<()> {
+        match times.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
+            Ok(_) => Err(object_store::Error::Generic { store: "flaky", source: source.into() }),
             Err(_) => Ok(()),
         }
     }
@@ -267,10 +316,11 @@ impl MultipartStore for Flaky {
         id: &MultipartId,
         parts: Vec<PartId>,
     ) -> object_store::Result<PutResult> {
-        let done = self.inner.complete_multipart(path, id, parts).await?;
-        if self.loses_completions {
-            return Err(object_store::Error::Generic { store: "flaky", source: "no answer".into() });
+        if self.refusing {
+            return Err(object_store::Error::Generic { store: "flaky", source: "InvalidPart".into() });
         }
+        let done = self.inner.complete_multipart(path, id, parts).await?;
+        self.loses()?;
         Ok(done)
     }
 
@@ -279,7 +329,7 @@ impl MultipartStore for Flaky {
     }
 }
 
-/// The objects of a flaky bucket, without its flaws.
+/// The objects of a flaky bucket.
 #[derive(Clone)]
 struct Reading(Arc<Flaky>);
 
@@ -303,6 +353,7 @@ impl ObjectStore for Reading {
         payload: PutPayload,
         options: object_store::PutOptions,
     ) -> object_store::Result<PutResult> {
+        self.0.fails()?;
         self.0.inner.put_opts(location, payload, options).await
     }
 
@@ -346,24 +397,39 @@ impl ObjectStore for Reading {
         to: &ObjectPath,
         options: object_store::CopyOptions,
     ) -> object_store::Result<()> {
-        self.0.inner.copy_opts(from, to, options).await
+        self.0.inner.copy_opts(from, to, options).await?;
+        self.0.loses()
     }
 }
 
 #[test]
-fn uploads_are_tried_again_and_a_lost_answer_of_a_commit_is_found_out() {
-    let table = Flaky::table(3, true);
+fn uploads_are_tried_again_and_lost_answers_are_found_out() {
+    for (rows, width) in [(1, 1), (9, MEBIBYTE)] {
+        let table = Flaky::table(3, 2, false);
+        let mut sink = table.sink();
+        sink.write(batch(0..rows, width)).unwrap();
+        let pending = prepare(&mut *sink, 1);
+        // The answer of the copy is lost, once or, where there was no upload whose answer was, twice.
+        let tries = (0..9).take_while(|_| table.commit(&pending).is_err()).count();
+        assert_eq!(tries, if rows == 1 { 2 } else { 1 });
+        table.commit(&pending).unwrap();
+        assert_eq!((table.rows() as i64, table.unfinished()), (rows, 0));
+    }
+}
+
+#[test]
+fn an_upload_that_the_server_has_lost_ends_the_attempt() {
+    let table = Flaky::table(0, 0, true);
     let mut sink = table.sink();
     sink.write(batch(0..9, MEBIBYTE)).unwrap();
-    let pending = prepare(&mut *sink, 1);
-    table.commit(&pending).unwrap();
-    table.commit(&pending).unwrap();
-    assert_eq!(table.rows(), 9);
+    let error = sink.prepare(CheckpointId(1)).unwrap()().unwrap_err();
+    assert!(error.to_string().contains("cannot complete the upload of out/_unfinished/"), "{error}");
+    assert!(table.keys().is_empty());
 }
 
 #[test]
 fn a_stopped_attempt_waits_for_no_storage() {
-    let table = Flaky::table(usize::MAX, false);
+    let table = Flaky::table(usize::MAX, 0, false);
     let mut sink = table.sink();
     sink.write(batch(0..9, MEBIBYTE)).unwrap();
     let job = sink.prepare(CheckpointId(1)).unwrap();
