@@ -271,6 +271,8 @@ down() {
     local file pid
     for file in first unshare; do
         pid=$(cat "$S/run/$file.pid" 2>/dev/null) || continue
+        # It may have ended without a word, and the number be another's by now.
+        case $(cat "/proc/$pid/comm" 2>/dev/null) in unshare | cluster.sh) ;; *) continue ;; esac
         kill -KILL "$pid" 2>/dev/null || true
         while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
     done

@@ -89,9 +89,13 @@ down() {
     kind delete cluster --name "$name" --kubeconfig "$S/kubeconfig" -q || true
     if [ -S "$own" ]; then
         pid=$(cat "$S/dockerd.pid")
-        kill "$pid"
-        while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
-        ip netns del "$name"
+        # It may have ended without a word, and the number be another's by now.
+        if [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = dockerd ]; then
+            kill "$pid"
+            while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
+        fi
+        ip netns del "$name" || true
+        findmnt -rno TARGET | { grep "^$S/" || true; } | sort -r | xargs -r umount
         rm -rf "$S/exec" "$own" # what Docker has stored is kept: the node image is in it
     fi
     rm -f "$S/kubeconfig" "$S/node"
