@@ -78,6 +78,7 @@ up() {
     image=$(node_image)
     step "Docker; node image $image"
     case $image in weir.local/*) docker image inspect "$image" >/dev/null 2>&1 || own_node_image "$image" ;; esac
+    kind delete cluster --name "$name" --kubeconfig "$S/kubeconfig" -q # of an earlier Docker daemon here, whose storage is kept
     kind create cluster --name "$name" --wait 180s --image "$image" --config <(sed "s#AUDIT#$here/audit.yaml#" "$here/kind/config.yaml") --kubeconfig "$S/kubeconfig" -q
     step "cluster ready"
     case $image in weir.local/*) ;; *) "$here/kind.sh" load "$tools"/images/*.tar ;; esac
