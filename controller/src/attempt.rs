@@ -73,6 +73,8 @@ pub struct AttemptMachine {
     failures: Failures,
     /// The attempt was begun because of a failure or a loss.
     again: bool,
+    /// A stop with a last checkpoint is to follow as soon as what runs is resumed.
+    stops: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -140,6 +142,7 @@ impl AttemptMachine {
             phase: Phase::New,
             failures: Failures::default(),
             again: false,
+            stops: false,
         }
     }
 
@@ -218,6 +221,8 @@ impl AttemptMachine {
                 Phase::HandingOver { opening, .. } if last_checkpoint => {
                     self.phase = Phase::Stopping { opening: Arc::clone(opening) };
                 }
+                // It runs, and nobody can take a checkpoint of it yet.
+                Phase::TakingOver { resume: true, .. } | Phase::Resuming { .. } if last_checkpoint => self.stops = true,
                 _ => self.end(End::Stopped(None), &mut actions),
             },
             Event::LastTaken(last) => match &self.phase {
@@ -440,6 +445,10 @@ impl AttemptMachine {
     }
 
     fn restart(&mut self, now: Millis, after: Duration, failures: u32, actions: &mut Vec<Action>) {
+        if self.stops {
+            self.end(End::Stopped(None), actions);
+            return;
+        }
         self.again = true;
         actions.push(Action::DropCoordinator);
         actions.push(Action::Note(Note::Restarting { after, failures }));

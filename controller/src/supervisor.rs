@@ -138,7 +138,7 @@ pub async fn run(parts: Parts) -> Outcome {
     let inlets =
         Inlets { platform: parts.platform_events, sessions: session_events, done: done_events, control: parts.control };
     let job = parts.job;
-    let wanted = Wanted { job: job.clone(), fingerprint: parts.fingerprint.clone() };
+    let wanted = Wanted { job: job.clone(), fingerprint: parts.fingerprint.clone(), empty: false };
     let supervisor = Supervisor {
         request: Request {
             job: job.name.clone(),

@@ -199,7 +199,10 @@ async fn a_pod_that_cannot_be_created_is_told_and_is_not_waited_for_at_the_end()
     let process = platform.start(&template);
     let PlatformEvent::Waiting { process: waits, reason, .. } = next(&mut events).await else { panic!() };
     assert_eq!(waits, process);
-    assert!(reason.starts_with("its pod cannot be created:") && reason.contains("spec.containers"), "{reason}");
+    assert!(
+        reason.starts_with("Invalid: its pod cannot be created:") && reason.contains("spec.containers"),
+        "{reason}"
+    );
     platform.stop(process);
     platform.finish().await;
     assert!(matches!(next(&mut events).await, PlatformEvent::StartFailed { .. }));

@@ -400,10 +400,14 @@ impl Run {
 
     /// Asks for another version of the job.
     async fn change(&self, folder: &Path, fingerprint: Option<&str>, change: impl FnOnce(&mut Job)) {
+        self.change_to(folder, fingerprint, false, change).await;
+    }
+
+    async fn change_to(&self, folder: &Path, fingerprint: Option<&str>, empty: bool, change: impl FnOnce(&mut Job)) {
         let mut job = Self::job(folder);
         job.generation = 2;
         change(&mut job);
-        let change = Change { job, fingerprint: fingerprint.map(str::to_string) };
+        let change = Change { job, fingerprint: fingerprint.map(str::to_string), empty };
         self.control.send(Control::Change(Box::new(change))).await.unwrap();
     }
 
@@ -538,6 +542,28 @@ async fn a_change_that_the_state_does_not_fit_is_refused_and_the_job_runs_on_as_
     assert_eq!((run.deployed(1).len(), run.deployed(2).len(), run.deployed(3).len()), (2, 0, 2));
     let completed = run.lines.count("checkpoint");
     run.lines.wait("checkpoint", completed + 2).await;
+    run.finish_input();
+    assert_eq!(run.outcome().await, Outcome::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_leaves_the_state_behind_begins_with_none_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::start(folder.path(), "here", false);
+    run.lines.wait("checkpoint 2 in", 1).await;
+    run.change_to(folder.path(), None, true, |job| job.plan.script = "nonsense".to_string()).await;
+    run.lines.wait("nonsense is no statement", 1).await;
+    let change = |job: &mut Job| (job.plan.script, job.generation) = ("SELECT 2".to_string(), 3);
+    run.change_to(folder.path(), None, true, change).await;
+    run.lines.wait("handing over", 1).await;
+    run.lines.wait("running again after", 1).await;
+    let completed = run.lines.count("checkpoint");
+    run.lines.wait("checkpoint", completed + 2).await;
+    run.kill_a_worker().await;
+    run.lines.wait("running again after", 2).await;
+    let restored = |attempt| run.deployed(attempt).into_iter().map(|(_, restore)| restore).collect::<Vec<_>>();
+    assert_eq!(restored(2), ["", ""]);
+    assert!(restored(3).iter().all(|record| record.starts_with("terms/0000000002/")), "{:?}", restored(3));
     run.finish_input();
     assert_eq!(run.outcome().await, Outcome::Succeeded);
 }

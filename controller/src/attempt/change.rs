@@ -322,6 +322,10 @@ impl AttemptMachine {
         };
         self.change.unsure = true;
         self.crew.members = workers.iter().cloned().map(Some).collect();
-        self.run(now, opening, workers, true, actions);
+        self.run(now, Arc::clone(&opening), workers, true, actions);
+        if std::mem::take(&mut self.stops) {
+            self.phase = Phase::Stopping { opening };
+            actions.push(Action::TakeLast);
+        }
     }
 }

@@ -486,6 +486,32 @@ fn a_resumed_attempt_that_is_what_is_wanted_goes_on_as_that_with_its_standby() {
 }
 
 #[test]
+fn a_stop_while_an_attempt_is_resumed_takes_its_last_checkpoint() {
+    let stop = || Event::Stop { last_checkpoint: true };
+    for late in [false, true] {
+        let mut job = Job::resuming(2);
+        if !late {
+            assert_eq!(job.on(stop()), []);
+        }
+        job.on(taken_over(3));
+        if late {
+            assert_eq!(job.on(stop()), []);
+        }
+        job.runs(1, 3);
+        let actions = job.runs(2, 3);
+        assert!(matches!(&actions[..], [.., Action::TakeLast]), "{actions:?}");
+        assert!(matches!(job.on(Event::LastTaken(TAKEN)).last(), Some(Action::Ended(End::Stopped(Some(_))))));
+    }
+    // It cannot be resumed, and nothing is begun anew for it.
+    let mut job = Job::resuming(2);
+    job.on(stop());
+    job.on(taken_over(3));
+    job.runs(1, 3);
+    let actions = job.after(RESUME_PATIENCE).on(Event::Tick);
+    assert!(matches!(actions.last(), Some(Action::Ended(End::Stopped(None)))), "{actions:?}");
+}
+
+#[test]
 fn after_a_resume_a_worker_is_asked_for_the_plan_of_what_is_wanted() {
     let unplanned = Version { planned: false, ..version(1, Size { workers: 2, standby: 0 }) };
     let mut job = Job { machine: AttemptMachine::new(POLICY, unplanned), now: Millis(0), attempt: 4 };

@@ -12,7 +12,7 @@ use kube::{
 };
 use tokio::sync::mpsc;
 
-use super::{reasons::events as reasons, validate::Identity};
+use super::{reasons::events as reasons, status::DOUBTS, validate::Identity};
 use crate::{
     attempt::End,
     supervisor::{Fact, Why, in_words},
@@ -69,6 +69,8 @@ pub struct Story {
     failing: bool,
     waits: BTreeMap<u64, String>,
     storage: bool,
+    /// An attempt was resumed, and whether it is what is wanted has not been seen.
+    resumed: bool,
 }
 
 impl Story {
@@ -128,7 +130,8 @@ impl Story {
             Fact::StartFailed { reason } => {
                 Some(Told::warning(reasons::WORKER_START_FAILED, format!("a worker did not start: {reason}")))
             }
-            Fact::TakeOverFailed { reason } => {
+            Fact::RecordInDoubt { tries, .. } if *tries < DOUBTS => None,
+            Fact::TakeOverFailed { reason } | Fact::RecordInDoubt { reason, .. } => {
                 if std::mem::replace(&mut self.storage, true) {
                     return None;
                 }
@@ -137,7 +140,7 @@ impl Story {
             }
             Fact::Running { attempt, resumed, .. } => Some(self.running(attempt.0, *resumed, now)),
             Fact::Completed { record, .. } => {
-                let failing = std::mem::take(&mut self.failing);
+                let failing = std::mem::take(&mut self.failing) | std::mem::take(&mut self.storage);
                 let first = !std::mem::replace(&mut self.checkpointed, true);
                 let note = format!(
                     "checkpoint {} in {}: state {}",
@@ -167,6 +170,8 @@ impl Story {
                 let note = "a last checkpoint is taken, then the next attempt begins";
                 Some(Told::normal(reasons::CHANGING, note).about(generation))
             }
+            // It was what is wanted all along.
+            Fact::ChangeApplied { .. } if std::mem::take(&mut self.resumed) => None,
             Fact::ChangeApplied { generation } => {
                 let note = format!("generation {generation} holds, without a new attempt");
                 Some(Told::normal(reasons::CHANGED, note).about(generation))
@@ -193,7 +198,6 @@ impl Story {
             Fact::Restarting { .. }
             | Fact::Deploying { .. }
             | Fact::FirstOutput(_)
-            | Fact::RecordInDoubt { .. }
             | Fact::Committed { .. }
             | Fact::Planned { .. }
             | Fact::ChangeWaits { .. }
@@ -204,6 +208,7 @@ impl Story {
 
     fn running(&mut self, attempt: u64, resumed: bool, now: Instant) -> Told {
         let took = self.broken.take().map(|broken| now - broken);
+        self.resumed = resumed;
         if resumed {
             let note = format!("attempt {attempt} runs on under another controller");
             return Told::normal(reasons::RESUMED, note).about(attempt);
@@ -305,6 +310,18 @@ mod tests {
         assert!(story.tell(&waits("ErrImagePull: try 1"), now).is_some());
         assert!(story.tell(&waits("ErrImagePull: try 2"), now).is_none());
         assert!(story.tell(&waits("ImagePullBackOff: wait"), now).is_some());
+    }
+
+    #[test]
+    fn an_attempt_that_is_resumed_is_no_change() {
+        let mut story = Story::default();
+        let now = Instant::now();
+        let running =
+            Fact::Running { attempt: weir_protocol::Attempt(3), resumed: true, generation: None, recovery: None };
+        let applied = Fact::ChangeApplied { generation: 2 };
+        assert_eq!(story.tell(&running, now).map(|told| told.reason), Some(reasons::RESUMED));
+        assert!(story.tell(&applied, now).is_none());
+        assert_eq!(story.tell(&applied, now).map(|told| told.reason), Some(reasons::CHANGED));
     }
 
     #[test]

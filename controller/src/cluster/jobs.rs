@@ -161,12 +161,12 @@ pub fn key(identity: &Identity) -> Key {
 }
 
 /// The job with its pods' template, whose image is settled.
-pub fn with_template(wanted: &ValidJob, image: String) -> Job {
+pub fn with_template(wanted: &ValidJob, image: String, keys: Option<&S3Keys>) -> Job {
     let inputs = super::validate::PodInputs { image, ..wanted.pods.clone() };
     let mut job = wanted.job.clone();
     job.standby = wanted.spec.workers.standby;
     job.template =
-        WorkerTemplate { hash: pod::hash(&inputs), pod: Some(Arc::new(pod::pod(&wanted.identity, &inputs))) };
+        WorkerTemplate { hash: pod::hash(&inputs, keys), pod: Some(Arc::new(pod::pod(&wanted.identity, &inputs))) };
     job
 }
 
@@ -215,7 +215,7 @@ pub async fn start(
     kept: &Kept,
 ) -> Result<(), Problem> {
     let identity = &wanted.identity;
-    let job = with_template(wanted, image.clone());
+    let job = with_template(wanted, image.clone(), keys.as_ref());
     let store = open_storage(&job, keys.as_ref())?;
     let (restore, adopt) = match begin {
         Begin::Newest => (Restore::Latest, false),
@@ -262,7 +262,8 @@ pub async fn start(
         owner: identity.uid.clone(),
         restore,
         adopt,
-        resume: true,
+        // Workers that are there have other state than that of a wish.
+        resume: restore == Restore::Latest,
         store,
         platform: Box::new(platform),
         platform_events: events,
@@ -297,6 +298,11 @@ fn observer(context: &Arc<Context>, identity: &Identity, report: &Arc<Report>, w
             && let Some(wish) = wish.take()
         {
             about.restored_from(wish);
+        }
+        // Its successor needs all that pods need, which somebody may have deleted.
+        if matches!(fact, Fact::WorkerLost { .. } | Fact::StartFailed { .. }) {
+            context.applied.forget(&identity.namespace, &identity.name);
+            context.wake(&identity);
         }
         if matches!(
             fact,
@@ -344,13 +350,13 @@ pub fn wake_later(context: &Arc<Context>, identity: &Identity) {
 }
 
 /// Hands a running supervisor another version.
-pub fn change(context: &Context, wanted: &ValidJob, image: String) {
-    let job = with_template(wanted, image.clone());
+pub fn change(context: &Context, wanted: &ValidJob, image: String, keys: Option<&S3Keys>, empty: bool) {
+    let job = with_template(wanted, image.clone(), keys);
     context.jobs.with(&wanted.identity, |entry| {
         let restored_from =
             entry.kept.as_ref().and_then(|kept| kept.accepted.as_ref()).and_then(|a| a.restored_from.clone());
         let Some(running) = &mut entry.supervisor else { return };
-        running.tell(Control::Change(Box::new(Change { job: job.clone(), fingerprint: None })));
+        running.tell(Control::Change(Box::new(Change { job: job.clone(), fingerprint: None, empty })));
         running.job = job;
         running.asked.push(Accepted { generation: wanted.generation, spec: wanted.spec.clone(), image, restored_from });
     });

@@ -332,6 +332,8 @@ async fn becomes(mut role: watch::Receiver<Role>, leads: bool) {
 async fn first_contact(client: &Client, options: &Options, health: &Health) -> String {
     let mut told = false;
     loop {
+        // What is missing is missing outside: a new process would not find it either.
+        *health.turned.lock() = Instant::now();
         let cluster = async {
             observe::served(client, options.watch_namespace.as_deref()).await?;
             observe::cluster(client).await

@@ -35,6 +35,8 @@ pub struct There<'a> {
     pub ended: bool,
     /// The version that is wanted was refused while another ran.
     pub refused: bool,
+    /// What stands in storage did not fit what was wanted before this generation.
+    pub unfit: bool,
     /// It was refused or stopped by itself at this generation, and is not tried again before the spec changes.
     pub stuck: Option<i64>,
     /// A last wish that acted, as the status has it.
@@ -82,7 +84,10 @@ pub enum Step {
     /// Hand it what changes live.
     Configure,
     /// Hand it another version.
-    Change,
+    Change {
+        /// It begins with empty state.
+        empty: bool,
+    },
     /// Stop it.
     Stop {
         /// With a last checkpoint.
@@ -97,7 +102,7 @@ pub fn decide(wanted: &ValidJob, there: &There<'_>) -> Step {
     let wish = unfulfilled(wanted, there);
     match there.supervisor {
         Supervisor::Ending => Step::Rest,
-        Supervisor::Runs { job, generation } => running(wanted, job, generation, wish.as_deref()),
+        Supervisor::Runs { job, generation } => running(wanted, (job, generation), there.accepted, wish.as_deref()),
         Supervisor::None => idle(wanted, there, wish),
     }
 }
@@ -110,7 +115,8 @@ pub fn unfulfilled(wanted: &ValidJob, there: &There<'_>) -> Option<String> {
     (!acted(there.restored_from) && !acted(accepted)).then_some(wish)
 }
 
-fn running(wanted: &ValidJob, job: &Job, generation: i64, wish: Option<&str>) -> Step {
+fn running(wanted: &ValidJob, runs: (&Job, i64), accepted: Option<&Accepted>, wish: Option<&str>) -> Step {
+    let (job, generation) = runs;
     if wanted.suspend {
         return Step::Stop { last_checkpoint: true, why: "spec.suspend is true" };
     }
@@ -119,10 +125,9 @@ fn running(wanted: &ValidJob, job: &Job, generation: i64, wish: Option<&str>) ->
         return Step::Stop { last_checkpoint: false, why: "spec.restoreFrom names another checkpoint" };
     }
     if !same_attempt(job, &wanted.job) {
-        if wanted.upgrade == UpgradeMode::Stateless {
-            return Step::Stop { last_checkpoint: false, why: "spec.upgrade.mode is Stateless" };
-        }
-        return if generation == wanted.generation { Step::Rest } else { Step::Change };
+        let another = accepted.is_some_and(|accepted| is_another_program(&accepted.spec, &wanted.spec));
+        let empty = wanted.upgrade == UpgradeMode::Stateless && another;
+        return if generation == wanted.generation { Step::Rest } else { Step::Change { empty } };
     }
     if generation == wanted.generation {
         return Step::Rest;
@@ -146,15 +151,28 @@ fn idle(wanted: &ValidJob, there: &There<'_>, wish: Option<String>) -> Step {
     if there.stuck == Some(wanted.generation) {
         return Step::Rest;
     }
-    if let Some(wish) = wish {
-        return Step::Start(Begin::Wish(wish));
+    let stateless = wanted.upgrade == UpgradeMode::Stateless;
+    let begin = match (wish, another) {
+        (Some(wish), _) => Begin::Wish(wish),
+        (None, Some(accepted)) if stateless && is_another_program(&accepted.spec, &wanted.spec) => Begin::Nothing,
+        (None, None) if stateless && there.unfit => Begin::Nothing,
+        _ => Begin::Newest,
+    };
+    match (&begin, there.accepted) {
+        _ if !there.pods => Step::Start(begin),
+        (Begin::Newest, _) if another.is_none() => Step::Start(begin),
+        // What runs is taken up as it is: it goes on until the new version is known to fit, or is stopped first.
+        (_, Some(_)) => Step::StartAccepted,
+        (_, None) => Step::Clear,
     }
-    match another {
-        Some(_) if wanted.upgrade == UpgradeMode::Stateless => Step::Start(Begin::Nothing),
-        // What runs goes on until the new version is known to fit.
-        Some(_) if there.pods => Step::StartAccepted,
-        _ => Step::Start(Begin::Newest),
-    }
+}
+
+/// Whether state may mean something else in one than in the other.
+fn is_another_program(before: &StreamJobSpec, after: &StreamJobSpec) -> bool {
+    before.sql != after.sql
+        || before.max_parallelism != after.max_parallelism
+        || before.state != after.state
+        || before.workers.image != after.workers.image
 }
 
 /// Whether the version that was taken up needs no other attempt than the one wanted.

@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     effects::{chain, read_facts},
+    platform::kubernetes::facts::{PodState, state_of},
     supervisor::Control,
     takeover::{Request, Restore},
 };
@@ -317,19 +318,22 @@ async fn carry_out(
     let (supervised, pods_unknown) =
         context.jobs.with(identity, |entry| (entry.supervisor.is_some(), entry.pods_unknown)).unwrap_or_default();
     let pods = if !supervised && pods_unknown {
-        observe::pods(&context.client, identity).await.map_err(doing("looking for pods"))?
+        let mut pods = observe::pods(&context.client, identity).await.map_err(doing("looking for pods"))?;
+        // Failed ones are kept for their logs.
+        pods.retain(|pod| !matches!(state_of(pod), PodState::Dead { .. }));
+        pods
     } else {
         Vec::new()
     };
     let image = plan::settled_image(wanted, kept.accepted.as_ref());
-    let templated = ValidJob { job: jobs::with_template(wanted, image.clone()), ..wanted.clone() };
+    let templated = ValidJob { job: jobs::with_template(wanted, image.clone(), keys.as_ref()), ..wanted.clone() };
     let now = Instant::now();
     let step = context.jobs.with(identity, |entry| {
         if let Some(running) = &mut entry.supervisor
             && running.keys != keys
             && !running.ending
         {
-            // The workers run on; a supervisor with the new keys takes them up.
+            // The workers run on; a supervisor with the new keys takes them up, and hands over to pods that have them too.
             running.end(Control::Leave);
             return (Step::Rest, None);
         }
@@ -348,6 +352,7 @@ async fn carry_out(
                 _ => facts.ended(),
             },
             refused: facts.refused.as_ref().is_some_and(|(generation, _)| *generation == wanted.generation),
+            unfit: matches!(&facts.run, Run::Stalled(problem) if problem.reason == reasons::STATE_MISMATCH),
             stuck: entry.stuck.filter(|(_, until)| until.is_none_or(|until| now < until)).map(|(at, _)| at),
             restored_from: facts.restored_from.as_ref().map(|wish| wish.value.as_str()),
         };
@@ -382,7 +387,8 @@ async fn carry_out(
                 Err(_) => begin_with(context, wanted, image, &Begin::Newest, keys, &kept).await,
             }
         }
-        Step::Configure | Step::Change => jobs::change(context, wanted, image),
+        Step::Configure => jobs::change(context, wanted, image, keys.as_ref(), false),
+        Step::Change { empty } => jobs::change(context, wanted, image, keys.as_ref(), empty),
         Step::Stop { last_checkpoint, why } => {
             // A wish that cannot come true stops nothing.
             if let Some(wish) = wish.filter(|_| !wanted.suspend)

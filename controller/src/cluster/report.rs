@@ -12,9 +12,10 @@ use std::{
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::ObjectMeta, jiff::Timestamp};
 use kube::{
     Api, Client, Resource,
-    api::{Patch, PatchParams},
+    api::{ApiResource, DynamicObject, Patch, PatchParams},
 };
 use parking_lot::{Mutex, MutexGuard};
+use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{Notify, Semaphore, watch};
 use weir_crds::{RestoredFrom, StreamJob, StreamJobStatus};
@@ -267,7 +268,8 @@ enum Written {
 }
 
 async fn write(report: Arc<Report>, client: Client) {
-    let api: Api<StreamJob> = Api::namespaced(client, &report.identity.namespace);
+    // One that cannot be read as a StreamJob has a status all the same.
+    let api = Api::namespaced_with(client, &report.identity.namespace, &ApiResource::erase::<StreamJob>(&()));
     let mut stop = report.stop.subscribe();
     let mut retry = RETRY;
     loop {
@@ -330,7 +332,7 @@ fn take(report: &Report) -> (StreamJobStatus, Vec<(u64, StatusAnswer)>) {
     (status, std::mem::take(&mut state.answers))
 }
 
-async fn write_one(report: &Report, api: &Api<StreamJob>, status: &StreamJobStatus) -> Written {
+async fn write_one(report: &Report, api: &Api<DynamicObject>, status: &StreamJobStatus) -> Written {
     let mut status = status.clone();
     for _ in 0..3 {
         let (version, written) = {
@@ -384,7 +386,17 @@ async fn write_one(report: &Report, api: &Api<StreamJob>, status: &StreamJobStat
 }
 
 /// Reads what stands there; false where it is of a higher term. The times of its conditions are taken over.
-async fn read(report: &Report, api: &Api<StreamJob>, status: &mut StreamJobStatus) -> Result<bool, Written> {
+/// The status that stands there, as far as it is one of this version.
+fn there(resource: &DynamicObject) -> StreamJobStatus {
+    let status = &resource.data["status"];
+    StreamJobStatus::deserialize(status).unwrap_or_else(|_| StreamJobStatus {
+        term: Option::deserialize(&status["term"]).unwrap_or_default(),
+        conditions: Vec::deserialize(&status["conditions"]).unwrap_or_default(),
+        ..StreamJobStatus::default()
+    })
+}
+
+async fn read(report: &Report, api: &Api<DynamicObject>, status: &mut StreamJobStatus) -> Result<bool, Written> {
     let resource = match api.get_opt(&report.identity.name).await {
         Ok(Some(resource)) if resource.metadata.uid.as_deref() == Some(&report.identity.uid) => resource,
         Ok(_) => return Err(Written::Gone),
@@ -393,7 +405,7 @@ async fn read(report: &Report, api: &Api<StreamJob>, status: &mut StreamJobStatu
             return Err(Written::Failed);
         }
     };
-    let there = resource.status.unwrap_or_default();
+    let there = there(&resource);
     let mut state = report.lock();
     state.version = resource.metadata.resource_version;
     if there.term > status.term {
@@ -401,4 +413,24 @@ async fn read(report: &Report, api: &Api<StreamJob>, status: &mut StreamJobStatu
     }
     *status = state.facts.status(&there.conditions, Timestamp::now());
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_that_is_not_of_this_version_still_has_its_term_and_conditions() {
+        let read = |status: serde_json::Value| {
+            let resource = serde_json::json!({"apiVersion": "weir.dev/v1alpha1", "kind": "StreamJob",
+                "metadata": {"name": "a"}, "spec": {"sql": 7}, "status": status});
+            there(&serde_json::from_value(resource).unwrap())
+        };
+        let condition = json!({"type": "Ready", "status": "True", "reason": "Running", "message": "",
+            "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        assert_eq!(read(json!({"term": 7, "attempt": 3})).attempt, Some(3));
+        let odd = read(json!({"term": 7, "attempt": "three", "conditions": [condition]}));
+        assert_eq!((odd.term, odd.attempt, odd.conditions.len()), (Some(7), None, 1));
+        assert_eq!(read(json!(null)), StreamJobStatus::default());
+    }
 }

@@ -175,8 +175,11 @@ impl Facts {
                 let text = format!("{cause}; failure {failures} in a row, tried again in {}", text::span(*after));
                 self.run = Run::BackingOff(text.trim_start_matches("; ").to_string());
             }
-            Fact::TakeOverFailed { reason } | Fact::RecordInDoubt { reason, .. } => {
-                self.storage = Some(reason.clone());
+            Fact::TakeOverFailed { reason } => self.storage = Some(reason.clone()),
+            Fact::RecordInDoubt { reason, tries, .. } => {
+                if *tries >= DOUBTS {
+                    self.storage = Some(reason.clone());
+                }
             }
             Fact::Deploying { workers, .. } => {
                 self.wanted = *workers;
@@ -405,15 +408,16 @@ impl Facts {
             let message = format!("checkpoints complete, but their output cannot be published, tried again: {reason}");
             return Verdict::new("False", reasons::OUTPUT_UNPUBLISHED, &message);
         }
+        if let Some(reason) = &self.storage {
+            let message = format!("storage does not answer, tried again: {reason}");
+            return Verdict::new("False", reasons::STORAGE_UNREACHABLE, &message);
+        }
         match &self.latest {
             Some(latest) if self.in_attempt => {
                 let message = format!("checkpoint {} is complete", latest.id);
                 Verdict::new("True", reasons::COMPLETED, &message)
             }
-            _ => match &self.storage {
-                Some(reason) => Verdict::new("False", reasons::STORAGE_UNREACHABLE, reason),
-                None => Verdict::new("False", reasons::NO_CHECKPOINT_YET, "the attempt has no complete checkpoint yet"),
-            },
+            _ => Verdict::new("False", reasons::NO_CHECKPOINT_YET, "the attempt has no complete checkpoint yet"),
         }
     }
 
@@ -450,10 +454,15 @@ pub fn rfc3339(at: Timestamp) -> String {
     format!("{at:.3}")
 }
 
+/// A record that was in doubt so often is worth telling of: storage that answered late once is not.
+pub const DOUBTS: u32 = 2;
+
 fn suspended(lacks: Option<&str>) -> String {
     match lacks {
-        None => "suspended with a last checkpoint; set spec.suspend to false to go on".to_string(),
-        Some(reason) => format!("suspended, but without a last checkpoint: {reason}; it goes on from the one before"),
+        None => "suspended; set spec.suspend to false to resume from the newest checkpoint".to_string(),
+        Some(reason) => {
+            format!("suspended, but without a last checkpoint: {reason}; it will resume from the one before")
+        }
     }
 }
 
@@ -481,7 +490,10 @@ pub fn refused(refusal: Option<&Refusal>, reason: &str) -> Problem {
             reasons::STORAGE_OWNED_BY_ANOTHER,
             "; set restoreFrom to {previous: true} to take it over, which stops the other, or use another checkpoint.storage.url",
         ),
-        Some(Refusal::MaxParallelismChanged { .. }) => (reasons::STATE_MISMATCH, "; set spec.maxParallelism back"),
+        Some(Refusal::MaxParallelismChanged { .. }) => (
+            reasons::STATE_MISMATCH,
+            "; apply the job with the maxParallelism that its checkpoints have, or delete them",
+        ),
         Some(Refusal::NotRetained { .. }) => {
             (reasons::RECORD_NOT_FOUND, "; `weir checkpoints` lists what can be restored")
         }
@@ -505,6 +517,8 @@ fn waiting(reason: &str) -> Problem {
         | "ImageInspectError"
         | "RegistryUnavailable" => reasons::IMAGE_PULL_FAILED,
         "CrashLoopBackOff" | "RunContainerError" | "StartError" | "CreateContainerError" => reasons::WORKERS_CRASH,
+        // By a quota, a policy, a webhook.
+        "Forbidden" | "Invalid" | "BadRequest" => reasons::OBJECTS_REFUSED,
         _ => reasons::WORKERS_WAITING,
     };
     Problem { reason: kind, message: format!("a worker does not come up: {reason}") }

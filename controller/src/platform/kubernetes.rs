@@ -304,9 +304,15 @@ impl Keeper {
                 Ok(Err(kube::Error::Api(status))) if status.code == 409 && create.tries > 0 => {
                     return Called::Created(process);
                 }
-                Ok(Err(kube::Error::Api(status))) => status.message.clone(),
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => format!("the API server has not answered in {} s", CALL_TIMEOUT.as_secs()),
+                // The first word is what Kubernetes calls it.
+                Ok(Err(kube::Error::Api(status))) => {
+                    format!("{}: its pod cannot be created: {}", status.reason, status.message)
+                }
+                Ok(Err(error)) => format!("its pod cannot be created: {error}"),
+                Err(_) => format!(
+                    "its pod cannot be created: the API server has not answered in {} s",
+                    CALL_TIMEOUT.as_secs()
+                ),
             };
             let again = Box::new(Create { tries: create.tries + 1, ..create });
             Called::NotCreated { process, reason, again }

@@ -230,6 +230,7 @@ impl Supervisor {
         // A wish acts once: whatever comes after goes on from the end of the chain.
         self.request.restore = Restore::Latest;
         self.request.adopt = false;
+        self.version_began();
         if let Some(recovery) = &mut self.recovery {
             recovery.term_opened();
         }

@@ -80,6 +80,8 @@ pub struct Change {
     pub job: Job,
     /// Its plan's fingerprint, where it is known; else a worker of the new version is asked for the plan first.
     pub fingerprint: Option<String>,
+    /// It begins with empty state, once.
+    pub empty: bool,
 }
 
 /// How workers' gRPC is reached, and what the controller shows them of itself. PEM.

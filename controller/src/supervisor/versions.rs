@@ -8,6 +8,7 @@ use crate::{
     job::{Job, Live},
     planner::{self, Plan, PlanError},
     session,
+    takeover::Restore,
 };
 
 /// Versions kept: the wanted one, the one that runs, the one that ran last, and some that a plan may still be on its way for.
@@ -18,6 +19,8 @@ const KEPT: usize = 8;
 pub(super) struct Wanted {
     pub job: Job,
     pub fingerprint: Option<String>,
+    /// Its first attempt begins with empty state.
+    pub empty: bool,
 }
 
 impl Wanted {
@@ -40,6 +43,19 @@ impl Supervisor {
         self.request.slots = self.job.slots;
         self.request.max_parallelism = self.job.plan.max_parallelism;
         self.request.fingerprint = wanted.fingerprint.clone().unwrap_or_default();
+        match self.request.restore {
+            _ if wanted.empty => self.request.restore = Restore::Nothing,
+            // What begins with nothing was taken back before it began.
+            Restore::Nothing if self.opened.is_some() => self.request.restore = Restore::Latest,
+            _ => {}
+        }
+    }
+
+    /// A term is open: what began with empty state goes on from its own checkpoints from now on.
+    pub(super) fn version_began(&mut self) {
+        if let Some(wanted) = self.versions.get_mut(&self.attempt.version()) {
+            wanted.empty = false;
+        }
     }
 
     /// The generation of a version.
@@ -49,7 +65,7 @@ impl Supervisor {
 
     /// The job is to be another.
     pub(super) fn change(&mut self, change: Change) {
-        let Change { job, fingerprint } = change;
+        let Change { job, fingerprint, empty } = change;
         self.configure(job.live());
         self.inputs.push_back(Input::Attempt(attempt::Event::Standby(job.standby)));
         let generation = job.generation;
@@ -69,7 +85,7 @@ impl Supervisor {
             wanted.job.plan == job.plan && wanted.job.template.hash == job.template.hash && wanted.fingerprint.is_some()
         };
         let known = self.versions.values().find(plan_of).and_then(|wanted| wanted.fingerprint.clone());
-        let wanted = Wanted { job, fingerprint: fingerprint.or(known) };
+        let wanted = Wanted { job, fingerprint: fingerprint.or(known), empty };
         let number = self.versions.keys().next_back().map_or(1, |newest| newest + 1);
         let same = self.runs_already(&wanted);
         let version = wanted.version(number);
@@ -89,6 +105,7 @@ impl Supervisor {
         // What another controller has begun is known by its opening only.
         let settings = self.attempt.version() == 0 || self.job.same_settings(&wanted.job);
         settings
+            && !wanted.empty
             && wanted.fingerprint.as_ref() == Some(&opening.fingerprint)
             && (opening.workers, opening.slots) == (wanted.job.workers, wanted.job.slots)
             && opening.max_parallelism == wanted.job.plan.max_parallelism
@@ -110,7 +127,8 @@ impl Supervisor {
         }
         let (job, tls, done) = (wanted.job.clone(), self.tls.clone(), self.done.clone());
         // What runs has state that the next version goes on from.
-        let restore = self.coordinator.as_ref().and_then(|(_, coordinator)| coordinator.newest().cloned());
+        let newest = self.coordinator.as_ref().and_then(|(_, coordinator)| coordinator.newest().cloned());
+        let restore = newest.filter(|_| !wanted.empty);
         tokio::spawn(async move {
             let result = match session::connect(&address, tls.as_ref()).await {
                 Ok(channel) => {

@@ -15,13 +15,13 @@ use rocksdb::{Cache, WriteBufferManager};
 
 /// RocksDB: block cache, index and filter blocks, and write buffers, all under one manager. A row that is not in memory is one
 /// of a hundred in its block, so memory is better spent on rows than on blocks.
-pub const ROCKSDB_PERCENT: u64 = 15;
+pub const ROCKSDB_PERCENT: u64 = 12;
 /// Rows that tables keep in memory, frozen ones included.
-pub const CACHES_PERCENT: u64 = 40;
+pub const CACHES_PERCENT: u64 = 30;
 /// Batches in channels within and between processes.
-pub const CHANNELS_PERCENT: u64 = 10;
+pub const CHANNELS_PERCENT: u64 = 8;
 /// Read-ahead of sources, open files of sinks.
-pub const CONNECTORS_PERCENT: u64 = 5;
+pub const CONNECTORS_PERCENT: u64 = 4;
 /// What is counted nowhere.
 pub const RESERVE_PERCENT: u64 = 100 - ROCKSDB_PERCENT - CACHES_PERCENT - CHANNELS_PERCENT - CONNECTORS_PERCENT;
 

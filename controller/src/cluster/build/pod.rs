@@ -20,6 +20,7 @@ use k8s_openapi::{
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use weir_crds::{PodTemplate, Resources};
+use weir_storage::S3Keys;
 
 use super::{labels, selector};
 use crate::cluster::{
@@ -165,10 +166,17 @@ fn unknown(written: &Value, read: &Value, path: &str) -> Option<String> {
     }
 }
 
-/// Tells two sorts of worker pods apart. Only what the user decides goes in.
-pub fn hash(inputs: &PodInputs) -> String {
-    let bytes = serde_json::to_vec(inputs).unwrap_or_default();
-    Sha256::digest(bytes).iter().take(5).map(|byte| format!("{byte:02x}")).collect()
+/// Tells two sorts of worker pods apart. Only what the user decides goes in, and the keys to storage, which a container has
+/// from its start.
+pub fn hash(inputs: &PodInputs, keys: Option<&S3Keys>) -> String {
+    let mut hash = Sha256::new_with_prefix(serde_json::to_vec(inputs).unwrap_or_default());
+    if let Some(S3Keys { access_key_id, secret_access_key, session_token }) = keys {
+        for part in [access_key_id, secret_access_key, session_token.as_deref().unwrap_or_default()] {
+            hash.update([0]);
+            hash.update(part);
+        }
+    }
+    hash.finalize().iter().take(5).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The pod that every worker of the job is made from.
@@ -452,7 +460,15 @@ mod tests {
 
     #[test]
     fn only_what_the_user_decides_makes_another_pod() {
-        let of = |extra: &str, image: &str| hash(&validate(&resource(extra), image).unwrap().pods);
+        let of = |extra: &str, image: &str| hash(&validate(&resource(extra), image).unwrap().pods, None);
+        let keys = |secret: &str| S3Keys {
+            access_key_id: "a".to_string(),
+            secret_access_key: secret.to_string(),
+            session_token: None,
+        };
+        let with = |secret: &str| hash(&validate(&resource(""), "a").unwrap().pods, Some(&keys(secret)));
+        assert_eq!(with("b"), with("b"));
+        assert_ne!(with("b"), with("c"), "a container has its keys from its start");
         let plain = of("", "a");
         assert_eq!(plain, of("  workers: {replicas: 5, slots: 2}\n", "a"));
         assert_ne!(plain, of("", "b"));

@@ -24,6 +24,7 @@ fn nothing() -> There<'static> {
         pods: false,
         ended: false,
         refused: false,
+        unfit: false,
         stuck: None,
         restored_from: None,
     }
@@ -38,8 +39,8 @@ fn a_running_job_is_changed_by_as_little_as_will_do() {
     let plain = wanted("", 1);
     let cases = [
         ("nothing changed", wanted("", 1), Step::Rest),
-        ("more workers", wanted("  workers: {replicas: 3}\n", 2), Step::Change),
-        ("more slots", wanted("  workers: {slots: 3}\n", 2), Step::Change),
+        ("more workers", wanted("  workers: {replicas: 3}\n", 2), Step::Change { empty: false }),
+        ("more slots", wanted("  workers: {slots: 3}\n", 2), Step::Change { empty: false }),
         ("a restart policy", wanted("  restart: {maxFailures: 3}\n", 2), Step::Configure),
         ("a label of the resource", wanted("", 2), Step::Configure),
         (
@@ -53,13 +54,19 @@ fn a_running_job_is_changed_by_as_little_as_will_do() {
             Step::Stop { last_checkpoint: false, why: "spec.restoreFrom names another checkpoint" },
         ),
         (
-            "stateless",
+            "stateless, of another size",
             wanted("  workers: {replicas: 3}\n  upgrade: {mode: Stateless}\n", 2),
-            Step::Stop { last_checkpoint: false, why: "spec.upgrade.mode is Stateless" },
+            Step::Change { empty: false },
+        ),
+        (
+            "stateless, another backend",
+            wanted("  state: {backend: memory}\n  upgrade: {mode: Stateless}\n", 2),
+            Step::Change { empty: true },
         ),
     ];
+    let took_up = accepted(&plain);
     for (name, wanted, expected) in cases {
-        assert_eq!(decide(&wanted, &runs(&plain)), expected, "{name}");
+        assert_eq!(decide(&wanted, &There { accepted: Some(&took_up), ..runs(&plain) }), expected, "{name}");
     }
 }
 
@@ -80,16 +87,18 @@ fn a_new_leader_finishes_what_the_last_one_began() {
     let took_up = accepted(&plain);
     let with_pods = There { accepted: Some(&took_up), pods: true, ..nothing() };
     let without = There { accepted: Some(&took_up), ..nothing() };
+    let unknown = There { pods: true, ..nothing() };
+    let stateless = wanted("  state: {backend: memory}\n  upgrade: {mode: Stateless}\n", 2);
+    let wish = wanted("  restoreFrom: {record: terms/1/1}\n", 2);
     let cases = [
         ("it runs", &plain, &with_pods, Step::Start(Begin::Newest)),
         ("it runs, and another is wanted", &wanted("  workers: {replicas: 3}\n", 2), &with_pods, Step::StartAccepted),
         ("it is stopped for another", &wanted("  workers: {replicas: 3}\n", 2), &without, Step::Start(Begin::Newest)),
-        (
-            "it is stopped for a stateless one",
-            &wanted("  workers: {replicas: 3}\n  upgrade: {mode: Stateless}\n", 2),
-            &without,
-            Step::Start(Begin::Nothing),
-        ),
+        ("it is stopped for a stateless one", &stateless, &without, Step::Start(Begin::Nothing)),
+        ("it runs, and a stateless one is wanted", &stateless, &with_pods, Step::StartAccepted),
+        ("it is stopped for another checkpoint", &wish, &without, Step::Start(Begin::Wish("terms/1/1".to_string()))),
+        ("it runs, and another checkpoint is wished for", &wish, &with_pods, Step::StartAccepted),
+        ("what runs is nobody's, and a checkpoint is wished for", &wish, &unknown, Step::Clear),
         ("it is to be suspended", &wanted("  suspend: true\n", 2), &with_pods, Step::StartAccepted),
         ("it is suspended", &wanted("  suspend: true\n", 2), &without, Step::Rest),
         ("it has never run", &plain, &nothing(), Step::Start(Begin::Newest)),
@@ -128,4 +137,13 @@ fn a_newer_default_image_restarts_no_worker() {
     assert_eq!(settled_image(&wanted("  restart: {maxFailures: 3}\n", 2), Some(&took_up)), "weir/worker:1");
     assert_eq!(settled_image(&wanted("  workers: {slots: 2}\n", 2), Some(&took_up)), "weir/worker:2");
     assert_eq!(settled_image(&wanted("  workers: {image: mine}\n", 2), Some(&took_up)), "mine");
+}
+
+#[test]
+fn a_stateless_upgrade_leaves_behind_what_did_not_fit_even_where_nothing_was_taken_up_here() {
+    let stateless = wanted("  upgrade: {mode: Stateless}\n", 2);
+    let unfit = There { unfit: true, stuck: Some(1), ..nothing() };
+    assert_eq!(decide(&stateless, &unfit), Step::Start(Begin::Nothing));
+    assert_eq!(decide(&wanted("", 2), &unfit), Step::Start(Begin::Newest));
+    assert_eq!(decide(&stateless, &nothing()), Step::Start(Begin::Newest), "applied again, it goes on");
 }

@@ -121,6 +121,20 @@ fn output_that_cannot_be_published_is_told_until_it_can() {
 }
 
 #[test]
+fn storage_that_does_not_answer_while_a_record_is_made_is_told_until_it_does() {
+    let mut facts = fold(&well());
+    facts.latest = Some(latest(&record(1, 1), "s3://bucket/r"));
+    let doubt = |tries| Fact::RecordInDoubt { record: record(2, 1).reference(), reason: "timed out".into(), tries };
+    facts.fold(&doubt(1), NOW);
+    assert_eq!(said(&facts, "Checkpointed"), "True Completed");
+    facts.fold(&doubt(2), NOW);
+    assert_eq!(said(&facts, "Checkpointed"), "False StorageUnreachable");
+    assert_eq!(said(&facts, "Ready"), "True Running");
+    facts.fold(&Fact::Completed { record: record(2, 1), pause: None }, NOW);
+    assert_eq!(said(&facts, "Checkpointed"), "True Completed");
+}
+
+#[test]
 fn conditions_follow_what_happens() {
     let then = |more: &[Fact]| fold(&[well(), more.to_vec()].concat());
     let change = |facts: Facts, change: fn(&mut Facts)| {

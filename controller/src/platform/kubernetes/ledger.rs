@@ -94,7 +94,7 @@ impl Ledger {
     /// Its creation does not succeed, and is tried again.
     pub fn not_created(&mut self, process: ProcessNumber, reason: &str) -> Vec<PlatformEvent> {
         let Some(entry) = self.entries.get_mut(&process).filter(|entry| !entry.over) else { return Vec::new() };
-        waits(process, entry, Some(format!("its pod cannot be created: {reason}")), false)
+        waits(process, entry, Some(reason.to_string()), false)
     }
 
     /// It is told to go. The name of its pod, if that is still there.

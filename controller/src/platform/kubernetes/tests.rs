@@ -252,11 +252,7 @@ fn pods_that_are_there_already_are_told_first_and_then_one_by_one() {
 #[test]
 fn a_creation_that_does_not_succeed_is_told_when_the_reason_changes() {
     let mut ledger = asked();
-    let waits = |reason: &str| PlatformEvent::Waiting {
-        process: ONE,
-        reason: format!("its pod cannot be created: {reason}"),
-        no_room: false,
-    };
+    let waits = |reason: &str| PlatformEvent::Waiting { process: ONE, reason: reason.to_string(), no_room: false };
     assert_eq!(ledger.not_created(ONE, "exceeded quota"), [waits("exceeded quota")]);
     assert_eq!(ledger.not_created(ONE, "exceeded quota"), []);
     assert_eq!(ledger.not_created(ONE, "forbidden"), [waits("forbidden")]);

@@ -133,7 +133,7 @@ const OPTIONS: &[OptionDoc] = &[
         name: "sink.rolling-policy.file-size",
         expects: "a size such as '128MB'",
         default: Some("128MB"),
-        about: "Sink: a file is closed at this size, on s3:// at 4 GiB at most, and at each checkpoint.",
+        about: "Sink: a file is closed at this size, on s3:// at 1 GiB at most, and at each checkpoint.",
     },
 ];
 

@@ -36,8 +36,8 @@ use super::names::{Owner, PendingObject, Writer};
 
 /// A part is uploaded at this size. S3 wants 5 MiB at least, of all but the last, and at most 10,000 parts.
 const PART: usize = 8 << 20;
-/// Objects are closed at this size, whatever was asked for: S3 copies 5 GiB at most.
-const LARGEST: u64 = 4 << 30;
+/// Objects are closed at this size, whatever was asked for: to copy one takes storage well under the 30 s that it has to answer.
+const LARGEST: u64 = 1 << 30;
 /// A completion that storage refused so often is not going to succeed: the attempt ends, and what it wrote is written again.
 const MOST_REFUSALS: u32 = 3;
 /// The first wait after a try that failed. It doubles up to [`LONGEST_WAIT`].
