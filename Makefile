@@ -8,13 +8,13 @@ STAGE = .ci/stage
 
 help:
 	@echo "make demo      watch a job lose a worker and end exact"
-	@echo "make test      everything that CI runs"
+	@echo "make test      formatting, lints, tests and the demo; .ci/run adds e2e-smoke and skips nothing"
 	@echo "make e2e       all cases on a kind cluster"
 	@echo "make e2e-smoke some of them on a cluster of plain processes"
 	@echo "make model     the exhaustive checker with larger bounds"
 	@echo "make bench     build for release and measure"
 	@echo "make bench-cluster  the same on a cluster: recoveries, many jobs, what the controller costs"
-	@echo "make generate  write the generated files anew"
+	@echo "make generate  regenerate the generated files"
 
 setup:
 	@.ci/setup
@@ -35,7 +35,7 @@ test: compiled
 	@$(STAGE) tests cargo test --workspace --quiet
 	@$(STAGE) demo env PATH="$(BIN):$$PATH" examples/flights/demo.sh
 
-# What the clusters are made of. It takes a quarter of an hour once, and nothing after that.
+# What the clusters are made of. The first time takes a quarter of an hour.
 tools:
 	@$(STAGE) tools e2e/cluster/tools.sh cluster
 
