@@ -61,7 +61,7 @@ const OPTIONS: &[OptionDoc] = &[
         name: "path",
         expects: PATH_FORM,
         default: None,
-        about: "Source: a file, or a folder with all that is below it. Sink: a folder. Relative paths start at the job file. Objects appear in a bucket when their checkpoint is complete; a rule there that drops unfinished uploads must give them days.",
+        about: "Source: a file, or a folder with all that is below it. Sink: a folder. Relative paths start at the job file, in a cluster at /. In a cluster a path that is not on s3:// must be on a volume that all workers mount. Objects on s3:// appear when their checkpoint is complete; until then they are below _unfinished/ in the folder, where no lifecycle rule may delete.",
     },
     OptionDoc {
         name: "s3.endpoint",
