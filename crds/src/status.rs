@@ -22,65 +22,67 @@ pub mod conditions {
     pub const FAILED: &str = "Failed";
 }
 
-/// What is known of a job: a copy of what storage holds, made again when it is lost.
+/// The state of a job as the controller sees it: a copy of what storage holds, written again if it is lost.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StreamJobStatus {
-    /// The generation of the spec that this status is about.
+    /// The generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Ready, Reconciling, Stalled, Checkpointed, Succeeded, Failed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "condition_list")]
     pub conditions: Vec<Condition>,
-    /// The number of the current deployment, from 1.
+    /// The number of the current attempt, from 1. Each deployment of the job on its workers is an attempt: the first, and
+    /// one after each failure, replacement of a worker, and change that does not take effect at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempt: Option<u64>,
-    /// The newest term. A lower one never writes over it.
+    /// The number of the current term, the time in which one coordinator completes checkpoints. A status of a lower term
+    /// never replaces one of a higher.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub term: Option<u64>,
-    /// Worker pods of the current attempt that run, standbys aside.
+    /// The number of workers that run in the current attempt, without standbys.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<u32>,
-    /// Worker pods that run, of those that the attempt needs, and standbys: `2/2`, `1/2`, `2/2+1`.
+    /// How many workers run of those that the attempt needs, and how many stand by: `2/2`, `1/2`, `2/2+1`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<String>,
-    /// Selects the job's worker pods.
+    /// The label selector of the job's worker pods, for autoscalers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
-    /// The state that the newest checkpoint names, for people: `104.2 MiB`.
+    /// The size of the state in the newest checkpoint, for people: `104.2 MiB`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_size: Option<String>,
-    /// How checkpoints are.
+    /// The newest checkpoint, and how checkpoints fare.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointStatus>,
-    /// The last value of `spec.restoreFrom` that was acted upon.
+    /// The value of `spec.restoreFrom` that acted last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored_from: Option<RestoredFrom>,
 }
 
-/// A value of `spec.restoreFrom` that was acted upon.
+/// A value of `spec.restoreFrom` that has acted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RestoredFrom {
     /// The record's path, or `previous`.
     pub value: String,
-    /// When, RFC 3339.
+    /// When it acted, RFC 3339.
     #[schemars(schema_with = "date_time")]
     pub at: String,
 }
 
-/// How checkpoints are.
+/// The newest checkpoint, and how checkpoints fare.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CheckpointStatus {
-    /// The newest that completed.
+    /// The newest completed checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub latest: Option<LatestCheckpoint>,
-    /// How many failed since, one after the other.
+    /// How many checkpoints have failed since then, in a row.
     #[serde(default)]
     pub failed_since_latest: u32,
-    /// What the current attempt was restored from.
+    /// The checkpoint that the current attempt was restored from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored: Option<RestoredCheckpoint>,
 }
@@ -89,28 +91,28 @@ pub struct CheckpointStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LatestCheckpoint {
-    /// Its id.
+    /// The checkpoint's id.
     pub id: u64,
-    /// The URL of its record.
+    /// The URL of the checkpoint's record, which `spec.restoreFrom.record` takes.
     pub record: String,
-    /// When the record was made, RFC 3339.
+    /// When the checkpoint was completed, RFC 3339.
     #[schemars(schema_with = "date_time")]
     pub completed_at: String,
-    /// From the trigger to the record.
+    /// How long the checkpoint took, from its trigger to its completion.
     pub duration: Duration,
-    /// Bytes of state that it names.
+    /// The size of the state in the checkpoint, in bytes.
     pub state_bytes: u64,
-    /// Bytes that were uploaded for it.
+    /// How many bytes were uploaded for the checkpoint.
     pub uploaded_bytes: u64,
 }
 
-/// What an attempt was restored from.
+/// The checkpoint that an attempt was restored from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RestoredCheckpoint {
     /// The checkpoint's id.
     pub id: u64,
-    /// When, RFC 3339.
+    /// When the attempt was restored, RFC 3339.
     #[schemars(schema_with = "date_time")]
     pub at: String,
 }
@@ -123,27 +125,34 @@ fn date_time(_: &mut SchemaGenerator) -> Schema {
 fn condition_list(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
-        "description": "Ready, Reconciling, Stalled, Checkpointed, Succeeded, Failed.",
+        "description": "The conditions Ready, Reconciling, Stalled, Checkpointed, Succeeded and Failed.",
         "x-kubernetes-list-type": "map",
         "x-kubernetes-list-map-keys": ["type"],
         "items": {
             "type": "object",
             "required": ["type", "status", "lastTransitionTime", "reason", "message"],
             "properties": {
-                "type": {"type": "string", "description": "Which."},
-                "status": {"type": "string", "enum": ["True", "False", "Unknown"], "description": "Whether it holds."},
+                "type": {"type": "string", "description": "The type of the condition."},
+                "status": {
+                    "type": "string",
+                    "enum": ["True", "False", "Unknown"],
+                    "description": "Whether the condition holds.",
+                },
                 "observedGeneration": {
                     "type": "integer",
                     "format": "int64",
-                    "description": "The generation of the spec that it is about.",
+                    "description": "The generation of the spec that the condition describes.",
                 },
                 "lastTransitionTime": {
                     "type": "string",
                     "format": "date-time",
-                    "description": "Since when the status is this.",
+                    "description": "When the status last changed.",
                 },
-                "reason": {"type": "string", "description": "Why, in one word; docs/runbook.md says what to do."},
-                "message": {"type": "string", "description": "Why, for people."},
+                "reason": {
+                    "type": "string",
+                    "description": "The reason of the status, in one word; docs/runbook.md says what to do.",
+                },
+                "message": {"type": "string", "description": "The reason of the status, for people."},
             },
         },
     })

@@ -21,7 +21,7 @@ use crate::{duration::Duration, quantity::Quantity, status::StreamJobStatus};
     shortname = "sj",
     category = "all",
     category = "streaming",
-    doc = "A checkpointed streaming job: SQL, the workers that run it, and where its checkpoints go. Its identity is namespace and name: deleted with onDelete Retain and applied again, it goes on from its newest checkpoint.",
+    doc = "A checkpointed streaming job: SQL, the workers that run it, and where its checkpoints go. Its identity is namespace and name: deleted with onDelete Retain and applied again, it resumes from its newest checkpoint.",
     status = "StreamJobStatus",
     derive = "PartialEq",
     scale(
@@ -46,38 +46,40 @@ use crate::{duration::Duration, quantity::Quantity, status::StreamJobStatus};
     "state.backend cannot change while state is kept: set upgrade.mode to Stateless, which starts from nothing, or leave it"))]
 #[serde(rename_all = "camelCase")]
 pub struct StreamJobSpec {
-    /// The script, in Flink's SQL: CREATE TABLE and CREATE VIEW statements, and INSERT INTO. What cannot run is refused with
-    /// line and column before anything of a running attempt is touched: see the condition Stalled.
+    /// The script, in Flink SQL: CREATE TABLE and CREATE VIEW statements, and one INSERT INTO or more. A script that cannot run
+    /// is refused with line and column before a running attempt is touched: see the condition Stalled.
     #[x_kube(validation = ("self.trim().size() > 0", "is empty: write the statements of the job"))]
     #[schemars(length(max = 262_144))]
     pub sql: String,
-    /// The processes that run it. `kubectl scale` sets their number.
+    /// The worker processes that run the job. `kubectl scale` sets their number.
     #[serde(default)]
     pub workers: Workers,
-    /// Key groups: the units by which keyed state is dealt out, and so the most subtasks that a stage can ever have. It can
-    /// never change.
+    /// The number of key groups, the units in which keyed state is distributed over subtasks, and so the highest parallelism
+    /// that the job can ever have. It can never change.
     #[serde(default = "defaults::max_parallelism")]
     #[schemars(range(min = 1, max = 32768))]
     #[x_kube(validation = ("self == oldSelf",
         "cannot change, since state is cut by it: delete the job and apply it under another name or storage"))]
     pub max_parallelism: u32,
-    /// Where keyed state rests while the job runs.
+    /// The state backend, which holds keyed state while the job runs.
     #[serde(default)]
     pub state: State,
-    /// When checkpoints are taken and where they go.
+    /// When checkpoints are taken and where they are stored.
     pub checkpoint: Checkpoint,
-    /// What happens after a failure of the job's own, such as bad input. A lost worker is replaced at once, whatever stands
-    /// here.
+    /// The restart policy after a failure of the job's own, such as input that cannot be read. A lost worker is replaced at
+    /// once; the policy applies only if workers are lost again within ten seconds of a restart, or cannot be started.
     #[serde(default)]
     pub restart: Restart,
-    /// What happens to the running attempt when the SQL, the image or another part of the job changes that cannot change live.
+    /// Whether a change of the program (`sql`, `state`, `workers.image`) keeps the state.
     #[serde(default)]
     pub upgrade: Upgrade,
-    /// Which checkpoint to go back to. It acts once for each value in the life of a resource; without it the job goes on from
-    /// its newest checkpoint. `status.restoredFrom` shows the value that was acted upon.
+    /// The checkpoint to go back to; without it the job resumes from its newest one. A value acts once, and
+    /// `status.restoredFrom` shows the one that acted last. Published output is not taken back: rows after the checkpoint are
+    /// written once more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore_from: Option<RestoreFrom>,
-    /// Takes a last checkpoint and stops all workers, until it is false again: then the job goes on from there.
+    /// If true, a last checkpoint is taken and all workers are stopped; set to false again, the job resumes from that
+    /// checkpoint.
     #[serde(default)]
     pub suspend: bool,
 }
@@ -86,30 +88,33 @@ pub struct StreamJobSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Workers {
-    /// How many. A change takes a checkpoint, and a new attempt goes on from it with the state dealt out anew.
+    /// The number of workers. A change takes a checkpoint, and a new attempt resumes from it with the state redistributed.
     #[serde(default = "defaults::one")]
     #[schemars(range(min = 1, max = 1024))]
     pub replicas: u32,
-    /// Subtasks of every stage in each worker. The parallelism of the job is replicas × slots.
+    /// How many subtasks of each stage a worker runs. The parallelism of the job is replicas × slots.
     #[serde(default = "defaults::one")]
     #[schemars(range(min = 1, max = 256))]
     pub slots: u32,
-    /// Workers kept ready beside them: one takes a lost worker's place without waiting for a pod to start.
+    /// The number of spare workers that are kept running beside the replicas: one takes a lost worker's place without waiting
+    /// for a pod to start.
     #[serde(default)]
     #[schemars(range(max = 64))]
     pub standby: u32,
-    /// The worker image; the controller's own default if absent. Name one that holds functions, connectors or state backends
-    /// of your own.
+    /// The worker image. If absent, the controller's default of the time when the job started or last changed its program, its
+    /// size or its pods. Name one of your own for functions, connectors or state backends of your own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub image: Option<String>,
     /// When a node pulls the image: Always, IfNotPresent or Never. If absent, Kubernetes decides by the tag.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_pull_policy: Option<ImagePullPolicy>,
-    /// What each may use. `limits.memory` is the budget that state, caches and channels share; 1Gi if absent.
+    /// The resources of each worker. `limits.memory`, 1Gi if absent, is the budget within which state, caches, channels and the
+    /// process itself stay.
     #[serde(default)]
     pub resources: Resources,
-    /// Completes the worker pods: labels and annotations, node selection, tolerations, volumes, variables, sidecars.
+    /// What is added to the worker pods: labels and annotations, node selection, tolerations, image pull secrets, a
+    /// ServiceAccount, volumes, environment variables, sidecars.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_template: Option<PodTemplate>,
 }
@@ -133,16 +138,16 @@ impl ImagePullPolicy {
     }
 }
 
-/// What a user adds to the worker pods. What Weir itself sets (its own container's command, ports and probes, the labels
-/// it finds pods by, the security of the restricted profile) stands above it.
+/// What a user adds to the worker pods. What Weir itself sets takes precedence: its own container's command, ports and probes,
+/// the labels by which it finds pods, the security of the restricted profile.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PodTemplate {
-    /// Labels and annotations of the pods.
+    /// Labels and annotations that are added to the pods.
     #[serde(default)]
     pub metadata: PodTemplateMetadata,
-    /// A pod's spec, as in a Deployment; all of it is optional. The container named `worker` is Weir's own: variables, volume
-    /// mounts and ports written there are added to it. Other containers run beside it.
+    /// A pod's spec, as in a Deployment; all of it is optional. The container named `worker` is Weir's own: environment
+    /// variables, volume mounts and ports of it are added. Other containers run beside it.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     #[schemars(schema_with = "any_object")]
     pub spec: Map<String, Value>,
@@ -152,10 +157,11 @@ pub struct PodTemplate {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PodTemplateMetadata {
-    /// Added to the pods' labels. Those of weir.dev and app.kubernetes.io/name and managed-by stay Weir's.
+    /// Labels that are added to the pods. Those below weir.dev/, app.kubernetes.io/name and app.kubernetes.io/managed-by are
+    /// Weir's own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
-    /// Added to the pods' annotations.
+    /// Annotations that are added to the pods.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
 }
@@ -165,81 +171,84 @@ fn any_object(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
 
-/// What each worker may use.
+/// The resources of each worker.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = ("!has(self.limits) || !('memory' in self.limits) || quantity(string(self.limits['memory'])).compareTo(quantity('64Mi')) >= 0",
     "limits.memory is too little: a worker needs 64Mi at least"))]
 pub struct Resources {
-    /// The most that a worker gets, by resource: `memory`, `cpu`.
+    /// The most that a worker may use of each resource: `memory`, `cpu`, `ephemeral-storage`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
     pub limits: BTreeMap<String, Quantity>,
-    /// What the scheduler sets aside for each, by resource.
+    /// What the scheduler reserves for a worker of each resource. Local state is on the node's disk: `ephemeral-storage`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
     pub requests: BTreeMap<String, Quantity>,
 }
 
-/// Where keyed state rests while the job runs.
+/// The state backend, which holds keyed state while the job runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct State {
-    /// `rocksdb`: on the worker's disk, larger than memory. `memory` (also called `hashmap` and `filesystem`): in memory,
-    /// snapshots in storage. `jobmanager`: in memory, snapshots of 5 MiB at most inside the checkpoint's record. Or a name that
-    /// the worker image registers. It cannot change while state is kept.
+    /// The name of the backend. `rocksdb`: state is on the worker's disk and may be larger than memory. `memory` (also called
+    /// `hashmap` and `filesystem`): state is in memory, snapshots are in storage. `jobmanager`: state is in memory, and a
+    /// subtask's snapshot, of 5 MiB at most, is inside the checkpoint's record. Or a name that the worker image registers. It
+    /// cannot change while state is kept.
     #[serde(default = "defaults::backend")]
     #[schemars(length(min = 1, max = 63))]
     pub backend: String,
-    /// The backend's own options.
+    /// Options of the backend. `rocksdb` has `compression` (`lz4`, `none`), `block-size` (bytes) and `background-jobs`; the
+    /// others of Weir's own have none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub options: BTreeMap<String, String>,
 }
 
-/// When checkpoints are taken and where they go. All but the storage and the mode changes live, without a new attempt.
+/// When checkpoints are taken and where they are stored. All but the storage and the mode changes without a new attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Checkpoint {
-    /// Where they go.
+    /// Where checkpoints are stored.
     pub storage: Storage,
-    /// From one trigger to the next, such as `10s`; 10ms at least.
+    /// The time from the trigger of one checkpoint to the next, such as `10s`; 10ms at least.
     #[serde(default = "defaults::interval")]
     #[x_kube(validation = ("duration(self) >= duration('10ms')", "is too short: at least 10ms"))]
     pub interval: Duration,
-    /// One that takes longer is aborted and counted as failed; 1s at least.
+    /// How long a checkpoint may take before it is aborted and counts as failed; 1s at least.
     #[serde(default = "defaults::timeout")]
     #[x_kube(validation = ("duration(self) >= duration('1s')", "is too short: at least 1s"))]
     pub timeout: Duration,
-    /// From the end of one to the next trigger, at least.
+    /// The shortest time from the end of one checkpoint to the trigger of the next.
     #[serde(default)]
     pub min_pause: Duration,
-    /// `ExactlyOnce`, or `AtLeastOnce`: less waiting at a checkpoint, and records may count twice after a failure.
+    /// The guarantee for records in state. `ExactlyOnce`: each counts once. `AtLeastOnce`: checkpoints wait less, and records
+    /// may count twice after a failure.
     #[serde(default)]
     pub mode: CheckpointMode,
-    /// How barriers meet.
+    /// How the barriers of a checkpoint are aligned where a subtask has several inputs.
     #[serde(default)]
     pub alignment: Alignment,
-    /// So many may fail one after the other before the condition Checkpointed turns False. The job runs on in any case.
+    /// How many checkpoints in a row may fail before the condition Checkpointed turns False. The job runs on in any case.
     #[serde(default = "defaults::tolerable_failures")]
     pub tolerable_failures: u32,
-    /// So many of the newest are kept.
+    /// How many of the newest completed checkpoints are retained; older ones are deleted.
     #[serde(default = "defaults::retain")]
     #[schemars(range(min = 1, max = 1000))]
     pub retain: u32,
-    /// What becomes of the checkpoints when the job is deleted: `Retain` keeps them, so that the job can be applied again and
-    /// goes on; `Delete` removes everything below the job's prefix.
+    /// What becomes of the checkpoints when the job is deleted: `Retain` keeps them, so that the job resumes when it is applied
+    /// again; `Delete` removes everything below the job's prefix.
     #[serde(default)]
     pub on_delete: OnDelete,
 }
 
-/// Where checkpoints go, below `<url>/<namespace>/<name>/`. Credentials are never written here.
+/// Where checkpoints are stored: below `<url>/<namespace>/<name>/`. Credentials are never written here.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = ("self.url.startsWith('s3://') || (!has(self.endpoint) && !has(self.region) && !has(self.secretRef))",
     "endpoint, region and secretRef are for s3:// only: leave them out"))]
 pub struct Storage {
-    /// `s3://bucket/prefix`; in a cluster it must be this. For `weir run` also `file:///folder`, or a folder relative to the
-    /// job's file. It cannot change: the job's checkpoints are there.
+    /// The URL of the storage: `s3://bucket/prefix`, which it must be in a cluster. For `weir run` also `file:///folder`, or a
+    /// folder relative to the job's file. It cannot change: the job's checkpoints are there.
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(validation = ("!self.contains('://') || self.startsWith('s3://') || self.startsWith('file:///')",
         "is no storage that Weir knows: write s3://bucket/prefix or file:///folder"))]
@@ -249,7 +258,8 @@ pub struct Storage {
     #[x_kube(validation = ("self == oldSelf",
         "cannot change, since the job's checkpoints are there: delete the job and apply it with the other storage"))]
     pub url: String,
-    /// For S3: another endpoint than AWS's, such as `http://minio.storage:9000`.
+    /// For S3: the endpoint, if it is not AWS's, such as `http://minio.storage.svc:9000`. The controller uses it too, so the
+    /// name of a Service needs its namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(validation = ("self.startsWith('http://') || self.startsWith('https://')", "is no endpoint: write https://host or http://host:port"))]
@@ -258,23 +268,24 @@ pub struct Storage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub region: Option<String>,
-    /// For S3: the Secret, in the job's namespace, with `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and, where there is one,
-    /// `AWS_SESSION_TOKEN`. If absent, requests go out as the surroundings of the pods allow. `weir run` takes them from its
-    /// environment.
+    /// For S3: the Secret, in the job's namespace, that holds the credentials, under `AWS_ACCESS_KEY_ID`,
+    /// `AWS_SECRET_ACCESS_KEY` and, for temporary ones, `AWS_SESSION_TOKEN`. Controller and workers use them for checkpoints,
+    /// workers also for tables on s3://. If absent, each pod's own identity is used, such as that of its ServiceAccount in the
+    /// cloud. `weir run` takes credentials from its environment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretRef>,
 }
 
-/// Names a Secret in the job's namespace.
+/// A reference to a Secret in the job's namespace.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretRef {
-    /// Its name.
+    /// The name of the Secret.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
 }
 
-/// Whether records between barriers are counted once.
+/// The guarantee for records in state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum CheckpointMode {
     #[default]
@@ -282,16 +293,16 @@ pub enum CheckpointMode {
     AtLeastOnce,
 }
 
-/// How barriers meet.
+/// How the barriers of a checkpoint are aligned.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Alignment {
-    /// `Aligned`: channels are held back until all barriers have come.
+    /// The kind of alignment. `Aligned`: an input whose barrier has arrived is not read until the barriers of all inputs have.
     #[serde(default, rename = "type")]
     pub kind: AlignmentType,
 }
 
-/// How barriers meet.
+/// How the barriers of a checkpoint are aligned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum AlignmentType {
     #[default]
@@ -306,31 +317,35 @@ pub enum OnDelete {
     Delete,
 }
 
-/// What happens after a failure of the job's own. A lost worker is replaced at once, whatever stands here.
+/// The restart policy after a failure of the job's own. A lost worker is replaced at once; the policy applies only if workers
+/// are lost again within ten seconds of a restart, or cannot be started.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = ("duration(self.initialBackoff) <= duration(self.maxBackoff)", "initialBackoff must not exceed maxBackoff"))]
 pub struct Restart {
-    /// The wait before the first restart; it doubles with each.
+    /// How long to wait before the first restart after a failure. The wait doubles with each further failure in a row.
     #[serde(default = "defaults::initial_backoff")]
     pub initial_backoff: Duration,
-    /// The longest wait.
+    /// The longest wait before a restart; initialBackoff at least.
     #[serde(default = "defaults::max_backoff")]
     pub max_backoff: Duration,
-    /// After running so long the count and the wait begin anew.
+    /// How long the job must have run before a failure counts as the first one again, and waits as the first does.
     #[serde(default = "defaults::reset_after")]
     pub reset_after: Duration,
-    /// The job is given up after so many failures; never if absent. The condition Failed then says why.
+    /// How many failures in a row are followed by a restart. One more and the job is given up: the condition Failed says why.
+    /// If absent, there is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_failures: Option<u32>,
 }
 
-/// What happens to the running attempt when the job changes.
+/// Whether a change of the program keeps the state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Upgrade {
-    /// `LastState`: a checkpoint is taken, and the new version goes on from it; a change that does not fit the state is refused,
-    /// and the old version runs on. `Stateless`: the new version starts from nothing.
+    /// What a new version starts from when `sql`, `state` or `workers.image` changes. `LastState`: a last checkpoint, from which
+    /// the new version resumes; a change that does not fit the state is refused, and the old version runs on. `Stateless`: a
+    /// last checkpoint is taken, and the new version starts with empty state and reads its sources from the start; published
+    /// output stays. Other changes, such as scaling, keep the state in either mode.
     #[serde(default)]
     pub mode: UpgradeMode,
 }
@@ -343,17 +358,19 @@ pub enum UpgradeMode {
     Stateless,
 }
 
-/// Which checkpoint to go back to. Acts once for each value.
+/// The checkpoint to go back to. A value acts once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = ("has(self.record) != (has(self.previous) && self.previous)", "name one: a record, or previous: true"))]
 pub struct RestoreFrom {
-    /// The path or URL of a record of this job, as `status.checkpoint.latest.record` and `weir checkpoints` show them.
+    /// The path or URL of a retained checkpoint's record, as `status.checkpoint.latest.record` and `weir checkpoints` show
+    /// them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     pub record: Option<String>,
-    /// The newest record of this prefix, also one of another owner: a job of another cluster, or a `weir run`. The other is
-    /// sealed off and stops. A job that was deleted and applied again in its own cluster goes on without it.
+    /// If true, the newest checkpoint below the prefix, also one of another owner: a job of another cluster, or a `weir run`.
+    /// The other can complete no checkpoint any more, and stops. A job that was deleted and applied again in its own cluster
+    /// resumes without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<bool>,
 }
