@@ -1,4 +1,4 @@
-{{- /* What the controller may do where it looks after jobs. Plain YAML, so that a test can hold it against the table in
+{{- /* What the controller may do where it manages jobs. Plain YAML, so that a test can hold it against the table in
 controller/src/cluster/permissions.rs: neither may have more than the other. */ -}}
 {{- define "weir.rules" -}}
 - apiGroups: [weir.dev]
@@ -44,7 +44,7 @@ controller/src/cluster/permissions.rs: neither may have more than the other. */ 
   verbs: [get, create, update]
 {{- end -}}
 
-{{- /* Objects outside all namespaces. The identity of kube-system is the cluster's: it stands in what a job writes to storage, so
+{{- /* Objects outside of namespaces. The identity of kube-system is the cluster's: it stands in what a job writes to storage, so
 that another cluster's job of the same name is not taken for it. */ -}}
 {{- define "weir.clusterRules" -}}
 - apiGroups: [""]
