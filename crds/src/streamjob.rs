@@ -157,7 +157,7 @@ pub struct PodTemplate {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PodTemplateMetadata {
-    /// Labels that are added to the pods. Those below weir.dev/, app.kubernetes.io/name and app.kubernetes.io/managed-by are
+    /// Labels that are added to the pods. Those below `weir.dev/`, `app.kubernetes.io/name` and `app.kubernetes.io/managed-by` are
     /// Weir's own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -270,7 +270,7 @@ pub struct Storage {
     pub region: Option<String>,
     /// For S3: the Secret, in the job's namespace, that holds the credentials, under `AWS_ACCESS_KEY_ID`,
     /// `AWS_SECRET_ACCESS_KEY` and, for temporary ones, `AWS_SESSION_TOKEN`. Controller and workers use them for checkpoints,
-    /// workers also for tables on s3://. If absent, each pod's own identity is used, such as that of its ServiceAccount in the
+    /// workers also for tables on `s3://`. If absent, each pod's own identity is used, such as that of its ServiceAccount in the
     /// cloud. `weir run` takes credentials from its environment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_ref: Option<SecretRef>,
@@ -326,7 +326,7 @@ pub struct Restart {
     /// How long to wait before the first restart after a failure. The wait doubles with each further failure in a row.
     #[serde(default = "defaults::initial_backoff")]
     pub initial_backoff: Duration,
-    /// The longest wait before a restart; initialBackoff at least.
+    /// The longest wait before a restart; `initialBackoff` at least.
     #[serde(default = "defaults::max_backoff")]
     pub max_backoff: Duration,
     /// How long the job must have run before a failure counts as the first one again, and waits as the first does.
