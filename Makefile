@@ -58,5 +58,6 @@ bench-cluster: setup tools
 	@WEIR_E2E_PROFILE=release e2e/cluster/run.sh cluster bench $(BENCH)
 
 generate:
-	@UPDATE=1 cargo test --workspace --quiet --test schema --test it --test documented --test rendered
+	@UPDATE=1 cargo test --workspace --quiet --test schema
+	@UPDATE=1 cargo test --workspace --quiet --test it --test documented --test rendered
 	@cargo fmt --all
