@@ -186,7 +186,7 @@ fn step(request: &Request, facts: &Facts, asked: Option<Term>, now: Millis) -> R
 }
 
 /// A job that was let go of, with its resource, leaves no owner behind: whoever comes next under its name goes on.
-fn is_anothers(request: &Request, opened: &Opening) -> bool {
+pub fn is_anothers(request: &Request, opened: &Opening) -> bool {
     !opened.owner.is_empty() && (opened.owner != request.owner || opened.cluster != request.cluster)
 }
 

@@ -21,7 +21,7 @@ use weir_storage::{JobStore, StorageError};
 use super::{names, validate::Identity};
 use crate::{
     effects::{TakeOver, chain, read_facts, take_over},
-    takeover::Request,
+    takeover::{Request, is_anothers},
     time::Millis,
 };
 
@@ -59,12 +59,26 @@ pub fn out_of_time(deleted: &Time, now: Timestamp) -> bool {
 }
 
 /// Removes everything below the job's prefix.
-pub async fn remove(store: &JobStore) -> Result<usize, String> {
-    let removed = tokio::time::timeout(TRY, remove_all(store)).await;
-    match removed {
-        Ok(removed) => removed.map_err(|error| chain(&error)),
-        Err(_) => Err(format!("storage does not answer within {} s", TRY.as_secs())),
-    }
+pub async fn remove(store: &JobStore, request: &Request) -> Result<Removed, String> {
+    let removed = async {
+        let facts = read_facts(store).await.map_err(|error| chain(&error))?;
+        let newest = facts.terms.values().next_back().and_then(|term| term.opening.as_ref());
+        if newest.is_some_and(|opened| is_anothers(request, opened)) {
+            return Ok(Removed::Anothers);
+        }
+        remove_all(store).await.map(Removed::Objects).map_err(|error| chain(&error))
+    };
+    let answered = tokio::time::timeout(TRY, removed).await;
+    answered.unwrap_or_else(|_| Err(format!("storage does not answer within {} s", TRY.as_secs())))
+}
+
+/// What was removed of a job's storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removed {
+    /// So many objects: all.
+    Objects(usize),
+    /// Nothing: another job's checkpoints are there.
+    Anothers,
 }
 
 async fn remove_all(store: &JobStore) -> Result<usize, StorageError> {
@@ -167,9 +181,36 @@ mod tests {
             mine.create(path, "x".into()).await.unwrap();
             other.create(path, "x".into()).await.unwrap();
         }
-        assert_eq!(remove(&mine).await.unwrap(), 2);
+        assert_eq!(remove(&mine, &request("mine")).await.unwrap(), Removed::Objects(2));
         assert!(mine.list("").await.unwrap().is_empty());
         assert_eq!(other.list("").await.unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_another_owns_is_not_removed() {
+        let store = JobStore::with_object_store(std::sync::Arc::new(weir_storage_memory()), "air/flights");
+        assert!(matches!(take_over(&store, &request("theirs"), now).await, TakeOver::Opened(_)));
+        assert_eq!(remove(&store, &request("mine")).await, Ok(Removed::Anothers));
+        assert_eq!(store.list("").await.unwrap().len(), 1);
+        assert_eq!(remove(&store, &request("theirs")).await, Ok(Removed::Objects(1)));
+    }
+
+    fn request(owner: &str) -> Request {
+        Request {
+            job: weir_protocol::JobName { namespace: "air".to_string(), name: "flights".to_string() },
+            coordinator: "here".to_string(),
+            owner: owner.to_string(),
+            cluster: "cluster".to_string(),
+            adopt: false,
+            resume: false,
+            release: false,
+            restore: crate::takeover::Restore::Latest,
+            workers: 1,
+            slots: 1,
+            max_parallelism: 128,
+            fingerprint: String::new(),
+            retain: 3,
+        }
     }
 
     fn weir_storage_memory() -> object_store::memory::InMemory {

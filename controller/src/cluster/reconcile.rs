@@ -20,7 +20,7 @@ use super::{
     apply::refusal,
     build::{policy, secrets, service},
     certs::{self, Authority, CertError},
-    delete,
+    delete::{self, Removed},
     jobs::{self, Entry, Kept},
     names, observe,
     plan::{self, Accepted, Begin, Step, Supervisor, There},
@@ -555,7 +555,7 @@ async fn leave_storage(
     let removes = valid.is_some_and(|valid| valid.on_delete == OnDelete::Delete);
     let left = match valid {
         // It names no storage that could ever have been used.
-        None => Ok(0),
+        None => Ok(Removed::Objects(0)),
         Some(valid) => {
             let keys = match (&valid.pods.secret, keys) {
                 (Some(name), None) => match observe::storage_keys(&context.client, &identity.namespace, name).await {
@@ -566,14 +566,22 @@ async fn leave_storage(
                 (_, keys) => Ok(keys),
             };
             match keys.and_then(|keys| jobs::open_storage(&valid.job, keys.as_ref()).map_err(|p| p.message)) {
-                Ok(store) if removes => delete::remove(&store).await,
-                Ok(store) => delete::release(&store, request(context, identity, valid)).await.map(|()| 0),
+                Ok(store) if removes => delete::remove(&store, &request(context, identity, valid)).await,
+                Ok(store) => {
+                    let released = delete::release(&store, request(context, identity, valid)).await;
+                    released.map(|()| Removed::Objects(0))
+                }
                 Err(reason) => Err(reason),
             }
         }
     };
     match left {
-        Ok(objects) => {
+        Ok(Removed::Anothers) => {
+            let note = "another job owns what is in storage: nothing was removed".to_string();
+            report.tell(super::events::Told::warning(reasons::events::CHECKPOINTS_LEFT, note));
+            true
+        }
+        Ok(Removed::Objects(objects)) => {
             if removes {
                 let note = format!("{objects} objects were removed from storage");
                 report.tell(super::events::Told::normal(reasons::events::CHECKPOINTS_DELETED, note));
