@@ -65,8 +65,6 @@ pub fn all() -> Vec<Case> {
             scaled_1_3_2_under_load upgrade_with_sql_that_fits upgrade_with_sql_that_does_not_fit interval_changes_live
             suspended_and_resumed finishes deleted_with_retain_and_applied_again deleted_with_delete
             deleted_with_storage_gone deleted_with_its_namespace;
-        status:
-            status_wiped;
     );
     cases!(list, Controllers:
         quick_start: quick_start_word_for_word;
@@ -74,7 +72,7 @@ pub fn all() -> Vec<Case> {
             controller_killed_between_the_last_ack_and_the_record controller_killed_between_record_and_commit
             controller_killed_between_two_triggers controller_replaced_by_its_standby two_controllers_at_once
             operator_upgrade_restarts_no_worker;
-        status: restored_under_a_new_uid;
+        status: status_wiped restored_under_a_new_uid;
     );
     cases!(list, Shared:
         kills: cut_off_by_dropped_packets;
