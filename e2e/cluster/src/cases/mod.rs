@@ -1,6 +1,7 @@
 //! The cases. Each is a function of this folder, and stands in one tier of `cases.yaml`.
 
 mod api_server;
+mod back;
 mod controller;
 mod kills;
 mod life;
@@ -65,6 +66,7 @@ pub fn all() -> Vec<Case> {
             scaled_1_3_2_under_load upgrade_with_sql_that_fits upgrade_with_sql_that_does_not_fit interval_changes_live
             suspended_and_resumed finishes deleted_with_retain_and_applied_again deleted_with_delete
             deleted_with_storage_gone deleted_with_its_namespace;
+        back: restore_from_a_record;
     );
     cases!(list, Controllers:
         quick_start: quick_start_word_for_word;
