@@ -63,8 +63,8 @@ pub fn all() -> Vec<Case> {
         refused:
             bad_specs_at_apply bad_sql_stalls_with_line_and_column bad_sql_on_an_update_keeps_the_last_good_version;
         life:
-            scaled_1_3_2_under_load upgrade_with_sql_that_fits upgrade_with_sql_that_does_not_fit interval_changes_live
-            suspended_and_resumed finishes deleted_with_retain_and_applied_again deleted_with_delete
+            scaled_1_3_2_under_load upgrade_with_sql_that_fits upgrade_with_sql_that_does_not_fit stateless_upgrade
+            interval_changes_live suspended_and_resumed finishes deleted_with_retain_and_applied_again deleted_with_delete
             deleted_with_storage_gone deleted_with_its_namespace;
         back: restore_from_a_record;
     );
