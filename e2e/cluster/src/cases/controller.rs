@@ -1,6 +1,6 @@
 //! Controllers that die at the worst moment, are replaced, or are two at once: the job runs on, on the same pods, and ends exact.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, api::ListParams};
@@ -34,6 +34,16 @@ async fn holder(space: &Space) -> Option<String> {
     let all = ListParams::default();
     let leases = answered("reading the lease", || leases.list(&all)).await.items;
     leases.into_iter().find_map(|lease| lease.spec?.holder_identity).filter(|holder| !holder.is_empty())
+}
+
+/// Does something, kills the leader at once, and returns when another process leads.
+pub async fn interrupted(space: &Space, act: impl Future<Output = ()>) {
+    let leader = leader(space).await;
+    let before = holder(space).await;
+    act.await;
+    space.cluster.signal(PROGRAM, &leader, "KILL").await.expect("the leader is killed");
+    let next = until("the next leader", || async { holder(space).await.filter(|now| Some(now) != before.as_ref()) });
+    println!("        {}: {leader} was killed, {} leads", space.name, next.await);
 }
 
 async fn address(space: &Space, namespace: &str, pod: &str) -> String {

@@ -11,6 +11,7 @@ mod refused;
 mod role;
 mod status;
 mod storage;
+mod transitions;
 
 use futures::future::BoxFuture;
 
@@ -75,6 +76,7 @@ pub fn all() -> Vec<Case> {
             controller_killed_between_two_triggers controller_replaced_by_its_standby two_controllers_at_once
             operator_upgrade_restarts_no_worker;
         status: status_wiped restored_under_a_new_uid;
+        transitions: transitions_survive_controller_deaths;
     );
     cases!(list, Shared:
         kills: cut_off_by_dropped_packets;
