@@ -178,7 +178,8 @@ pub async fn two_controllers_at_once(space: Space) {
 pub async fn operator_upgrade_restarts_no_worker(space: Space) {
     let job = Job::running(&space, &Settings::seconds(120)).await;
     let before = Before::of(&job).await;
-    helm(&["image.tag=next"]).await.unwrap_or_else(|error| panic!("{error}"));
+    // Jobs that name no image would get the new default if their pods were made anew.
+    helm(&["image.tag=next", "worker.image.tag=next"]).await.unwrap_or_else(|error| panic!("{error}"));
     until_within(std::time::Duration::from_mins(1), "the new controllers lead", || async {
         let leader = leader_now(&space).await?;
         let pod = space.cluster.pods(NAMESPACE).get(&leader).await.ok()?;
@@ -187,6 +188,6 @@ pub async fn operator_upgrade_restarts_no_worker(space: Space) {
     .await;
     job.until_more_checkpoints(2).await;
     assert_eq!(job.workers().await, before.workers, "an upgrade of the operator restarts no worker");
-    helm(&["image.tag="]).await.unwrap_or_else(|error| panic!("{error}"));
+    helm(&[]).await.unwrap_or_else(|error| panic!("{error}"));
     before.goes_on(&job).await;
 }
