@@ -17,6 +17,8 @@ image() { # OUT NAME PROGRAM [USER]: skipped if it is newer than the program
     mkdir -p "$root/usr/local/bin" "$root/tmp" "$root/etc/ssl/certs"
     chmod 1777 "$root/tmp"
     install -m 755 "$program" "$root/usr/local/bin/"
+    # As the Dockerfile has it: no symbols in what is released.
+    case $program in */release/*) strip "$root/usr/local/bin/$(basename "$program")" ;; esac
     # A static program has none.
     { ldd "$program" 2>/dev/null | grep -o '/[^ ]*\.so[^ ]*' || true; } | while read -r library; do
         install -D -m 755 "$(readlink -f "$library")" "$root$library"

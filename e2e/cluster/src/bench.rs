@@ -1,6 +1,8 @@
-//! `make bench-cluster`: what only a cluster can show. How long a job takes to recover from a deleted pod, and what that is made of; how
-//! long many small jobs take to be ready; what the controller costs. It judges nothing: no test depends on a time.
+//! `make bench-cluster`: what only a cluster can show. How large the images are; how long a job takes to recover from a deleted pod, and
+//! what that is made of; how long many small jobs take to be ready; what the controller costs. It judges nothing: no test depends on a
+//! time.
 
+mod images;
 mod many;
 mod recovery;
 mod stubs;
@@ -37,6 +39,8 @@ pub struct Options {
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum What {
+    /// The sizes of the images.
+    Images,
     /// From a pod's deletion to the first output of its successor, with 100 MiB of state.
     Recovery,
     /// Fifty jobs with real pods at once.
@@ -57,6 +61,11 @@ pub async fn run(options: &Options) {
         figures.insert(name.to_string(), measured);
         options.keep(&figures);
     };
+    if wants(What::Images)
+        && let Some(sizes) = images::run(&beside("images"))
+    {
+        keep("images", sizes);
+    }
     if wants(What::Recovery) {
         keep("recovery", recovery::run(&cluster, &controllers, options.deletions).await);
     }
@@ -71,8 +80,7 @@ pub async fn run(options: &Options) {
 
 impl Options {
     fn path(&self) -> PathBuf {
-        let beside = || std::env::current_exe().unwrap_or_default().with_file_name("weir-bench-cluster.json");
-        self.json.clone().unwrap_or_else(beside)
+        self.json.clone().unwrap_or_else(|| beside("weir-bench-cluster.json"))
     }
 
     /// After each part, so that one that fails takes no other with it.
@@ -81,6 +89,11 @@ impl Options {
         let text = serde_json::to_string_pretty(figures).expect("figures are JSON");
         std::fs::write(&path, text).unwrap_or_else(|error| panic!("{} cannot be written: {error}", path.display()));
     }
+}
+
+/// A file beside this program.
+fn beside(name: &str) -> PathBuf {
+    std::env::current_exe().unwrap_or_default().with_file_name(name)
 }
 
 /// The median and the maximum; none of nothing.

@@ -8,6 +8,8 @@ use kube::{
     api::{ApiResource, DynamicObject, GroupVersionKind, ListParams},
 };
 
+use crate::wait::answered;
+
 /// The label on the namespace `kube-system` by which the scripts mark a cluster as theirs.
 const MARK: &str = "weir.dev/e2e";
 
@@ -54,11 +56,14 @@ impl Cluster {
 
     /// The pods with these labels, those that go included.
     pub async fn labelled(&self, namespace: &str, labels: &str) -> Vec<Pod> {
-        self.pods(namespace)
-            .list(&ListParams::default().labels(labels))
-            .await
-            .map(|list| list.items)
-            .unwrap_or_default()
+        let what = format!("listing the pods of {namespace} with {labels:?}");
+        answered(&what, || self.try_labelled(namespace, labels)).await
+    }
+
+    /// The same, where the API server may be away.
+    pub async fn try_labelled(&self, namespace: &str, labels: &str) -> kube::Result<Vec<Pod>> {
+        let list = self.pods(namespace).list(&ListParams::default().labels(labels)).await?;
+        Ok(list.items)
     }
 
     /// Runs a program with the environment's PATH and KUBECONFIG; its output, or what it said when it failed.
@@ -82,6 +87,12 @@ impl Cluster {
         ))
     }
 
+    /// Runs a program whatever comes of it, for destructors, which can neither wait nor fail.
+    pub fn at_last(program: &str, arguments: &[&str]) {
+        let mut command = std::process::Command::new(program);
+        drop(command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status());
+    }
+
     pub async fn kubectl(&self, arguments: &[&str]) -> Result<String, String> {
         Self::command("kubectl", arguments).await
     }
@@ -89,6 +100,11 @@ impl Cluster {
     /// Runs a shell command on the node: all its processes, its network and its cgroups are in view.
     pub async fn on_node(&self, command: &str) -> Result<String, String> {
         Self::command(&self.script.display().to_string(), &["node", "sh", "-c", command]).await
+    }
+
+    /// The same for destructors.
+    pub fn on_node_at_last(&self, command: &str) {
+        Self::at_last(&self.script.display().to_string(), &["node", "sh", "-c", command]);
     }
 
     /// What Weir's controllers have asked of the API server, a line of JSON each.

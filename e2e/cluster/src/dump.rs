@@ -38,12 +38,13 @@ pub async fn dump(space: &Space, why: &str) -> PathBuf {
     }
     logs(space, namespace, &folder).await;
     logs(space, NAMESPACE, &folder).await;
-    write("storage.txt", &space.bucket.list(namespace).await.join("\n"));
+    let stored = space.bucket.try_list(namespace).await;
+    write("storage.txt", &stored.map_or_else(|error| error.to_string(), |paths| paths.join("\n")));
     folder
 }
 
 async fn logs(space: &Space, namespace: &str, folder: &Path) {
-    for pod in space.cluster.labelled(namespace, "").await {
+    for pod in space.cluster.try_labelled(namespace, "").await.unwrap_or_default() {
         for (suffix, previous) in [("log", "--previous=false"), ("previous.log", "--previous=true")] {
             let arguments = ["-n", namespace, "logs", &pod.name_any(), "--all-containers", previous];
             if let Ok(text) = Cluster::command("kubectl", &arguments).await {

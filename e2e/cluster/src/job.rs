@@ -13,7 +13,7 @@ use crate::{
     s3,
     space::{SECRET, Space},
     verify::{self, KEYS},
-    wait::{PATIENCE, until, until_within},
+    wait::{PATIENCE, answered, until, until_within},
 };
 
 /// A job's name where a case has only one.
@@ -109,8 +109,13 @@ impl Job {
 
     /// The same with a change to the resource.
     pub async fn start_with(space: &Space, settings: &Settings, change: impl FnOnce(&mut Value)) -> Self {
-        let job = Self { space: space.clone(), name: NAME.to_string(), rows: settings.rows() };
-        let mut resource = resource(&space.name, NAME, settings);
+        Self::start_named(space, NAME, settings, change).await
+    }
+
+    /// The same by another name, where a case has more than one.
+    pub async fn start_named(space: &Space, name: &str, settings: &Settings, change: impl FnOnce(&mut Value)) -> Self {
+        let job = Self { space: space.clone(), name: name.to_string(), rows: settings.rows() };
+        let mut resource = resource(&space.name, name, settings);
         change(&mut resource);
         job.apply(&resource).await.unwrap_or_else(|error| panic!("the job is applied: {error}"));
         job
@@ -138,6 +143,15 @@ impl Job {
             .unwrap_or_else(|error| panic!("the spec changes: {error}"));
     }
 
+    /// Sets the number of workers, as `kubectl scale` does.
+    pub async fn scale(&self, replicas: u32) {
+        let jobs = self.space.cluster.stream_jobs(&self.space.name);
+        let patch = json!({"spec": {"replicas": replicas}});
+        jobs.patch_scale(&self.name, &PatchParams::default(), &Patch::Merge(&patch))
+            .await
+            .unwrap_or_else(|error| panic!("the job is scaled: {error}"));
+    }
+
     pub async fn delete(&self) {
         let jobs = self.space.cluster.stream_jobs(&self.space.name);
         jobs.delete(&self.name, &DeleteParams::default())
@@ -151,8 +165,14 @@ impl Job {
             .await;
     }
 
+    /// The resource, if it is there.
     pub async fn get(&self) -> Option<DynamicObject> {
-        self.space.cluster.stream_jobs(&self.space.name).get_opt(&self.name).await.ok().flatten()
+        answered(&format!("reading the job {}", self.name), || self.try_get()).await
+    }
+
+    /// The same, where the API server may be away.
+    pub async fn try_get(&self) -> kube::Result<Option<DynamicObject>> {
+        self.space.cluster.stream_jobs(&self.space.name).get_opt(&self.name).await
     }
 
     pub async fn status(&self) -> Value {
@@ -198,48 +218,61 @@ impl Job {
         .await;
     }
 
-    /// Waits for a later attempt that has a checkpoint of its own.
-    pub async fn until_recovered_from(&self, attempt: u64) {
-        until(&format!("an attempt after {attempt}, running"), || async {
-            (self.attempt().await > attempt).then_some(())
-        })
-        .await;
-        self.until_condition("Ready", "True").await;
-        self.until_more_checkpoints(1).await;
+    /// Waits until the newest spec runs as it says.
+    pub async fn until_current(&self) {
+        until("the newest spec runs", || async { holds(&self.get().await?, "Ready").then_some(()) }).await;
     }
 
-    /// The job's prefix in storage.
-    pub fn storage(&self) -> String {
-        format!("{0}/checkpoints/{0}/{1}", self.space.name, self.name)
+    /// Waits for a later attempt that runs as the newest spec says.
+    pub async fn until_attempt_after(&self, attempt: u64) {
+        until(&format!("an attempt after {attempt}, running"), || async {
+            let job = self.get().await?;
+            (is_after(&job, attempt) && holds(&job, "Ready")).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits for a later attempt that runs as the newest spec says and has a checkpoint of its own.
+    pub async fn until_recovered_from(&self, attempt: u64) {
+        until(&format!("an attempt after {attempt}, running, with a checkpoint"), || async {
+            let job = self.get().await?;
+            (is_after(&job, attempt) && holds(&job, "Ready") && holds(&job, "Checkpointed")).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until it is suspended, and no worker is left.
+    pub async fn until_suspended(&self) {
+        until(&format!("{} is suspended", self.name), || async {
+            let (ready, reason, _) = self.condition("Ready").await?;
+            (ready == "False" && reason == "Suspended" && self.processes().await == 0).then_some(())
+        })
+        .await;
+    }
+
+    /// The checkpoint that the attempt was restored from, as the status has it.
+    pub async fn restored(&self) -> Option<u64> {
+        self.status().await["checkpoint"]["restored"]["id"].as_u64()
     }
 
     pub fn output(&self) -> String {
         format!("{}/{}-out", self.space.name, self.name)
     }
 
-    /// The ids of all records that stand in storage, in the order of terms and slots.
-    pub async fn records(&self) -> Vec<u64> {
-        let mut ids = Vec::new();
-        for path in self.space.bucket.list(&format!("{}/terms", self.storage())).await {
-            if path.ends_with("/opening") {
-                continue;
-            }
-            let Some(bytes) = self.space.bucket.get(&path).await else { continue };
-            let Ok(value) = serde_json::from_slice::<Value>(&bytes) else { continue };
-            if value["type"] == "record" {
-                ids.extend(value["id"].as_u64());
-            }
-        }
-        ids
+    /// All its worker pods, those that go or have ended included.
+    pub async fn all_pods(&self) -> Vec<Pod> {
+        self.space.cluster.labelled(&self.space.name, &format!("weir.dev/job={}", self.name)).await
+    }
+
+    /// How many of them have, or will have, a process; also those that go.
+    async fn processes(&self) -> usize {
+        self.all_pods().await.iter().filter(|pod| !has_ended(pod)).count()
     }
 
     /// Its worker pods that are not about to go, the oldest first.
     pub async fn pods(&self) -> Vec<Pod> {
-        let mut pods = self.space.cluster.labelled(&self.space.name, &format!("weir.dev/job={}", self.name)).await;
-        pods.retain(|pod| {
-            let phase = pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();
-            pod.metadata.deletion_timestamp.is_none() && matches!(phase.as_str(), "Pending" | "Running")
-        });
+        let mut pods = self.all_pods().await;
+        pods.retain(|pod| pod.metadata.deletion_timestamp.is_none() && !has_ended(pod));
         pods.sort_by_key(|pod| (pod.metadata.creation_timestamp.clone().map(|time| time.0), pod.name_any()));
         pods
     }
@@ -278,4 +311,22 @@ impl Job {
         let lines = self.space.bucket.lines(&self.output()).await;
         verify::whole(&lines, self.rows).unwrap_or_else(|error| panic!("the output is not exact: {error}"));
     }
+}
+
+fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// The job is at a later attempt than this one.
+fn is_after(job: &DynamicObject, attempt: u64) -> bool {
+    job.data["status"]["attempt"].as_u64().is_some_and(|at| at > attempt)
+}
+
+/// A condition is true, and of the newest spec.
+fn holds(job: &DynamicObject, kind: &str) -> bool {
+    let conditions = job.data["status"]["conditions"].as_array();
+    let is_true = |condition: &&Value| condition["type"] == kind && condition["status"] == "True";
+    let condition = conditions.into_iter().flatten().find(is_true);
+    condition.is_some_and(|condition| condition["observedGeneration"].as_i64() == job.metadata.generation)
 }

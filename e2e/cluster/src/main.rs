@@ -15,6 +15,7 @@ mod node;
 mod runner;
 mod s3;
 mod space;
+mod stored;
 mod stub;
 mod toxiproxy;
 mod verify;

@@ -9,7 +9,7 @@ use std::{
 use futures::{StreamExt, stream};
 
 use crate::{
-    cases::{Case, all},
+    cases::{Case, Touches, all},
     cluster::Cluster,
     dump::dump,
     install::{self, Controllers},
@@ -79,12 +79,19 @@ pub async fn run(chosen: Vec<Case>, jobs: usize, keep: bool) -> bool {
     controllers.settle(&cluster).await;
     println!("installed in {} s; {} cases", begun.elapsed().as_secs(), chosen.len());
 
-    let (alone, together): (Vec<Case>, Vec<Case>) = chosen.into_iter().partition(|case| case.alone);
+    let (together, alone): (Vec<Case>, Vec<Case>) =
+        chosen.into_iter().partition(|case| case.touches == Touches::Nothing);
     let one = |case: Case| run_one(&cluster, &controllers, case, keep);
     let mut outcomes: Vec<Outcome> = stream::iter(together).map(one).buffer_unordered(jobs).collect().await;
-    let before = controllers.complaint(&cluster).await;
+    let complaint = controllers.complaint(&cluster).await;
+    let mut complaints: Vec<String> =
+        complaint.map(|what| format!("of those that run together: {what}")).into_iter().collect();
+    controllers.settle(&cluster).await;
     for case in alone {
         outcomes.push(run_one(&cluster, &controllers, case, keep).await);
+        if case.touches != Touches::Controllers {
+            complaints.extend(controllers.complaint(&cluster).await.map(|what| format!("{}: {what}", case.name)));
+        }
         controllers.settle(&cluster).await;
     }
 
@@ -107,10 +114,10 @@ pub async fn run(chosen: Vec<Case>, jobs: usize, keep: bool) -> bool {
     for name in &failed {
         println!("  failed: {name}");
     }
-    if let Some(complaint) = &before {
+    for complaint in &complaints {
         println!("  failed: {complaint}");
     }
-    failed.is_empty() && before.is_none()
+    failed.is_empty() && complaints.is_empty()
 }
 
 async fn run_one(cluster: &Cluster, controllers: &Arc<Controllers>, case: Case, keep: bool) -> Outcome {

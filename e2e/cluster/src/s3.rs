@@ -5,6 +5,8 @@ use std::sync::Arc;
 use futures::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt, aws::AmazonS3Builder, path::Path};
 
+use crate::wait::answered;
+
 /// The only bucket.
 pub const BUCKET: &str = "weir";
 pub const USER: &str = "weir-e2e";
@@ -40,16 +42,28 @@ impl Bucket {
 
     /// All objects below a prefix, in order.
     pub async fn list(&self, prefix: &str) -> Vec<String> {
-        let found = self.store.list(Some(&Path::from(prefix))).map_ok(|object| object.location.to_string());
-        let mut found: Vec<String> = found.try_collect().await.unwrap_or_default();
-        found.sort();
-        found
+        answered(&format!("listing {prefix}"), || self.try_list(prefix)).await
     }
 
-    /// An object's bytes.
+    /// The same, where storage may be away.
+    pub async fn try_list(&self, prefix: &str) -> object_store::Result<Vec<String>> {
+        let found = self.store.list(Some(&Path::from(prefix))).map_ok(|object| object.location.to_string());
+        let mut found: Vec<String> = found.try_collect().await?;
+        found.sort();
+        Ok(found)
+    }
+
+    /// An object's bytes; none where there is no such object.
     pub async fn get(&self, path: &str) -> Option<Vec<u8>> {
-        let answer = self.store.get(&Path::from(path)).await.ok()?;
-        Some(answer.bytes().await.ok()?.to_vec())
+        let location = Path::from(path);
+        answered(&format!("reading {path}"), || async {
+            match self.store.get(&location).await {
+                Ok(answer) => Ok(Some(answer.bytes().await?.to_vec())),
+                Err(object_store::Error::NotFound { .. }) => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+        .await
     }
 
     /// The objects below a prefix that readers of tables see, in order.
@@ -61,10 +75,15 @@ impl Bucket {
 
     /// All lines of all output files below a prefix.
     pub async fn lines(&self, prefix: &str) -> Vec<String> {
+        self.lines_of(&self.published(prefix).await).await
+    }
+
+    /// All lines of these files.
+    pub async fn lines_of(&self, paths: &[String]) -> Vec<String> {
         let mut lines = Vec::new();
-        for path in self.published(prefix).await {
+        for path in paths {
             let text =
-                String::from_utf8(self.get(&path).await.expect("a listed object is read")).expect("output is text");
+                String::from_utf8(self.get(path).await.expect("a listed object is read")).expect("output is text");
             assert!(text.is_empty() || text.ends_with('\n'), "{path} ends within a line");
             lines.extend(text.lines().map(str::to_string));
         }

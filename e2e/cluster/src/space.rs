@@ -17,7 +17,7 @@ use crate::{
     install::{Controllers, SYSTEM},
     s3::{self, Bucket},
     toxiproxy::{self, Proxy},
-    wait::until,
+    wait::{answered, until},
 };
 
 /// The Secret that jobs name.
@@ -100,7 +100,7 @@ impl Space {
     pub async fn events(&self, about: &str) -> Vec<(String, String)> {
         let events: Api<Event> = Api::namespaced(self.cluster.client.clone(), &self.name);
         let parameters = ListParams::default().fields(&format!("involvedObject.name={about}"));
-        let mut found = events.list(&parameters).await.map(|list| list.items).unwrap_or_default();
+        let mut found = answered("listing events", || events.list(&parameters)).await.items;
         found.sort_by_key(|event| event.metadata.creation_timestamp.clone().map(|time| time.0));
         found.into_iter().map(|event| (event.reason.unwrap_or_default(), event.message.unwrap_or_default())).collect()
     }

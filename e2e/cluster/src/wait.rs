@@ -1,6 +1,7 @@
 //! Waiting for something to come true. There is no other waiting in this crate.
 
 use std::{
+    fmt::Display,
     future::Future,
     time::{Duration, Instant},
 };
@@ -9,6 +10,8 @@ use std::{
 pub const PATIENCE: Duration = Duration::from_mins(2);
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(100);
+/// A server that is up answers in this time, if not at once.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// Looks until there is an answer. Fails with what was awaited, and with what `seen` last was.
 pub async fn until<T, F>(what: &str, look: impl FnMut() -> F) -> T
@@ -38,6 +41,42 @@ where
         }
         assert!(begun.elapsed() < patience, "waited {} s in vain for: {what}", patience.as_secs());
         tokio::time::sleep(pace).await;
+    }
+}
+
+/// Does something again and again until it succeeds. Fails with what was done, and with the last error.
+pub async fn until_ok<T, E, F>(what: &str, act: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Result<T, E>>,
+    E: Display,
+{
+    until_ok_within(PATIENCE, what, act).await
+}
+
+/// What a server says that is up. It is asked again for a while, and then its error fails the case: no answer does not mean that
+/// nothing is there.
+pub async fn answered<T, E, F>(what: &str, ask: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Result<T, E>>,
+    E: Display,
+{
+    until_ok_within(ANSWER, what, ask).await
+}
+
+async fn until_ok_within<T, E, F>(patience: Duration, what: &str, mut act: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Result<T, E>>,
+    E: Display,
+{
+    let begun = Instant::now();
+    loop {
+        match act().await {
+            Ok(done) => return done,
+            Err(error) => {
+                assert!(begun.elapsed() < patience, "tried {} s in vain: {what}: {error}", patience.as_secs());
+            }
+        }
+        tokio::time::sleep(LOOK).await;
     }
 }
 

@@ -1,16 +1,16 @@
 //! Controllers that die at the worst moment, are replaced, or are two at once: the job runs on, on the same pods, and ends exact.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, api::ListParams};
 
 use crate::{
-    cases::kills::openings,
     install::{NAMESPACE, SYSTEM, helm},
     job::{Job, Settings},
+    node::Cut,
     space::Space,
-    wait::{until, until_within},
+    wait::{answered, until, until_within},
 };
 
 /// The controller's process.
@@ -22,13 +22,28 @@ async fn leader(space: &Space) -> String {
 }
 
 async fn leader_now(space: &Space) -> Option<String> {
-    let leases: Api<Lease> = Api::namespaced(space.cluster.client.clone(), NAMESPACE);
-    let leases = leases.list(&ListParams::default()).await.ok()?.items;
-    let holder =
-        leases.into_iter().find_map(|lease| lease.spec?.holder_identity).filter(|holder| !holder.is_empty())?;
+    let holder = holder(space).await?;
     // A holder's name may carry more than the pod's.
     let pods = space.cluster.labelled(NAMESPACE, "").await;
     pods.into_iter().filter_map(|pod| pod.metadata.name).find(|name| holder.starts_with(name.as_str()))
+}
+
+/// Who holds the lease: a process, which may be gone.
+async fn holder(space: &Space) -> Option<String> {
+    let leases: Api<Lease> = Api::namespaced(space.cluster.client.clone(), NAMESPACE);
+    let all = ListParams::default();
+    let leases = answered("reading the lease", || leases.list(&all)).await.items;
+    leases.into_iter().find_map(|lease| lease.spec?.holder_identity).filter(|holder| !holder.is_empty())
+}
+
+/// Does something, kills the leader at once, and returns when another process leads.
+pub async fn interrupted(space: &Space, act: impl Future<Output = ()>) {
+    let leader = leader(space).await;
+    let before = holder(space).await;
+    act.await;
+    space.cluster.signal(PROGRAM, &leader, "KILL").await.expect("the leader is killed");
+    let next = until("the next leader", || async { holder(space).await.filter(|now| Some(now) != before.as_ref()) });
+    println!("        {}: {leader} was killed, {} leads", space.name, next.await);
 }
 
 async fn address(space: &Space, namespace: &str, pod: &str) -> String {
@@ -40,17 +55,17 @@ async fn address(space: &Space, namespace: &str, pod: &str) -> String {
 struct Before {
     attempt: u64,
     workers: Vec<String>,
-    openings: usize,
+    terms: usize,
 }
 
 impl Before {
     async fn of(job: &Job) -> Self {
-        Self { attempt: job.attempt().await, workers: job.until_workers(2).await, openings: openings(job).await }
+        Self { attempt: job.attempt().await, workers: job.until_workers(2).await, terms: job.terms().await }
     }
 
     /// The next leader has opened its term over the same attempt, on the same pods, and the job ends exact.
     async fn goes_on(self, job: &Job) {
-        until("the next leader opens a term", || async { (openings(job).await > self.openings).then_some(()) }).await;
+        until("the next leader opens a term", || async { (job.terms().await > self.terms).then_some(()) }).await;
         job.until_more_checkpoints(2).await;
         assert_eq!(job.attempt().await, self.attempt, "losing the controller stops no attempt");
         assert_eq!(job.workers().await, self.workers, "losing the controller stops no worker");
@@ -66,8 +81,8 @@ pub async fn controller_killed_between_the_last_ack_and_the_record(space: Space)
     let minio = space.cluster.labelled(SYSTEM, "app=minio").await.remove(0);
     let minio = minio.status.and_then(|status| status.pod_ip).expect("MinIO runs");
     // The workers reach the storage and the controller does not: all parts are there and acked, and the record cannot be written.
-    space.cluster.drop_packets(Some(&controller), Some(&minio), true).await;
-    let last = job.records().await.into_iter().max().unwrap_or(0);
+    let cut = space.cluster.cut(&[(Some(&controller), Some(&minio))]).await;
+    let last = job.newest_record().await;
     let id = until("all parts of a checkpoint without a record", || async {
         let parts = space.bucket.list(&format!("{}/parts", job.storage())).await;
         let ids: Vec<u64> =
@@ -79,7 +94,7 @@ pub async fn controller_killed_between_the_last_ack_and_the_record(space: Space)
     .await;
     space.cluster.signal(PROGRAM, &leader, "KILL").await.expect("the leader is killed");
     assert!(!job.records().await.contains(&id), "the record of {id} is there already: the moment was missed");
-    space.cluster.drop_packets(Some(&controller), Some(&minio), false).await;
+    cut.mend().await;
     before.goes_on(&job).await;
 }
 
@@ -96,37 +111,30 @@ pub async fn controller_killed_between_record_and_commit(space: Space) {
     }
     // Once a checkpoint is under way nothing that the controller says arrives any more, while it hears the acks: it writes the
     // record, and its Commit is lost. Where the Commit was quicker than that, there is a next checkpoint.
-    let parts = format!("{}/parts", job.storage());
-    let state = format!("{}/state", job.storage());
-    let uploads = async || space.bucket.list(&parts).await.len() + space.bucket.list(&state).await.len();
-    let cut = async |cut: bool| {
-        for worker in &workers {
-            space.cluster.drop_packets(Some(&controller), Some(worker), cut).await;
-        }
-    };
-    let output = until_within(Duration::from_mins(1), "a record without its commit", || async {
+    let ways: Vec<_> = workers.iter().map(|worker| (Some(controller.as_str()), Some(worker.as_str()))).collect();
+    let moment = until_within(Duration::from_mins(1), "a record without its commit", || async {
         job.until_more_checkpoints(1).await;
-        let seen = uploads().await;
-        until("a checkpoint is under way", || async { (uploads().await > seen).then_some(()) }).await;
-        cut(true).await;
-        let last = job.records().await.into_iter().max().unwrap_or(0);
+        let seen = job.uploads().await;
+        until("a checkpoint is under way", || async { (!job.uploads().await.is_subset(&seen)).then_some(()) }).await;
+        let cut = space.cluster.cut(&ways).await;
+        let last = job.newest_record().await;
         let output = space.bucket.published(&job.output()).await.len();
         for _ in 0..20 {
             tokio::time::sleep(Duration::from_millis(50)).await;
-            if job.records().await.into_iter().any(|id| id > last) {
+            if job.newest_record().await > last {
                 if space.bucket.published(&job.output()).await.len() == output {
-                    return Some(output);
+                    return Some((cut, output));
                 }
                 break;
             }
         }
-        cut(false).await;
+        cut.mend().await;
         None
-    })
-    .await;
+    });
+    let (cut, output): (Cut, usize) = moment.await;
     space.cluster.signal(PROGRAM, &leader, "KILL").await.expect("the leader is killed");
     assert_eq!(space.bucket.published(&job.output()).await.len(), output, "what the record names is not published yet");
-    cut(false).await;
+    cut.mend().await;
     until("what the record names is published", || async {
         (space.bucket.published(&job.output()).await.len() > output).then_some(())
     })
@@ -160,16 +168,18 @@ pub async fn two_controllers_at_once(space: Space) {
     let first = leader(&space).await;
     space.cluster.signal(PROGRAM, &first, "STOP").await.expect("the leader is frozen");
     until("another leader", || async { leader_now(&space).await.filter(|leader| *leader != first) }).await;
-    until("it opens a term", || async { (openings(&job).await > before.openings).then_some(()) }).await;
-    // The old one goes on where it was, believing that it leads. If its pod was restarted meanwhile there is nothing to let go.
-    let _ = space.cluster.signal(PROGRAM, &first, "CONT").await;
+    until("it opens a term", || async { (job.terms().await > before.terms).then_some(()) }).await;
+    // The old one goes on where it was, believing that it leads. That is less than half a minute after it was frozen: after that its
+    // liveness probe would have had it ended, and there would be nothing to let go.
+    space.cluster.signal(PROGRAM, &first, "CONT").await.expect("the first leader is still there, frozen");
     before.goes_on(&job).await;
 }
 
 pub async fn operator_upgrade_restarts_no_worker(space: Space) {
     let job = Job::running(&space, &Settings::seconds(120)).await;
     let before = Before::of(&job).await;
-    helm(&["image.tag=next"]).await.unwrap_or_else(|error| panic!("{error}"));
+    // Jobs that name no image would get the new default if their pods were made anew.
+    helm(&["image.tag=next", "worker.image.tag=next"]).await.unwrap_or_else(|error| panic!("{error}"));
     until_within(std::time::Duration::from_mins(1), "the new controllers lead", || async {
         let leader = leader_now(&space).await?;
         let pod = space.cluster.pods(NAMESPACE).get(&leader).await.ok()?;
@@ -178,6 +188,6 @@ pub async fn operator_upgrade_restarts_no_worker(space: Space) {
     .await;
     job.until_more_checkpoints(2).await;
     assert_eq!(job.workers().await, before.workers, "an upgrade of the operator restarts no worker");
-    helm(&["image.tag="]).await.unwrap_or_else(|error| panic!("{error}"));
+    helm(&[]).await.unwrap_or_else(|error| panic!("{error}"));
     before.goes_on(&job).await;
 }

@@ -4,16 +4,18 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use kube::{
-    Api, ResourceExt,
-    api::{DeleteParams, LogParams},
+    ResourceExt,
+    api::{DeleteParams, EvictParams, LogParams},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
+use serde_json::json;
 
 use crate::{
     job::{Job, Settings},
     space::Space,
+    stored::attempt_of,
     toxiproxy::Proxy,
-    wait::{until, until_within},
+    wait::{pass, until, until_ok},
 };
 
 /// How a worker is lost.
@@ -26,10 +28,13 @@ enum Blow {
 }
 
 const BLOWS: [Blow; 4] = [Blow::Kill9, Blow::OnePod, Blow::AllPods, Blow::OutOfMemory];
-/// So much longer takes every answer of the storage where a checkpoint or a restore must be long enough to be struck.
-const SLOW: u64 = 300;
-/// So that a restore, which is a few answers long, is still under way once that is seen.
-const VERY_SLOW: u64 = 1_500;
+/// A worker's process.
+const WORKER: &str = "weir-worker";
+/// So much longer takes every answer of the storage, so that a checkpoint or a restore, which is some answers long, is still under
+/// way when the blow falls.
+const SLOW: u64 = 2_000;
+/// So often a blow is dealt for one that falls inside. More would be more events than a job may have of one reason.
+const TRIES: usize = 3;
 
 pub async fn kill_9_in_a_container(space: Space) {
     at_any_time(space, Blow::Kill9).await;
@@ -80,100 +85,166 @@ pub async fn out_of_memory_during_a_restore(space: Space) {
 }
 
 impl Blow {
-    /// Strikes. A worker that is not there any more has been struck already.
-    async fn strike(self, job: &Job, which: usize) {
-        let workers =
-            until("a worker to strike", || async { Some(job.workers().await).filter(|workers| !workers.is_empty()) })
-                .await;
-        let victim = workers[which % workers.len()].as_str();
+    /// Strikes one of the workers that run, and returns its name. One that has just gone is no blow: then another is struck.
+    async fn strike(self, job: &Job, which: usize) -> String {
+        until_ok(&format!("{self:?}"), || async {
+            let workers = job.workers().await;
+            let victim = workers.get(which % workers.len().max(1)).ok_or("no worker runs")?;
+            self.hit(job, victim).await.map(|()| victim.clone())
+        })
+        .await
+    }
+
+    /// Strikes this worker. An error where it is not there any more, or lives on.
+    async fn hit(self, job: &Job, victim: &str) -> Result<(), String> {
         let cluster = &job.space.cluster;
+        let pods = cluster.pods(&job.space.name);
         let now = DeleteParams::default().grace_period(0);
-        println!("        {}: {self:?} on {victim}", job.space.name);
         match self {
-            Self::Kill9 => drop(cluster.signal("weir-worker", victim, "KILL").await),
-            Self::OutOfMemory => drop(cluster.exhaust_memory("weir-worker", victim).await),
-            Self::OnePod => drop(cluster.pods(&job.space.name).delete(victim, &now).await),
+            Self::Kill9 => cluster.signal(WORKER, victim, "KILL").await?,
+            Self::OutOfMemory => cluster.exhaust_memory(WORKER, victim).await?,
+            Self::OnePod => drop(pods.delete(victim, &now).await.map_err(|error| error.to_string())?),
             Self::AllPods => {
-                for worker in &workers {
-                    let _ = cluster.pods(&job.space.name).delete(worker, &now).await;
+                for worker in job.workers().await {
+                    match pods.delete(&worker, &now).await {
+                        Err(kube::Error::Api(status)) if status.code == 404 && worker != victim => {}
+                        deleted => drop(deleted.map_err(|error| error.to_string())?),
+                    }
                 }
             }
         }
+        println!("        {}: {self:?} on {victim}", job.space.name);
+        Ok(())
     }
+
+    /// What can be said of a worker that was struck, beside that it is gone.
+    async fn is_named(self, job: &Job, victim: &str) {
+        if let Self::OutOfMemory = self {
+            let is = |message: &str| message.starts_with(victim) && message.contains("out of memory");
+            let told = until_told(job, &format!("{victim} was out of memory"), is).await;
+            println!("        {}: {told}", job.space.name);
+        }
+    }
+}
+
+/// Waits for an event about the job, and returns what it says.
+async fn until_told(job: &Job, what: &str, is: impl Fn(&str) -> bool) -> String {
+    until(&format!("an event tells: {what}"), || async {
+        let events = job.space.events(&job.name).await;
+        events.into_iter().map(|(_, message)| message).find(|message| is(message))
+    })
+    .await
+}
+
+/// Waits until the controller has noticed that a worker is gone.
+async fn until_lost(job: &Job, victim: &str) {
+    let lost = format!("{victim} was lost");
+    until_told(job, &lost, |message| message.starts_with(&lost)).await;
 }
 
 async fn at_any_time(space: Space, blow: Blow) {
     let job = Job::running(&space, &Settings::default()).await;
     let attempt = job.attempt().await;
-    blow.strike(&job, 1).await;
+    let victim = blow.strike(&job, 1).await;
     job.until_recovered_from(attempt).await;
-    let told = until("an event tells of the restore", || async {
-        let events = space.events(&job.name).await;
-        events.into_iter().map(|(_, message)| message).find(|message| message.to_lowercase().contains("restored"))
-    })
-    .await;
+    blow.is_named(&job, &victim).await;
+    let told = until_told(&job, "the job is restored", |message| message.contains("restored from checkpoint")).await;
     println!("        {}: {told}", space.name);
     job.finishes_exact().await;
 }
 
-/// A job whose storage takes its time.
-async fn slow_job(space: &Space, milliseconds: u64) -> (Job, Proxy) {
-    let (proxy, endpoint) = space.proxy().await;
-    let job = Job::running(space, &Settings { seconds: 60, endpoint, ..Settings::default() }).await;
-    proxy.slow(milliseconds).await;
-    (job, proxy)
-}
-
 async fn during_a_checkpoint(space: Space, blow: Blow) {
-    let (job, proxy) = slow_job(&space, SLOW).await;
-    // A checkpoint has just completed, and something has been uploaded since: the next one is under way.
-    job.until_more_checkpoints(1).await;
-    let records = job.records().await.len();
-    let before = uploads(&job).await;
-    until("an upload of the next checkpoint", || async { (uploads(&job).await > before).then_some(()) }).await;
+    let (proxy, endpoint) = space.proxy().await;
+    let job = Job::start_with(&space, &Settings { seconds: 60, endpoint, ..Settings::default() }, |job| {
+        // What no record names is of a checkpoint that has none, since no record is ever retired.
+        job["spec"]["checkpoint"]["retain"] = 1_000.into();
+    })
+    .await;
+    job.until_condition("Checkpointed", "True").await;
+    for _ in 0..TRIES {
+        if falls_into_a_checkpoint(&job, &proxy, blow).await {
+            return job.finishes_exact().await;
+        }
+        println!("        {}: the checkpoint had completed before that", space.name);
+    }
+    panic!("none of {TRIES} blows fell into a checkpoint");
+}
+
+/// Strikes when something was uploaded for a checkpoint, and waits until the job has recovered. Whether that checkpoint was never
+/// completed.
+async fn falls_into_a_checkpoint(job: &Job, proxy: &Proxy, blow: Blow) -> bool {
     let attempt = job.attempt().await;
-    blow.strike(&job, 0).await;
-    println!("        {}: {} records before, {} now", space.name, records, job.records().await.len());
-    job.until_recovered_from(attempt).await;
+    job.until_more_checkpoints(1).await;
+    proxy.slow(SLOW).await;
+    let before = job.uploads().await;
+    until("an upload for the next checkpoint", || async { (!job.uploads().await.is_subset(&before)).then_some(()) })
+        .await;
+    let victim = blow.strike(job, 0).await;
+    let uploads = job.uploads().await;
+    until_lost(job, &victim).await;
     proxy.cure("latency").await;
-    job.finishes_exact().await;
-}
-
-/// How many files of checkpoints stand in storage.
-async fn uploads(job: &Job) -> usize {
-    let bucket = &job.space.bucket;
-    bucket.list(&format!("{}/state", job.storage())).await.len()
-        + bucket.list(&format!("{}/parts", job.storage())).await.len()
-}
-
-/// How many terms were opened.
-pub async fn openings(job: &Job) -> usize {
-    let terms = job.space.bucket.list(&format!("{}/terms", job.storage())).await;
-    terms.iter().filter(|path| path.ends_with("/opening")).count()
+    job.until_recovered_from(attempt).await;
+    blow.is_named(job, &victim).await;
+    let named = job.named().await;
+    let lost: Vec<&String> = uploads
+        .difference(&before)
+        .filter(|upload| attempt_of(upload) == Some(attempt) && !named.contains(*upload))
+        .collect();
+    println!("        {}: uploaded for a checkpoint without a record: {lost:?}", job.space.name);
+    !lost.is_empty()
 }
 
 async fn during_a_restore(space: Space, blow: Blow) {
-    let (job, proxy) = slow_job(&space, VERY_SLOW).await;
-    let attempt = job.attempt().await;
-    Blow::OnePod.strike(&job, 0).await;
-    // From when a worker is told to, it downloads what it needs, one slow answer after the other.
-    until("a worker restores", || async { (!told_to_deploy(&job, attempt + 1).await.is_empty()).then_some(()) }).await;
-    blow.strike(&job, 0).await;
-    // It took another attempt than the one that was being restored.
-    job.until_recovered_from(attempt + 1).await;
-    proxy.cure("latency").await;
-    job.finishes_exact().await;
+    let (proxy, endpoint) = space.proxy().await;
+    let job = Job::running(&space, &Settings { seconds: 60, endpoint, ..Settings::default() }).await;
+    for _ in 0..TRIES {
+        if falls_into_a_restore(&job, &proxy, blow).await {
+            return job.finishes_exact().await;
+        }
+        println!("        {}: the attempt had been restored before that", space.name);
+    }
+    panic!("none of {TRIES} blows fell into a restore");
 }
 
-/// The workers that have been told to deploy an attempt.
-async fn told_to_deploy(job: &Job, attempt: u64) -> Vec<String> {
-    let workers = job.workers().await;
+/// Strikes when a worker restores, and waits until the job has recovered. Whether the attempt that was struck never ran.
+async fn falls_into_a_restore(job: &Job, proxy: &Proxy, blow: Blow) -> bool {
+    let (attempt, terms) = (job.attempt().await, job.terms().await);
+    Blow::OnePod.strike(job, 0).await;
+    until("the next attempt is opened", || async { (job.terms().await > terms).then_some(()) }).await;
+    proxy.slow(SLOW).await;
+    // From when a worker is told to, it downloads what it needs, one slow answer after the other.
+    let (restoring, victim) = until("a worker restores", || async {
+        told_to_deploy(job).await.into_iter().find(|(told, _)| *told > attempt)
+    })
+    .await;
+    until_ok(&format!("{blow:?} on {victim}"), || blow.hit(job, &victim)).await;
+    until_lost(job, &victim).await;
+    proxy.cure("latency").await;
+    job.until_recovered_from(restoring).await;
+    blow.is_named(job, &victim).await;
+    // Events are told in order: when one tells of the attempt that runs, one of the attempt before would be there.
+    let runs = |attempt: u64| format!("attempt {attempt} runs");
+    let last = runs(job.attempt().await);
+    until_told(job, &last, |message| message.starts_with(&last)).await;
+    let struck = runs(restoring);
+    !job.space.events(&job.name).await.iter().any(|(_, message)| message.starts_with(&struck))
+}
+
+/// The newest attempt that each worker has been told to deploy, with the worker. A worker whose log cannot be read, since it has just
+/// begun or gone, has not been told.
+async fn told_to_deploy(job: &Job) -> Vec<(u64, String)> {
     let pods = job.space.cluster.pods(&job.space.name);
     let parameters = LogParams::default();
+    let workers = job.workers().await;
     let logs = join_all(workers.iter().map(|worker| pods.logs(worker, &parameters))).await;
-    let told = format!("deploying attempt={attempt} ");
-    let of_these = workers.into_iter().zip(logs);
-    of_these.filter(|(_, log)| log.as_ref().is_ok_and(|log| log.contains(&told))).map(|(worker, _)| worker).collect()
+    let newest = |log: String| log.lines().filter_map(deploys).max();
+    workers.into_iter().zip(logs).filter_map(|(worker, log)| Some((newest(log.ok()?)?, worker))).collect()
+}
+
+/// The attempt that a line of a worker's log says is being deployed.
+fn deploys(line: &str) -> Option<u64> {
+    let (_, rest) = line.split_once(" deploying attempt=")?;
+    rest.split(' ').next()?.parse().ok()
 }
 
 pub async fn ten_blows_at_random(space: Space) {
@@ -201,69 +272,115 @@ pub async fn ten_blows_at_random(space: Space) {
     job.finishes_exact().await;
 }
 
-pub async fn standby_takes_over(space: Space) {
-    let job = Job::start_with(&space, &Settings::default(), |job| job["spec"]["workers"]["standby"] = 1.into()).await;
+/// A job with two workers at work and one that stands by; and their names, that of the standby last.
+async fn with_a_standby(space: &Space, settings: &Settings) -> (Job, Vec<String>) {
+    let job = Job::start_with(space, settings, |job| job["spec"]["workers"]["standby"] = 1.into()).await;
     job.until_condition("Checkpointed", "True").await;
-    let before = job.until_workers(3).await;
+    until("one stands by", || async { (job.status().await["workers"] == "2/2+1").then_some(()) }).await;
+    let mut workers = job.until_workers(3).await;
+    let at_work = at_work(&job, job.attempt().await).await;
+    workers.sort_by_key(|worker| !at_work.contains(worker));
+    (job, workers)
+}
+
+/// The two workers that were told to deploy this attempt.
+async fn at_work(job: &Job, attempt: u64) -> Vec<String> {
+    until(&format!("two workers deploy attempt {attempt}"), || async {
+        let mut told = told_to_deploy(job).await;
+        told.retain(|(newest, _)| *newest == attempt);
+        (told.len() == 2).then(|| told.into_iter().map(|(_, worker)| worker).collect())
+    })
+    .await
+}
+
+pub async fn standby_takes_over(space: Space) {
+    let (job, before) = with_a_standby(&space, &Settings::default()).await;
     let attempt = job.attempt().await;
-    let opened = openings(&job).await;
-    // Any of the three may be the one that stands by.
-    let at_work = told_to_deploy(&job, attempt).await;
-    let which = before.iter().position(|worker| at_work.contains(worker)).expect("somebody runs the attempt");
-    Blow::OnePod.strike(&job, which).await;
-    until("the next attempt is opened", || async { (openings(&job).await > opened).then_some(()) }).await;
-    // The opening names the workers of the attempt: no new pod was waited for.
+    Blow::OnePod.hit(&job, &before[0]).await.expect("the worker is there");
     job.until_recovered_from(attempt).await;
-    let after = job.until_workers(3).await;
-    assert_eq!(after.iter().filter(|pod| before.contains(pod)).count(), 2, "two of {before:?} are left in {after:?}");
+    let mut after = at_work(&job, job.attempt().await).await;
+    after.sort_by_key(|worker| *worker == before[2]);
+    assert_eq!(after, before[1..], "the standby has the lost worker's place, and no new pod was waited for");
+    job.until_workers(3).await;
     job.finishes_exact().await;
 }
 
+/// What `kubectl drain` asks for, but for the cordon: there is one node, and with it cordoned no successor could ever come.
 pub async fn evicted_by_a_drain(space: Space) {
-    let job = Job::running(&space, &Settings::default()).await;
-    let attempt = job.attempt().await;
-    let victim = job.workers().await.remove(0);
+    let job = Job::running(&space, &Settings::seconds(60)).await;
+    // From here on no checkpoint is due. One that is taken all the same is taken because somebody has to go.
+    job.change(json!({"checkpoint": {"interval": "10m"}})).await;
+    job.until_current().await;
+    let seen = until("the last of the regular checkpoints", || async {
+        let seen = job.newest_record().await;
+        pass(Duration::from_secs(2)).await;
+        (job.newest_record().await == seen).then_some(seen)
+    })
+    .await;
+    let (attempt, before) = (job.attempt().await, job.until_workers(2).await);
+    let there = async || {
+        let pods: Vec<String> = job.all_pods().await.iter().map(ResourceExt::name_any).collect();
+        assert!(pods.len() >= 2, "of {before:?} one was gone before its successor was there: {pods:?}");
+        pods
+    };
     let pods = space.cluster.pods(&space.name);
-    let asked = chrono::Utc::now();
-    until("the disruption budget lets the eviction through", || async {
-        pods.evict(&victim, &kube::api::EvictParams::default()).await.ok()
-    })
-    .await;
-    // The successor is there before the evicted one is gone.
-    until("a successor while the evicted pod still runs", || async {
-        let all = space.cluster.labelled(&space.name, &format!("weir.dev/job={}", job.name)).await;
-        let leaving = all.iter().any(|pod| pod.name_any() == victim);
-        let successor = all.iter().any(|pod| {
-            pod.metadata.creation_timestamp.as_ref().is_some_and(|time| time.0.as_second() >= asked.timestamp())
-        });
-        assert!(leaving || successor, "the evicted pod was gone before a successor was there");
-        successor.then_some(())
-    })
-    .await;
-    job.until_recovered_from(attempt).await;
+    for victim in &before {
+        until("the disruption budget lets the eviction through", || async {
+            there().await;
+            match pods.evict(victim, &EvictParams::default()).await {
+                Ok(_) => Some(()),
+                // Not as long as another's place is being handed over.
+                Err(kube::Error::Api(status)) if status.code == 429 => None,
+                Err(error) => panic!("{victim} cannot be evicted: {error}"),
+            }
+        })
+        .await;
+    }
+    until("both are gone", || async { (!there().await.iter().any(|pod| before.contains(pod))).then_some(()) }).await;
+    job.until_attempt_after(attempt).await;
+    let restored = job.restored().await;
+    assert!(restored > Some(seen), "a checkpoint was taken first: restored from {restored:?}, seen before {seen}");
+    let lost = space.events(&job.name).await.into_iter().find(|(reason, _)| reason == "WorkerLost");
+    assert_eq!(lost, None, "nobody's place was handed over by its loss");
     job.finishes_exact().await;
 }
 
 pub async fn cut_off_by_dropped_packets(space: Space) {
-    let job = Job::running(&space, &Settings::seconds(60)).await;
-    let attempt = job.attempt().await;
-    let victim = job.workers().await.remove(0);
-    let pods: Api<_> = space.cluster.pods(&space.name);
-    let pod = pods.get(&victim).await.expect("the worker's pod is there");
+    let (job, mut workers) = with_a_standby(&space, &Settings::seconds(60)).await;
+    let (attempt, victim) = (job.attempt().await, workers.remove(0));
+    let pod = space.cluster.pods(&space.name).get(&victim).await.expect("the worker's pod is there");
     let address = pod.status.and_then(|status| status.pod_ip).expect("a running pod has an address");
+    // The kubelet, which reaches all that is on its node, would end the worker at the controller's word. A node that is cut off with
+    // its pods hears of nothing.
+    let kubelet = space.cluster.freeze_kubelet().await;
     // No connection is closed: nothing but silence tells that it is cut off.
-    space.cluster.drop_packets(Some(&address), None, true).await;
-    space.cluster.drop_packets(None, Some(&address), true).await;
-    let recovered = until_within(Duration::from_mins(1), "an attempt without the silent worker", || async {
-        (job.attempt().await > attempt).then_some(())
-    });
-    recovered.await;
+    let cut = space.cluster.cut(&[(Some(&address), None), (None, Some(&address))]).await;
     job.until_recovered_from(attempt).await;
-    space.cluster.drop_packets(Some(&address), None, false).await;
-    space.cluster.drop_packets(None, Some(&address), false).await;
-    // It is heard again, and fenced: the job's attempt stays what it is.
-    let attempt = job.attempt().await;
+    let next = job.attempt().await;
+    assert!(space.cluster.has_process(WORKER, &victim).await, "who is cut off works on");
+    cut.mend().await;
+    // It is heard again, and fenced.
     job.until_more_checkpoints(3).await;
-    assert_eq!(job.attempt().await, attempt, "the worker that came back disturbed the attempt");
+    assert!(space.cluster.has_process(WORKER, &victim).await, "who was cut off is back");
+    kubelet.thaw().await;
+    assert_eq!(job.attempt().await, next, "the worker that came back disturbed the attempt");
     job.finishes_exact().await;
+    assert_eq!(job.attempt().await, next, "the worker that came back disturbed the attempt");
+    until("the worker that was cut off is ended at last", || async {
+        (!space.cluster.has_process(WORKER, &victim).await).then_some(())
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_says_what_it_deploys() {
+        let line =
+            r#"2026-11-23T08:15:46.155522Z  INFO weir_engine::control: deploying attempt=12 restore="terms/1/2""#;
+        assert_eq!(deploys(line), Some(12));
+        assert_eq!(deploys("INFO weir_engine::control: deployed attempt=2 restore_ms=1550"), None);
+    }
 }

@@ -1,10 +1,12 @@
 //! A job's life: scaled, upgraded, changed live, suspended, finished, deleted in every way.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::refused::{bad_sql, stalls};
 use crate::{
     job::{Job, NAME, Settings, resource, sql},
     space::Space,
+    verify::{KEYS, counts},
     wait::until,
 };
 
@@ -14,10 +16,12 @@ pub async fn scaled_1_3_2_under_load(space: Space) {
         let attempt = job.attempt().await;
         let scale = ["-n", &space.name, "scale", "streamjob", NAME, &format!("--replicas={replicas}")];
         space.cluster.kubectl(&scale).await.unwrap_or_else(|error| panic!("{error}"));
-        until("an attempt of the new size", || async { (job.attempt().await > attempt).then_some(()) }).await;
-        job.until_workers(replicas).await;
         job.until_recovered_from(attempt).await;
-        assert_eq!(job.status().await["replicas"], replicas, "the scale subresource shows the size");
+        job.until_workers(replicas).await;
+        until("the scale subresource shows the size", || async {
+            (job.status().await["replicas"] == replicas).then_some(())
+        })
+        .await;
     }
     job.finishes_exact().await;
 }
@@ -30,11 +34,8 @@ pub async fn upgrade_with_sql_that_fits(space: Space) {
     let changed = sql(&space.name, NAME, &settings).replace(" FROM numbers", " FROM numbers WHERE n >= 0");
     job.change(json!({"sql": changed})).await;
     job.until_recovered_from(attempt).await;
-    let restored = job.status().await["checkpoint"]["restored"]["id"].as_u64();
-    assert!(
-        restored.is_some_and(|id| id > seen),
-        "a checkpoint was taken first: restored from {restored:?}, seen before {seen}"
-    );
+    let restored = job.restored().await;
+    assert!(restored > Some(seen), "a checkpoint was taken first: restored from {restored:?}, seen before {seen}");
     job.finishes_exact().await;
 }
 
@@ -49,6 +50,45 @@ pub async fn upgrade_with_sql_that_does_not_fit(space: Space) {
     job.until_more_checkpoints(2).await;
     assert_eq!((job.attempt().await, job.workers().await), (attempt, workers), "the running attempt is not touched");
     job.finishes_exact().await;
+}
+
+/// SQL that does not plan touches nothing, here as ever; SQL that does not fit the state begins without it; and another number of
+/// workers is no other program, and goes on with its state.
+pub async fn stateless_upgrade(space: Space) {
+    let settings = Settings { workers: 1, seconds: 60, ..Settings::default() };
+    let stateless = |job: &mut Value| job["spec"]["upgrade"]["mode"] = "Stateless".into();
+    let job = Job::start_with(&space, &settings, stateless).await;
+    job.until_condition("Checkpointed", "True").await;
+    let (attempt, seen) = (job.attempt().await, job.checkpoint().await);
+    job.scale(2).await;
+    job.until_recovered_from(attempt).await;
+    let restored = job.restored().await;
+    assert!(restored >= Some(seen), "scaling keeps the state: restored from {restored:?}, seen before {seen}");
+    job.until_more_output().await;
+    assert!(job.exact_so_far().await > 0, "there is output");
+
+    let (attempt, workers) = (job.attempt().await, job.until_workers(2).await);
+    let (bad, line, column) = bad_sql(&space);
+    job.change(json!({"sql": bad})).await;
+    stalls(&job, line, column).await;
+    job.until_more_checkpoints(2).await;
+    assert_eq!((job.attempt().await, job.workers().await), (attempt, workers), "the running attempt is not touched");
+
+    // What `upgrade_with_sql_that_does_not_fit` is refused with. Its output goes where there is none of the version before.
+    let settings = Settings::seconds(15);
+    let (from_nothing, place) = ("from-nothing", format!("{NAME}-out'"));
+    let changed = sql(&space.name, NAME, &settings).replace("SUM(n)", "COUNT(DISTINCT n)");
+    assert!(changed.contains(&place), "{changed} has no {place}");
+    job.change(json!({"sql": changed.replace(&place, &format!("{from_nothing}'"))})).await;
+    job.until_recovered_from(attempt).await;
+    assert_eq!(job.restored().await, None, "it begins from nothing");
+    job.until_condition("Succeeded", "True").await;
+    let lines = space.bucket.lines(&format!("{}/{from_nothing}", space.name)).await;
+    let last = counts(&lines).unwrap_or_else(|error| panic!("the output is not exact: {error}"));
+    // Every row from the first on, and no two of a key the same.
+    let of_key = settings.rows() / KEYS;
+    let whole = (0..KEYS).map(|key| (key, (of_key, of_key))).collect();
+    assert_eq!(last, whole, "counts begin anew");
 }
 
 pub async fn interval_changes_live(space: Space) {
@@ -70,11 +110,8 @@ pub async fn suspended_and_resumed(space: Space) {
     let job = Job::running(&space, &Settings::default()).await;
     let seen = job.checkpoint().await;
     job.change(json!({"suspend": true})).await;
-    until("all workers are gone", || async {
-        space.cluster.labelled(&space.name, &format!("weir.dev/job={NAME}")).await.is_empty().then_some(())
-    })
-    .await;
-    let last = job.records().await.into_iter().max().unwrap_or(0);
+    until("all workers are gone", || async { job.all_pods().await.is_empty().then_some(()) }).await;
+    let last = job.newest_record().await;
     assert!(last > seen, "a last checkpoint was taken: {last} after {seen}");
     let shown = job.exact_so_far().await;
     job.change(json!({"suspend": false})).await;
@@ -115,10 +152,7 @@ pub async fn deleted_with_delete(space: Space) {
     job.until_gone().await;
     let left = space.bucket.list(&job.storage()).await;
     assert_eq!(left, [""; 0], "Delete leaves nothing of the checkpoints");
-    until("the worker pods are gone", || async {
-        space.cluster.labelled(&space.name, &format!("weir.dev/job={NAME}")).await.is_empty().then_some(())
-    })
-    .await;
+    until("the worker pods are gone", || async { job.all_pods().await.is_empty().then_some(()) }).await;
     // What the job has published is the user's.
     job.exact_so_far().await;
 }

@@ -27,6 +27,11 @@ pub async fn quick_start_word_for_word(space: Space) {
     install(&space.cluster).await;
     let said = said.unwrap_or_else(|error| panic!("{error}"));
     assert!(said.contains("rows are equal"), "the output was not compared:\n{said}");
+    // What somebody would do next: ask the chart whether it works.
+    let tested = Cluster::command("helm", &["test", "weir", "-n", NAMESPACE, "--timeout", "2m"]).await;
+    let tested = tested.unwrap_or_else(|error| panic!("{error}"));
+    let passed = |line: &str| line.starts_with("Phase:") && line.ends_with("Succeeded");
+    assert!(tested.contains("test-ready") && tested.lines().any(passed), "the chart has not tested itself:\n{tested}");
 }
 
 #[cfg(test)]

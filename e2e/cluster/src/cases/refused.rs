@@ -75,7 +75,7 @@ pub async fn bad_specs_at_apply(space: Space) {
 }
 
 /// The self-verifying job's SQL with a column that is not there, and where that is.
-fn bad_sql(space: &Space) -> (String, usize, usize) {
+pub fn bad_sql(space: &Space) -> (String, usize, usize) {
     let sql = crate::job::sql(&space.name, NAME, &Settings::default()).replace("SUM(n)", "SUM(m)");
     let (line, text) = sql.lines().enumerate().find(|(_, text)| text.contains("SUM(m)")).expect("the query is there");
     let column = text.find("SUM(m)").expect("it is in this line") + "SUM(".len() + 1;
@@ -83,7 +83,7 @@ fn bad_sql(space: &Space) -> (String, usize, usize) {
 }
 
 /// Waits for Stalled, and holds its message against the place of the fault.
-async fn stalls(job: &Job, line: usize, column: usize) {
+pub async fn stalls(job: &Job, line: usize, column: usize) {
     let (reason, message) = job.until_condition("Stalled", "True").await;
     println!("        {}: Stalled {reason}: {message}", job.space.name);
     assert!(

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::{
-    cases::kills::openings,
     job::{Job, Settings},
     space::Space,
     toxiproxy::Proxy,
@@ -69,12 +68,12 @@ pub async fn storage_cut_during_a_restore(space: Space) {
     let (job, proxy) = proxied(&space, 60).await;
     let attempt = job.attempt().await;
     proxy.slow(300).await;
-    let before = openings(&job).await;
-    for worker in job.workers().await {
+    let before = job.terms().await;
+    for worker in job.until_workers(2).await {
         let now = kube::api::DeleteParams::default().grace_period(0);
-        let _ = space.cluster.pods(&space.name).delete(&worker, &now).await;
+        space.cluster.pods(&space.name).delete(&worker, &now).await.expect("the worker is there");
     }
-    until("the next attempt is opened", || async { (openings(&job).await > before).then_some(()) }).await;
+    until("the next attempt is opened", || async { (job.terms().await > before).then_some(()) }).await;
     proxy.cut().await;
     proxy.cure("latency").await;
     until_within(Duration::from_mins(1), "a job that is not ready", || async {
