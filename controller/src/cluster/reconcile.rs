@@ -13,6 +13,7 @@ use k8s_openapi::{
 use kube::{Resource, ResourceExt, core::DeserializeGuard, runtime::controller::Action};
 use thiserror::Error;
 use weir_crds::{OnDelete, StreamJob, StreamJobStatus};
+use weir_protocol::record::Opening;
 use weir_storage::S3Keys;
 
 use super::{
@@ -466,7 +467,7 @@ async fn begin_with(
     }
 }
 
-/// Nothing runs and nothing is to: a status that was lost is made again from storage.
+/// Nothing runs and nothing is to. A status that was lost, or that a controller did not come to write, is made again from storage.
 async fn rest(context: &Arc<Context>, wanted: &ValidJob, keys: Option<&S3Keys>, report: &Arc<Report>) {
     let supervised = context.jobs.with(&wanted.identity, |entry| entry.supervisor.is_some()).unwrap_or(true);
     if supervised {
@@ -476,18 +477,16 @@ async fn rest(context: &Arc<Context>, wanted: &ValidJob, keys: Option<&S3Keys>, 
     if wanted.suspend && !facts.ended() && !matches!(facts.run, Run::Suspended(_)) {
         report.change(|facts| facts.run = Run::Suspended(None));
     }
-    if facts.latest.is_some() {
+    if facts.term.is_some() && facts.run != Run::Unknown {
         return;
     }
     let Ok(store) = jobs::open_storage(&wanted.job, keys) else { return };
-    if let Ok(Ok(found)) = tokio::time::timeout(LOOK_SOON, read_facts(&store)).await
-        && let Some(newest) = found.records().next_back()
-    {
-        let url = format!("{}/{}", store.name(), newest.reference().path());
-        report.change(|facts| {
-            facts.attempt = facts.attempt.or(Some(newest.attempt.0));
-            facts.found(newest, &url);
-        });
+    let Ok(Ok(found)) = tokio::time::timeout(LOOK_SOON, read_facts(&store)).await else { return };
+    let ours = |opening: &&Arc<Opening>| opening.owner == wanted.identity.uid && opening.cluster == context.cluster;
+    if let Some(opening) = found.newest_opening().filter(ours) {
+        let newest = found.records().next_back();
+        let url = newest.map(|record| format!("{}/{}", store.name(), record.reference().path()));
+        report.change(|facts| facts.found(opening, newest.map(Arc::as_ref).zip(url.as_deref())));
     }
 }
 

@@ -1,14 +1,17 @@
 //! A job's status as a fold: facts in the order in which they happen, and from all of them together the conditions. Pure; the
 //! writing is in [`super::report`].
 
-use std::{fmt::Write, sync::Arc};
+use std::fmt::Write;
 
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
 };
 use weir_crds::{CheckpointStatus, LatestCheckpoint, RestoredCheckpoint, RestoredFrom, StreamJobStatus, conditions};
-use weir_protocol::{record::Record, settings::FailureKind};
+use weir_protocol::{
+    record::{Opening, Record},
+    settings::FailureKind,
+};
 
 use super::{names, reasons, validate::Problem};
 use crate::{
@@ -266,11 +269,12 @@ impl Facts {
         };
     }
 
-    /// A record that stands in storage, for a status that has been lost.
-    pub fn found(&mut self, record: &Arc<Record>, url: &str) {
-        if self.latest.as_ref().is_none_or(|latest| latest.id < record.id.0) {
-            self.latest = Some(latest(record, url));
-        }
+    /// What storage tells of a status that has been lost: the term that was opened last, and the newest record with its URL.
+    pub fn found(&mut self, opening: &Opening, newest: Option<(&Record, &str)>) {
+        self.attempt = Some(opening.attempt.0);
+        self.term = Some(opening.term.0);
+        self.in_attempt = newest.is_some_and(|(record, _)| record.attempt == opening.attempt);
+        self.latest = newest.map(|(record, url)| latest(record, url));
     }
 
     /// The whole status. `old` gives the times of conditions that did not change.

@@ -115,6 +115,11 @@ impl Facts {
         })
     }
 
+    /// Of the term that was opened last, if it can be read.
+    pub fn newest_opening(&self) -> Option<&Arc<Opening>> {
+        self.terms.values().next_back()?.opening.as_ref()
+    }
+
     /// The record that `reference` points at, if it stands there and can be read.
     pub(super) fn record(&self, reference: RecordRef) -> Result<Arc<Record>, Refusal> {
         let fact = self.terms.get(&reference.term).and_then(|term| term.slots.get(&reference.number));

@@ -1,9 +1,6 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use weir_protocol::{
-    Attempt, CheckpointId, JobName, RecordNumber, Term, WorkerId,
-    record::{Opening, RECORD_VERSION},
-};
+use weir_protocol::{Attempt, CheckpointId, JobName, RecordNumber, Term, WorkerId, record::RECORD_VERSION};
 
 use super::*;
 use crate::{platform::ProcessNumber, ui::WorkerView};
@@ -118,6 +115,32 @@ fn output_that_cannot_be_published_is_told_until_it_can() {
     assert_eq!(said(&facts, "Ready"), "True Running", "rows are read and counted all the while");
     facts.fold(&Fact::Publishing { failure: None }, NOW);
     assert_eq!(said(&facts, "Checkpointed"), "True Completed");
+}
+
+#[test]
+fn what_is_suspended_is_told_from_storage_alone() {
+    let before = |record: Option<&Record>| {
+        let mut facts = fold(&[opened(7, 3, None, Why::Start), workers(&["running", "running"]), running(3)]);
+        if let Some(record) = record {
+            facts.fold(&Fact::Completed { record: Arc::new(record.clone()), pause: None }, NOW);
+            facts.latest = Some(latest(record, "s3://bucket/r"));
+        }
+        facts.ended_with(&Outcome::Stopped);
+        facts
+    };
+    // The newest record is of this attempt, of the one before, or there is none.
+    for (number, newest) in [(0, Some(record(5, 3))), (1, Some(record(5, 2))), (2, None)] {
+        let mut found = Facts { generation: 1, run: Run::Suspended(None), ..Facts::default() };
+        found.found(&opening(7, 3), newest.as_deref().map(|record| (record, "s3://bucket/r")));
+        let (found, told) = (found.status(&[], at(0)), before(newest.as_deref()).status(&[], at(0)));
+        assert_eq!(
+            (found.attempt, found.term, &found.checkpoint),
+            (told.attempt, told.term, &told.checkpoint),
+            "{number}"
+        );
+        let conditions = |status: StreamJobStatus| status.conditions.into_iter().map(|c| (c.type_, c.status, c.reason));
+        assert!(conditions(found).eq(conditions(told)), "{number}");
+    }
 }
 
 #[test]
