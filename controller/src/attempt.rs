@@ -153,6 +153,7 @@ impl AttemptMachine {
             return actions;
         }
         match event {
+            Event::Start if self.phase == Phase::New && self.stops => self.end(End::Stopped(None), &mut actions),
             Event::Start if self.phase == Phase::New => self.begin(now, &mut actions),
             Event::Resume { found } if self.phase == Phase::New => {
                 for template in found {
@@ -221,8 +222,10 @@ impl AttemptMachine {
                 Phase::HandingOver { opening, .. } if last_checkpoint => {
                     self.phase = Phase::Stopping { opening: Arc::clone(opening) };
                 }
-                // It runs, and nobody can take a checkpoint of it yet.
-                Phase::TakingOver { resume: true, .. } | Phase::Resuming { .. } if last_checkpoint => self.stops = true,
+                // What runs, or what may be found to run, and nobody can take a checkpoint of it yet.
+                Phase::New | Phase::TakingOver { resume: true, .. } | Phase::Resuming { .. } if last_checkpoint => {
+                    self.stops = true;
+                }
                 _ => self.end(End::Stopped(None), &mut actions),
             },
             Event::LastTaken(last) => match &self.phase {

@@ -488,13 +488,17 @@ fn a_resumed_attempt_that_is_what_is_wanted_goes_on_as_that_with_its_standby() {
 #[test]
 fn a_stop_while_an_attempt_is_resumed_takes_its_last_checkpoint() {
     let stop = || Event::Stop { last_checkpoint: true };
-    for late in [false, true] {
-        let mut job = Job::resuming(2);
-        if !late {
-            assert_eq!(job.on(stop()), []);
+    // It is told before it is known whether anything runs, before the takeover has succeeded, or after.
+    for when in 0..3 {
+        let mut job = Job::new(POLICY, Size { workers: 2, standby: 0 });
+        let found = Event::Resume { found: vec!["t".into(); 2] };
+        for (at, event) in [found, taken_over(3)].into_iter().enumerate() {
+            if at == when {
+                assert_eq!(job.on(stop()), []);
+            }
+            job.on(event);
         }
-        job.on(taken_over(3));
-        if late {
+        if when == 2 {
             assert_eq!(job.on(stop()), []);
         }
         job.runs(1, 3);
@@ -502,6 +506,10 @@ fn a_stop_while_an_attempt_is_resumed_takes_its_last_checkpoint() {
         assert!(matches!(&actions[..], [.., Action::TakeLast]), "{actions:?}");
         assert!(matches!(job.on(Event::LastTaken(TAKEN)).last(), Some(Action::Ended(End::Stopped(Some(_))))));
     }
+    // Nothing runs, and nothing is begun.
+    let mut job = Job::new(POLICY, Size { workers: 2, standby: 0 });
+    assert_eq!(job.on(stop()), []);
+    assert!(matches!(job.on(Event::Start).last(), Some(Action::Ended(End::Stopped(None)))));
     // It cannot be resumed, and nothing is begun anew for it.
     let mut job = Job::resuming(2);
     job.on(stop());
