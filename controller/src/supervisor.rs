@@ -241,10 +241,11 @@ impl Supervisor {
     fn on_wake(&mut self) {
         for (process, reason) in self.roster.suspicions_due() {
             self.platform.kill(process);
-            self.lost(process, &reason);
-            if let Some(worker) = self.roster.get_mut(process) {
+            // Of who was told to stop nothing is to be said.
+            if let Some(worker) = self.roster.get_mut(process).filter(|worker| !worker.gone) {
                 worker.broken = true;
             }
+            self.lost(process, &reason);
         }
         self.inputs.push_back(Input::Attempt(attempt::Event::Tick));
         self.inputs.push_back(Input::Coordinator(coordinator::Event::Tick));

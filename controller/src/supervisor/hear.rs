@@ -171,6 +171,8 @@ impl Supervisor {
                     if leaving {
                         self.inputs.push_back(Input::Attempt(attempt::Event::WorkerLeaving { worker: id }));
                     }
+                    // Whoever stands by is there from now on.
+                    self.note_workers();
                 }
             }
             // Only who has opened a later term can have told it of one: the job is another's now, and so are its workers.

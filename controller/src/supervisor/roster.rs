@@ -232,13 +232,13 @@ impl Roster {
         self.workers.values().map(|worker| worker.highest_checkpoint).fold(self.triggered, Ord::max)
     }
 
-    /// All counts of the deployed.
     /// Why one of them cannot publish output; none if all can.
     pub fn unpublished(&self) -> Option<String> {
         let failures = self.stats().map(|(_, stats)| &stats.newest.commit_failure);
         failures.filter(|failure| !failure.is_empty()).min().cloned()
     }
 
+    /// All counts of the deployed.
     pub fn stats(&self) -> impl Iterator<Item = (&WorkerId, &WorkerStats)> {
         self.deployed().filter_map(|worker| Some((worker.id.as_ref()?, &worker.stats)))
     }
