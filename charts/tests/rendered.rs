@@ -232,6 +232,24 @@ fn the_service_and_the_policies_select_the_controllers_and_nothing_else() {
 }
 
 #[test]
+fn the_tests_pod_reaches_a_metrics_port_that_is_not_for_everybody() {
+    let Some(helm) = helm() else { return };
+    let objects = rendered(&helm, "ha");
+    let one = |kind: &str| objects.iter().find(|object| object["kind"] == kind).unwrap();
+    let (test, policy) = (&one("Pod")["metadata"], one("NetworkPolicy"));
+    // A peer without a namespace is one of the policy's own.
+    assert_eq!(test["namespace"], policy["metadata"]["namespace"]);
+    let lets_it_in = |peer: &Value| {
+        let selector = peer["podSelector"]["matchLabels"].as_object();
+        peer["namespaceSelector"].is_null()
+            && selector
+                .is_some_and(|selector| selector.iter().all(|(key, value)| test["labels"].get(key) == Some(value)))
+    };
+    let peers = policy["spec"]["ingress"][0]["from"].as_array().unwrap();
+    assert!(peers.iter().any(lets_it_in), "{peers:?}");
+}
+
+#[test]
 fn a_single_replica_has_no_disruption_budget_that_would_hold_up_a_drain() {
     let Some(helm) = helm() else { return };
     let budgets = |more: &[&str]| {

@@ -390,8 +390,11 @@ impl AttemptMachine {
             }
             return;
         }
-        // One of its workers was lost while nobody looked.
-        if failure.kind == FailureKind::PeerLost && matches!(self.phase, Phase::Resuming { .. }) {
+        // One of its workers was lost while nobody looked, or while the last checkpoint is taken, of which nothing comes now.
+        if failure.kind == FailureKind::PeerLost
+            && matches!(self.phase, Phase::Resuming { .. } | Phase::HandingOver { .. })
+        {
+            actions.push(Action::Note(Note::PeerLost));
             self.restart(now, Duration::ZERO, 0, actions);
             return;
         }

@@ -116,6 +116,8 @@ pub struct Supervisor {
     stopping: bool,
     /// The platform is to tell first which workers there are.
     awaits_found: bool,
+    /// What is wanted, held back until it is known what runs.
+    held: Option<Change>,
     /// The term over the attempt that is to be resumed is not open yet.
     resuming: bool,
     tls: Option<SessionTls>,
@@ -174,6 +176,7 @@ pub async fn run(parts: Parts) -> Outcome {
         ended: None,
         stopping: false,
         awaits_found: parts.resume,
+        held: None,
         resuming: false,
         tls: parts.tls,
         sessions,
@@ -212,20 +215,30 @@ impl Supervisor {
 
     /// Gives the machines what waits for them, until nothing does.
     fn settle(&mut self) {
-        while let Some(input) = self.inputs.pop_front() {
-            let now = self.clock.now();
-            match input {
-                Input::Attempt(event) => {
-                    for action in self.attempt.on(now, event) {
-                        self.carry_out(action);
-                    }
+        loop {
+            while let Some(input) = self.inputs.pop_front() {
+                self.on_input(input);
+            }
+            match self.held.take_if(|_| !self.attempt.is_unsure()) {
+                Some(change) => self.change(change),
+                None => return,
+            }
+        }
+    }
+
+    fn on_input(&mut self, input: Input) {
+        let now = self.clock.now();
+        match input {
+            Input::Attempt(event) => {
+                for action in self.attempt.on(now, event) {
+                    self.carry_out(action);
                 }
-                Input::Coordinator(event) => {
-                    let Some((term, coordinator)) = &mut self.coordinator else { continue };
-                    let term = *term;
-                    for action in coordinator.on(now, event) {
-                        self.coordinate(term, action);
-                    }
+            }
+            Input::Coordinator(event) => {
+                let Some((term, coordinator)) = &mut self.coordinator else { return };
+                let term = *term;
+                for action in coordinator.on(now, event) {
+                    self.coordinate(term, action);
                 }
             }
         }
@@ -269,7 +282,7 @@ impl Supervisor {
             Control::Leave => self.ended = Some(Outcome::Left),
             Control::Checkpoint => self.inputs.push_back(Input::Coordinator(coordinator::Event::TriggerNow)),
             Control::Configure(live) => self.configure(live),
-            Control::Change(change) => self.change(*change),
+            Control::Change(change) => self.held = Some(*change),
             Control::Tls(tls) => self.tls = Some(tls),
         }
     }

@@ -20,6 +20,12 @@ app.kubernetes.io/component: controller
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
+{{- /* By these the NetworkPolicy finds the pod of `helm test`. */ -}}
+{{- define "weir.tester" -}}
+app.kubernetes.io/name: weir-test
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end -}}
+
 {{- define "weir.labels" -}}
 {{ include "weir.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}

@@ -112,6 +112,13 @@ impl AttemptMachine {
         matches!(self.phase, Phase::TakingOver { resume: true, .. } | Phase::Resuming { .. })
     }
 
+    /// What runs here is still being found out: whether anything does, and whether it is what was wanted last. Another wish is to
+    /// wait until then, since it would take the place of the only version that can be gone back to.
+    pub fn is_unsure(&self) -> bool {
+        let can_tell = || !self.crew.eligible(&self.target.template).is_empty();
+        self.phase == Phase::New || self.waits_for_found() || (self.is_running() && self.change.unsure && can_tell())
+    }
+
     /// How many workers of each template there should be.
     fn wanted(&self) -> BTreeMap<String, u32> {
         let mut wanted = BTreeMap::new();

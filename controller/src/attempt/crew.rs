@@ -174,10 +174,14 @@ impl Crew {
         }
     }
 
-    /// One could not be started. True: it is tried again after a back-off; false: that was one time too many.
+    /// One could not be started. True: it is tried again after a back-off; false: that was one time too many. Those that fail
+    /// together are one try.
     pub fn start_failed(&mut self, now: Millis, template: &str, policy: &RestartPolicy) -> bool {
         self.given_up(template);
         let starts = self.starts.entry(template.to_string()).or_default();
+        if starts.again_at.is_some() {
+            return true;
+        }
         let after = starts.failures.next(policy, Duration::ZERO);
         starts.again_at = Some(now + after.unwrap_or(policy.max_backoff));
         after.is_some()

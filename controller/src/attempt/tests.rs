@@ -94,15 +94,19 @@ impl Job {
         self.on(Event::WorkerLost { worker: worker(n), cause: "killed".into() })
     }
 
-    fn fail(&mut self, kind: FailureKind) -> Vec<Action> {
-        let failure = Failure {
+    fn failure(&self, kind: FailureKind) -> Failure {
+        Failure {
             worker: worker(1),
             attempt: Attempt(self.attempt),
             operator: "sum".into(),
             subtask: 0,
             kind,
             message: "no number".into(),
-        };
+        }
+    }
+
+    fn fail(&mut self, kind: FailureKind) -> Vec<Action> {
+        let failure = self.failure(kind);
         self.on(Event::TaskFailed(failure))
     }
 
@@ -329,6 +333,18 @@ fn a_worker_that_cannot_be_started_is_tried_again_after_a_back_off() {
 }
 
 #[test]
+fn workers_that_cannot_be_started_together_are_one_try() {
+    let mut job = Job::new(RestartPolicy { max_failures: Some(1), ..POLICY }, Size { workers: 3, standby: 0 });
+    job.on(Event::Start);
+    let failed = || Event::StartFailed { template: "t".into(), reason: "evicted".into() };
+    for _ in 0..3 {
+        assert_eq!(job.on(failed()), []);
+    }
+    assert_eq!(job.after(Duration::from_secs(1)).on(Event::Tick), [start(), start(), start()]);
+    assert!(matches!(job.on(failed()).last(), Some(Action::Ended(End::Failed { .. }))));
+}
+
+#[test]
 fn a_standby_that_cannot_be_started_does_not_end_a_running_job() {
     let mut job = Job::new(RestartPolicy { max_failures: Some(0), ..POLICY }, Size { workers: 1, standby: 1 });
     job.on(Event::Start);
@@ -520,6 +536,35 @@ fn a_stop_while_an_attempt_is_resumed_takes_its_last_checkpoint() {
 }
 
 #[test]
+fn another_wish_can_wait_until_it_is_known_whether_what_runs_is_what_was_wanted_last() {
+    let unplanned = Version { planned: false, ..version(1, Size { workers: 2, standby: 0 }) };
+    let resumed = |template: &str| {
+        let version = Version { template: template.into(), ..unplanned.clone() };
+        let mut job = Job { machine: AttemptMachine::new(POLICY, version), now: Millis(0), attempt: 4 };
+        assert!(job.machine.is_unsure());
+        job.on(Event::Resume { found: vec!["t".into(); 2] });
+        assert!(job.machine.is_unsure());
+        job.on(taken_over(4));
+        job.runs(1, 4);
+        assert!(job.machine.is_unsure());
+        job.runs(2, 4);
+        job
+    };
+    let mut job = resumed("t");
+    assert!(job.machine.is_unsure(), "a worker is asked");
+    job.on(Event::Planned { version: 1, planned: Planned::Fits { same: true } });
+    assert!(!job.machine.is_unsure());
+    // The next version is refused: there is one to go back to, and a lost worker of it is replaced.
+    job.on(change(Version { planned: false, ..version(2, Size { workers: 2, standby: 0 }) }));
+    let failure = job.failure(FailureKind::Plan);
+    job.on(Event::Planned { version: 2, planned: Planned::Refused { failure } });
+    let [drop, again] = hands_over(1);
+    assert_eq!(job.lose(2), [drop, start(), again]);
+    // What was wanted last needs other workers, whose image may never come: nothing is waited for.
+    assert!(!resumed("u").machine.is_unsure());
+}
+
+#[test]
 fn after_a_resume_a_worker_is_asked_for_the_plan_of_what_is_wanted() {
     let unplanned = Version { planned: false, ..version(1, Size { workers: 2, standby: 0 }) };
     let mut job = Job { machine: AttemptMachine::new(POLICY, unplanned), now: Millis(0), attempt: 4 };
@@ -619,6 +664,15 @@ fn more_workers_are_there_before_the_last_checkpoint_is_taken() {
     assert!(job.machine.is_running());
     assert_eq!(job.on(Event::LastTaken(TAKEN)), hands_over(2));
     assert_eq!(job.run_version(&[1, 2, 3, 4], 2), [], "who was there stays where it was");
+}
+
+#[test]
+fn a_worker_lost_while_the_last_checkpoint_is_taken_is_no_failure_of_the_job() {
+    let policy = RestartPolicy { max_failures: Some(0), ..POLICY };
+    let mut job = Job::running(policy);
+    assert_eq!(job.on(change(version(2, Size { workers: 1, standby: 0 }))), [Action::TakeLast]);
+    assert_eq!(job.fail(FailureKind::PeerLost), hands_over(2), "its peer says it first");
+    assert_eq!(job.lose(2), []);
 }
 
 #[test]

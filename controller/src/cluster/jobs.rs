@@ -324,6 +324,8 @@ fn ended(context: &Arc<Context>, identity: &Identity, generation: i64, outcome: 
             Outcome::Failed(_) | Outcome::GivenUp(_) | Outcome::Refused(..) => Some((generation, None)),
             _ => None,
         };
+        // What it left runs on.
+        entry.pods_unknown |= matches!(outcome, Outcome::Left | Outcome::Superseded(_));
         entry.report.ended(outcome);
     });
     if gone.is_some() {

@@ -289,6 +289,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         let ended = until(&mut shutdown, lead(&context, &health, role.clone())).await;
         context.wake.lock().take();
         context.jobs.leave_all(LEAVING).await;
+        context.metrics.jobs(&Default::default());
         health.listed.store(false, Ordering::Relaxed);
         if ended.is_none() {
             break;

@@ -432,17 +432,19 @@ async fn kept(context: &Arc<Context>, identity: &Identity) -> Result<Kept, Recon
     Ok(kept)
 }
 
-/// The version that keeps running while the newest spec is wrong, where nobody looks after it: a new leader takes it up.
+/// The version that keeps running while the newest spec is wrong: a new leader takes it up, and it is suspended if that is wanted.
 async fn last_good(
     context: &Arc<Context>,
     identity: &Identity,
     resource: &StreamJob,
 ) -> Result<Option<ValidJob>, ReconcileError> {
-    if context.jobs.with(identity, |entry| entry.supervisor.is_some()).unwrap_or(true) {
+    let suspend = resource.spec.suspend;
+    if context.jobs.with(identity, |entry| entry.supervisor.is_some()).unwrap_or(true) && !suspend {
         return Ok(None);
     }
     let accepted = kept(context, identity).await?.accepted;
-    Ok(accepted.and_then(|accepted| as_accepted(&accepted, &identity.name, resource.metadata.clone()).ok()))
+    let good = accepted.and_then(|accepted| as_accepted(&accepted, &identity.name, resource.metadata.clone()).ok());
+    Ok(good.map(|good| ValidJob { suspend, ..good }))
 }
 
 async fn begin_with(

@@ -119,6 +119,7 @@ impl Facts {
             run,
             attempt: status.attempt,
             term: status.term,
+            workers: status.replicas.unwrap_or_default(),
             latest: checkpoint.latest,
             restored: checkpoint.restored,
             failed: checkpoint.failed_since_latest,
@@ -194,8 +195,8 @@ impl Facts {
                 self.run = Run::Running;
                 self.waiting = None;
                 self.running = generation.or(self.running);
+                self.changing = None;
                 if *generation == Some(self.generation) {
-                    self.changing = None;
                     self.refused = None;
                 }
             }
@@ -245,8 +246,12 @@ impl Facts {
 
     /// The supervisor has ended.
     pub fn ended_with(&mut self, outcome: &Outcome) {
+        // What was left runs on; whoever comes next tells of it.
+        if *outcome == Outcome::Left {
+            return;
+        }
         (self.workers, self.standby) = (0, 0);
-        (self.waiting, self.changing, self.unpublished) = (None, None, None);
+        (self.waiting, self.changing, self.unpublished, self.storage) = (None, None, None, None);
         self.run = match outcome {
             Outcome::Succeeded => Run::Succeeded,
             Outcome::Stopped => Run::Suspended(None),
@@ -339,6 +344,9 @@ impl Facts {
             Verdict::new("True", reasons::STORAGE_UNREACHABLE, &message)
         });
         let stage = match &self.run {
+            Run::Unknown | Run::Starting if self.workers > 0 => {
+                Verdict::new("True", reasons::STARTING, "the workers that run are looked for")
+            }
             Run::Unknown | Run::Starting => Verdict::new("True", reasons::STARTING, "workers are being started"),
             Run::Deploying => Verdict::new("True", reasons::DEPLOYING, "workers are told what to run"),
             Run::Recovering(why) => Verdict::new("True", reasons::RECOVERING, why),
@@ -370,9 +378,10 @@ impl Facts {
                 let message = format!("attempt {attempt} runs on {} of {} workers", self.workers, self.wanted);
                 Verdict::new("True", reasons::RUNNING, &message)
             }
-            Run::Running if self.changing.is_none() => {
-                not(reasons::CHANGING, "another version runs; the change to the newest begins")
-            }
+            Run::Running if self.changing.is_none() => match &self.waiting {
+                Some(waiting) => not(waiting.reason, &waiting.message),
+                None => not(reasons::CHANGING, "another version runs; the change to the newest begins"),
+            },
             _ => match self.on_the_way() {
                 Some(verdict) => Verdict { status: "False", ..verdict },
                 None => not(reasons::UNKNOWN, "nothing is known yet"),
@@ -387,7 +396,10 @@ impl Facts {
         }
         if self.run == Run::Running && self.problem().is_none() && self.running != Some(self.generation) {
             let at = self.changing.as_deref().unwrap_or("the change to the newest version begins");
-            return Verdict::new("True", reasons::CHANGING, at);
+            return match &self.waiting {
+                Some(waiting) => Verdict::new("True", waiting.reason, &waiting.message),
+                None => Verdict::new("True", reasons::CHANGING, at),
+            };
         }
         self.on_the_way().unwrap_or(done)
     }

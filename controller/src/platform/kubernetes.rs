@@ -157,14 +157,18 @@ impl Keeper {
         let watch = watcher::watcher(self.api.clone(), watcher::Config::default().labels(&selector)).default_backoff();
         tokio::pin!(watch);
         let mut first_list = Vec::new();
+        let mut told = true;
         loop {
             let events = tokio::select! {
-                command = inbox.recv() => match command {
+                command = inbox.recv(), if told => match command {
                     Some(Command::Release) => return,
                     Some(command) => self.on_command(command),
                     // The supervisor is gone without a word, such as by a panic: the pods are another's to find.
                     None if self.finishing.is_empty() => return,
-                    None => Vec::new(),
+                    None => {
+                        told = false;
+                        Vec::new()
+                    }
                 },
                 seen = watch.next() => match seen {
                     Some(Ok(event)) => self.on_watch(event, &mut first_list),

@@ -1,4 +1,5 @@
-//! What the README shows is run as it stands there.
+//! What the README shows is run as it stands there: its job here, its commands for a cluster with those of the quick start, which a
+//! case on a cluster runs.
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used)]
 
 use std::{
@@ -10,10 +11,18 @@ use std::{
 use weir_e2e_local::binary;
 
 const README: &str = include_str!("../../../README.md");
+const QUICK_START: &str = include_str!("../../../docs/quick-start.md");
 
 /// The first block of YAML.
 fn job() -> &'static str {
     let (_, rest) = README.split_once("```yaml\n").expect("the README has a job");
+    rest.split_once("```").expect("the block ends").0
+}
+
+/// The first block of commands below this heading.
+fn commands_below(heading: &str) -> &'static str {
+    let (_, rest) = README.split_once(heading).expect("the README has this heading");
+    let (_, rest) = rest.split_once("\n```\n").expect("there are commands below it");
     rest.split_once("```").expect("the block ends").0
 }
 
@@ -44,4 +53,16 @@ fn the_job_of_the_readme_counts_words_by_length() {
         *newest = words.max(*newest);
     }
     assert_eq!(counts, BTreeMap::from([(3, 1), (4, 3), (5, 1), (6, 1)]));
+}
+
+#[test]
+fn the_commands_for_a_cluster_are_the_quick_starts() {
+    // These are the blocks that `quick_start_word_for_word` runs, in order.
+    let blocks = QUICK_START.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let mut run = blocks.flat_map(str::lines);
+    let shown = commands_below("\n## On Kubernetes\n");
+    assert!(shown.contains("kubectl apply"), "these are other commands:\n{shown}");
+    for command in shown.lines() {
+        assert!(run.any(|line| line == command), "docs/quick-start.md does not run this, or earlier:\n{command}");
+    }
 }

@@ -19,7 +19,8 @@ fn select(labels: BTreeMap<String, String>) -> LabelSelector {
     LabelSelector { match_labels: Some(labels), ..LabelSelector::default() }
 }
 
-/// One at a time: each eviction is a checkpoint and a hand-over, and the next may come when that is done.
+/// One at a time: each eviction is a checkpoint and a hand-over, and the next may come when that is done. Standbys are not counted
+/// among `spec.workers.replicas`, which is the scale: so many more may go at once.
 pub fn disruption_budget(identity: &Identity) -> PodDisruptionBudget {
     PodDisruptionBudget {
         metadata: meta(identity, names::policy(&identity.name)),

@@ -214,6 +214,13 @@ fn conditions_follow_what_happens() {
             "False Fine",
         ),
         (
+            "a newer spec, whose workers cannot be",
+            change(then(&[waits("Unschedulable: 0/1 nodes")]), |facts| facts.generation = 2),
+            "False Unschedulable",
+            "True Unschedulable",
+            "False Fine",
+        ),
+        (
             "a newer spec that is wrong",
             change(then(&[]), |facts| {
                 facts.generation = 2;

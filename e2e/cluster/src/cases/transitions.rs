@@ -1,5 +1,6 @@
 //! Every transition of a job, each cut short by its controller's death: the next leader finishes it, and the output is exact.
 
+use kube::api::DeleteParams;
 use serde_json::json;
 
 use super::{back::Past, controller::interrupted};
@@ -10,7 +11,7 @@ use crate::{
     wait::until,
 };
 
-/// Two jobs share the deaths: one is scaled, upgraded, suspended and resumed, and finishes exact; the other goes back to a checkpoint
+/// Two jobs share the deaths: one is scaled, refused a version, upgraded, suspended and resumed, and finishes exact; the other goes back to a checkpoint
 /// and is deleted with its checkpoints.
 pub async fn transitions_survive_controller_deaths(space: Space) {
     let settings = Settings { workers: 1, seconds: 600, ..Settings::default() };
@@ -22,7 +23,7 @@ pub async fn transitions_survive_controller_deaths(space: Space) {
     .await;
     other.until_condition("Checkpointed", "True").await;
     let past = Past::of(&other).await;
-    let settings = Settings { workers: 1, seconds: 100, ..Settings::default() };
+    let settings = Settings { workers: 1, seconds: 130, ..Settings::default() };
     let job = Job::running(&space, &settings).await;
 
     let attempt = job.attempt().await;
@@ -36,6 +37,18 @@ pub async fn transitions_survive_controller_deaths(space: Space) {
     past.until_restored(&other).await;
     let lines = past.lines(&other).await;
     verify::counts(&lines).unwrap_or_else(|error| panic!("the state is not that of the checkpoint: {error}"));
+
+    // The next leader refuses it too, and knows the version that a lost worker is to be replaced in.
+    interrupted(&space, job.change(json!({"sql": "INSERT INTO nowhere SELECT 1"}))).await;
+    job.until_condition("Stalled", "True").await;
+    let attempt = job.attempt().await;
+    let victim = job.until_workers(2).await.remove(0);
+    let pods = space.cluster.pods(&space.name);
+    pods.delete(&victim, &DeleteParams::default().grace_period(0)).await.expect("a worker is deleted");
+    until("the last good version runs again, and is checkpointed", || async {
+        (job.attempt().await > attempt && job.condition("Checkpointed").await?.0 == "True").then_some(())
+    })
+    .await;
 
     let attempt = job.attempt().await;
     let changed = sql(&space.name, NAME, &settings).replace(" FROM numbers", " FROM numbers WHERE n >= 0");
