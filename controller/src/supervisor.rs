@@ -117,7 +117,7 @@ pub struct Supervisor {
     /// The platform is to tell first which workers there are.
     awaits_found: bool,
     /// What is wanted, held back until it is known what runs.
-    held: Option<Change>,
+    held: Option<Box<Change>>,
     /// The term over the attempt that is to be resumed is not open yet.
     resuming: bool,
     tls: Option<SessionTls>,
@@ -220,7 +220,7 @@ impl Supervisor {
                 self.on_input(input);
             }
             match self.held.take_if(|_| !self.attempt.is_unsure()) {
-                Some(change) => self.change(change),
+                Some(change) => self.change(*change),
                 None => return,
             }
         }
@@ -282,7 +282,7 @@ impl Supervisor {
             Control::Leave => self.ended = Some(Outcome::Left),
             Control::Checkpoint => self.inputs.push_back(Input::Coordinator(coordinator::Event::TriggerNow)),
             Control::Configure(live) => self.configure(live),
-            Control::Change(change) => self.held = Some(*change),
+            Control::Change(change) => self.held = Some(change),
             Control::Tls(tls) => self.tls = Some(tls),
         }
     }

@@ -24,7 +24,7 @@ pub mod validate;
 mod watches;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     future::Future,
     net::SocketAddr,
     sync::{
@@ -289,7 +289,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         let ended = until(&mut shutdown, lead(&context, &health, role.clone())).await;
         context.wake.lock().take();
         context.jobs.leave_all(LEAVING).await;
-        context.metrics.jobs(&Default::default());
+        context.metrics.jobs(&BTreeMap::new());
         health.listed.store(false, Ordering::Relaxed);
         if ended.is_none() {
             break;
