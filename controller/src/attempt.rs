@@ -45,6 +45,8 @@ pub const TAKE_OVER_RETRY: Duration = Duration::from_secs(1);
 /// So long the workers of an attempt that is to be resumed have to answer. A process that is there answers in milliseconds;
 /// one that has not in so long is not worth holding up the others.
 pub const RESUME_PATIENCE: Duration = Duration::from_secs(10);
+/// So long after a takeover another wish waits for what was wanted last to run again, as the version to go back to.
+pub const LAST_VERSION_PATIENCE: Duration = Duration::from_secs(30);
 /// From a worker that could not be asked for a plan to the next try.
 pub const PLAN_RETRY: Duration = Duration::from_secs(1);
 /// From a last checkpoint before a hand-over that failed to the next try; the job runs on meanwhile.
@@ -75,6 +77,8 @@ pub struct AttemptMachine {
     again: bool,
     /// A stop with a last checkpoint is to follow as soon as what runs is resumed.
     stops: bool,
+    /// A running job was taken over: until then other wishes wait for what was wanted last.
+    first_until: Option<Millis>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -114,6 +118,7 @@ enum Phase {
     HandingOver {
         opening: Arc<Opening>,
         since: Millis,
+        suspect: Option<Suspicion>,
     },
     /// The coordinator takes the last checkpoint.
     Stopping {
@@ -143,6 +148,7 @@ impl AttemptMachine {
             failures: Failures::default(),
             again: false,
             stops: false,
+            first_until: None,
         }
     }
 
@@ -182,6 +188,9 @@ impl AttemptMachine {
             Event::WorkerLost { worker, cause } => self.worker_lost(now, &worker, cause, &mut actions),
             Event::TakenOver { opening, order } => {
                 if let Phase::TakingOver { resume, .. } = self.phase {
+                    if resume {
+                        self.first_until = Some(now + LAST_VERSION_PATIENCE);
+                    }
                     self.phase = if resume {
                         Phase::Resuming { opening, order, until: now + RESUME_PATIENCE }
                     } else {
@@ -222,10 +231,10 @@ impl AttemptMachine {
                 Phase::HandingOver { opening, .. } if last_checkpoint => {
                     self.phase = Phase::Stopping { opening: Arc::clone(opening) };
                 }
-                // What runs, or what may be found to run, and nobody can take a checkpoint of it yet.
-                Phase::New | Phase::TakingOver { resume: true, .. } | Phase::Resuming { .. } if last_checkpoint => {
-                    self.stops = true;
-                }
+                // It runs, and nobody can take a checkpoint of it yet.
+                Phase::TakingOver { resume: true, .. } | Phase::Resuming { .. } if last_checkpoint => self.stops = true,
+                // It may run. Who that is has to be found before it can be ended.
+                Phase::New => self.stops = true,
                 _ => self.end(End::Stopped(None), &mut actions),
             },
             Event::LastTaken(last) => match &self.phase {
@@ -243,7 +252,7 @@ impl AttemptMachine {
         let phase = match &self.phase {
             Phase::BackOff { until } | Phase::Resuming { until, .. } => Some(*until),
             Phase::TakingOver { retry_at, .. } => *retry_at,
-            Phase::Deploying { suspect, .. } | Phase::Running { suspect, .. } => {
+            Phase::Deploying { suspect, .. } | Phase::Running { suspect, .. } | Phase::HandingOver { suspect, .. } => {
                 suspect.as_ref().map(|suspect| suspect.until)
             }
             Phase::Ended => return None,
@@ -292,7 +301,7 @@ impl AttemptMachine {
                 actions.push(Action::TakeOver { resume: *resume, version: self.current.number });
             }
             Phase::Resuming { .. } => self.gather(now, actions),
-            Phase::Deploying { suspect, .. } | Phase::Running { suspect, .. }
+            Phase::Deploying { suspect, .. } | Phase::Running { suspect, .. } | Phase::HandingOver { suspect, .. }
                 if suspect.as_ref().is_some_and(|suspect| now >= suspect.until) =>
             {
                 if let Some(Suspicion { failure, .. }) = suspect.take() {
@@ -382,7 +391,9 @@ impl AttemptMachine {
         }
         // The peer is the cause, and its loss is seen in a moment, by the platform or by missed pings.
         if failure.kind == FailureKind::PeerLost
-            && let Phase::Deploying { suspect, .. } | Phase::Running { suspect, .. } = &mut self.phase
+            && let Phase::Deploying { suspect, .. }
+            | Phase::Running { suspect, .. }
+            | Phase::HandingOver { suspect, .. } = &mut self.phase
         {
             if suspect.is_none() {
                 *suspect = Some(Suspicion { until: now + PEER_GRACE, failure });
@@ -390,11 +401,8 @@ impl AttemptMachine {
             }
             return;
         }
-        // One of its workers was lost while nobody looked, or while the last checkpoint is taken, of which nothing comes now.
-        if failure.kind == FailureKind::PeerLost
-            && matches!(self.phase, Phase::Resuming { .. } | Phase::HandingOver { .. })
-        {
-            actions.push(Action::Note(Note::PeerLost));
+        // One of its workers was lost while nobody looked.
+        if failure.kind == FailureKind::PeerLost && matches!(self.phase, Phase::Resuming { .. }) {
             self.restart(now, Duration::ZERO, 0, actions);
             return;
         }

@@ -219,7 +219,7 @@ impl Supervisor {
             while let Some(input) = self.inputs.pop_front() {
                 self.on_input(input);
             }
-            match self.held.take_if(|_| !self.attempt.is_unsure()) {
+            match self.held.take_if(|_| !self.attempt.is_unsure(self.clock.now())) {
                 Some(change) => self.change(*change),
                 None => return,
             }
@@ -282,7 +282,12 @@ impl Supervisor {
             Control::Leave => self.ended = Some(Outcome::Left),
             Control::Checkpoint => self.inputs.push_back(Input::Coordinator(coordinator::Event::TriggerNow)),
             Control::Configure(live) => self.configure(live),
-            Control::Change(change) => self.held = Some(change),
+            Control::Change(mut change) => {
+                self.configure(change.job.live());
+                let held = self.held.take().filter(|held| held.empty && held.job.same_attempt(&change.job));
+                change.empty |= held.is_some();
+                self.held = Some(change);
+            }
             Control::Tls(tls) => self.tls = Some(tls),
         }
     }

@@ -83,7 +83,7 @@ impl AttemptMachine {
             Phase::Running { opening, since, suspect: None } if self.hand_over_is_due(now) => {
                 let (opening, since) = (Arc::clone(opening), *since);
                 self.change.tries += 1;
-                self.phase = Phase::HandingOver { opening, since };
+                self.phase = Phase::HandingOver { opening, since, suspect: None };
                 actions.push(Action::Note(Note::HandingOver { version: self.target.number }));
                 actions.push(Action::TakeLast);
             }
@@ -114,9 +114,12 @@ impl AttemptMachine {
 
     /// What runs here is still being found out: whether anything does, and whether it is what was wanted last. Another wish is to
     /// wait until then, since it would take the place of the only version that can be gone back to.
-    pub fn is_unsure(&self) -> bool {
+    pub fn is_unsure(&self, now: Millis) -> bool {
         let can_tell = || !self.crew.eligible(&self.target.template).is_empty();
-        self.phase == Phase::New || self.waits_for_found() || (self.is_running() && self.change.unsure && can_tell())
+        let not_yet = || if self.is_running() { self.change.unsure && can_tell() } else { self.good.is_none() };
+        self.phase == Phase::New
+            || self.waits_for_found()
+            || (self.first_until.is_some_and(|until| now < until) && not_yet())
     }
 
     /// How many workers of each template there should be.
@@ -274,11 +277,11 @@ impl AttemptMachine {
 
     /// The last checkpoint before the next attempt was taken, or was not.
     pub(super) fn hand_over(&mut self, now: Millis, last: Last, actions: &mut Vec<Action>) {
-        let Phase::HandingOver { opening, since } = &self.phase else { return };
-        let (opening, since) = (Arc::clone(opening), *since);
+        let Phase::HandingOver { opening, since, suspect } = &self.phase else { return };
+        let (opening, since, suspect) = (Arc::clone(opening), *since, suspect.clone());
         if !self.has_reason() {
             // What was wanted is not any more.
-            self.phase = Phase::Running { opening, since, suspect: None };
+            self.phase = Phase::Running { opening, since, suspect };
             actions.push(Action::CarryOn);
             return;
         }
@@ -304,7 +307,7 @@ impl AttemptMachine {
                 self.begin_as(now, next, actions);
             }
             Some(reason) => {
-                self.phase = Phase::Running { opening, since, suspect: None };
+                self.phase = Phase::Running { opening, since, suspect };
                 self.change.retry_at = Some(now + HAND_OVER_RETRY);
                 actions.push(Action::CarryOn);
                 actions.push(Action::Note(Note::ChangeWaits { version: self.target.number, reason }));

@@ -541,19 +541,19 @@ fn another_wish_can_wait_until_it_is_known_whether_what_runs_is_what_was_wanted_
     let resumed = |template: &str| {
         let version = Version { template: template.into(), ..unplanned.clone() };
         let mut job = Job { machine: AttemptMachine::new(POLICY, version), now: Millis(0), attempt: 4 };
-        assert!(job.machine.is_unsure());
+        assert!(job.machine.is_unsure(job.now));
         job.on(Event::Resume { found: vec!["t".into(); 2] });
-        assert!(job.machine.is_unsure());
+        assert!(job.machine.is_unsure(job.now));
         job.on(taken_over(4));
         job.runs(1, 4);
-        assert!(job.machine.is_unsure());
+        assert!(job.machine.is_unsure(job.now));
         job.runs(2, 4);
         job
     };
     let mut job = resumed("t");
-    assert!(job.machine.is_unsure(), "a worker is asked");
+    assert!(job.machine.is_unsure(job.now), "a worker is asked");
     job.on(Event::Planned { version: 1, planned: Planned::Fits { same: true } });
-    assert!(!job.machine.is_unsure());
+    assert!(!job.machine.is_unsure(job.now));
     // The next version is refused: there is one to go back to, and a lost worker of it is replaced.
     job.on(change(Version { planned: false, ..version(2, Size { workers: 2, standby: 0 }) }));
     let failure = job.failure(FailureKind::Plan);
@@ -561,7 +561,23 @@ fn another_wish_can_wait_until_it_is_known_whether_what_runs_is_what_was_wanted_
     let [drop, again] = hands_over(1);
     assert_eq!(job.lose(2), [drop, start(), again]);
     // What was wanted last needs other workers, whose image may never come: nothing is waited for.
-    assert!(!resumed("u").machine.is_unsure());
+    let job = resumed("u");
+    assert!(!job.machine.is_unsure(job.now));
+    // One of its workers is gone: what was wanted last is deployed anew first, but not waited for without end.
+    let mut job = Job::resuming(2);
+    job.on(taken_over(4));
+    job.runs(1, 4);
+    let [drop, again] = hands_over(1);
+    assert_eq!(
+        job.on(Event::StartFailed { template: "t".into(), reason: "its pod is gone".into() }),
+        [drop, start(), again]
+    );
+    assert!(job.machine.is_unsure(job.now));
+    assert!(!job.machine.is_unsure(job.now + LAST_VERSION_PATIENCE));
+    job.attempt = 4;
+    job.ready(3);
+    job.deploys(&[1, 3]);
+    assert!(!job.machine.is_unsure(job.now));
 }
 
 #[test]
@@ -671,8 +687,9 @@ fn a_worker_lost_while_the_last_checkpoint_is_taken_is_no_failure_of_the_job() {
     let policy = RestartPolicy { max_failures: Some(0), ..POLICY };
     let mut job = Job::running(policy);
     assert_eq!(job.on(change(version(2, Size { workers: 1, standby: 0 }))), [Action::TakeLast]);
-    assert_eq!(job.fail(FailureKind::PeerLost), hands_over(2), "its peer says it first");
-    assert_eq!(job.lose(2), []);
+    assert_eq!(job.fail(FailureKind::PeerLost), [], "its peer says it first");
+    assert_eq!(job.on(Event::LastTaken(Last::Failed { reason: "a session broke".into() })), [Action::CarryOn]);
+    assert_eq!(job.lose(2), hands_over(2));
 }
 
 #[test]

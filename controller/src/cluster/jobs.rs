@@ -252,7 +252,7 @@ pub async fn start(
             facts.running = kept.accepted.as_ref().map(|accepted| accepted.generation);
         }
         facts.wanted = job.workers;
-        facts.refused = None;
+        (facts.refused, facts.waiting, facts.changing, facts.unpublished) = (None, None, None, None);
     });
     let parts = Parts {
         job: job.clone(),

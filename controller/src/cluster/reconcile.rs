@@ -322,6 +322,9 @@ async fn carry_out(
         let mut pods = observe::pods(&context.client, identity).await.map_err(doing("looking for pods"))?;
         // Failed ones are kept for their logs.
         pods.retain(|pod| !matches!(state_of(pod), PodState::Dead { .. }));
+        if pods.is_empty() {
+            report.change(|facts| (facts.workers, facts.standby) = (0, 0));
+        }
         pods
     } else {
         Vec::new()
@@ -369,6 +372,7 @@ async fn carry_out(
             let pods: Vec<_> = pods.into_iter().map(Arc::new).collect();
             delete::remove_pods(&context.client, &pods).await.map_err(doing("removing pods"))?;
             context.jobs.with(identity, |entry| entry.pods_unknown = false);
+            context.wake(identity);
         }
         Step::Start(begin) => begin_with(context, wanted, image, &begin, keys, &kept).await,
         Step::StartAccepted => {

@@ -278,8 +278,12 @@ impl Facts {
     pub fn found(&mut self, opening: &Opening, newest: Option<(&Record, &str)>) {
         self.attempt = Some(opening.attempt.0);
         self.term = Some(opening.term.0);
-        self.in_attempt = newest.is_some_and(|(record, _)| record.attempt == opening.attempt);
-        self.latest = newest.map(|(record, url)| latest(record, url));
+        // One that was known already may be unreadable by now.
+        let newer = |(record, _): &(&Record, &str)| self.latest.as_ref().is_none_or(|known| known.id < record.id.0);
+        if let Some((record, url)) = newest.filter(newer) {
+            self.in_attempt = record.attempt == opening.attempt;
+            self.latest = Some(latest(record, url));
+        }
     }
 
     /// The whole status. `old` gives the times of conditions that did not change.

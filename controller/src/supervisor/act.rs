@@ -37,6 +37,7 @@ impl Supervisor {
                 for process in self.roster.abandon(&template, count) {
                     self.platform.stop(process);
                 }
+                self.note_workers();
             }
             Action::Plan { worker, version } => self.plan(&worker, version),
             Action::TakeOver { resume, version } => {
