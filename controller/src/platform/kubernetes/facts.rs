@@ -6,6 +6,8 @@ use crate::cluster::names::{GRPC_PORT, WORKER_CONTAINER};
 
 /// A process that ends by signal n has this exit code plus n, by the custom of shells and container runtimes.
 const SIGNAL_BASE: i32 = 128;
+/// How the end by that signal is called which nothing can catch.
+const KILLED: &str = "signal 9";
 /// What a container waits for in the course of things; all other reasons are in the way.
 const COMING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 
@@ -126,6 +128,10 @@ fn of_container(pod: &Pod, terminated: &ContainerStateTerminated) -> String {
     let message = terminated.message.as_deref().map(str::trim).filter(|message| !message.is_empty());
     match (terminated.reason.as_deref(), message) {
         (Some("OOMKilled"), _) => format!("out of memory: it used more than {}", memory_limit(pod)),
+        // The runtime does not always see in time that it was the memory's limit. What it logged last is no reason.
+        (Some("Error") | None, _) if how == KILLED => {
+            format!("{how}: killed from outside, it may have used more than {}", memory_limit(pod))
+        }
         // `Error` and `Completed` say nothing that the code does not.
         (Some("Error" | "Completed") | None, None) => how,
         (Some("Error" | "Completed") | None, Some(message)) => format!("{how}: {message}"),

@@ -104,7 +104,10 @@ fn what_a_pods_object_says() {
             "killed",
             ended_container("Failed", &json!({"exitCode": 137, "reason": "Error"})),
             none.clone(),
-            dead("signal 9"),
+            dead(
+                "signal 9: killed from outside, it may have used more than its limits.memory of 256Mi; raise \
+                 spec.workers.resources.limits.memory",
+            ),
         ),
         (
             "said why",
@@ -130,7 +133,10 @@ fn what_a_pods_object_says() {
             "the container ended before the pod's phase says so",
             ended_container("Running", &json!({"exitCode": 137, "reason": "Error"})),
             none.clone(),
-            dead("signal 9"),
+            dead(
+                "signal 9: killed from outside, it may have used more than its limits.memory of 256Mi; raise \
+                 spec.workers.resources.limits.memory",
+            ),
         ),
         ("evicted", evicted, none.clone(), dead("Evicted: The node was low on resource: memory.")),
         (

@@ -120,8 +120,9 @@ impl Blow {
     /// What can be said of a worker that was struck, beside that it is gone.
     async fn is_named(self, job: &Job, victim: &str) {
         if let Self::OutOfMemory = self {
-            let is = |message: &str| message.starts_with(victim) && message.contains("out of memory");
-            let told = until_told(job, &format!("{victim} was out of memory"), is).await;
+            // The container runtime does not always say that it was the limit; then that is told as what may have been.
+            let is = |message: &str| message.starts_with(victim) && message.contains("more than its limits.memory of");
+            let told = until_told(job, &format!("{victim} has reached its limit"), is).await;
             println!("        {}: {told}", job.space.name);
         }
     }
