@@ -162,13 +162,19 @@ async fn during_a_checkpoint(space: Space, blow: Blow) {
     })
     .await;
     job.until_condition("Checkpointed", "True").await;
+    until_one_falls_inside(&job, "a checkpoint", || falls_into_a_checkpoint(&job, &proxy, blow)).await;
+    job.finishes_exact().await;
+}
+
+/// Deals blows until one falls inside what it is to strike, as dealing it tells.
+async fn until_one_falls_inside<Dealt: Future<Output = bool>>(job: &Job, what: &str, deal: impl Fn() -> Dealt) {
     for _ in 0..TRIES {
-        if falls_into_a_checkpoint(&job, &proxy, blow).await {
-            return job.finishes_exact().await;
+        if deal().await {
+            return;
         }
-        println!("        {}: the checkpoint had completed before that", space.name);
+        println!("        {}: {what} was over before that", job.space.name);
     }
-    panic!("none of {TRIES} blows fell into a checkpoint");
+    panic!("none of {TRIES} blows fell into {what}");
 }
 
 /// Strikes when something was uploaded for a checkpoint, and waits until the job has recovered. Whether that checkpoint was never
@@ -198,13 +204,8 @@ async fn falls_into_a_checkpoint(job: &Job, proxy: &Proxy, blow: Blow) -> bool {
 async fn during_a_restore(space: Space, blow: Blow) {
     let (proxy, endpoint) = space.proxy().await;
     let job = Job::running(&space, &Settings { seconds: 60, endpoint, ..Settings::default() }).await;
-    for _ in 0..TRIES {
-        if falls_into_a_restore(&job, &proxy, blow).await {
-            return job.finishes_exact().await;
-        }
-        println!("        {}: the attempt had been restored before that", space.name);
-    }
-    panic!("none of {TRIES} blows fell into a restore");
+    until_one_falls_inside(&job, "a restore", || falls_into_a_restore(&job, &proxy, blow)).await;
+    job.finishes_exact().await;
 }
 
 /// Strikes when a worker restores, and waits until the job has recovered. Whether the attempt that was struck never ran.
