@@ -62,8 +62,7 @@ pub fn out_of_time(deleted: &Time, now: Timestamp) -> bool {
 pub async fn remove(store: &JobStore, request: &Request) -> Result<Removed, String> {
     let removed = async {
         let facts = read_facts(store).await.map_err(|error| chain(&error))?;
-        let newest = facts.terms.values().next_back().and_then(|term| term.opening.as_ref());
-        if newest.is_some_and(|opened| is_anothers(request, opened)) {
+        if facts.newest_opening().is_some_and(|opened| is_anothers(request, opened)) {
             return Ok(Removed::Anothers);
         }
         remove_all(store).await.map(Removed::Objects).map_err(|error| chain(&error))
