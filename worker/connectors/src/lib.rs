@@ -12,7 +12,7 @@
 //!
 //! # Why the sink's contract has two phases, and what else it fits
 //!
-//! `Sink::prepare(id)` cuts what was written and answers, from a persist thread, with *pending commits*; they stand in the
+//! `Sink::prepare(id)` cuts what was written and answers, beside processing, with *pending commits*; they stand in the
 //! part, and so in the record. `Committer::commit` publishes them once the record exists: from any process, in any order,
 //! twice or late, with the same outcome. The trait asks for three things: what is pending is durable before it is
 //! answered; a pending commit carries all that is needed to publish it; its names are fixed before the record is.

@@ -112,22 +112,29 @@ impl Bucket {
         self.place.to_string()
     }
 
-    /// The objects here, in a fixed order, as URLs: one of this very name, else all below it that are not hidden.
+    /// The objects here, in a fixed order, as URLs: one of this very name, else all below it that are neither hidden nor empty. What
+    /// consoles make for folders is an empty object, whose name ends in a slash and cannot be asked for.
     pub(super) fn files(&self) -> Result<Vec<String>, SourceError> {
         let store = &self.objects.store;
-        let mut keys = off_runtime(async {
+        let below = off_runtime(async {
             if !self.path.as_ref().is_empty() && store.head(&self.path).await.is_ok() {
-                return Ok(vec![self.path.clone()]);
+                return Ok(None);
             }
-            store.list(Some(&self.path)).map_ok(|object| object.location).try_collect().await
+            let objects = store.list(Some(&self.path)).map_ok(|object| (object.location, object.size));
+            objects.try_collect::<Vec<_>>().await.map(Some)
         })
         .map_err(|error| SourceError::io(format!("cannot list {}/{}", self.url(), self.path)).because(error))?;
-        let below = self.path.parts().count();
-        let single = keys.as_slice() == std::slice::from_ref(&self.path);
-        keys.retain(|key| single || !key.parts().skip(below).any(|part| is_hidden(part.as_ref())));
-        if keys.is_empty() {
-            return Err(SourceError::bad_input(format!("there is no input object at {}/{}", self.url(), self.path)));
-        }
+        let depth = self.path.parts().count();
+        let is_input = |(key, size): &(ObjectPath, u64)| {
+            *size > 0 && !key.parts().skip(depth).any(|part| is_hidden(part.as_ref()))
+        };
+        let mut keys: Vec<ObjectPath> = match below {
+            None => vec![self.path.clone()],
+            Some(objects) if objects.is_empty() => {
+                return Err(SourceError::bad_input(format!("there is no object at {}/{}", self.url(), self.path)));
+            }
+            Some(objects) => objects.into_iter().filter(is_input).map(|(key, _)| key).collect(),
+        };
         keys.sort();
         Ok(keys.into_iter().map(|key| format!("{}/{key}", self.url())).collect())
     }
@@ -161,11 +168,15 @@ mod tests {
         for key in ["in/b.csv", "in/a.csv", "in/_x/c.csv", "in/.d", "other/e.csv"] {
             off_runtime(async { store.put(&ObjectPath::from(key), "1\n".into()).await.map(|_| ()) }).unwrap();
         }
+        for folder in ["in/folder", "empty/a"] {
+            off_runtime(async { store.put(&ObjectPath::from(folder), "".into()).await.map(|_| ()) }).unwrap();
+        }
         let objects = Objects::new(store);
         let place = Place { bucket: "data".to_string(), endpoint: None, region: None };
         let at = |path: &str| Bucket { place: place.clone(), objects: objects.clone(), path: path.into() };
         assert_eq!(at("in").files().unwrap(), ["s3://data/in/a.csv", "s3://data/in/b.csv"]);
         assert_eq!(at("in/.d").files().unwrap(), ["s3://data/in/.d"]);
+        assert_eq!(at("empty").files().unwrap(), Vec::<String>::new(), "an input of no rows");
         let error = at("nothing").files().unwrap_err();
         assert!(error.to_string().contains("s3://data/nothing"), "{error}");
     }

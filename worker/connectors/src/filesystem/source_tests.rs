@@ -364,13 +364,12 @@ fn files_are_dealt_to_as_many_splits_as_are_useful() {
     assert!(factory.bounded());
 }
 
-#[test]
-fn objects_are_read_ahead_and_restored_like_files() {
+/// These objects below `in/`, as lines of CSV.
+fn objects(objects: &[(&str, Vec<u8>)]) -> (FileSourceFactory, Arc<InMemory>) {
     let store = Arc::new(InMemory::new());
-    let text = lines(0..100_000, |i| format!("{i},row {i}"));
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    for (key, bytes) in [("in/a.csv", text.clone().into_bytes()), ("in/b.csv.gz", zip(text.as_bytes()))] {
-        runtime.block_on(store.put(&key.into(), bytes.into())).unwrap();
+    for (key, bytes) in objects {
+        runtime.block_on(store.put(&(*key).into(), bytes.clone().into())).unwrap();
     }
     let factory = FileSourceFactory {
         location: Location::Remote(Bucket {
@@ -384,6 +383,48 @@ fn objects_are_read_ahead_and_restored_like_files() {
         on_bad: OnBadRecord::Fail,
         rate_limit: None,
     };
+    (factory, store)
+}
+
+#[test]
+fn a_checkpoint_at_the_end_of_an_object_is_restored_and_one_beyond_it_is_refused() {
+    let text = lines(0..1_000, |i| format!("{i},row {i}"));
+    let (factory, store) = objects(&[("in/a.csv", text.clone().into_bytes()), ("in/b.csv", b"1000,last\n".to_vec())]);
+    let mut test = SourceTest::restored(&factory, 1, factory.splits(1).unwrap());
+    let mut seen = 0;
+    while seen < 1_000 {
+        match test.poll(100) {
+            SourcePoll::Rows { rows, .. } => seen += rows.num_rows(),
+            SourcePoll::Pending { .. } => std::thread::yield_now(),
+            other => panic!("{other:?}"),
+        }
+    }
+    let positions = test.snapshot();
+    assert_eq!((&positions[0]["offset"], positions[0]["files"].as_array().unwrap().len()), (&json!(text.len()), 2));
+    let mut rest = Vec::new();
+    SourceTest::restored(&factory, 1, positions.clone()).run(100, |_, rows| {
+        rest.extend_from_slice(rows.column(0).as_primitive::<Int64Type>().values());
+    });
+    assert_eq!(rest, [1_000]);
+
+    let shorter = text.as_bytes()[..text.len() - 7].to_vec();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(store.put(&"in/a.csv".into(), shorter.into())).unwrap();
+    let mut test = SourceTest::restored(&factory, 1, positions);
+    let error = loop {
+        match test.try_poll(100) {
+            Ok(SourcePoll::Pending { .. }) => std::thread::yield_now(),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => break error,
+        }
+    };
+    assert!(error.to_string().contains("ends 7 bytes before the position of the checkpoint"), "{error}");
+}
+
+#[test]
+fn objects_are_read_ahead_and_restored_like_files() {
+    let text = lines(0..100_000, |i| format!("{i},row {i}"));
+    let (factory, _) = objects(&[("in/a.csv", text.clone().into_bytes()), ("in/b.csv.gz", zip(text.as_bytes()))]);
     let splits = factory.splits(1).unwrap();
     assert_eq!(splits[0]["files"], json!(["s3://bucket/in/a.csv", "s3://bucket/in/b.csv.gz"]));
     let mut ids = Vec::new();

@@ -1,14 +1,13 @@
 //! The bytes of one file from an offset on, unzipped by name. Local files are read where they are wanted; an object is
-//! fetched and unzipped beside, a few pieces ahead, and its reader is woken.
+//! fetched and unzipped beside, a few pieces ahead, and its reader is woken. It is asked for range by range: a request that is
+//! answered as slowly as rows are wanted would be out of time before its end.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
-use futures::StreamExt;
-use futures::stream::BoxStream;
-use object_store::{GetOptions, GetRange};
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStoreExt};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender, channel, error::TryRecvError};
 use weir_engine::error::SourceError;
@@ -19,8 +18,10 @@ use super::location::Location;
 
 /// One read.
 const PIECE: usize = 256 << 10;
-/// Pieces of an object fetched ahead: with [`PIECE`] this bounds its memory.
+/// Pieces of an object fetched ahead: with [`PIECE`] and [`RANGE`] this bounds its memory.
 const PIECES_AHEAD: usize = 8;
+/// Bytes of an object that are asked for at once.
+const RANGE: u64 = 4 << 20;
 
 /// What a read gives.
 #[derive(Debug, PartialEq, Eq)]
@@ -113,7 +114,21 @@ fn changed(name: &str, missing: u64) -> SourceError {
     ))
 }
 
+/// An object ends so many bytes before it is to be read.
+#[derive(Debug, thiserror::Error)]
+#[error("it ends {0} bytes earlier")]
+struct Shorter(u64);
+
 fn broken(name: &str, error: io::Error) -> SourceError {
+    if let Some(Shorter(missing)) = error.get_ref().and_then(|error| error.downcast_ref()) {
+        return changed(name, *missing);
+    }
+    let refused = error.get_ref().and_then(|error| error.downcast_ref::<object_store::Error>());
+    if let Some(object_store::Error::Precondition { .. }) = refused {
+        return SourceError::bad_input(format!(
+            "{name} has changed while it was read; what is read may not be written again"
+        ));
+    }
     let message = match error.kind() {
         io::ErrorKind::UnexpectedEof if is_zipped(name) => {
             format!("{name} is truncated: its gzip stream ends in the middle; get the whole file")
@@ -159,17 +174,10 @@ fn fetch(bucket: &Bucket, zipped: bool, start: u64, runtime: &Handle, waker: &Wa
     let (sender, receiver) = channel(PIECES_AHEAD);
     let (bucket, waker, handle) = (bucket.clone(), waker.clone(), runtime.clone());
     runtime.spawn_blocking(move || {
-        let options = GetOptions { range: (start > 0).then_some(GetRange::Offset(start)), ..GetOptions::default() };
-        match handle.block_on(bucket.objects.store.get_opts(&bucket.path, options)) {
-            Ok(object) => {
-                let pieces = Pieces { stream: object.into_stream(), left: bytes::Bytes::new(), handle };
-                if zipped {
-                    pump(MultiGzDecoder::new(pieces), &sender, &waker);
-                } else {
-                    pump(pieces, &sender, &waker);
-                }
-            }
-            Err(error) => drop(sender.blocking_send(Err(io::Error::other(error)))),
+        match Ranges::open(bucket, start, handle) {
+            Ok(ranges) if zipped => pump(MultiGzDecoder::new(ranges), &sender, &waker),
+            Ok(ranges) => pump(ranges, &sender, &waker),
+            Err(error) => drop(sender.blocking_send(Err(error))),
         }
         drop(sender);
         waker.wake();
@@ -197,20 +205,69 @@ fn pump(mut reader: impl Read, sender: &Sender<io::Result<Vec<u8>>>, waker: &Wak
     }
 }
 
-/// An object's stream as a reader, for a thread that may block.
-struct Pieces {
-    stream: BoxStream<'static, object_store::Result<bytes::Bytes>>,
-    left: bytes::Bytes,
+/// An object as a reader, for a thread that may block.
+struct Ranges {
+    bucket: Bucket,
     handle: Handle,
+    /// The object as it was when it was opened.
+    version: Option<String>,
+    size: u64,
+    at: u64,
+    left: bytes::Bytes,
 }
 
-impl Read for Pieces {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.left.is_empty() {
-            match self.handle.block_on(self.stream.next()) {
-                Some(piece) => self.left = piece.map_err(io::Error::other)?,
-                None => return Ok(0),
+impl Ranges {
+    /// Asks for the first range; the answer says how much there is. From the end on there is no range to ask for.
+    fn open(bucket: Bucket, start: u64, handle: Handle) -> io::Result<Self> {
+        let mut ranges = Self { bucket, handle, version: None, size: u64::MAX, at: start, left: bytes::Bytes::new() };
+        match ranges.next() {
+            Ok((object, bytes)) => {
+                (ranges.version, ranges.size) = (object.e_tag, object.size);
+                ranges.came(bytes)?;
             }
+            Err(refused) => {
+                let object = ranges.handle.block_on(ranges.bucket.objects.store.head(&ranges.bucket.path));
+                ranges.size = object.map_err(io::Error::other)?.size;
+                if ranges.size < start {
+                    return Err(io::Error::other(Shorter(start - ranges.size)));
+                }
+                if ranges.size > start {
+                    return Err(io::Error::other(refused));
+                }
+            }
+        }
+        Ok(ranges)
+    }
+
+    fn next(&self) -> object_store::Result<(ObjectMeta, bytes::Bytes)> {
+        let range = self.at..self.size.min(self.at + RANGE);
+        let options = GetOptions {
+            range: Some(GetRange::Bounded(range)),
+            if_match: self.version.clone(),
+            ..GetOptions::default()
+        };
+        let object = self.bucket.objects.store.get_opts(&self.bucket.path, options);
+        self.handle.block_on(async {
+            let object = object.await?;
+            Ok((object.meta.clone(), object.bytes().await?))
+        })
+    }
+
+    fn came(&mut self, bytes: bytes::Bytes) -> io::Result<()> {
+        if bytes.is_empty() && self.at < self.size {
+            return Err(io::Error::other("an answer had no bytes"));
+        }
+        self.at += bytes.len() as u64;
+        self.left = bytes;
+        Ok(())
+    }
+}
+
+impl Read for Ranges {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.left.is_empty() && self.at < self.size {
+            let (_, bytes) = self.next().map_err(io::Error::other)?;
+            self.came(bytes)?;
         }
         let read = self.left.len().min(buffer.len());
         buffer[..read].copy_from_slice(&self.left.split_to(read));
