@@ -18,6 +18,8 @@ use crate::{
 const SECONDS: Duration = Duration::from_secs(20);
 /// So long the pods are counted.
 const WATCHED: Duration = Duration::from_secs(15);
+/// Nobody listens there.
+const NO_IMAGE: &str = "127.0.0.1:1/nowhere:1";
 /// Two workers, tried again after the restart policy's default back-off: 1, 2, 4, 8 s.
 const PODS: usize = 10;
 
@@ -58,11 +60,31 @@ async fn says(job: &Job, reason: &str) {
 }
 
 pub async fn image_that_cannot_be_pulled(space: Space) {
-    let job = start(&space, |job| job["spec"]["workers"]["image"] = "127.0.0.1:1/nowhere:1".into()).await;
+    let job = start(&space, |job| job["spec"]["workers"]["image"] = NO_IMAGE.into()).await;
     says(&job, "ImagePullFailed").await;
     // The remedy is taken at once.
     job.change(json!({"workers": {"image": null}})).await;
     job.until_condition("Checkpointed", "True").await;
+}
+
+/// What cannot start replaces nothing, and the change can be taken back.
+pub async fn upgrade_with_an_image_that_cannot_be_pulled(space: Space) {
+    let job = Job::running(&space, &Settings::default()).await;
+    let (attempt, workers) = (job.attempt().await, job.until_workers(2).await);
+    job.change(json!({"workers": {"image": NO_IMAGE}})).await;
+    until_within(SECONDS, "Reconciling=True for the reason ImagePullFailed", || async {
+        let (status, reason, _) = job.condition("Reconciling").await?;
+        (status == "True" && reason == "ImagePullFailed").then_some(())
+    })
+    .await;
+    job.until_more_checkpoints(3).await;
+    job.until_condition("Ready", "True").await;
+    assert_eq!((job.attempt().await, job.workers().await), (attempt, workers.clone()), "the old workers go on");
+    job.change(json!({"workers": {"image": null}})).await;
+    job.until_condition("Reconciling", "False").await;
+    job.until_more_checkpoints(1).await;
+    assert_eq!((job.attempt().await, job.until_workers(2).await), (attempt, workers), "nothing was to be done");
+    job.finishes_exact().await;
 }
 
 pub async fn unschedulable_pod(space: Space) {
