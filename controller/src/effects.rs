@@ -180,10 +180,11 @@ pub async fn read_names(store: &JobStore, record: &Record) -> NamesOutcome {
     NamesOutcome::Read(Arc::new(names))
 }
 
-/// All objects below `parts/` and `state/`.
+/// All objects below `parts/`, `state/` and `inputs/`.
 pub async fn list_leftovers(store: &JobStore) -> Option<Vec<String>> {
-    let (parts, state) = tokio::try_join!(store.list(paths::PARTS), store.list(paths::STATE)).ok()?;
-    Some(parts.into_iter().chain(state).map(|object| object.path).collect())
+    let listed = tokio::try_join!(store.list(paths::PARTS), store.list(paths::STATE), store.list(paths::INPUTS));
+    let (parts, state, inputs) = listed.ok()?;
+    Some(parts.into_iter().chain(state).chain(inputs).map(|object| object.path).collect())
 }
 
 /// Removes these in order, up to the first that fails.

@@ -95,8 +95,8 @@ pub fn removal(term: Term, retired: &Standing, others: &Records) -> Vec<Removal>
     removals
 }
 
-/// What aborted checkpoints of attempts before `current` have left behind, parts first. `listed` are the paths below
-/// `parts/` and `state/`. Nothing of the current attempt is touched: it may be part of a checkpoint that is not complete
+/// What attempts before `current` have left behind in aborted checkpoints, parts first, and at their start. `listed` are the
+/// paths below `parts/`, `state/` and `inputs/`. Nothing of the current attempt is touched: it may be part of a checkpoint that is not complete
 /// yet. Nothing at all goes while a record's names are not known.
 pub fn leftovers<'a>(listed: impl IntoIterator<Item = &'a str>, current: Attempt, records: &Records) -> Vec<Removal> {
     let Some(needed) = names_of(records.values()) else { return Vec::new() };
@@ -104,7 +104,9 @@ pub fn leftovers<'a>(listed: impl IntoIterator<Item = &'a str>, current: Attempt
     for path in listed.into_iter().filter(|path| !needed.contains(path)) {
         match paths::parse(path) {
             Some(Object::Part(_, attempt, _)) if attempt < current => parts.push(Removal::Delete(path.to_string())),
-            Some(Object::State(attempt, _, _)) if attempt < current => files.push(Removal::Delete(path.to_string())),
+            Some(Object::State(attempt, _, _) | Object::Inputs(attempt, _)) if attempt < current => {
+                files.push(Removal::Delete(path.to_string()));
+            }
             _ => {}
         }
     }

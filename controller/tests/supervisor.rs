@@ -55,6 +55,8 @@ const UNFIT: &str = "unfit";
 struct Stage {
     /// All input has ended.
     finished: AtomicBool,
+    /// One of them, whichever commits next, is told to end.
+    leaves: AtomicBool,
     changed: Notify,
     /// The deployments: attempt, worker, what was to be restored.
     deployed: Mutex<Vec<(u64, String, String)>>,
@@ -184,7 +186,9 @@ impl Played {
             }
             to_worker::Message::Commit(commit) => {
                 self.stage.committed.lock().unwrap().insert(self.id.0.clone(), commit.id);
-                vec![Message::Committed(rpc::Committed { attempt: commit.attempt, id: commit.id })]
+                let committed = Message::Committed(rpc::Committed { attempt: commit.attempt, id: commit.id });
+                let leaves = self.stage.leaves.swap(false, Ordering::SeqCst);
+                [committed].into_iter().chain(leaves.then_some(Message::Leaving(rpc::Leaving {}))).collect()
             }
             to_worker::Message::Ping(ping) => vec![Message::Pong(rpc::Pong { sequence: ping.sequence })],
             _ => Vec::new(),
@@ -607,6 +611,20 @@ async fn a_worker_that_is_told_to_go_is_replaced_before_it_goes() {
     let process = *run.running.lock().unwrap().keys().next().unwrap();
     run.events.send(PlatformEvent::Leaving { process, reason: "a drain".to_string() }).await.unwrap();
     run.lines.wait("worker 1 is to go (a drain)", 1).await;
+    is_replaced(run).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_says_itself_that_it_is_to_go_is_replaced_before_it_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::start(folder.path(), "here", false);
+    run.lines.wait("checkpoint 2 in", 1).await;
+    run.stage.leaves.store(true, Ordering::SeqCst);
+    run.lines.wait("is to go (it was told to end)", 1).await;
+    is_replaced(run).await;
+}
+
+async fn is_replaced(run: Run) {
     run.lines.wait("running again after", 1).await;
     let (first, second) = (run.deployed(1), run.deployed(2));
     assert_eq!(second.iter().filter(|(worker, _)| first.iter().any(|(other, _)| other == worker)).count(), 1);

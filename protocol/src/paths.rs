@@ -8,6 +8,8 @@ pub const TERMS: &str = "terms";
 pub const PARTS: &str = "parts";
 /// Below this stand the immutable state files.
 pub const STATE: &str = "state";
+/// Below this stand the lists of what attempts that started from nothing have to read.
+pub const INPUTS: &str = "inputs";
 
 /// `terms/<term>/opening`: the object that opens a term.
 pub fn opening(term: Term) -> String {
@@ -34,6 +36,11 @@ pub fn state_file(attempt: Attempt, worker: &WorkerId, n: u64) -> String {
     format!("{STATE}/{:06}-{worker}/{n:08}", attempt.0)
 }
 
+/// `inputs/<attempt>-<worker>`: what this attempt, which starts from nothing, has to read. `worker` is the first of its workers.
+pub fn inputs(attempt: Attempt, worker: &WorkerId) -> String {
+    format!("{INPUTS}/{:06}-{worker}", attempt.0)
+}
+
 /// What an object below a job's prefix is, read back from its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
@@ -45,6 +52,8 @@ pub enum Object {
     Part(CheckpointId, Attempt, WorkerId),
     /// A state file.
     State(Attempt, WorkerId, u64),
+    /// What an attempt has to read.
+    Inputs(Attempt, WorkerId),
 }
 
 /// Reads a path made by this module; `None` for any other, which is then no object of ours.
@@ -66,6 +75,10 @@ pub fn parse(path: &str) -> Option<Object> {
         (STATE, Some(n)) => {
             let (attempt, worker) = second.split_once('-')?;
             Some(Object::State(Attempt(attempt.parse().ok()?), WorkerId(worker.to_string()), n.parse().ok()?))
+        }
+        (INPUTS, None) => {
+            let (attempt, worker) = second.split_once('-')?;
+            Some(Object::Inputs(Attempt(attempt.parse().ok()?), WorkerId(worker.to_string())))
         }
         _ => None,
     }
@@ -91,12 +104,26 @@ mod tests {
                 parse(&state_file(Attempt(attempt), &worker, n)),
                 Some(Object::State(Attempt(attempt), worker.clone(), n))
             );
+            prop_assert_eq!(
+                parse(&inputs(Attempt(attempt), &worker)),
+                Some(Object::Inputs(Attempt(attempt), worker.clone()))
+            );
         }
     }
 
     #[test]
     fn a_foreign_path_is_no_object_of_ours() {
-        for path in ["", "terms", "terms/x/opening", "terms/1/2/3", "elsewhere/1", "parts/1", "state/1/2"] {
+        for path in [
+            "",
+            "terms",
+            "terms/x/opening",
+            "terms/1/2/3",
+            "elsewhere/1",
+            "parts/1",
+            "state/1/2",
+            "inputs/1",
+            "inputs/x-w",
+        ] {
             assert_eq!(parse(path), None, "{path}");
         }
     }

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use thiserror::Error;
 use tokio::{
@@ -30,6 +31,8 @@ use crate::{ServeOptions, http::Pages, plan::SqlPlanner};
 
 /// Threads for the network, connectors and transfers. Subtasks have threads of their own, and need the cores more.
 const RUNTIME_THREADS: usize = 2;
+/// More than any state has; a limit of none would be refused by some kernels.
+const MANY_FILES: u64 = 1 << 20;
 /// The end takes some milliseconds; a process that is told to go is gone after this in any case.
 const END_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -60,6 +63,7 @@ struct Listening<'a> {
 
 /// Serves until it is told to stop.
 pub fn main(options: ServeOptions, catalog: Catalog, backends: BackendRegistry) -> ExitCode {
+    open_many_files();
     let served = runtime().and_then(|runtime| {
         let served = runtime.block_on(serve(options, catalog, backends));
         // What still waits for a disk or a peer does so for nobody.
@@ -73,6 +77,15 @@ pub fn main(options: ServeOptions, catalog: Catalog, backends: BackendRegistry) 
             tracing::error!("{error}{cause}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// State is many files that stay open, and the soft limit that a process begins with is meant for others.
+fn open_many_files() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let current = Some(maximum.map_or(MANY_FILES, |maximum| maximum.min(MANY_FILES)));
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current, maximum }) {
+        tracing::warn!(%error, "the limit of open files stays as it was");
     }
 }
 

@@ -127,7 +127,7 @@ pub enum Event {
         /// What its parts name.
         names: NamesOutcome,
     },
-    /// Answers [`Action::ListLeftovers`]: the paths of all objects below `parts/` and `state/`; none where the list failed.
+    /// Answers [`Action::ListLeftovers`]: the paths of all objects below `parts/`, `state/` and `inputs/`; none where the list failed.
     Leftovers(Option<Vec<String>>),
     /// Answers [`Action::Remove`].
     Removed {
@@ -250,7 +250,7 @@ pub enum Action {
     WriteStatus(StatusPointer),
     /// Read the record's parts and tell what they name. Answer: [`Event::NamesRead`], always.
     ReadNames(Arc<Record>),
-    /// List `parts/` and `state/`. Answer: [`Event::Leftovers`], always.
+    /// List `parts/`, `state/` and `inputs/`. Answer: [`Event::Leftovers`], always.
     ListLeftovers,
     /// Remove these, one after the other in this order, and stop at the first that fails. At most one list is under way.
     /// Answer: [`Event::Removed`], always.

@@ -104,8 +104,10 @@ fn leftovers_go_only_under_older_attempts_and_only_if_no_record_names_them() {
     let current_file = paths::state_file(Attempt(3), &WorkerId("w".into()), 0);
     let (file_0, file_1, part_1, part_2) = (file(0), file(1), part(1), part(2));
     let foreign = "state/readme".to_string();
-    let listed = [&current_file, &file_0, &file_1, &current, &part_1, &part_2, &foreign].map(String::as_str);
-    assert_eq!(leftovers(listed, Attempt(3), &all), [delete(part(1)), delete(file(0))]);
+    let [inputs, current_inputs] = [2, 3].map(|attempt| paths::inputs(Attempt(attempt), &WorkerId("w".into())));
+    let listed = [&current_file, &file_0, &file_1, &current, &part_1, &part_2, &foreign, &inputs, &current_inputs];
+    let listed = listed.map(String::as_str);
+    assert_eq!(leftovers(listed, Attempt(3), &all), [delete(part(1)), delete(file(0)), delete(inputs.clone())]);
     assert_eq!(leftovers(listed, Attempt(2), &all), []);
     let unknown = records([Standing { names: Known::Never, ..standing(3, 2, &[1]) }]);
     assert_eq!(leftovers(listed, Attempt(3), &unknown), [], "nobody knows what that record names");

@@ -219,6 +219,8 @@ impl Supervisor {
                 self.inputs.push_back(Input::Attempt(attempt::Event::TaskFailed(failure)));
             }
             Message::Stats(stats) => self.on_stats(process, &stats),
+            // Its node shuts down, or is short of something: nobody deletes the pod then, and its object says nothing in time.
+            Message::Leaving(_) => self.leaves(process, "it was told to end".to_string()),
             Message::Pong(_) => {}
         }
     }

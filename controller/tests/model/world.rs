@@ -208,11 +208,11 @@ impl Store {
             Some(Object::Part(..)) => drop(self.parts.remove(&key)),
             Some(Object::State(..)) => drop(self.files.remove(&key)),
             Some(Object::Opening(term)) => drop(self.openings.remove(&term)),
-            None => {}
+            Some(Object::Inputs(..)) | None => {}
         }
     }
 
-    /// What a list of `parts/` and `state/` shows.
+    /// What a list of `parts/` and `state/` shows; no worker of the model has inputs.
     pub fn listed(&self) -> Vec<String> {
         self.parts.keys().chain(self.files.keys()).cloned().collect()
     }

@@ -10,6 +10,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -101,6 +102,10 @@ pub enum Progressed {
     Complete,
 }
 
+/// While so many given-up checkpoints are still being written, such as to a sink's storage that is away, none begins: what is cut
+/// waits in memory, and what is uploaded for nothing waits in storage.
+const MOST_UNFINISHED: usize = 2;
+
 /// A worker's part, ready to be stored or sent.
 pub struct ReadyPart {
     /// The ack; in it the part itself where it travels inline.
@@ -140,6 +145,8 @@ pub struct Checkpoints {
     current: Option<Current>,
     /// Frozen before the trigger came (a peer's barrier was faster), or before its base was known.
     waiting: VecDeque<FrozenSubtask>,
+    /// Subtasks that have been submitted and are not done, by checkpoint.
+    unfinished: BTreeMap<CheckpointId, usize>,
     /// Of checkpoints that were acked and may serve as a base.
     taken: BTreeMap<CheckpointId, Snapshots>,
     states: BTreeMap<(StageId, u32), SubtaskState>,
@@ -155,6 +162,7 @@ impl Checkpoints {
             cancelled: Cancelled::default(),
             current: None,
             waiting: VecDeque::new(),
+            unfinished: BTreeMap::new(),
             taken: BTreeMap::new(),
             states: BTreeMap::new(),
         })
@@ -168,6 +176,9 @@ impl Checkpoints {
         // Also of checkpoints that were never triggered here, but frozen after a peer's barrier: what they cut has to be in the
         // pending commits before this one's part is made.
         self.cancel(CheckpointId(id.0.saturating_sub(1)));
+        if let Some((oldest, _)) = self.unfinished.iter().next().filter(|_| self.unfinished.len() >= MOST_UNFINISHED) {
+            return Triggered::Refused(format!("what checkpoint {oldest} has cut is still being written to storage"));
+        }
         self.current = Some(Current { id, base: Base::Unknown, done: BTreeMap::new() });
         match &self.settings.restored {
             _ if base_path.is_empty() || self.settings.inline => self.base_known(id, None),
@@ -212,11 +223,11 @@ impl Checkpoints {
         }
     }
 
-    fn submit(&self, frozen: FrozenSubtask, base: Option<CheckpointId>) {
+    fn submit(&mut self, frozen: FrozenSubtask, base: Option<CheckpointId>) {
         let FrozenSubtask { stage, subtask, id, snapshot, state } = frozen;
         let Some(planned) = self.settings.graph.stages.get(stage.0 as usize) else { return };
         let place = self.settings.subtasks.iter().position(|local| *local == subtask).unwrap_or_default();
-        let job = PersistSubtask {
+        let work = PersistSubtask {
             stage,
             identity: planned.identity.clone(),
             keepers: keepers(planned).map(str::to_string).collect(),
@@ -228,9 +239,10 @@ impl Checkpoints {
             uploader: Arc::clone(&self.settings.uploader),
             cancelled: self.cancelled.clone(),
         };
+        *self.unfinished.entry(id).or_default() += 1;
         let persisted = Arc::clone(&self.settings.persisted);
         // Neighbouring places are the subtasks of one stage, which have about the same to write.
-        self.pool.submit(stage.0 as usize * self.settings.subtasks.len() + place, move || persisted(job.run_caught()));
+        self.pool.submit(stage.0 as usize * self.settings.subtasks.len() + place, work, move |done| persisted(done));
     }
 
     fn base_snapshot(&self, base: CheckpointId, stage: StageId, subtask: u32) -> Option<KeyedSnapshot> {
@@ -242,6 +254,12 @@ impl Checkpoints {
     /// A persist thread is done with a subtask.
     pub fn persisted(&mut self, persisted: Persisted) -> Progressed {
         let Persisted { stage, subtask, id, outcome, .. } = persisted;
+        if let Some(left) = self.unfinished.get_mut(&id) {
+            *left -= 1;
+            if *left == 0 {
+                self.unfinished.remove(&id);
+            }
+        }
         let Some(current) = self.current.as_mut().filter(|current| current.id == id) else {
             return Progressed::Waiting;
         };
@@ -270,10 +288,10 @@ impl Checkpoints {
             finished: done.values().all(|done| done.part.finished),
             state_bytes: done.values().map(|done| done.stats.state_bytes).sum(),
             uploaded_bytes: done.values().map(|done| done.stats.uploaded_bytes).sum(),
-            pause_us: done.values().map(|done| done.pause_us).max().unwrap_or_default(),
-            align_us: done.values().map(|done| done.align_us).max().unwrap_or_default(),
-            persist_us: longest(&done, |done| done.stats.write_ms + done.stats.snapshot_ms),
-            upload_us: longest(&done, |done| done.stats.upload_ms),
+            pause_us: longest(&done, |done| done.pause),
+            align_us: longest(&done, |done| done.align),
+            persist_us: longest(&done, SubtaskDone::persist),
+            upload_us: longest(&done, SubtaskDone::upload),
             ..Acked::default()
         };
         let mut part = Part {
@@ -348,6 +366,7 @@ pub fn local_snapshots(states: &BTreeMap<(String, u32), SubtaskState>, id: Check
     states.iter().filter_map(|(place, state)| Some((place.clone(), state.local_snapshot(id)?))).collect()
 }
 
-fn longest(done: &BTreeMap<(StageId, u32), SubtaskDone>, ms: impl Fn(&SubtaskDone) -> u64) -> u64 {
-    done.values().map(ms).max().unwrap_or_default() * 1000
+/// In microseconds.
+fn longest(done: &BTreeMap<(StageId, u32), SubtaskDone>, phase: impl Fn(&SubtaskDone) -> Duration) -> u64 {
+    done.values().map(phase).max().unwrap_or_default().as_micros() as u64
 }

@@ -16,8 +16,8 @@ use weir_protocol::{
     Attempt, CheckpointId,
     record::{RECORD_VERSION, Slot, decode},
     rpc::{
-        self, Acked, Committed, Declined, Finished, FromWorker, Pong, Stats, ToWorker, from_worker::Message as Answer,
-        to_worker::Message,
+        self, Acked, Committed, Declined, Finished, FromWorker, Leaving, Pong, Stats, ToWorker,
+        from_worker::Message as Answer, to_worker::Message,
     },
 };
 use weir_storage::{Created, JobStore};
@@ -183,6 +183,7 @@ impl Control {
         self.host.metrics.leaving();
         self.leaves_at = Some(Instant::now() + LEAVING);
         self.ended = self.standing.is_none() && self.deploying.is_none();
+        self.tell(Answer::Leaving(Leaving {}));
         tracing::info!(attempt = %self.attempt, "this worker has been told to go");
     }
 
@@ -400,9 +401,8 @@ impl Control {
         };
         standing.triggered = standing.triggered.max(id);
         match standing.deployment.checkpoints.trigger(id, &trigger.base_path) {
-            Triggered::Refused(reason) => {
-                self.tell(Answer::Declined(Declined { attempt: attempt.0, id: id.0, reason }));
-            }
+            // Barriers of peers that have not refused it are let through.
+            Triggered::Refused(reason) => self.decline(attempt, id, reason),
             Triggered::Started => standing.deployment.running.trigger(id),
             Triggered::StartedWithBase(path) => {
                 standing.deployment.running.trigger(id);
@@ -432,6 +432,7 @@ impl Control {
     fn on_persisted(&mut self, attempt: Attempt, mut persisted: Persisted) {
         let id = persisted.id;
         let commits = std::mem::replace(&mut persisted.commits, Ok(Vec::new()));
+        let host = Arc::clone(&self.host);
         let Some(standing) = self.standing(attempt) else { return };
         match commits {
             Ok(commits) => {
@@ -443,6 +444,11 @@ impl Control {
                 self.decline(attempt, id, failure.message.clone());
                 return self.fail(attempt, failure);
             }
+        }
+        if let Ok(done) = &persisted.outcome
+            && let Some(stage) = standing.deployment.running.stage_name(persisted.stage)
+        {
+            host.metrics.persisted(stage, done);
         }
         match standing.deployment.checkpoints.persisted(persisted) {
             Progressed::Waiting => {}

@@ -3,8 +3,8 @@
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -55,9 +55,10 @@ pub struct RunningAttempt {
     inbound: InboundSink,
     reports: Receiver<Report>,
     ended: Arc<Ended>,
-    /// Cancelled when the attempt is stopped, for sinks that wait for storage.
+    /// Cancelled when the attempt is stopped, for whoever waits for storage.
     stopped: CancellationToken,
-    began: Instant,
+    /// When its subtasks were told to run.
+    began: OnceLock<Instant>,
 }
 
 /// How a subtask's start went.
@@ -111,8 +112,8 @@ impl RunningAttempt {
             inbound: InboundSink::new(routes),
             reports,
             ended: Arc::default(),
-            stopped: CancellationToken::new(),
-            began: Instant::now(),
+            stopped: build.stopped.clone(),
+            began: OnceLock::new(),
         };
         let started = attempt.start_all(&build, &inbound, &report, &built);
         drop((report, built));
@@ -204,6 +205,7 @@ impl RunningAttempt {
 
     /// Subtasks begin.
     pub fn run(&self) {
+        self.began.get_or_init(Instant::now);
         self.command(Command::Run);
     }
 
@@ -261,7 +263,7 @@ impl RunningAttempt {
         };
         let idle_us: u64 = sum(|counters| counters.idle.get());
         let backpressured_us: u64 = sum(|counters| counters.backpressured.get());
-        let elapsed = self.began.elapsed().as_micros() as u64 * self.subtasks.len() as u64;
+        let elapsed = self.ran_us() * self.subtasks.len() as u64;
         AttemptStats {
             source_rows: sum(|counters| counters.source_rows.get()),
             sink_rows: sum(|counters| counters.sink_rows.get()),
@@ -284,9 +286,18 @@ impl RunningAttempt {
 }
 
 impl RunningAttempt {
+    fn ran_us(&self) -> u64 {
+        self.began.get().map(|began| began.elapsed().as_micros() as u64).unwrap_or_default()
+    }
+
+    /// What a stage is called where it is counted.
+    pub fn stage_name(&self, stage: StageId) -> Option<&str> {
+        self.subtasks.iter().find(|subtask| subtask.stage == stage).map(|subtask| subtask.names.stage.as_str())
+    }
+
     /// What each subtask has counted.
     pub fn subtasks(&self) -> Vec<SubtaskStats> {
-        let elapsed = self.began.elapsed().as_micros() as u64;
+        let elapsed = self.ran_us();
         self.subtasks.iter().map(|subtask| subtask.stats(elapsed)).collect()
     }
 }
@@ -561,6 +572,7 @@ impl Maker {
             store: build.store.clone(),
             runtime: build.runtime.clone(),
             local_snapshot: if stateful { restored.local_snapshot.clone() } else { None },
+            stopped: self.stopped.clone(),
         };
         Ok(SubtaskState::open(open)?)
     }
@@ -579,16 +591,11 @@ impl Maker {
 
     fn source(&self, node: &SourceNode, restored: &Restored) -> Result<SourceHead, OperatorError> {
         let build = &self.build;
-        let states = if build.restored.is_empty() {
-            let splits = node.source.splits(build.parallelism)?;
-            let mine = splits.into_iter().skip(self.subtask as usize).step_by(build.parallelism as usize);
-            mine.map(SplitState::initial).collect()
-        } else {
-            let items = restored.items.get(&node.identity).map_or(&[][..], Vec::as_slice);
+        let items = restored.items.get(&node.identity).map_or(&[][..], Vec::as_slice);
+        let states =
             items.iter().filter_map(SplitState::from_item).collect::<Result<Vec<_>, _>>().map_err(|error| {
                 OperatorError::new(FailureKind::StateMismatch, "a restored split is not readable").because(error)
-            })?
-        };
+            })?;
         let splits = Splits::new(states, node.idle_timeout, Instant::now());
         let gate = Arc::clone(&self.gate);
         let source = if splits.is_ended() || restored.finished {

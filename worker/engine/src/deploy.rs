@@ -1,6 +1,7 @@
 //! Puts an attempt on this worker: stops the older one, plans, fetches and checks what is to be restored, builds the subtasks.
 //!
-//! Nothing is touched in storage. What fails here fails the attempt, with the kind that says whether a restart can mend it.
+//! Nothing that stands in storage is touched; a start from nothing adds what there is to read. What fails here fails the
+//! attempt, with the kind that says whether a restart can mend it.
 
 use std::{
     collections::BTreeMap,
@@ -33,6 +34,7 @@ use crate::{
     error::SinkError,
     failure::{Failure, chain},
     graph::{JobGraph, StageId},
+    inputs,
     local::{LocalFolder, LocalSnapshots, remove_all},
     metrics::Metrics,
     network::{AttemptNetwork, ExchangeHub, NetworkPlan, PeerLost},
@@ -159,6 +161,8 @@ struct Order {
     subtasks: Vec<u32>,
     /// This worker's place among the peers.
     place: usize,
+    /// Cancelled when a newer attempt is to be deployed instead.
+    superseded: CancellationToken,
 }
 
 fn json<T: serde::de::DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, Failure> {
@@ -178,7 +182,7 @@ fn record_of(path: &str, bytes: &[u8]) -> Result<Option<(String, Record)>, Failu
 }
 
 impl Order {
-    fn read(deploy: &rpc::Deploy, worker: &WorkerId) -> Result<Self, Failure> {
+    fn read(deploy: &rpc::Deploy, worker: &WorkerId, superseded: &CancellationToken) -> Result<Self, Failure> {
         let place = deploy.peers.iter().position(|peer| peer.worker == worker.0);
         let place = place.ok_or_else(|| {
             Failure::new(
@@ -195,6 +199,7 @@ impl Order {
             record: record_of(&deploy.restore_path, &deploy.restore_record)?,
             subtasks,
             place,
+            superseded: superseded.clone(),
         })
     }
 }
@@ -219,16 +224,14 @@ pub(crate) async fn deploy(
         let states = stop_previous(&host, previous).await;
         (states, begun.elapsed())
     };
-    let reading = read(&host, &deploy);
+    let reading = unless(&superseded, read(&host, &deploy, &superseded));
     let ((states, stop_time), read) = tokio::join!(stopping, reading);
     let (order, graph, store, dealt) = read?;
-    give_up_if(&superseded)?;
 
     let local = keep_local(&host, order.record.as_ref().map(|(_, record)| record), &states);
     // The old states are closed here: their files stay where they are, their memory goes.
     drop(states);
-    let commits = prepare_commits(&order, &graph, &deploy, dealt.commits).await?;
-    give_up_if(&superseded)?;
+    let commits = unless(&superseded, prepare_commits(&order, &graph, &deploy, dealt.commits)).await?;
 
     let restored = restored_for(&order, dealt.restored, &graph, deploy.parallelism, &local);
     let (local_bytes, downloaded_bytes) = bytes_of(&restored, &order.subtasks);
@@ -288,8 +291,12 @@ pub(crate) async fn deploy(
     Err(superseded_failure())
 }
 
-fn give_up_if(superseded: &CancellationToken) -> Result<(), Failure> {
-    if superseded.is_cancelled() { Err(superseded_failure()) } else { Ok(()) }
+/// Lets go of a future that nobody waits for any more.
+async fn unless<T>(
+    superseded: &CancellationToken,
+    future: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    superseded.run_until_cancelled(future).await.unwrap_or_else(|| Err(superseded_failure()))
 }
 
 fn superseded_failure() -> Failure {
@@ -297,13 +304,20 @@ fn superseded_failure() -> Failure {
 }
 
 /// All that can be done while an older attempt is being stopped.
-async fn read(host: &Host, deploy: &rpc::Deploy) -> Result<(Order, Arc<JobGraph>, JobStore, Dealt), Failure> {
-    let order = Order::read(deploy, &host.worker)?;
+async fn read(
+    host: &Host,
+    deploy: &rpc::Deploy,
+    superseded: &CancellationToken,
+) -> Result<(Order, Arc<JobGraph>, JobStore, Dealt), Failure> {
+    let order = Order::read(deploy, &host.worker, superseded)?;
     let planning = plan(host, &order.request, &deploy.fingerprint);
     let opening = open_store(&order.settings);
     let (graph, store) = futures::try_join!(planning, opening)?;
     let dealt = match &order.record {
-        None => Dealt::default(),
+        None => {
+            let inputs = inputs::agree(&graph, &store, order.attempt, deploy.parallelism, &deploy.peers).await?;
+            restore::deal_inputs(&graph, deploy.parallelism, &inputs)?
+        }
         Some((_, record)) => {
             let parts = fetch_parts(&store, record).await?;
             restore::check(&graph, deploy.max_parallelism, record, &parts)?;
@@ -322,7 +336,9 @@ pub(crate) async fn fits(host: &Host, call: &rpc::PlanCall) -> Result<(), Failur
     restore::check(&graph, request.max_parallelism, &record, &fetch_parts(&store, &record).await?)
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
     let panicked =
         |error: tokio::task::JoinError| Failure::new(FailureKind::Operator, format!("the worker failed: {error}"));
     tokio::task::spawn_blocking(work).await.map_err(panicked)?
@@ -511,6 +527,7 @@ fn build<'a>(
         clock: Arc::clone(&host.clock),
         runtime: tokio::runtime::Handle::current(),
         memory_budget: settings.memory_budget,
+        stopped: order.superseded.child_token(),
     };
     let events = host.events.clone();
     blocking(move || {

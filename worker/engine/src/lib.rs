@@ -33,6 +33,7 @@ pub mod commits;
 mod control;
 pub mod deploy;
 pub mod failure;
+pub mod inputs;
 mod local;
 pub mod metrics;
 pub mod network;

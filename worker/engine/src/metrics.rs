@@ -6,6 +6,7 @@
 //! begins anew with the next one, which for Prometheus is a counter's reset.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{
         Arc, Weak,
@@ -26,7 +27,7 @@ use prometheus_client::{
     },
     registry::Registry,
 };
-use weir_protocol::{Attempt, BUILD_VERSION, WorkerId, rpc::Acked};
+use weir_protocol::{Attempt, BUILD_VERSION, WorkerId};
 use weir_state::StateMemory;
 
 use crate::{
@@ -34,6 +35,7 @@ use crate::{
     commits::CommitStats,
     counters::Counter,
     operator::{MAX_WATERMARK, MIN_WATERMARK},
+    persist::SubtaskDone,
     seam::{RunningAttempt, SubtaskStats},
 };
 
@@ -65,7 +67,7 @@ impl Metrics {
             leaving: AtomicBool::new(false),
             acked: Counter::default(),
             declined: Counter::default(),
-            phases: PHASES.map(|_| Histogram::new(exponential_buckets(SHORTEST, 2.0, BUCKETS))),
+            phases: Mutex::default(),
             job: Mutex::default(),
             deployed: Mutex::default(),
         });
@@ -114,14 +116,20 @@ impl Metrics {
 
     pub(crate) fn stopped(&self) {
         *self.watched.deployed.lock() = None;
+        self.watched.phases.lock().clear();
     }
 
-    pub(crate) fn acked(&self, ack: &Acked) {
+    pub(crate) fn acked(&self) {
         self.watched.acked.add(1);
-        for (histogram, us) in
-            self.watched.phases.iter().zip([ack.align_us, ack.pause_us, ack.persist_us, ack.upload_us])
-        {
-            histogram.observe(us as f64 / 1e6);
+    }
+
+    /// A subtask of this stage has done its share of a checkpoint.
+    pub(crate) fn persisted(&self, stage: &str, done: &SubtaskDone) {
+        let mut stages = self.watched.phases.lock();
+        let new = || PHASES.map(|_| Histogram::new(exponential_buckets(SHORTEST, 2.0, BUCKETS)));
+        let phases = stages.entry(stage.to_string()).or_insert_with(new);
+        for (histogram, took) in phases.iter().zip([done.align, done.pause, done.persist(), done.upload()]) {
+            histogram.observe(took.as_secs_f64());
         }
     }
 
@@ -145,7 +153,8 @@ struct Watched {
     leaving: AtomicBool,
     acked: Counter,
     declined: Counter,
-    phases: [Histogram; 4],
+    /// By the stage's name.
+    phases: Mutex<BTreeMap<String, [Histogram; 4]>>,
     /// Its name; empty until a coordinator has said it.
     job: Mutex<String>,
     deployed: Mutex<Option<Deployed>>,
@@ -204,11 +213,12 @@ impl Watched {
         )?;
         families.histograms(
             "checkpoint_seconds",
-            "How long the phases of acknowledged checkpoints took, each by its slowest subtask here",
-            PHASES
-                .iter()
-                .zip(&self.phases)
-                .map(|(phase, histogram)| (vec![("phase", (*phase).to_string())], histogram)),
+            "How long the phases of checkpoints took, of each subtask",
+            self.phases.lock().iter().flat_map(|(stage, phases)| {
+                PHASES.iter().zip(phases).map(move |(phase, histogram)| {
+                    (vec![("stage", stage.clone()), ("phase", (*phase).to_string())], histogram)
+                })
+            }),
         )
     }
 }

@@ -1,7 +1,9 @@
-//! Persisting beside processing: a few threads that write frozen state, upload it, and finish sinks' transactions.
+//! Persisting beside processing: a few threads that write frozen state and upload it, and a few that finish sinks'
+//! transactions.
 //!
 //! A subtask's jobs always run on the same thread, so that they keep the order of their checkpoints: a later snapshot builds
-//! on what an earlier one has written, and a sink's transactions are finished one after the other.
+//! on what an earlier one has written, and a sink's transactions are finished one after the other. State comes first, and
+//! waits for no transaction: what a sink writes to may be away for as long as it likes, and what is frozen has to make room.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -9,6 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use crossbeam_channel::{Sender, unbounded};
@@ -23,28 +26,50 @@ use crate::{
     failure::{Failure, chain},
     graph::StageId,
     restore::PendingCommit,
-    seam::SubtaskSnapshot,
+    seam::{Prepared, SubtaskSnapshot},
 };
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The threads. They end with the pool, after the jobs that they have been given.
+/// The threads that persist subtasks. They end with it, after the jobs that they have been given.
 pub struct PersistPool {
-    queues: Vec<Sender<Job>>,
+    state: Threads,
+    transactions: Threads,
 }
 
 impl PersistPool {
+    /// For so many subtasks.
+    pub fn new(subtasks: usize) -> std::io::Result<Self> {
+        Ok(Self { state: Threads::new("persist", subtasks)?, transactions: Threads::new("prepare", subtasks)? })
+    }
+
+    /// Persists a subtask after all that was submitted for it earlier, and calls `done` in the same order.
+    pub fn submit(&self, subtask: usize, work: PersistSubtask, done: impl FnOnce(Persisted) + Send + 'static) {
+        let transactions = self.transactions.clone();
+        self.state.submit(subtask, move || {
+            let stored = work.store_caught();
+            transactions.submit(subtask, move || done(stored.prepare_caught()));
+        });
+    }
+}
+
+/// A queue for each of a few threads.
+#[derive(Clone)]
+struct Threads {
+    queues: Vec<Sender<Job>>,
+}
+
+impl Threads {
     /// More threads would only compete with processing; the uploads of one job run side by side anyway.
     const MOST_THREADS: usize = 4;
 
-    /// For so many subtasks.
-    pub fn new(subtasks: usize) -> std::io::Result<Self> {
+    fn new(name: &str, subtasks: usize) -> std::io::Result<Self> {
         let queues = (0..subtasks.clamp(1, Self::MOST_THREADS))
             .map(|i| {
-                // What waits here is bounded by the subtasks: each has one checkpoint under way, and those that were cancelled.
+                // What waits here is bounded: no checkpoint begins while two before it are unfinished.
                 let (queue, jobs) = unbounded::<Job>();
                 std::thread::Builder::new()
-                    .name(format!("persist-{i}"))
+                    .name(format!("{name}-{i}"))
                     .spawn(move || jobs.iter().for_each(|job| job()))?;
                 Ok(queue)
             })
@@ -53,7 +78,7 @@ impl PersistPool {
     }
 
     /// Runs a job after all earlier ones of the same subtask.
-    pub fn submit(&self, subtask: usize, job: impl FnOnce() + Send + 'static) {
+    fn submit(&self, subtask: usize, job: impl FnOnce() + Send + 'static) {
         // A thread that is gone has panicked in a job; then its checkpoints are never acked, and the coordinator gives up.
         drop(self.queues[subtask % self.queues.len()].send(Box::new(job)));
     }
@@ -105,10 +130,24 @@ pub struct SubtaskDone {
     pub part: SubtaskPart,
     /// Bytes and times of the keyed state.
     pub stats: PersistStats,
-    /// How long processing stood still, in microseconds.
-    pub pause_us: u64,
-    /// From the first barrier to the last, in microseconds.
-    pub align_us: u64,
+    /// What the sink took to finish its transaction.
+    pub prepare: Duration,
+    /// How long processing stood still.
+    pub pause: Duration,
+    /// From the first barrier to the last.
+    pub align: Duration,
+}
+
+impl SubtaskDone {
+    /// What writing state to the backend and taking its snapshot took.
+    pub fn persist(&self) -> Duration {
+        Duration::from_millis(self.stats.write_ms + self.stats.snapshot_ms)
+    }
+
+    /// What uploading the snapshot and finishing the sink's transaction took.
+    pub fn upload(&self) -> Duration {
+        Duration::from_millis(self.stats.upload_ms) + self.prepare
+    }
 }
 
 /// What became of one [`PersistSubtask`].
@@ -126,20 +165,19 @@ pub struct Persisted {
 }
 
 impl PersistSubtask {
-    /// Like [`Self::run`]. A panic in a sink's or backend's code fails the attempt: a checkpoint that is never answered would
-    /// only be seen by its timeout, again and again.
-    pub fn run_caught(self) -> Persisted {
-        let (stage, subtask, id, identity) = (self.stage, self.subtask, self.id, self.identity.clone());
-        catch_unwind(AssertUnwindSafe(|| self.run())).unwrap_or_else(|_| {
-            let message = format!("persisting subtask {subtask} of stage `{identity}` panicked; the log has the place");
-            let failure = Failure { subtask, ..Failure::new(FailureKind::Operator, message.clone()) };
-            Persisted { stage, subtask, id, commits: Err(failure), outcome: Err(message) }
+    /// [`Self::store`]. A panic in a backend's code fails the attempt: the transaction that the sink has cut goes with it.
+    fn store_caught(self) -> Stored {
+        let whose = self.whose();
+        catch_unwind(AssertUnwindSafe(|| self.store())).unwrap_or_else(|_| Stored {
+            transaction: Err(whose.panicked()),
+            outcome: Err(whose.panicked().message),
+            whose,
         })
     }
 
-    /// Blocks until all is durable.
-    pub fn run(mut self) -> Persisted {
-        let commits = self.finish_transaction();
+    /// Blocks until the state is durable.
+    fn store(mut self) -> Stored {
+        let transaction = Ok(self.snapshot.prepared.take());
         let outcome = if self.cancelled.contains(self.id) {
             // Dropping what was frozen hands it back: it is written with the next checkpoint.
             self.snapshot.frozen.clear();
@@ -147,20 +185,11 @@ impl PersistSubtask {
         } else {
             self.persist_state()
         };
-        Persisted { stage: self.stage, subtask: self.subtask, id: self.id, commits, outcome }
+        Stored { whose: self.whose(), transaction, outcome }
     }
 
-    fn finish_transaction(&mut self) -> Result<Vec<(String, PendingCommit)>, Failure> {
-        let Some(prepared) = self.snapshot.prepared.take() else { return Ok(Vec::new()) };
-        let operator = prepared.operator;
-        let values = (prepared.job)().map_err(|error| Failure {
-            kind: error.kind,
-            operator: operator.clone(),
-            subtask: self.subtask,
-            message: chain(&error),
-        })?;
-        let pending = |value| (operator.clone(), PendingCommit { checkpoint: self.id, value });
-        Ok(values.into_iter().map(pending).collect())
+    fn whose(&self) -> Whose {
+        Whose { stage: self.stage, identity: self.identity.clone(), subtask: self.subtask, id: self.id }
     }
 
     fn persist_state(&mut self) -> Result<SubtaskDone, String> {
@@ -185,12 +214,7 @@ impl PersistSubtask {
             operators: self.operators(),
             channel_state: Vec::new(),
         };
-        Ok(SubtaskDone {
-            part,
-            stats,
-            pause_us: self.snapshot.pause.as_micros() as u64,
-            align_us: self.snapshot.align.as_micros() as u64,
-        })
+        Ok(SubtaskDone { part, stats, prepare: Duration::ZERO, pause: self.snapshot.pause, align: self.snapshot.align })
     }
 
     fn operators(&mut self) -> Vec<OperatorPart> {
@@ -200,6 +224,58 @@ impl PersistSubtask {
             add_items(&mut parts, &operator, items);
         }
         parts
+    }
+}
+
+/// Which subtask, and which checkpoint.
+struct Whose {
+    stage: StageId,
+    identity: String,
+    subtask: u32,
+    id: CheckpointId,
+}
+
+impl Whose {
+    fn panicked(&self) -> Failure {
+        let Self { identity, subtask, .. } = self;
+        let message = format!("persisting subtask {subtask} of stage `{identity}` panicked; the log has the place");
+        Failure { subtask: *subtask, ..Failure::new(FailureKind::Operator, message) }
+    }
+
+    /// The transaction, as it stands in a part until it is committed.
+    fn finish(&self, prepared: Option<Prepared>) -> Result<Vec<(String, PendingCommit)>, Failure> {
+        let Some(Prepared { operator, job }) = prepared else { return Ok(Vec::new()) };
+        let values = job().map_err(|error| Failure {
+            kind: error.kind,
+            operator: operator.clone(),
+            subtask: self.subtask,
+            message: chain(&error),
+        })?;
+        let pending = |value| (operator.clone(), PendingCommit { checkpoint: self.id, value });
+        Ok(values.into_iter().map(pending).collect())
+    }
+}
+
+/// A subtask whose state has been persisted, or has not, and whose sink's transaction is to be finished whatever became of it.
+struct Stored {
+    whose: Whose,
+    transaction: Result<Option<Prepared>, Failure>,
+    outcome: Result<SubtaskDone, String>,
+}
+
+impl Stored {
+    /// Finishes the transaction; blocks until it can be committed. A panic in a sink's code fails the attempt: a checkpoint
+    /// that is never answered would only be seen by its timeout, again and again.
+    fn prepare_caught(self) -> Persisted {
+        let Self { whose, transaction, mut outcome } = self;
+        let began = Instant::now();
+        let commits = transaction.and_then(|prepared| {
+            catch_unwind(AssertUnwindSafe(|| whose.finish(prepared))).unwrap_or_else(|_| Err(whose.panicked()))
+        });
+        if let Ok(done) = &mut outcome {
+            done.prepare = began.elapsed();
+        }
+        Persisted { stage: whose.stage, subtask: whose.subtask, id: whose.id, commits, outcome }
     }
 }
 

@@ -1,4 +1,4 @@
-//! From a record's parts to what each new subtask starts with. Pure: no I/O, so that a table can test it.
+//! From a record's parts, or from what there is to read, to what each new subtask starts with. Pure: no I/O, so that a table can test it.
 //!
 //! Keyed snapshots go to every subtask whose key groups they overlap. Non-keyed items are dealt out anew: item i of an
 //! operator to subtask i modulo the parallelism. Pending commits are dealt to workers in the same way, since any process can
@@ -21,8 +21,10 @@ use weir_state::key_group_range;
 use crate::{
     failure::Failure,
     graph::{JobGraph, Stage, StageHead, StageId},
+    inputs::Inputs,
     operator::{MIN_WATERMARK, RestoredWatermarks, Timestamp},
     seam::Restored,
+    splits::SplitState,
 };
 
 /// A sink transaction that is published once a record covers it, as it stands in a part.
@@ -38,7 +40,7 @@ pub struct PendingCommit {
 /// Pending commits by the sink's identity.
 pub type PendingCommits = BTreeMap<String, Vec<PendingCommit>>;
 
-/// What a record holds, dealt out to the subtasks of a new attempt.
+/// What a record holds, or what there is to read from the beginning, dealt out to the subtasks of a new attempt.
 #[derive(Debug, Default)]
 pub struct Dealt {
     /// For every subtask of every stage.
@@ -195,6 +197,25 @@ fn deal_items(stage: &Stage, parallelism: u32, old: &[&SubtaskPart], dealt: &mut
         }
     }
     Ok(())
+}
+
+/// Deals out what there is to read to the subtasks of an attempt that starts from nothing: split i to subtask i modulo the
+/// parallelism.
+pub fn deal_inputs(graph: &JobGraph, parallelism: u32, inputs: &Inputs) -> Result<Dealt, Failure> {
+    let mut dealt = Dealt::default();
+    for stage in &graph.stages {
+        let StageHead::Source(node) = &stage.head else { continue };
+        let splits = inputs.splits.get(&node.identity).ok_or_else(|| {
+            let message = format!("nobody has looked what there is to read for `{}`", node.name);
+            Failure::mismatch(&node.name, message)
+        })?;
+        for (split, subtask) in splits.iter().zip((0..parallelism).cycle()) {
+            let restored = dealt.restored.entry((stage.id, subtask)).or_default();
+            let item = SplitState::initial(split.clone()).to_item();
+            restored.items.entry(node.identity.clone()).or_default().push(item);
+        }
+    }
+    Ok(dealt)
 }
 
 /// The share of worker `index` of `workers` of all pending commits.

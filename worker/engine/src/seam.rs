@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arrow::datatypes::SchemaRef;
+use tokio_util::sync::CancellationToken;
 use weir_protocol::part::{Item, KeyedSnapshot};
 use weir_protocol::settings::CheckpointMode;
 use weir_protocol::{Attempt, CheckpointId, JobName, WorkerId};
@@ -98,7 +99,7 @@ pub trait Remote: Send + Sync {
     fn grant(&self, channel: ChannelId, bytes: u64);
 }
 
-/// What was restored for one subtask.
+/// What one subtask starts with: what was restored for it, or its share of what there is to read.
 #[derive(Clone, Debug, Default)]
 pub struct Restored {
     /// Snapshots of all old subtasks whose key groups this subtask now owns, wholly or in part.
@@ -145,8 +146,7 @@ pub struct BuildAttempt {
     pub state_memory: StateMemory,
     /// Where state is restored from.
     pub store: JobStore,
-    /// What was restored, by stage and subtask; empty at a start from nothing. At a restore it has an entry for every
-    /// subtask: a source without one would start from its beginning.
+    /// What each subtask starts with, by stage and subtask; one without an entry has no state and nothing to read.
     pub restored: BTreeMap<(StageId, u32), Restored>,
     /// Other workers.
     pub remote: Arc<dyn Remote>,
@@ -156,6 +156,8 @@ pub struct BuildAttempt {
     pub runtime: tokio::runtime::Handle,
     /// Bytes of memory that this worker may use.
     pub memory_budget: u64,
+    /// Cancelled when the attempt is stopped, or is not wanted any more before it stands.
+    pub stopped: CancellationToken,
 }
 
 impl BuildAttempt {
@@ -189,7 +191,7 @@ pub fn channel_window(graph: &JobGraph, parallelism: u32, memory_budget: u64) ->
 pub struct Prepared {
     /// The sink's identity.
     pub operator: String,
-    /// What remains to be done on a persist thread; gives the pending commits.
+    /// What remains to be done beside processing; gives the pending commits.
     pub job: PrepareJob,
 }
 

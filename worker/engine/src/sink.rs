@@ -64,7 +64,7 @@ pub trait Sink: Send {
     fn write(&mut self, batch: Batch) -> Result<(), SinkError>;
 
     /// Cuts the transaction at checkpoint `id`: all rows written so far belong before it. Only what cannot run beside
-    /// processing happens here; the rest is in the returned job, which runs on a persist thread and whose answer is
+    /// processing happens here; the rest is in the returned job, which runs beside processing and whose answer is
     /// self-contained, with names fixed. The jobs of one sink run in the order of the checkpoints. A checkpoint that fails does
     /// not undo its cut: its pending commits stay pending in every later part until a commit covers them.
     fn prepare(&mut self, id: CheckpointId) -> Result<PrepareJob, SinkError>;

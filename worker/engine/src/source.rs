@@ -12,7 +12,8 @@ use crate::error::SourceError;
 
 /// Makes a source's subtasks.
 pub trait SourceFactory: Send + Sync {
-    /// The splits at the start from nothing. Deterministic: each worker asks for itself and takes its share.
+    /// The splits at the start from nothing: what there is to read now. Blocking. Every worker asks; what the first was
+    /// answered holds for all.
     fn splits(&self, parallelism: u32) -> Result<Vec<serde_json::Value>, SourceError>;
 
     /// Called once a subtask and attempt, on the subtask's thread; not where there is nothing to read.

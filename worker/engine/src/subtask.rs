@@ -15,7 +15,7 @@ use crate::alignment::{Action, Alignment, Event, Why};
 use crate::batch::Batch;
 use crate::chain::{Chain, Firing};
 use crate::clock::Clock;
-use crate::counters::Counters;
+use crate::counters::{Counters, Stopwatch};
 use crate::error::OperatorError;
 use crate::exchange::TARGET_ROWS;
 use crate::gate::{Command, Gate, Taken};
@@ -111,9 +111,11 @@ impl Subtask {
     }
 
     fn run_to_stop(&mut self) -> Result<(), OperatorError> {
+        // What comes before the run is nobody's time.
+        let uncounted = Stopwatch::default();
         while !self.running {
             // Inputs wait in the gate until the coordinator says so; no element is taken.
-            match self.gate.next(|_| true, None, &self.counters.idle) {
+            match self.gate.next(|_| true, None, &uncounted) {
                 Taken::Command(command) => self.command(command)?,
                 Taken::Stopped => return Err(OperatorError::stopped()),
                 Taken::Nothing | Taken::Element(..) => {}

@@ -5,7 +5,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -34,11 +37,11 @@ pub const FINGERPRINT: &str = "counting";
 
 /// A graph of so many splits with so many rows each, whose output nobody sees.
 pub fn counting_graph(splits: u32, rows: i64) -> JobGraph {
-    CountingJob { splits, rows, pace: Duration::ZERO, output: Arc::default() }.graph()
+    CountingJob { splits, rows, ..CountingJob::default() }.graph()
 }
 
 /// The job.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct CountingJob {
     pub splits: u32,
     /// A split.
@@ -46,6 +49,8 @@ pub struct CountingJob {
     /// Between two polls of a source.
     pub pace: Duration,
     pub output: Arc<TestOutput>,
+    /// How often it was asked for its splits: their order is another each time, as that of a folder into which files come.
+    pub looked: Arc<AtomicU32>,
 }
 
 impl CountingJob {
@@ -148,7 +153,8 @@ fn read_pairs(batch: &Batch) -> Vec<(i64, i64)> {
 
 impl SourceFactory for CountingJob {
     fn splits(&self, _parallelism: u32) -> Result<Vec<Value>, SourceError> {
-        Ok((0..self.splits).map(|split| json!({"split": split, "next": 0})).collect())
+        let looked = self.looked.fetch_add(1, Ordering::Relaxed);
+        Ok((0..self.splits).map(|i| json!({"split": (i + looked) % self.splits, "next": 0})).collect())
     }
 
     fn create(&self, ctx: &SourceContext) -> Result<Box<dyn Source>, SourceError> {
@@ -253,6 +259,8 @@ type Rows = Vec<(i64, i64)>;
 pub struct TestOutput {
     pub unfinished: Mutex<BTreeMap<String, Rows>>,
     pub published: Mutex<BTreeMap<String, Rows>>,
+    /// It does not answer: no transaction is finished.
+    pub away: AtomicBool,
 }
 
 /// The output as a sink's factory and as its committer.
@@ -285,6 +293,9 @@ impl Sink for TestSink {
         let (rows, name) = (std::mem::take(&mut self.rows), format!("{}-{id}", self.name));
         let output = Arc::clone(&self.output);
         Ok(Box::new(move || {
+            while output.away.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
             if rows.is_empty() {
                 return Ok(Vec::new());
             }

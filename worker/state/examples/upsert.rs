@@ -222,6 +222,7 @@ impl Opening {
             store: self.store.clone(),
             runtime: self.runtime.clone(),
             local_snapshot: None,
+            stopped: tokio_util::sync::CancellationToken::new(),
         })
         .unwrap()
     }

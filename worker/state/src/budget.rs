@@ -12,6 +12,7 @@ use std::{
 };
 
 use rocksdb::{Cache, WriteBufferManager};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// RocksDB: block cache, index and filter blocks, and write buffers, all under one manager. A row that is not in memory is one
 /// of a hundred in its block, so memory is better spent on rows than on blocks.
@@ -29,6 +30,10 @@ pub const RESERVE_PERCENT: u64 = 100 - ROCKSDB_PERCENT - CACHES_PERCENT - CHANNE
 const WRITE_BUFFERS_PERCENT: u64 = 20;
 /// Below this budget the shares would be too small to work with.
 const LEAST_BUDGET: u64 = 64 << 20;
+/// State files are downloaded in pieces of this size.
+pub(crate) const DOWNLOAD_PIECE: u64 = 8 << 20;
+/// Bytes that a piece on its way takes at most: as it comes, and joined.
+const DOWNLOAD_ROOM: usize = 2 * DOWNLOAD_PIECE as usize;
 /// Batches written to a backend at once: large enough for few files, small enough that all subtasks' fit the reserve.
 const BATCH_BYTES: std::ops::RangeInclusive<usize> = (2 << 20)..=(32 << 20);
 
@@ -70,6 +75,7 @@ struct Inner {
     cache: Cache,
     write_buffers: WriteBufferManager,
     rows: Arc<RowBudget>,
+    downloads: Semaphore,
 }
 
 impl StateMemory {
@@ -85,7 +91,10 @@ impl StateMemory {
         // number bounds both; they never stall a writer, since what is written is bounded by the tables' own budget.
         let cache = Cache::new_hyper_clock_cache(shares.rocksdb, 0);
         let write_buffers = WriteBufferManager::new_write_buffer_manager_with_cache(buffers, false, cache.clone());
-        Self { inner: Arc::new(Inner { shares, cache, write_buffers, rows: Arc::new(RowBudget::new(shares.caches)) }) }
+        let rows = Arc::new(RowBudget::new(shares.caches));
+        // A restore has the rows' share to itself: no table has rows before all state is there.
+        let downloads = Semaphore::new((shares.caches / DOWNLOAD_ROOM).max(1));
+        Self { inner: Arc::new(Inner { shares, cache, write_buffers, rows, downloads }) }
     }
 
     /// The shares this was made with.
@@ -111,6 +120,12 @@ impl StateMemory {
     /// RocksDB's write buffers, for a backend that is built on RocksDB too.
     pub fn write_buffers(&self) -> &WriteBufferManager {
         &self.inner.write_buffers
+    }
+
+    /// Room for one piece of a state file, until it is dropped.
+    pub(crate) async fn room_for_download(&self) -> Option<SemaphorePermit<'_>> {
+        // Nobody closes the semaphore.
+        self.inner.downloads.acquire().await.ok()
     }
 
     pub(crate) fn rows(&self) -> &Arc<RowBudget> {

@@ -17,6 +17,7 @@ use weir_storage::{JobStore, StorageError};
 
 use crate::{
     backend::{BackendFactory, KeyedBackend, OpenBackend, WriteBatch},
+    budget::DOWNLOAD_PIECE,
     error::StateError,
     keys::{MAX_KEY_GROUPS, key_group_range},
     layout::groups_range,
@@ -26,8 +27,6 @@ use crate::{
 
 /// Files of one subtask that are downloaded at once.
 const DOWNLOADS_AT_ONCE: usize = 4;
-/// Objects are read in pieces of this size.
-const PIECE: u64 = 8 << 20;
 
 pub(crate) struct Opened {
     pub(crate) backend: Arc<dyn KeyedBackend>,
@@ -154,12 +153,12 @@ fn materialize(open: &OpenState, folder: &Folder, snapshot: &KeyedSnapshot, at: 
         return Ok(found);
     }
     let into = folder.scratch(&format!("download-{at}"))?;
-    open.runtime.block_on(
-        stream::iter(&snapshot.files)
-            .map(|file| download(&open.store, file, &into))
-            .buffer_unordered(DOWNLOADS_AT_ONCE)
-            .try_collect::<()>(),
-    )?;
+    let downloads = stream::iter(&snapshot.files)
+        .map(|file| download(open, file, &into))
+        .buffer_unordered(DOWNLOADS_AT_ONCE)
+        .try_collect::<()>();
+    let downloaded = open.runtime.block_on(open.stopped.run_until_cancelled(downloads));
+    downloaded.unwrap_or_else(|| Err(StateError::io("the restore was given up")))?;
     Ok(into)
 }
 
@@ -170,7 +169,8 @@ fn object(file: &FileRef) -> String {
     format!("state file {} (bytes {} to {} of object {})", file.name, file.offset, file.offset + file.length, file.path)
 }
 
-async fn download(store: &JobStore, file: &FileRef, into: &Path) -> Result<(), StateError> {
+async fn download(open: &OpenState, file: &FileRef, into: &Path) -> Result<(), StateError> {
+    let store = &open.store;
     let path = into.join(&file.name);
     let mut local = tokio::fs::File::create(&path).await.map_err(StateError::file("creating", &path))?;
     let (mut length, mut crc) = (0, 0);
@@ -182,7 +182,8 @@ async fn download(store: &JobStore, file: &FileRef, into: &Path) -> Result<(), S
         local.write_all(&content).await.map_err(StateError::file("writing", &path))?;
     } else {
         while length < file.length {
-            let end = (file.offset + length + PIECE).min(file.offset + file.length);
+            let end = (file.offset + length + DOWNLOAD_PIECE).min(file.offset + file.length);
+            let _room = open.memory.room_for_download().await;
             let piece = match store.get_range(&file.path, file.offset + length..end).await {
                 Ok(piece) => piece,
                 Err(error) => return Err(unreadable(store, file, error).await),

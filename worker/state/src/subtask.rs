@@ -11,6 +11,7 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 use weir_protocol::{CheckpointId, part::KeyedSnapshot};
 use weir_storage::JobStore;
 
@@ -58,6 +59,8 @@ pub struct OpenState {
     pub runtime: Handle,
     /// Another folder to look for a local snapshot in, beside `dir`.
     pub local_snapshot: Option<PathBuf>,
+    /// Cancelled when nobody waits for the state any more: what is still to be downloaded is left.
+    pub stopped: CancellationToken,
 }
 
 /// What tables, persist thread and engine share of a subtask's state.

@@ -123,6 +123,30 @@ fn a_restore_from_failing_storage_fails_with_its_kind_and_succeeds_when_repeated
     }
 }
 
+#[test]
+fn a_restore_that_nobody_waits_for_any_more_does_not_wait_for_storage() {
+    let machine = Machine::new("rocksdb", 256 << 20);
+    let state = machine.open("a", 0, 1, &[]);
+    let mut table = state.table("operator", "texts", RowLayout::Variable).unwrap();
+    fill(&mut table);
+    let (snapshot, _) = machine.persist(&state, table.freeze().into_iter().collect(), 1, None);
+    let late = Fault::AnswerLate(Duration::from_hours(1));
+    let faulty = FaultStore::new(Arc::new(DurableFolder::new(&machine.objects()).unwrap()), late, 1);
+    let calls = faulty.calls();
+    let mut elsewhere = Machine::new("rocksdb", 256 << 20);
+    elsewhere.store = JobStore::with_object_store(Arc::new(faulty), "");
+    let stopped = elsewhere.stopped.clone();
+    let stop = std::thread::spawn(move || {
+        while calls.load(Ordering::SeqCst) == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        stopped.cancel();
+    });
+    let error = elsewhere.try_open("b", 0, 1, &[snapshot]).unwrap_err();
+    assert_eq!(error.kind(), StateErrorKind::Io, "{error}");
+    stop.join().unwrap();
+}
+
 /// A backend that takes no write.
 struct Full;
 

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use weir_protocol::{
     BUILD_VERSION, PROTOCOL_VERSION,
-    rpc::{FromWorker, Hello, Refused, ToWorker, Welcome, from_worker::Message as Answer, to_worker::Message},
+    rpc::{FromWorker, Hello, Leaving, Refused, ToWorker, Welcome, from_worker::Message as Answer, to_worker::Message},
 };
 
 use super::{Control, ORPHANED, Session};
@@ -20,7 +20,7 @@ impl Control {
     /// Says something in the session that counts. Where there is none, the next one is told what it has to know.
     pub(super) fn tell(&self, answer: Answer) {
         match &answer {
-            Answer::Acked(ack) => self.host.metrics.acked(ack),
+            Answer::Acked(_) => self.host.metrics.acked(),
             Answer::Declined(_) => self.host.metrics.declined(),
             _ => {}
         }
@@ -144,6 +144,9 @@ impl Control {
             highest_checkpoint: self.highest_checkpoint,
             memory_budget: self.host.memory,
         }));
+        if self.leaves_at.is_some() {
+            self.tell(Answer::Leaving(Leaving {}));
+        }
         if let Some(failure) = &self.failure {
             self.tell(Answer::TaskFailed(failure.to_message(self.attempt)));
         }

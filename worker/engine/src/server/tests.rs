@@ -1,11 +1,11 @@
 //! Workers on loopback, driven as a coordinator drives them. Each has a runtime of its own, so that it can be killed.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use weir_protocol::{
-    Attempt, BUILD_VERSION, CheckpointId, JobName, PROTOCOL_VERSION, RecordNumber, Term,
+    Attempt, BUILD_VERSION, CheckpointId, JobName, PROTOCOL_VERSION, RecordNumber, Term, paths,
     record::{PartRef, RECORD_VERSION, Record, Slot, encode},
     rpc::{
         Acked, Commit, Deploy, Deployed, Hello, Peer, Ping, Run, TaskFailed, TriggerCheckpoint, Welcome,
@@ -327,7 +327,7 @@ fn storage(folder: &TempDir) -> StorageSettings {
 }
 
 fn job(rows: i64) -> CountingJob {
-    CountingJob { splits: 4, rows, pace: Duration::from_millis(1), output: Arc::default() }
+    CountingJob { splits: 4, rows, pace: Duration::from_millis(1), ..CountingJob::default() }
 }
 
 #[tokio::test]
@@ -335,6 +335,21 @@ async fn two_workers_run_a_job_to_its_end_and_commit_it_once() {
     let mut coordinator = TestCoordinator::new(job(2_000));
     let workers = [coordinator.worker(0), coordinator.worker(1)];
     coordinator.deploy(&[&workers[0], &workers[1]]).await;
+    coordinator.finish().await;
+    coordinator.job.assert_exact();
+}
+
+#[tokio::test]
+async fn workers_that_find_different_things_to_read_take_what_the_first_has_found() {
+    let mut coordinator = TestCoordinator::new(job(2_000));
+    let workers = [0, 1, 2].map(|slot| coordinator.worker(slot));
+    coordinator.deploy(&workers.each_ref()).await;
+    assert_eq!(
+        coordinator.job.looked.load(Ordering::Relaxed),
+        3,
+        "each has looked, and the splits stood in another order"
+    );
+    assert_eq!(coordinator.store.list(paths::INPUTS).await.unwrap().len(), 1);
     coordinator.finish().await;
     coordinator.job.assert_exact();
 }
@@ -417,6 +432,52 @@ async fn a_checkpoint_that_came_to_nothing_is_published_with_the_next() {
     let workers = [coordinator.worker(0), coordinator.worker(1)];
     coordinator.deploy(&[&workers[0], &workers[1]]).await;
     coordinator.acks().await;
+    coordinator.finish().await;
+    coordinator.job.assert_exact();
+}
+
+#[tokio::test]
+async fn state_is_stored_while_what_the_sink_writes_to_is_away() {
+    let mut coordinator = TestCoordinator::new(job(20_000));
+    let worker = coordinator.worker(0);
+    coordinator.deploy(&[&worker]).await;
+    // Until there is state.
+    while coordinator.store.list(paths::STATE).await.unwrap().is_empty() {
+        coordinator.checkpoint().await;
+    }
+    coordinator.job.output.away.store(true, Ordering::Relaxed);
+    let first = coordinator.next_id;
+    for id in [first, first + 1] {
+        let before = coordinator.store.list(paths::STATE).await.unwrap().len();
+        coordinator.say_all(&Message::Trigger(TriggerCheckpoint { attempt: 1, id, base_path: String::new() }));
+        let stored = async {
+            while coordinator.store.list(paths::STATE).await.unwrap().len() == before {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, stored)
+            .await
+            .expect("the state of a checkpoint waits for the sink's transaction");
+    }
+    coordinator.next_id = first + 2;
+    // What is cut and cannot be written does not grow with each checkpoint.
+    let begin = async |coordinator: &mut TestCoordinator| {
+        let id = coordinator.next_id;
+        coordinator.next_id += 1;
+        coordinator.say_all(&Message::Trigger(TriggerCheckpoint { attempt: 1, id, base_path: String::new() }));
+        let answered = coordinator.sessions[0].wait("Acked or Declined", |answer| match answer {
+            Answer::Acked(acked) if acked.id == id => Some(Ok(())),
+            Answer::Declined(declined) if declined.id == id => Some(Err(declined.reason)),
+            _ => None,
+        });
+        answered.await
+    };
+    let refusal = begin(&mut coordinator).await.unwrap_err();
+    assert!(refusal.contains(&format!("checkpoint {first} ")), "{refusal}");
+    coordinator.job.output.away.store(false, Ordering::Relaxed);
+    while begin(&mut coordinator).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     coordinator.finish().await;
     coordinator.job.assert_exact();
 }
@@ -612,7 +673,8 @@ async fn a_worker_says_what_its_subtasks_have_counted() {
     for line in [
         "weir_worker_attempt{job=\"counting\"} 1",
         "weir_worker_checkpoints_total{job=\"counting\",outcome=\"acked\"} ",
-        "weir_worker_checkpoint_seconds_count{job=\"counting\",phase=\"freeze\"} ",
+        "weir_worker_checkpoint_seconds_count{job=\"counting\",stage=\"reading\",phase=\"freeze\"} ",
+        "weir_worker_checkpoint_seconds_count{job=\"counting\",stage=\"counting\",phase=\"upload\"} ",
         "weir_worker_pending_commits{job=\"counting\"} 0",
         "weir_worker_failed_commits_total{job=\"counting\"} 0",
         "weir_worker_memory_bytes{job=\"counting\",of=\"budget\"} 268435456",
@@ -634,6 +696,7 @@ async fn a_worker_that_is_told_to_go_works_on_until_its_coordinator_lets_it() {
     coordinator.deploy(&[&workers[0], &workers[1]]).await;
     assert!(workers[0].metrics.is_ready());
     workers[0].leave.cancel();
+    coordinator.sessions[0].wait("Leaving", |answer| matches!(answer, Answer::Leaving(_)).then_some(())).await;
     // There is time for one more.
     coordinator.checkpoint().await;
     assert!(!workers[0].metrics.is_ready() && workers[0].metrics.is_alive());

@@ -70,7 +70,7 @@ impl Served {
         authority.equip(folder.path());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let planner = Arc::new(CountingJob { splits: 1, rows: 1, pace: Duration::ZERO, output: Arc::default() });
+        let planner = Arc::new(CountingJob { splits: 1, rows: 1, ..CountingJob::default() });
         let registry = BackendRegistry::with_builtin();
         let mut options = WorkerOptions::new(folder.path().join("state"), 128 << 20, registry, planner);
         options.tls = Some(Tls::new(folder.path()).unwrap());

@@ -12,6 +12,9 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use async_trait::async_trait;
 use parking_lot::{Condvar, Mutex};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use weir_engine::inputs::Inputs;
+use weir_engine::restore::deal_inputs;
 use weir_engine::seam::{
     AttemptStats, BuildAttempt, BuildError, ChannelId, Element, InboundSink, Remote, RemoteSender, Report, Restored,
     RunningAttempt, Stopped, SubtaskSnapshot,
@@ -432,11 +435,15 @@ impl Deployment<'_> {
             clock: Arc::new(SystemClock),
             runtime: self.runtime.handle().clone(),
             memory_budget: BUDGET,
+            stopped: CancellationToken::new(),
         })
     }
 
     fn restored(&self, range: Range<u32>, parallelism: u32) -> BTreeMap<(StageId, u32), Restored> {
-        let Some(checkpoint) = self.restore else { return BTreeMap::new() };
+        let Some(checkpoint) = self.restore else {
+            let inputs = Inputs::look(self.graph, parallelism).unwrap();
+            return deal_inputs(self.graph, parallelism, &inputs).unwrap().restored;
+        };
         let mut all = BTreeMap::new();
         for stage in &self.graph.stages {
             for subtask in range.clone() {

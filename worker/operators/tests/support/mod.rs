@@ -124,6 +124,7 @@ impl World {
             store: self.store.clone(),
             runtime: self.runtime.handle().clone(),
             local_snapshot: None,
+            stopped: tokio_util::sync::CancellationToken::new(),
         })
         .unwrap();
         let floors: Vec<i64> = range

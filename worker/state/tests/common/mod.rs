@@ -9,6 +9,7 @@ use std::{
 
 use arrow::array::{ArrayRef, Int64Array};
 use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
 use weir_protocol::{Attempt, CheckpointId, JobName, WorkerId, part::KeyedSnapshot, settings::StorageSettings};
 use weir_state::{
     BackendRegistry, Frozen, Keys, OpenState, Persist, PersistStats, StateError, StateMemory, SubtaskState, Uploader,
@@ -25,6 +26,8 @@ pub struct Machine {
     pub memory: StateMemory,
     pub backend: String,
     pub registry: Arc<BackendRegistry>,
+    /// Of the states that it opens.
+    pub stopped: CancellationToken,
 }
 
 impl Machine {
@@ -38,7 +41,16 @@ impl Machine {
         let uploader =
             Arc::new(Uploader::new(store.clone(), runtime.handle().clone(), Attempt(1), WorkerId("abc".into())));
         let registry = Arc::new(BackendRegistry::with_builtin());
-        Self { dir, runtime, store, uploader, memory: StateMemory::new(budget), backend: backend.into(), registry }
+        Self {
+            dir,
+            runtime,
+            store,
+            uploader,
+            memory: StateMemory::new(budget),
+            backend: backend.into(),
+            registry,
+            stopped: CancellationToken::new(),
+        }
     }
 
     /// The folder that holds the job's objects.
@@ -66,6 +78,7 @@ impl Machine {
             store: self.store.clone(),
             runtime: self.runtime.handle().clone(),
             local_snapshot: None,
+            stopped: self.stopped.clone(),
         })
     }
 
