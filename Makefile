@@ -43,7 +43,7 @@ e2e: build tools
 	@$(STAGE) e2e e2e/cluster/run.sh kind run --tier all
 
 e2e-smoke: build tools
-	@$(STAGE) e2e-smoke e2e/cluster/run.sh cluster run --tier smoke
+	@$(STAGE) e2e-smoke env WEIR_E2E_PLATFORM=1 e2e/cluster/run.sh cluster run --tier smoke
 
 model:
 	@cargo test --release -p weir-controller --test model -- --nocapture --include-ignored

@@ -1,5 +1,5 @@
 //! Pods as workers, against a real API server. There is no kubelet: what it would report is written by the test. Ignored where
-//! no cluster is at hand; `KUBECONFIG` names one for `cargo test --test kubernetes_platform -- --ignored`.
+//! no cluster is at hand; `KUBECONFIG` names one for `cargo test --test kubernetes_platform -- --ignored`, as `make e2e-smoke` does.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{sync::Arc, time::Duration};

@@ -13,4 +13,7 @@ if ! { [ -n "${WEIR_E2E_KEEP:-}" ] && "$script" in true 2>/dev/null; }; then
 fi
 "$here/images.sh" weir "$target/images"
 "$script" load "$target"/images/*.tar
+# How pods are started, told of and ended, with the kubelet's part played by the test.
+[ -z "${WEIR_E2E_PLATFORM:-}" ] ||
+    "$script" in cargo test --offline --workspace --quiet --test kubernetes_platform -- --ignored
 "$script" in "$target/weir-e2e" "$@"

@@ -110,7 +110,7 @@ impl Metrics {
         );
         weir.register(
             "last_checkpoint_timestamp_seconds",
-            "When the newest checkpoint of a job completed",
+            "When the newest checkpoint of a job completed; before the first, when the job began",
             self.last_checkpoint.clone(),
         );
         weir.register("workers_lost", "Workers that were lost", self.workers_lost.clone());
@@ -139,6 +139,13 @@ impl Metrics {
         self.checkpoints.get_or_create(&result(true)).inc();
         self.checkpoint_seconds.observe(took.as_secs_f64());
         self.last_checkpoint.get_or_create(job).set(at_seconds);
+    }
+
+    /// A job takes checkpoints from now on. Where none of it is known, what would be lost began at this time.
+    pub fn checkpointing_since(&self, job: &JobLabels, at_seconds: i64) {
+        if self.last_checkpoint.get(job).is_none() {
+            self.last_checkpoint.get_or_create(job).set(at_seconds);
+        }
     }
 
     /// A checkpoint was aborted.

@@ -46,7 +46,7 @@ reasons! { CONDITIONS:
     CHECKPOINT_CORRUPT = "CheckpointCorrupt";
     /// Stalled: `restoreFrom` names a record that is not there.
     RECORD_NOT_FOUND = "RecordNotFound";
-    /// Stalled: another cluster's job, or a `weir run`, owns this prefix of the storage.
+    /// Stalled: another cluster's job, a job that was deleted without its finalizer, or a `weir run` owns this prefix of the storage.
     STORAGE_OWNED_BY_ANOTHER = "StorageOwnedByAnother";
     /// Reconciling or Checkpointed False: the object storage does not answer.
     STORAGE_UNREACHABLE = "StorageUnreachable";

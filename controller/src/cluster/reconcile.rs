@@ -130,7 +130,7 @@ async fn look(guarded: &Guarded, context: &Arc<Context>) -> Result<Action, Recon
             report.problem(generation, Some(problem.clone()));
             match last_good(context, &identity, resource).await? {
                 Some(good) => (good, Some(problem)),
-                None => return Ok(Action::await_change()),
+                None => return keep_up(context, &identity).await,
             }
         }
     };
@@ -151,7 +151,7 @@ async fn look(guarded: &Guarded, context: &Arc<Context>) -> Result<Action, Recon
             }
         }
     };
-    let (kept, until) = match apply(context, &wanted, kept).await {
+    let (kept, until) = match apply(context, &identity, kept).await {
         Ok(applied) => applied,
         Err(ReconcileError::Api { doing, source }) => {
             let refused = refusal(&source)
@@ -168,6 +168,16 @@ async fn look(guarded: &Guarded, context: &Arc<Context>) -> Result<Action, Recon
     report.change(|facts| facts.objects = None);
     let kept = keep_running(context, &wanted, kept).await?;
     carry_out(context, &wanted, kept, keys, &report).await?;
+    Ok(Action::requeue(until.min(LOOK_AGAIN)))
+}
+
+/// What a running job needs is kept up whatever its newest spec is: its certificates, and the objects that somebody deleted.
+async fn keep_up(context: &Arc<Context>, identity: &Identity) -> Result<Action, ReconcileError> {
+    if !context.jobs.with(identity, |entry| entry.supervisor.is_some()).unwrap_or_default() {
+        return Ok(Action::await_change());
+    }
+    let kept = kept(context, identity).await?;
+    let (_, until) = apply(context, identity, kept).await?;
     Ok(Action::requeue(until.min(LOOK_AGAIN)))
 }
 
@@ -214,8 +224,11 @@ async fn unreadable(
 }
 
 /// Builds and applies the job's objects; gives what is kept, and how long that holds.
-async fn apply(context: &Arc<Context>, wanted: &ValidJob, mut kept: Kept) -> Result<(Kept, Duration), ReconcileError> {
-    let identity = &wanted.identity;
+async fn apply(
+    context: &Arc<Context>,
+    identity: &Identity,
+    mut kept: Kept,
+) -> Result<(Kept, Duration), ReconcileError> {
     let now = certs::seconds(SystemTime::now());
     let renewal = certs::decide(kept.authority.as_ref(), now);
     if let Some(made) = certs::renew(kept.authority.as_ref(), &identity.job().to_string(), renewal, now)? {

@@ -169,7 +169,7 @@ impl Report {
     /// One word, for metrics.
     pub fn word(&self) -> &'static str {
         let state = self.lock();
-        if state.facts.spec.is_some() {
+        if state.facts.is_stalled() && !matches!(state.facts.run, Run::Failed(_)) {
             return "stalled";
         }
         match state.facts.run {
@@ -196,6 +196,11 @@ impl Report {
     fn fact(&self, fact: &Fact) {
         let now = Instant::now();
         match fact {
+            Fact::TermOpened { restored, .. } => {
+                let restored = restored.as_ref().and_then(|record| i64::try_from(record.completed_at_ms / 1000).ok());
+                let since = restored.unwrap_or_else(|| Timestamp::now().as_second());
+                self.metrics.checkpointing_since(&self.labels(), since);
+            }
             Fact::Completed { record, .. } => {
                 let took = Duration::from_millis(record.duration_ms);
                 self.metrics.checkpoint_completed(&self.labels(), took, (record.completed_at_ms / 1000) as i64);

@@ -408,12 +408,20 @@ impl Facts {
         self.on_the_way().unwrap_or(done)
     }
 
-    fn stalled(&self) -> Verdict {
-        let problem = self.problem().or_else(|| self.objects.clone()).or_else(|| match &self.run {
+    /// It needs somebody's help.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled_by().is_some()
+    }
+
+    fn stalled_by(&self) -> Option<Problem> {
+        self.problem().or_else(|| self.objects.clone()).or_else(|| match &self.run {
             Run::Failed(problem) | Run::Stalled(problem) => Some(problem.clone()),
             _ => None,
-        });
-        match problem {
+        })
+    }
+
+    fn stalled(&self) -> Verdict {
+        match self.stalled_by() {
             Some(problem) => Verdict::new("True", problem.reason, &problem.message),
             None => Verdict::new("False", reasons::FINE, "no help is needed"),
         }

@@ -22,7 +22,7 @@ pub fn service(identity: &Identity) -> Service {
         spec: Some(ServiceSpec {
             cluster_ip: Some("None".to_string()),
             selector: Some(selector(&identity.name)),
-            // A worker is reached before it is ready: it becomes ready by being reached.
+            // A worker that is to go is not ready any more, and is reached until its work is handed over.
             publish_not_ready_addresses: Some(true),
             ports: Some(vec![port("grpc", names::GRPC_PORT), port("http", names::HTTP_PORT)]),
             ..ServiceSpec::default()

@@ -1,6 +1,9 @@
 //! Workers that die in every way a pod can, at every moment: nothing is lost, nothing is counted twice.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use futures::future::join_all;
 use kube::{
@@ -326,18 +329,23 @@ pub async fn evicted_by_a_drain(space: Space) {
         pods
     };
     let pods = space.cluster.pods(&space.name);
+    let refused = AtomicBool::new(false);
     for victim in &before {
         until("the disruption budget lets the eviction through", || async {
             there().await;
             match pods.evict(victim, &EvictParams::default()).await {
                 Ok(_) => Some(()),
                 // Not as long as another's place is being handed over.
-                Err(kube::Error::Api(status)) if status.code == 429 => None,
+                Err(kube::Error::Api(status)) if status.code == 429 => {
+                    refused.store(true, Ordering::Relaxed);
+                    None
+                }
                 Err(error) => panic!("{victim} cannot be evicted: {error}"),
             }
         })
         .await;
     }
+    assert!(refused.load(Ordering::Relaxed), "the second was let go before the first was replaced");
     until("both are gone", || async { (!there().await.iter().any(|pod| before.contains(pod))).then_some(()) }).await;
     job.until_attempt_after(attempt).await;
     let restored = job.restored().await;

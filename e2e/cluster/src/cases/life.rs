@@ -1,5 +1,6 @@
 //! A job's life: scaled, upgraded, changed live, suspended, finished, deleted in every way.
 
+use object_store::ObjectStoreExt;
 use serde_json::{Value, json};
 
 use super::refused::{bad_sql, stalls};
@@ -23,6 +24,21 @@ pub async fn scaled_1_3_2_under_load(space: Space) {
         })
         .await;
     }
+    // What an autoscaler asks, and what a user sees.
+    let scale =
+        ["-n", &space.name, "get", "streamjob", NAME, "--subresource=scale", "-o", "jsonpath={.status.selector}"];
+    let selector = space.cluster.kubectl(&scale).await.unwrap_or_else(|error| panic!("{error}"));
+    let selected = space.cluster.labelled(&space.name, &selector).await;
+    assert!(selected.len() >= 2 && selector.contains(NAME), "{selector} selects {} pods", selected.len());
+    let table =
+        space.cluster.kubectl(&["-n", &space.name, "get", "sj"]).await.unwrap_or_else(|error| panic!("{error}"));
+    let columns = ["NAME", "READY", "WORKERS", "ATTEMPT", "CHECKPOINT", "AGE OF IT", "STATE SIZE", "AGE"];
+    let header = table.lines().next().unwrap_or_default();
+    assert_eq!(
+        header.split("  ").map(str::trim).filter(|name| !name.is_empty()).collect::<Vec<_>>(),
+        columns,
+        "{table}"
+    );
     job.finishes_exact().await;
 }
 
@@ -177,5 +193,45 @@ pub async fn deleted_with_its_namespace(space: Space) {
     job.apply(&resource(&space.name, NAME, &settings)).await.expect("the job is applied again");
     job.until_condition("Checkpointed", "True").await;
     assert!(job.attempt().await > attempt, "it goes on, with an attempt after {attempt}");
+    job.finishes_exact().await;
+}
+
+/// Input that cannot be read fails the job again after each restart, and says where; what is mended goes on.
+pub async fn bad_input_fails_as_the_policy_says(space: Space) {
+    let settings = Settings { seconds: 2, ..Settings::default() };
+    let (rows, input) = (settings.rows(), format!("{}/numbers/part-1.csv", space.name));
+    let put = async |bad: Option<u64>| {
+        let line = |n: u64| if bad == Some(n) { "none\n".to_string() } else { format!("{n}\n") };
+        let text: String = (0..rows).map(line).collect();
+        let put = space.bucket.store().put(&input.as_str().into(), text.into_bytes().into()).await;
+        put.unwrap_or_else(|error| panic!("{input}: {error}"));
+    };
+    put(Some(1_234)).await;
+    let job = Job::start_with(&space, &settings, |job| {
+        let (from, to) = ("WITH ('connector' = 'datagen'", "'s3.region' = 'us-east-1')");
+        let sql = job["spec"]["sql"].as_str().expect("it has SQL").to_string();
+        let (before, rest) = sql.split_once(from).expect("its source is datagen");
+        let (_, after) = rest.split_once(";\n").expect("its end");
+        let path = format!("s3://{}/{}/numbers", crate::s3::BUCKET, space.name);
+        let source = format!(
+            "WITH ('connector' = 'filesystem', 'path' = '{path}', 'format' = 'csv', 's3.endpoint' = '{}', {to}",
+            settings.endpoint
+        );
+        job["spec"]["sql"] = format!("{before}{source};\n{after}").into();
+        job["spec"]["restart"]["maxFailures"] = 2.into();
+    })
+    .await;
+    let (reason, message) = job.until_condition("Failed", "True").await;
+    println!("        {}: Failed {reason}: {message}", space.name);
+    assert_eq!(reason, "GivenUp");
+    assert!(message.contains("part-1.csv") && message.contains("1235"), "{message} does not name the file and line");
+    let events = space.events(&job.name).await;
+    for told in ["TaskFailed", "BackingOff", "Failed"] {
+        assert!(events.iter().any(|(reason, _)| reason == told), "no event {told} in {events:?}");
+    }
+    let attempt = job.attempt().await;
+    assert!(attempt >= 3, "attempt {attempt} is not the third");
+    put(None).await;
+    job.change(json!({"restart": {"maxFailures": 3}})).await;
     job.finishes_exact().await;
 }

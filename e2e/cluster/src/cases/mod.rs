@@ -5,6 +5,7 @@ mod back;
 mod controller;
 mod kills;
 mod life;
+mod objects;
 mod pods;
 mod quick_start;
 mod refused;
@@ -67,7 +68,8 @@ pub fn all() -> Vec<Case> {
         life:
             scaled_1_3_2_under_load upgrade_with_sql_that_fits upgrade_with_sql_that_does_not_fit stateless_upgrade
             interval_changes_live suspended_and_resumed finishes deleted_with_retain_and_applied_again deleted_with_delete
-            deleted_with_storage_gone deleted_with_its_namespace;
+            deleted_with_storage_gone deleted_with_its_namespace bad_input_fails_as_the_policy_says;
+        objects: deleted_objects_come_back;
         back: restore_from_a_record;
     );
     cases!(list, Controllers:
@@ -77,6 +79,7 @@ pub fn all() -> Vec<Case> {
             controller_killed_between_two_triggers controller_replaced_by_its_standby two_controllers_at_once
             operator_upgrade_restarts_no_worker;
         status: status_wiped restored_under_a_new_uid;
+        objects: certificates_are_made_anew;
         transitions: transitions_survive_controller_deaths;
     );
     cases!(list, Shared:

@@ -22,6 +22,11 @@ fn table() -> Vec<(&'static str, Value, &'static str)> {
         ("/spec/checkpoint/interval", json!(10), "expected string"),
         ("/spec/checkpoint/storage/url", json!("ftp://somewhere"), "no storage that Weir knows"),
         ("/spec/checkpoint/storage/url", Value::Null, "Required value"),
+        ("/spec/checkpoint/storage/url", json!("s3:///checkpoints"), "names no bucket"),
+        ("/spec/checkpoint/storage/url", json!("s3://weir/../others"), "leaves its prefix"),
+        ("/spec/checkpoint/storage/url", json!("file:///data"), "are for s3:// only"),
+        ("/spec/checkpoint/storage/endpoint", json!("minio:9000"), "is no endpoint"),
+        ("/spec/checkpoint/timeout", json!("100ms"), "is too short"),
         ("/spec/checkpoint/mode", json!("AtMostOnce"), "Unsupported value"),
         ("/spec/checkpoint/retain", json!(0), "greater than or equal to 1"),
         ("/spec/restart/initialBackoff", json!("2m"), "must not exceed"),
@@ -68,10 +73,16 @@ pub async fn bad_specs_at_apply(space: Space) {
     let _ = std::fs::remove_file(file);
     // What is fixed once the job is there.
     let job = Job::start(&space, &Settings::default()).await;
-    let mut bad = resource(&space.name, NAME, &Settings::default());
-    set(&mut bad, "/spec/maxParallelism", json!(256));
-    let error = job.apply(&bad).await.expect_err("maxParallelism cannot change");
-    assert!(error.contains("maxParallelism"), "{error}");
+    for (path, value, complaint) in [
+        ("/spec/maxParallelism", json!(256), "state is cut by it"),
+        ("/spec/checkpoint/storage/url", json!("s3://weir/elsewhere"), "the job's checkpoints are there"),
+        ("/spec/state/backend", json!("memory"), "cannot change while state is kept"),
+    ] {
+        let mut bad = resource(&space.name, NAME, &Settings::default());
+        set(&mut bad, path, value);
+        let error = job.apply(&bad).await.expect_err(path);
+        assert!(error.contains(complaint), "{path}: {error} does not say {complaint:?}");
+    }
 }
 
 /// The self-verifying job's SQL with a column that is not there, and where that is.
