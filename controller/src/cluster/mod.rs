@@ -424,3 +424,50 @@ async fn lead(context: &Arc<Context>, health: &Arc<Health>, role: watch::Receive
         () = becomes(role, false) => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_is_who_could_do_the_work() {
+        let leads = Role { until: Some(Instant::now() + Duration::from_mins(1)), in_touch: true, ..Role::default() };
+        let stands_by = Role { in_touch: true, ..Role::default() };
+        let cut_off = Role::default();
+        for (role, served, listed, complaint) in [
+            (stands_by, true, false, None),
+            (leads, true, true, None),
+            (leads, true, false, Some("not been listed")),
+            (cut_off, true, false, Some("the lease")),
+            (stands_by, false, false, Some("install charts/weir-crds")),
+            (leads, false, true, Some("install charts/weir-crds")),
+        ] {
+            let (_role, watched) = watch::channel(role);
+            let health = Health {
+                metrics: Metrics::default(),
+                role: watched,
+                served: served.into(),
+                listed: listed.into(),
+                turned: Mutex::new(Instant::now()),
+            };
+            let said = health.not_ready();
+            match complaint {
+                None => assert_eq!(said, None),
+                Some(complaint) => assert!(said.is_some_and(|said| said.contains(complaint)), "{complaint}"),
+            }
+            assert_eq!(health.not_well(), None);
+        }
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_read_hides_no_other() {
+        let read = |spec: serde_json::Value| {
+            let object = serde_json::json!({"apiVersion": "weir.dev/v1alpha1", "kind": "StreamJob",
+                "metadata": {"name": "a", "namespace": "n", "uid": "1"}, "spec": spec});
+            serde_json::from_value::<Guarded>(object).unwrap()
+        };
+        let bad = read(serde_json::json!({"sql": 1}));
+        assert!(bad.0.is_err(), "its SQL is a number");
+        assert_eq!(Identity::of(&bad).unwrap().name, "a", "it is told so by its name");
+    }
+}

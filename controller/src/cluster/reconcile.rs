@@ -232,9 +232,8 @@ async fn apply(
     let now = certs::seconds(SystemTime::now());
     let renewal = certs::decide(kept.authority.as_ref(), now);
     if let Some(made) = certs::renew(kept.authority.as_ref(), &identity.job().to_string(), renewal, now)? {
-        let (client, applied) = (&context.client, &context.applied);
         // What signs is kept before anything that it signed is used.
-        applied.apply(client, &secrets::ca(identity, &made), false).await.map_err(doing("keeping the job's CA"))?;
+        keep_authority(context, identity, &made).await?;
         if kept.authority.is_some() {
             tracing::info!(job = %identity.job(), ?renewal, "certificates were made anew");
             let told = super::events::Told::normal(
@@ -259,9 +258,19 @@ async fn apply(
         _ => LOOK_SOON,
     };
     if let Some(authority) = &kept.authority {
+        keep_authority(context, identity, authority).await?;
         apply_objects(context, identity, authority).await?;
     }
     Ok((kept, until))
+}
+
+async fn keep_authority(
+    context: &Arc<Context>,
+    identity: &Identity,
+    authority: &Authority,
+) -> Result<(), ReconcileError> {
+    let secret = secrets::ca(identity, authority);
+    context.applied.apply(&context.client, &secret, false).await.map_err(doing("keeping the job's CA"))
 }
 
 async fn apply_objects(
@@ -296,12 +305,12 @@ async fn keep_running(context: &Arc<Context>, wanted: &ValidJob, mut kept: Kept)
         asked.iter().rev().find(|asked| asked.generation == running).cloned()
     });
     let Some(accepted) = accepted.flatten() else { return Ok(kept) };
-    if kept.accepted.as_ref() == Some(&accepted) {
-        return Ok(kept);
-    }
     let json = serde_json::to_vec(&accepted).unwrap_or_default();
     let secret = secrets::running(identity, json);
     context.applied.apply(&context.client, &secret, false).await.map_err(doing("keeping the version that runs"))?;
+    if kept.accepted.as_ref() == Some(&accepted) {
+        return Ok(kept);
+    }
     kept.accepted = Some(accepted);
     let accepted = kept.accepted.clone();
     context.jobs.with(identity, |entry| {

@@ -60,7 +60,7 @@ pub fn all() -> Vec<Case> {
             ten_blows_at_random standby_takes_over evicted_by_a_drain;
         pods:
             image_that_cannot_be_pulled upgrade_with_an_image_that_cannot_be_pulled unschedulable_pod crash_loop
-            secrets_are_nowhere plain_text_is_refused;
+            workers_say_what_they_count secrets_are_nowhere plain_text_is_refused;
         storage:
             storage_cut storage_slow storage_answers_503 storage_cut_during_a_restore;
         refused:

@@ -16,14 +16,11 @@ use crate::{
     wait::until,
 };
 
-/// Those that somebody may delete by mistake, as kubectl names them.
-const DELETED: [&str; 5] = [
-    "service/sums-workers",
-    "serviceaccount/sums-worker",
-    "networkpolicy/sums-workers",
-    "poddisruptionbudget/sums-workers",
-    "secret/sums-weir-tls",
-];
+/// Those that are watched, as kubectl names them.
+const WATCHED: [&str; 3] = ["service/sums-workers", "networkpolicy/sums-workers", "poddisruptionbudget/sums-workers"];
+/// Those that are only needed when a worker starts, or another controller leads.
+const NEEDED: [&str; 4] =
+    ["serviceaccount/sums-worker", "secret/sums-weir-tls", "secret/sums-weir-ca", "secret/sums-weir-running"];
 /// Less than the time that a certificate is made anew before its end.
 const A_DAY: u64 = 24 * 60 * 60;
 
@@ -43,14 +40,24 @@ pub async fn deleted_objects_come_back(space: Space) {
         let get = ["-n", &space.name, "get", object, "-o", "jsonpath={.metadata.uid}"];
         space.cluster.kubectl(&get).await.ok().filter(|uid| !uid.is_empty())
     };
-    for object in DELETED {
+    let delete = async |object: &str| {
         let before = uid(object).await.unwrap_or_else(|| panic!("the job has no {object}"));
         let delete = ["-n", &space.name, "delete", object];
         space.cluster.kubectl(&delete).await.unwrap_or_else(|error| panic!("{error}"));
+        before
+    };
+    for object in WATCHED {
+        let before = delete(object).await;
         until(&format!("{object} is back"), || async { uid(object).await.filter(|now| *now != before) }).await;
     }
     assert_eq!((job.attempt().await, job.workers().await), (attempt, workers), "no worker has noticed");
+    for object in NEEDED {
+        delete(object).await;
+    }
     recovers_exact(&job).await;
+    for object in NEEDED {
+        assert!(uid(object).await.is_some(), "{object} is not back");
+    }
 }
 
 /// Certificates that end tomorrow are made anew under the running workers, whoever leads by then.

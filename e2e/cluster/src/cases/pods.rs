@@ -134,6 +134,38 @@ pub async fn secrets_are_nowhere(space: Space) {
     job.delete().await;
 }
 
+/// By operator, and with the container's limit as the budget; and what the controllers log is for machines.
+pub async fn workers_say_what_they_count(space: Space) {
+    let job = Job::running(&space, &Settings::default()).await;
+    let mut texts = String::new();
+    for worker in job.until_workers(2).await {
+        let path = format!("/api/v1/namespaces/{}/pods/{worker}:9464/proxy/metrics", space.name);
+        let text = space.cluster.kubectl(&["get", "--raw", &path]).await.unwrap_or_else(|error| panic!("{error}"));
+        let budget = "weir_worker_memory_bytes{job=\"sums\",of=\"budget\"} 536870912";
+        assert!(text.contains(budget), "{worker} does not say {budget}:\n{text}");
+        texts.push_str(&text);
+    }
+    for name in ["rows_in_total", "rows_out_total"] {
+        let line = format!("weir_worker_{name}{{job=\"sums\",operator=\"");
+        assert!(texts.contains(&line), "nobody says {line}:\n{texts}");
+    }
+    for name in [
+        "busy_seconds_total",
+        "idle_seconds_total",
+        "backpressured_seconds_total",
+        "state_bytes",
+        "checkpoint_seconds_sum",
+    ] {
+        let line = format!("weir_worker_{name}{{job=\"sums\",stage=\"");
+        assert!(texts.contains(&line), "nobody says {line}:\n{texts}");
+    }
+    let logs = ["-n", NAMESPACE, "logs", "-l", CONTROLLERS, "--tail=100"];
+    let logs = space.cluster.kubectl(&logs).await.unwrap_or_else(|error| panic!("{error}"));
+    let plain = logs.lines().find(|line| serde_json::from_str::<Value>(line).is_err());
+    assert_eq!(plain, None, "a line of the log is no JSON");
+    job.finishes_exact().await;
+}
+
 pub async fn plain_text_is_refused(space: Space) {
     let job = Job::running(&space, &Settings::default()).await;
     for worker in job.until_workers(2).await {
