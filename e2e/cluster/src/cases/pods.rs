@@ -72,16 +72,19 @@ pub async fn upgrade_with_an_image_that_cannot_be_pulled(space: Space) {
     let job = Job::running(&space, &Settings::default()).await;
     let (attempt, workers) = (job.attempt().await, job.until_workers(2).await);
     job.change(json!({"workers": {"image": NO_IMAGE}})).await;
-    until_within(SECONDS, "Reconciling=True for the reason ImagePullFailed", || async {
-        let (status, reason, _) = job.condition("Reconciling").await?;
-        (status == "True" && reason == "ImagePullFailed").then_some(())
-    })
-    .await;
+    for (kind, wanted) in [("Reconciling", "True"), ("Ready", "False")] {
+        until_within(SECONDS, &format!("{kind}={wanted} for the reason ImagePullFailed"), || async {
+            let (status, reason, _) = job.condition(kind).await?;
+            (status == wanted && reason == "ImagePullFailed").then_some(())
+        })
+        .await;
+    }
     job.until_more_checkpoints(3).await;
-    job.until_condition("Ready", "True").await;
+    job.until_more_output().await;
     assert_eq!((job.attempt().await, job.workers().await), (attempt, workers.clone()), "the old workers go on");
     job.change(json!({"workers": {"image": null}})).await;
     job.until_condition("Reconciling", "False").await;
+    job.until_condition("Ready", "True").await;
     job.until_more_checkpoints(1).await;
     assert_eq!((job.attempt().await, job.until_workers(2).await), (attempt, workers), "nothing was to be done");
     job.finishes_exact().await;
