@@ -30,9 +30,9 @@ reasons! { CONDITIONS:
     DELETING = "Deleting";
     /// Succeeded and Ready: all input ended, and all output is published.
     SUCCEEDED = "Succeeded";
-    /// Failed: the restart policy gave the job up.
+    /// Failed: workers were lost or did not come up more often than the restart policy allows.
     GIVEN_UP = "GivenUp";
-    /// Failed: input, a function or an operator fails in a way that a restart cannot mend.
+    /// Failed: input, a function or an operator failed again after each restart that the policy allows.
     TASK_FAILED = "TaskFailed";
     /// Stalled: the spec breaks a rule that only the controller can check.
     INVALID_SPEC = "InvalidSpec";

@@ -196,8 +196,9 @@ pub async fn deleted_with_its_namespace(space: Space) {
     job.finishes_exact().await;
 }
 
-/// A restart would read the same again: the job ends and says where, and goes on when that is mended.
-pub async fn bad_input_fails_with_its_place(space: Space) {
+/// Input that cannot be read fails the job again after each restart that the policy allows; it says where, and goes on when that is
+/// mended.
+pub async fn bad_input_fails_as_the_policy_says(space: Space) {
     let settings = Settings { seconds: 2, ..Settings::default() };
     let (rows, input) = (settings.rows(), format!("{}/numbers/part-1.csv", space.name));
     let put = async |bad: Option<u64>| {
@@ -218,6 +219,7 @@ pub async fn bad_input_fails_with_its_place(space: Space) {
             settings.endpoint
         );
         job["spec"]["sql"] = format!("{before}{source};\n{after}").into();
+        job["spec"]["restart"]["maxFailures"] = 2.into();
     })
     .await;
     let (reason, message) = job.until_condition("Failed", "True").await;
@@ -225,10 +227,10 @@ pub async fn bad_input_fails_with_its_place(space: Space) {
     assert_eq!(reason, "TaskFailed");
     assert!(message.contains("part-1.csv") && message.contains("1235"), "{message} does not name the file and line");
     let events = space.events(&job.name).await;
-    for told in ["TaskFailed", "Failed"] {
+    for told in ["TaskFailed", "BackingOff", "Failed"] {
         assert!(events.iter().any(|(reason, _)| reason == told), "no event {told} in {events:?}");
     }
-    job.until_workers(0).await;
+    assert_eq!(job.attempt().await, 3, "two restarts are allowed");
     put(None).await;
     job.change(json!({"restart": {"maxFailures": 3}})).await;
     job.finishes_exact().await;

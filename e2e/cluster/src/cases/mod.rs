@@ -68,7 +68,7 @@ pub fn all() -> Vec<Case> {
         life:
             scaled_1_3_2_under_load upgrade_with_sql_that_fits upgrade_with_sql_that_does_not_fit stateless_upgrade
             interval_changes_live suspended_and_resumed finishes deleted_with_retain_and_applied_again deleted_with_delete
-            deleted_with_storage_gone deleted_with_its_namespace bad_input_fails_with_its_place;
+            deleted_with_storage_gone deleted_with_its_namespace bad_input_fails_as_the_policy_says;
         objects: deleted_objects_come_back;
         back: restore_from_a_record;
     );
