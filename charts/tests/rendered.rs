@@ -27,6 +27,8 @@ use k8s_openapi::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
+/// Values that the chart brings along.
+const HA: &str = "weir/values-ha.yaml";
 /// The values files that are rendered, and `default` for none.
 const CASES: [&str; 3] = ["default", "one-namespace", "ha"];
 
@@ -80,6 +82,7 @@ fn lint_finds_nothing() {
     let Some(helm) = helm() else { return };
     run(&helm, &["lint", "--strict", "weir-crds"]).unwrap_or_else(|error| panic!("{error}"));
     run(&helm, &["lint", "--strict", "weir"]).unwrap_or_else(|error| panic!("{error}"));
+    run(&helm, &["lint", "--strict", "weir", "--values", HA]).unwrap_or_else(|error| panic!("{error}"));
     for case in &CASES[1..] {
         run(&helm, &["lint", "--strict", "weir", "--values", &format!("weir/ci/{case}-values.yaml")])
             .unwrap_or_else(|error| panic!("{case}: {error}"));
@@ -119,7 +122,11 @@ fn same(written: &Value, read: &Value, path: &str) {
 fn every_object_is_one_that_the_api_server_takes() {
     let Some(helm) = helm() else { return };
     let mut seen = BTreeMap::<String, usize>::new();
-    let objects = CASES.iter().flat_map(|case| rendered(&helm, case)).chain(template(&helm, "weir-crds", &[]).unwrap());
+    let ha = template(&helm, "weir", &["--values", HA]).unwrap();
+    let controllers = ha.iter().find(|object| object["kind"] == "Deployment").unwrap();
+    assert_eq!(controllers["spec"]["replicas"], 3);
+    let objects = CASES.iter().flat_map(|case| rendered(&helm, case)).chain(ha);
+    let objects = objects.chain(template(&helm, "weir-crds", &[]).unwrap());
     for object in objects {
         let kind = format!("{}/{}", object["apiVersion"].as_str().unwrap(), object["kind"].as_str().unwrap());
         match kind.as_str() {
