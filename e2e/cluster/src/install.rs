@@ -1,6 +1,13 @@
 //! Weir in the cluster, by its own charts, with an S3 server and a proxy beside it; and the watch that no controller restarts unasked.
 
-use std::{collections::BTreeMap, path::Path, sync::Mutex};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Mutex,
+        atomic::{AtomicI32, Ordering},
+    },
+};
 
 use kube::ResourceExt;
 
@@ -57,7 +64,11 @@ pub async fn helm(values: &[&str]) -> Result<String, String> {
 
 /// The controllers' pods as they were last seen when all was as it should be.
 #[derive(Default)]
-pub struct Controllers(Mutex<BTreeMap<String, i32>>);
+pub struct Controllers {
+    seen: Mutex<BTreeMap<String, i32>>,
+    /// How many of their containers a case has killed since.
+    killed: AtomicI32,
+}
 
 impl Controllers {
     /// Pods by name, with the restarts of their container.
@@ -84,13 +95,28 @@ impl Controllers {
         .await;
         let seen = Self::look(cluster).await;
         assert!(!seen.is_empty(), "there is no controller in {NAMESPACE} with the label {CONTROLLERS}");
-        *self.0.lock().expect("no holder panics") = seen;
+        *self.seen.lock().expect("no holder panics") = seen;
+        self.killed.store(0, Ordering::Relaxed);
+    }
+
+    /// A case kills one of them now.
+    pub fn kills_one(&self) {
+        self.killed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What is wrong with them after a case that may kill and replace them.
+    pub async fn complaint_beyond_kills(&self, cluster: &Cluster) -> Option<String> {
+        let now = Self::look(cluster).await;
+        let before = self.seen.lock().expect("no holder panics").clone();
+        let restarts: i32 = now.iter().map(|(pod, restarts)| restarts - before.get(pod).copied().unwrap_or(0)).sum();
+        let killed = self.killed.load(Ordering::Relaxed);
+        (restarts > killed).then(|| format!("controllers restarted {restarts} times and were killed {killed} times"))
     }
 
     /// What is wrong with them, if something is.
     pub async fn complaint(&self, cluster: &Cluster) -> Option<String> {
         let now = Self::look(cluster).await;
-        let before = self.0.lock().expect("no holder panics").clone();
+        let before = self.seen.lock().expect("no holder panics").clone();
         (now != before).then(|| format!("a controller restarted unasked: there were {before:?}, now {now:?}"))
     }
 }

@@ -289,6 +289,25 @@ impl Job {
             .await
     }
 
+    /// What a worker says at `/metrics`.
+    pub async fn metrics(&self, worker: &str) -> String {
+        let path = format!("/api/v1/namespaces/{}/pods/{worker}:9464/proxy/metrics", self.space.name);
+        let get = ["get", "--raw", &path];
+        self.space.cluster.kubectl(&get).await.unwrap_or_else(|error| panic!("{worker}: {error}"))
+    }
+
+    /// Rows that the workers have read in this attempt.
+    pub async fn rows_read(&self) -> f64 {
+        let mut rows = 0.0;
+        let name = format!("weir_worker_rows_out_total{{job=\"{}\",operator=\"numbers\"", self.name);
+        for worker in self.workers().await {
+            let text = self.metrics(&worker).await;
+            let values = text.lines().filter(|line| line.starts_with(&name)).filter_map(|line| line.rsplit(' ').next());
+            rows += values.filter_map(|value| value.parse::<f64>().ok()).sum::<f64>();
+        }
+        rows
+    }
+
     /// The answer so far is exact, whatever was done to the job.
     pub async fn exact_so_far(&self) -> u64 {
         let lines = self.space.bucket.lines(&self.output()).await;

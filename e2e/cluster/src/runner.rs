@@ -89,9 +89,11 @@ pub async fn run(chosen: Vec<Case>, jobs: usize, keep: bool) -> bool {
     controllers.settle(&cluster).await;
     for case in alone {
         outcomes.push(run_one(&cluster, &controllers, case, keep).await);
-        if case.touches != Touches::Controllers {
-            complaints.extend(controllers.complaint(&cluster).await.map(|what| format!("{}: {what}", case.name)));
-        }
+        let complaint = match case.touches {
+            Touches::Controllers => controllers.complaint_beyond_kills(&cluster).await,
+            Touches::Nothing | Touches::Shared => controllers.complaint(&cluster).await,
+        };
+        complaints.extend(complaint.map(|what| format!("{}: {what}", case.name)));
         controllers.settle(&cluster).await;
     }
 

@@ -36,12 +36,17 @@ async fn holder(space: &Space) -> Option<String> {
     leases.into_iter().find_map(|lease| lease.spec?.holder_identity).filter(|holder| !holder.is_empty())
 }
 
+async fn kill(space: &Space, leader: &str) {
+    space.controllers.kills_one();
+    space.cluster.signal(PROGRAM, leader, "KILL").await.expect("the leader is killed");
+}
+
 /// Does something, kills the leader at once, and returns when another process leads.
 pub async fn interrupted(space: &Space, act: impl Future<Output = ()>) {
     let leader = leader(space).await;
     let before = holder(space).await;
     act.await;
-    space.cluster.signal(PROGRAM, &leader, "KILL").await.expect("the leader is killed");
+    kill(space, &leader).await;
     let next = until("the next leader", || async { holder(space).await.filter(|now| Some(now) != before.as_ref()) });
     println!("        {}: {leader} was killed, {} leads", space.name, next.await);
 }
@@ -92,7 +97,7 @@ pub async fn controller_killed_between_the_last_ack_and_the_record(space: Space)
             .find(|id| *id > last && ids.iter().filter(|other| *other == id).count() == before.workers.len())
     })
     .await;
-    space.cluster.signal(PROGRAM, &leader, "KILL").await.expect("the leader is killed");
+    kill(&space, &leader).await;
     assert!(!job.records().await.contains(&id), "the record of {id} is there already: the moment was missed");
     cut.mend().await;
     before.goes_on(&job).await;
@@ -132,7 +137,7 @@ pub async fn controller_killed_between_record_and_commit(space: Space) {
         None
     });
     let (cut, output): (Cut, usize) = moment.await;
-    space.cluster.signal(PROGRAM, &leader, "KILL").await.expect("the leader is killed");
+    kill(&space, &leader).await;
     assert_eq!(space.bucket.published(&job.output()).await.len(), output, "what the record names is not published yet");
     cut.mend().await;
     until("what the record names is published", || async {
@@ -148,7 +153,7 @@ pub async fn controller_killed_between_two_triggers(space: Space) {
     let before = Before::of(&job).await;
     job.until_more_checkpoints(1).await;
     let leader = leader(&space).await;
-    space.cluster.signal(PROGRAM, &leader, "KILL").await.expect("the leader is killed");
+    kill(&space, &leader).await;
     before.goes_on(&job).await;
 }
 

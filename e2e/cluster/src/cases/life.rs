@@ -181,6 +181,8 @@ pub async fn deleted_with_storage_gone(space: Space) {
     proxy.cut().await;
     job.delete().await;
     job.until_gone().await;
+    let events = space.events(&job.name).await;
+    assert!(events.iter().any(|(reason, _)| reason == "CheckpointsLeft"), "nobody is told what is left: {events:?}");
 }
 
 pub async fn deleted_with_its_namespace(space: Space) {

@@ -142,8 +142,7 @@ pub async fn workers_say_what_they_count(space: Space) {
     let job = Job::running(&space, &Settings::default()).await;
     let mut texts = String::new();
     for worker in job.until_workers(2).await {
-        let path = format!("/api/v1/namespaces/{}/pods/{worker}:9464/proxy/metrics", space.name);
-        let text = space.cluster.kubectl(&["get", "--raw", &path]).await.unwrap_or_else(|error| panic!("{error}"));
+        let text = job.metrics(&worker).await;
         let budget = "weir_worker_memory_bytes{job=\"sums\",of=\"budget\"} 536870912";
         assert!(text.contains(budget), "{worker} does not say {budget}:\n{text}");
         texts.push_str(&text);

@@ -22,10 +22,12 @@ async fn proxied(space: &Space, seconds: u64) -> (Job, Proxy) {
     (job, proxy)
 }
 
-/// What every trouble with storage must come to: no new attempt, a condition that says so, and checkpoints again when it is over.
+/// What every trouble with storage must come to: a condition that says so, rows that flow on, and no other workers.
 async fn goes_on(job: &Job, pods: &[String]) {
     let (reason, message) = job.until_condition("Checkpointed", "False").await;
     println!("        {}: Checkpointed=False {reason}: {message}", job.space.name);
+    let read = job.rows_read().await;
+    until("more rows are read", || async { (job.rows_read().await > read).then_some(()) }).await;
     assert_eq!(job.workers().await, pods, "storage that fails restarts no worker");
 }
 
