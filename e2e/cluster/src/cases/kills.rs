@@ -1,11 +1,8 @@
 //! Workers that die in every way a pod can, at every moment: nothing is lost, nothing is counted twice.
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use kube::{
     ResourceExt,
     api::{DeleteParams, EvictParams, LogParams},
@@ -312,7 +309,7 @@ pub async fn standby_takes_over(space: Space) {
 
 /// What `kubectl drain` asks for, but for the cordon: there is one node, and with it cordoned no successor could ever come.
 pub async fn evicted_by_a_drain(space: Space) {
-    let job = Job::running(&space, &Settings::seconds(60)).await;
+    let job = Job::running(&space, &Settings::seconds(75)).await;
     // From here on no checkpoint is due. One that is taken all the same is taken because somebody has to go.
     job.change(json!({"checkpoint": {"interval": "10m"}})).await;
     job.until_current().await;
@@ -328,24 +325,25 @@ pub async fn evicted_by_a_drain(space: Space) {
         assert!(pods.len() >= 2, "of {before:?} one was gone before its successor was there: {pods:?}");
         pods
     };
+    until("the disruption budget lets one go", || async {
+        let allowed = ["-n", &space.name, "get", "pdb", "-o", "jsonpath={.items[*].status.disruptionsAllowed}"];
+        space.cluster.kubectl(&allowed).await.ok().filter(|allowed| allowed == "1")
+    })
+    .await;
     let pods = space.cluster.pods(&space.name);
-    let refused = AtomicBool::new(false);
-    for victim in &before {
-        until("the disruption budget lets the eviction through", || async {
-            there().await;
-            match pods.evict(victim, &EvictParams::default()).await {
-                Ok(_) => Some(()),
-                // Not as long as another's place is being handed over.
-                Err(kube::Error::Api(status)) if status.code == 429 => {
-                    refused.store(true, Ordering::Relaxed);
-                    None
-                }
-                Err(error) => panic!("{victim} cannot be evicted: {error}"),
-            }
-        })
-        .await;
-    }
-    assert!(refused.load(Ordering::Relaxed), "the second was let go before the first was replaced");
+    let evict = async |victim: &str| match pods.evict(victim, &EvictParams::default()).await {
+        Ok(_) => true,
+        Err(kube::Error::Api(status)) if status.code == 429 => false,
+        Err(error) => panic!("{victim} cannot be evicted: {error}"),
+    };
+    let (first, second) = join(evict(&before[0]), evict(&before[1])).await;
+    assert!(first != second, "of two at once one has to wait: {first}, {second}");
+    let waits = &before[usize::from(first)];
+    until("the first is replaced, and the second may go", || async {
+        there().await;
+        evict(waits).await.then_some(())
+    })
+    .await;
     until("both are gone", || async { (!there().await.iter().any(|pod| before.contains(pod))).then_some(()) }).await;
     job.until_attempt_after(attempt).await;
     let restored = job.restored().await;
