@@ -42,10 +42,10 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// So long an end waits for the pods to be gone: the grace period of a pod, and some. What is left then goes on its own, or
 /// with the job's resource, which owns it.
 const FINISH_PATIENCE: Duration = Duration::from_secs(40);
-/// A worker whose connection broke has mostly ended by itself, which the kubelet reports in about a second: out of memory, a
-/// signal. So long it is waited for, and the pod is kept for its logs; only one that is cut off is ended by force. Its work is
+/// A worker whose connection broke has mostly ended by itself, which the kubelet reports in about a second, and later where it is
+/// busy: out of memory, a signal. So long it is waited for, and the pod is kept for its logs; only one that is cut off is ended by force. Its work is
 /// taken over meanwhile.
-const LAST_REPORT: Duration = Duration::from_secs(3);
+const LAST_REPORT: Duration = Duration::from_secs(6);
 /// Characters of a pod's name that are drawn at random.
 const SUFFIX: usize = 8;
 

@@ -265,6 +265,8 @@ pub async fn ten_blows_at_random(space: Space) {
         // Half of them fall into the restore that the last one has caused.
         settled = random.random_bool(0.5);
         if settled {
+            // What the blow has done is seen in the status by then.
+            pass(Duration::from_secs(3)).await;
             job.until_condition("Ready", "True").await;
             job.until_more_checkpoints(2).await;
         } else {
@@ -331,19 +333,21 @@ pub async fn evicted_by_a_drain(space: Space) {
     })
     .await;
     let pods = space.cluster.pods(&space.name);
-    let evict = async |victim: &str| match pods.evict(victim, &EvictParams::default()).await {
-        Ok(_) => true,
-        Err(kube::Error::Api(status)) if status.code == 429 => false,
-        Err(error) => panic!("{victim} cannot be evicted: {error}"),
+    // One is let go; the other is refused, here or by the client's own tries, until the first has been replaced.
+    let evict = async |victim: &str| {
+        until(&format!("{victim} is let go"), || async {
+            there().await;
+            match pods.evict(victim, &EvictParams::default()).await {
+                Ok(_) => Some(()),
+                Err(kube::Error::Api(status)) if status.code == 429 => None,
+                Err(error) => panic!("{victim} cannot be evicted: {error}"),
+            }
+        })
+        .await;
     };
-    let (first, second) = join(evict(&before[0]), evict(&before[1])).await;
-    assert!(first != second, "of two at once one has to wait: {first}, {second}");
-    let waits = &before[usize::from(first)];
-    until("the first is replaced, and the second may go", || async {
-        there().await;
-        evict(waits).await.then_some(())
-    })
-    .await;
+    join(evict(&before[0]), evict(&before[1])).await;
+    let now = job.workers().await;
+    assert!(now.iter().any(|worker| !before.contains(worker)), "both were let go before a successor ran: {now:?}");
     until("both are gone", || async { (!there().await.iter().any(|pod| before.contains(pod))).then_some(()) }).await;
     job.until_attempt_after(attempt).await;
     let restored = job.restored().await;
