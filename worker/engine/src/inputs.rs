@@ -22,7 +22,7 @@ use crate::{
 const INPUTS_VERSION: u32 = 1;
 
 /// The splits of all sources, by the source's identity.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Inputs {
     version: u32,
