@@ -50,15 +50,17 @@ fn every_metric_is_documented_and_every_documented_metric_is_there() {
 #[test]
 fn alerts_are_made_of_metrics_that_are_there() {
     let rules = read("weir/templates/prometheusrule.yaml");
-    let documented = documented_metrics("weir_controller");
-    let used: BTreeSet<&str> = rules
-        .split("weir_controller_")
-        .skip(1)
-        .filter_map(|rest| rest.split(|c: char| !c.is_ascii_lowercase() && c != '_').next())
-        .map(|name| name.trim_end_matches("_total"))
-        .collect();
-    let unknown: Vec<_> = used.iter().filter(|name| !documented.contains(**name)).collect();
-    assert!(!used.is_empty() && unknown.is_empty(), "no metrics: {unknown:?}");
+    for process in ["weir_controller", "weir_worker"] {
+        let documented = documented_metrics(process);
+        let used: BTreeSet<&str> = rules
+            .split(&format!("{process}_"))
+            .skip(1)
+            .filter_map(|rest| rest.split(|c: char| !c.is_ascii_lowercase() && c != '_').next())
+            .map(|name| name.trim_end_matches("_total"))
+            .collect();
+        let unknown: Vec<_> = used.iter().filter(|name| !documented.contains(**name)).collect();
+        assert!(!used.is_empty() && unknown.is_empty(), "no metrics of {process}: {unknown:?}");
+    }
 }
 
 #[test]

@@ -83,6 +83,10 @@ impl Default for Metrics {
             status_writes: Family::default(),
             leader: Gauge::default(),
         };
+        // A rate over a series that is not there yet is nothing, and an alert that compares with nothing never fires.
+        for ok in [true, false] {
+            drop(metrics.checkpoints.get_or_create(&result(ok)));
+        }
         metrics.register();
         metrics
     }
@@ -110,7 +114,7 @@ impl Metrics {
         );
         weir.register(
             "last_checkpoint_timestamp_seconds",
-            "When the newest checkpoint of a job completed; before the first, when the job began",
+            "When the newest checkpoint of a job completed; before the first since its start, when it was started",
             self.last_checkpoint.clone(),
         );
         weir.register("workers_lost", "Workers that were lost", self.workers_lost.clone());
@@ -141,11 +145,16 @@ impl Metrics {
         self.last_checkpoint.get_or_create(job).set(at_seconds);
     }
 
-    /// A job takes checkpoints from now on. Where none of it is known, what would be lost began at this time.
+    /// A job is to take checkpoints. Where none of it is known, what would be lost began at this time.
     pub fn checkpointing_since(&self, job: &JobLabels, at_seconds: i64) {
         if self.last_checkpoint.get(job).is_none() {
             self.last_checkpoint.get_or_create(job).set(at_seconds);
         }
+    }
+
+    /// An attempt goes on whose newest checkpoint completed at this time.
+    pub fn checkpointed_at(&self, job: &JobLabels, at_seconds: i64) {
+        self.last_checkpoint.get_or_create(job).set(at_seconds);
     }
 
     /// A checkpoint was aborted.
@@ -241,5 +250,25 @@ mod tests {
         assert!(text.contains("weir_controller_checkpoints_total{result=\"ok\"} 1"), "{text}");
         metrics.forget(&job);
         assert!(!metrics.encode().contains("flights"));
+    }
+
+    #[test]
+    fn checkpoints_can_be_compared_before_the_first_one() {
+        let text = Metrics::default().encode();
+        for result in ["ok", "error"] {
+            assert!(text.contains(&format!("weir_controller_checkpoints_total{{result=\"{result}\"}} 0")), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_job_s_age_begins_once_and_a_resumed_attempt_has_that_of_its_checkpoint() {
+        let metrics = Metrics::default();
+        let job = JobLabels { namespace: "air".to_string(), job: "flights".to_string() };
+        let at = |metrics: &Metrics| metrics.last_checkpoint.get(&job).map(|gauge| gauge.get());
+        metrics.checkpointing_since(&job, 100);
+        metrics.checkpointing_since(&job, 200);
+        assert_eq!(at(&metrics), Some(100), "a start that takes long is not begun anew");
+        metrics.checkpointed_at(&job, 50);
+        assert_eq!(at(&metrics), Some(50));
     }
 }

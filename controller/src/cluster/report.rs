@@ -30,7 +30,7 @@ use super::{
 use crate::{
     coordinator::StatusOutcome,
     effects::chain,
-    supervisor::{Fact, Observer, Outcome, StatusAnswer, StatusWrite},
+    supervisor::{Fact, Observer, Outcome, StatusAnswer, StatusWrite, Why},
     time::Millis,
     ui::View,
 };
@@ -156,6 +156,12 @@ impl Report {
         self.change(|facts| facts.restored_from = Some(RestoredFrom { value, at }));
     }
 
+    /// A supervisor starts. The age of the job's checkpoint counts from here on, also where no checkpoint ever comes.
+    pub fn begins(&self) {
+        let since = since(&self.lock().facts, Timestamp::now());
+        self.metrics.checkpointing_since(&self.labels(), since.as_second());
+    }
+
     /// The supervisor has ended.
     pub fn ended(&self, outcome: &Outcome) {
         self.change(|facts| facts.ended_with(outcome));
@@ -196,10 +202,13 @@ impl Report {
     fn fact(&self, fact: &Fact) {
         let now = Instant::now();
         match fact {
-            Fact::TermOpened { restored, .. } => {
-                let restored = restored.as_ref().and_then(|record| i64::try_from(record.completed_at_ms / 1000).ok());
-                let since = restored.unwrap_or_else(|| Timestamp::now().as_second());
-                self.metrics.checkpointing_since(&self.labels(), since);
+            // Storage knows better than a status, which may be old or lost. What any other term restores says nothing: the
+            // job may have been suspended for days.
+            Fact::TermOpened { restored: Some(record), why: Why::Resume, .. } => {
+                self.metrics.checkpointed_at(&self.labels(), (record.completed_at_ms / 1000) as i64);
+            }
+            Fact::TermOpened { .. } => {
+                self.metrics.checkpointing_since(&self.labels(), Timestamp::now().as_second());
             }
             Fact::Completed { record, .. } => {
                 let took = Duration::from_millis(record.duration_ms);
@@ -229,6 +238,12 @@ impl Report {
         let at = rfc3339(Timestamp::now());
         self.change(|facts| facts.fold(fact, &at));
     }
+}
+
+/// Since when a job that a supervisor starts over has had no checkpoint: one that ran, since its newest; any other begins now.
+fn since(facts: &Facts, now: Timestamp) -> Timestamp {
+    let latest = facts.latest.as_ref().filter(|_| facts.workers > 0);
+    latest.and_then(|latest| latest.completed_at.parse().ok()).unwrap_or(now)
 }
 
 /// The supervisor's view of a report. `woken` is told when something happened that the reconciler may have to act upon.
@@ -437,5 +452,19 @@ mod tests {
         let odd = read(json!({"term": 7, "attempt": "three", "conditions": [condition]}));
         assert_eq!((odd.term, odd.attempt, odd.conditions.len()), (Some(7), None, 1));
         assert_eq!(read(json!(null)), StreamJobStatus::default());
+    }
+
+    #[test]
+    fn only_a_job_that_ran_is_as_old_as_its_checkpoint() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let of = |status: serde_json::Value| {
+            let status = StreamJobStatus::deserialize(status).unwrap();
+            since(&Facts::of(&status, 1), now).as_second()
+        };
+        let checkpoint = json!({"latest": {"id": 3, "record": "r", "completedAt": "2027-01-15T07:00:00.000Z",
+            "duration": "180ms", "stateBytes": 1, "uploadedBytes": 1}});
+        assert_eq!(of(json!({"replicas": 2, "checkpoint": checkpoint})), 1_800_000_000 - 3600);
+        assert_eq!(of(json!({"replicas": 0, "checkpoint": checkpoint})), 1_800_000_000, "suspended, or not begun");
+        assert_eq!(of(json!({"replicas": 2})), 1_800_000_000);
     }
 }
