@@ -188,8 +188,8 @@ impl Context {
 struct Health {
     metrics: Metrics,
     role: watch::Receiver<Role>,
-    /// StreamJobs are served by this cluster, and it answers.
-    served: AtomicBool,
+    /// Why jobs cannot be looked after here yet; none once the API server answers and serves StreamJobs.
+    complaint: Mutex<Option<String>>,
     /// The leader has listed all jobs.
     listed: AtomicBool,
     turned: Mutex<Instant>,
@@ -201,8 +201,8 @@ impl Answers for Health {
     }
 
     fn not_ready(&self) -> Option<String> {
-        if !self.served.load(Ordering::Relaxed) {
-            return Some("StreamJobs are not served here yet: install charts/weir-crds".to_string());
+        if let Some(complaint) = self.complaint.lock().clone() {
+            return Some(complaint);
         }
         let role = *self.role.borrow();
         if role.leads() {
@@ -246,7 +246,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let health = Arc::new(Health {
         metrics: metrics.clone(),
         role: role.clone(),
-        served: AtomicBool::new(false),
+        complaint: Mutex::new(Some("the API server has not answered yet".to_string())),
         listed: AtomicBool::new(false),
         turned: Mutex::new(Instant::now()),
     });
@@ -331,7 +331,6 @@ async fn becomes(mut role: watch::Receiver<Role>, leads: bool) {
 
 /// Waits until the API server answers and knows StreamJobs.
 async fn first_contact(client: &Client, options: &Options, health: &Health) -> String {
-    let mut told = false;
     loop {
         // What is missing is missing outside: a new process would not find it either.
         *health.turned.lock() = Instant::now();
@@ -341,16 +340,29 @@ async fn first_contact(client: &Client, options: &Options, health: &Health) -> S
         };
         match cluster.await {
             Ok(cluster) => {
-                health.served.store(true, Ordering::Relaxed);
+                health.complaint.lock().take();
                 return cluster;
             }
             Err(error) => {
-                if !std::mem::replace(&mut told, true) {
-                    tracing::error!(error = chain(&error), "StreamJobs cannot be listed yet; tried again");
+                let complaint = unserved(&error);
+                let before = health.complaint.lock().replace(complaint.clone());
+                if before.as_ref() != Some(&complaint) {
+                    tracing::error!(complaint, "jobs cannot be looked after yet; tried again");
                 }
             }
         }
         tokio::time::sleep(START_RETRY).await;
+    }
+}
+
+/// Why jobs cannot be looked after yet. Only a resource that is not there is one for the charts.
+fn unserved(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if status.code == 404 => {
+            "StreamJobs are not served here yet: install charts/weir-crds".to_string()
+        }
+        kube::Error::Api(status) => format!("StreamJobs cannot be listed yet: {status}"),
+        _ => format!("StreamJobs cannot be listed yet: {}", chain(error)),
     }
 }
 
@@ -434,19 +446,19 @@ mod tests {
         let leads = Role { until: Some(Instant::now() + Duration::from_mins(1)), in_touch: true, ..Role::default() };
         let stands_by = Role { in_touch: true, ..Role::default() };
         let cut_off = Role::default();
-        for (role, served, listed, complaint) in [
-            (stands_by, true, false, None),
-            (leads, true, true, None),
-            (leads, true, false, Some("not been listed")),
-            (cut_off, true, false, Some("the lease")),
-            (stands_by, false, false, Some("install charts/weir-crds")),
-            (leads, false, true, Some("install charts/weir-crds")),
+        for (role, unserved, listed, complaint) in [
+            (stands_by, None, false, None),
+            (leads, None, true, None),
+            (leads, None, false, Some("not been listed")),
+            (cut_off, None, false, Some("the lease")),
+            (stands_by, Some("Unauthorized"), false, Some("Unauthorized")),
+            (leads, Some("Unauthorized"), true, Some("Unauthorized")),
         ] {
             let (_role, watched) = watch::channel(role);
             let health = Health {
                 metrics: Metrics::default(),
                 role: watched,
-                served: served.into(),
+                complaint: Mutex::new(unserved.map(str::to_string)),
                 listed: listed.into(),
                 turned: Mutex::new(Instant::now()),
             };
@@ -457,6 +469,17 @@ mod tests {
             }
             assert_eq!(health.not_well(), None);
         }
+    }
+
+    #[test]
+    fn the_charts_are_named_only_where_the_resource_is_missing() {
+        let refused = |code: u16, message: &str| {
+            let status = kube::core::Status { code, message: message.to_string(), ..kube::core::Status::default() };
+            unserved(&kube::Error::Api(status.boxed()))
+        };
+        assert!(refused(404, "page not found").contains("install charts/weir-crds"));
+        let forbidden = refused(403, "streamjobs.weir.dev is forbidden");
+        assert!(forbidden.contains("is forbidden") && !forbidden.contains("install"), "{forbidden}");
     }
 
     #[test]
