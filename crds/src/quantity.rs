@@ -43,8 +43,9 @@ impl Quantity {
 fn parse(text: &str) -> Option<f64> {
     let (suffix, factor) = SUFFIXES.iter().find(|(suffix, _)| text.ends_with(suffix))?;
     let number = &text[..text.len() - suffix.len()];
-    let begins_as_number = number.starts_with(|c: char| c.is_ascii_digit() || c == '.');
-    let value: f64 = number.parse().ok().filter(|_| begins_as_number)?;
+    // Rust also reads signs, exponents and words.
+    let is_plain = number.chars().all(|c| c.is_ascii_digit() || c == '.');
+    let value: f64 = number.parse().ok().filter(|_| is_plain)?;
     Some(value * factor)
 }
 
@@ -95,7 +96,9 @@ impl JsonSchema for Quantity {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "x-kubernetes-int-or-string": true,
-            "pattern": r"^[0-9.]+(Ki|Mi|Gi|Ti|Pi|m|k|M|G|T|P|E)?$",
+            // Of a text; the minimum is of a number.
+            "pattern": r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)(Ki|Mi|Gi|Ti|Pi|m|k|M|G|T|P|E)?$",
+            "minimum": 0,
         })
     }
 }
@@ -115,7 +118,7 @@ mod tests {
 
     #[test]
     fn other_units_are_refused() {
-        for text in ["", "1GB", "Mi", "-1", "1 Gi", "inf"] {
+        for text in ["", "1GB", "Mi", "-1", "1 Gi", "inf", "1.2.3", ".", "1e3"] {
             assert!(text.parse::<Quantity>().is_err(), "{text}");
         }
     }

@@ -147,7 +147,8 @@ pub struct PodTemplate {
     #[serde(default)]
     pub metadata: PodTemplateMetadata,
     /// A pod's spec, as in a Deployment; all of it is optional. The container named `worker` is Weir's own: environment
-    /// variables, volume mounts and ports of it are added. Other containers run beside it.
+    /// variables, volume mounts and ports of it are added. Other containers run beside it. A port that is added needs a
+    /// NetworkPolicy of your own: the job's admits only Weir's two.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     #[schemars(schema_with = "any_object")]
     pub spec: Map<String, Value>,
@@ -230,6 +231,7 @@ pub struct Checkpoint {
     pub alignment: Alignment,
     /// How many checkpoints in a row may fail before the condition Checkpointed turns False. The job runs on in any case.
     #[serde(default = "defaults::tolerable_failures")]
+    #[schemars(range(max = u32::MAX))]
     pub tolerable_failures: u32,
     /// How many of the newest completed checkpoints are retained; older ones are deleted.
     #[serde(default = "defaults::retain")]
@@ -335,6 +337,7 @@ pub struct Restart {
     /// How many failures in a row are followed by a restart. One more and the job is given up: the condition Failed says why.
     /// If absent, there is no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = u32::MAX))]
     pub max_failures: Option<u32>,
 }
 

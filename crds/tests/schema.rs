@@ -244,6 +244,26 @@ fn bad_jobs_are_refused_with_field_place_and_remedy() {
             &["limits.memory: \"1GB\" is no quantity"],
         ),
         (
+            "two points",
+            replaced("sql:", "workers: {resources: {limits: {cpu: 1.2.3}}}\n  sql:"),
+            &["limits.cpu: \"1.2.3\" is no quantity"],
+        ),
+        (
+            "less than nothing",
+            replaced("sql:", "workers: {resources: {requests: {cpu: -1}}}\n  sql:"),
+            &["spec.workers.resources.requests.cpu: is -1, a number; write a quantity"],
+        ),
+        (
+            "too many failures",
+            replaced("sql:", "restart: {maxFailures: 4294967296}\n  sql:"),
+            &["spec.restart.maxFailures: 4294967296 is too large: 4294967295 at most"],
+        ),
+        (
+            "too many failed checkpoints",
+            replaced("storage:", "tolerableFailures: 4294967296\n    storage:"),
+            &["spec.checkpoint.tolerableFailures: 4294967296 is too large"],
+        ),
+        (
             "no bucket",
             replaced("url: checkpoints", "url: s3:///x"),
             &["spec.checkpoint.storage.url", "names no bucket: write s3://bucket/prefix"],
