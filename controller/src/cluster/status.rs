@@ -259,7 +259,9 @@ impl Facts {
             // The next step is decided anew; nothing is said about it before.
             Outcome::Killed | Outcome::Left => return,
             Outcome::Failed(failure) => failed(failure),
-            Outcome::GivenUp(reason) => Run::Failed(Problem { reason: reasons::GIVEN_UP, message: reason.clone() }),
+            Outcome::GivenUp(reason) => {
+                Run::Failed(Problem { reason: reasons::GIVEN_UP, message: format!("{reason}{TRY_AGAIN}") })
+            }
             Outcome::Refused(refusal, reason) => Run::Stalled(refused(refusal.as_ref(), reason)),
             Outcome::Superseded(by) => Run::Stalled(Problem {
                 reason: reasons::SUPERSEDED,
@@ -485,6 +487,10 @@ pub fn rfc3339(at: Timestamp) -> String {
 /// A record that was in doubt so often is worth telling of: storage that answered late once is not.
 pub const DOUBTS: u32 = 2;
 
+/// What ends a failure.
+const TRY_AGAIN: &str =
+    "; any change of the spec tries again from the last checkpoint, see \"Trying again\" in docs/runbook.md";
+
 fn suspended(lacks: Option<&str>) -> String {
     match lacks {
         None => "suspended; set spec.suspend to false to resume from the newest checkpoint".to_string(),
@@ -507,7 +513,7 @@ fn failed(failure: &Failure) -> Run {
             reasons::CHECKPOINT_CORRUPT,
             "; nothing was restored. Set restoreFrom to an older record; `weir checkpoints` lists them",
         )),
-        _ => Run::Failed(problem(reasons::TASK_FAILED, "")),
+        _ => Run::Failed(problem(reasons::TASK_FAILED, TRY_AGAIN)),
     }
 }
 

@@ -220,6 +220,10 @@ pub mod tests {
                 "privileged",
             ),
             (template(json!({"containers": [{"name": "worker", "command": ["sh"]}]})), "command"),
+            (template(json!({"restartPolicy": "Always"})), "spec.workers.podTemplate.spec.restartPolicy is Weir's own"),
+            (template(json!({"terminationGracePeriodSeconds": 300})), "spec.terminationGracePeriodSeconds is Weir's"),
+            (template(json!({"subdomain": "mine"})), "spec.subdomain is Weir's own"),
+            (template(json!({"enableServiceLinks": true})), "spec.enableServiceLinks is Weir's own"),
         ];
         for (job, part) in cases {
             let problem = validate(&job, "i").unwrap_err();

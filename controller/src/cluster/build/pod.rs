@@ -44,6 +44,8 @@ const STATE_DIR: &str = "/var/lib/weir";
 const TLS_DIR: &str = "/etc/weir/tls";
 /// What of a pod reaches beyond it; the restricted profile refuses them, and so does Weir, with a name for the field.
 const FORBIDDEN: [&str; 4] = ["hostNetwork", "hostPID", "hostIPC", "ephemeralContainers"];
+/// What of a pod Weir sets itself: how it ends, and what it finds and is found by.
+const OURS: [&str; 4] = ["restartPolicy", "terminationGracePeriodSeconds", "subdomain", "enableServiceLinks"];
 /// Volumes that the restricted profile allows.
 const ALLOWED_VOLUMES: [&str; 8] =
     ["configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"];
@@ -65,6 +67,11 @@ pub fn check(template: &PodTemplate) -> Result<(), Problem> {
                 field,
                 "reaches beyond the pod, which the restricted profile does not allow; leave it out",
             ));
+        }
+    }
+    for field in OURS {
+        if template.spec.get(field).is_some_and(|value| !value.is_null()) {
+            return Err(refuse(field, "is Weir's own; leave it out"));
         }
     }
     let volumes = template.spec.get("volumes").and_then(Value::as_array);

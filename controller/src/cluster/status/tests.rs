@@ -343,6 +343,12 @@ fn a_new_leader_reads_back_what_it_needs() {
     let failed = facts.status(&[], at(0));
     assert!(Facts::of(&failed, 1).ended());
     assert!(!Facts::of(&failed, 2).ended(), "another spec is tried");
+    let message = |facts: &Facts| match &facts.run {
+        Run::Failed(problem) => problem.message.clone(),
+        run => panic!("{run:?}"),
+    };
+    assert!(message(&facts).starts_with("x; any change of the spec tries again"), "{}", message(&facts));
+    assert_eq!(message(&Facts::of(&failed, 1)), message(&facts), "the remedy is told once");
 }
 
 #[test]
