@@ -241,6 +241,41 @@ fn the_service_and_the_policies_select_the_controllers_and_nothing_else() {
 }
 
 #[test]
+fn common_labels_are_on_all_objects_and_pods_and_select_nothing() {
+    let Some(helm) = helm() else { return };
+    for object in rendered(&helm, "ha") {
+        let name = format!("{} {}", object["kind"], object["metadata"]["name"]);
+        assert_eq!(object["metadata"]["labels"]["team"], "data", "{name}");
+        if object["kind"] == "Deployment" {
+            assert_eq!(object["spec"]["template"]["metadata"]["labels"]["team"], "data", "{name}");
+        }
+        for selector in ["/spec/selector", "/spec/selector/matchLabels", "/spec/podSelector/matchLabels"] {
+            assert_eq!(object.pointer(&format!("{selector}/team")), None, "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_lease_that_may_be_written_is_the_one_that_is_held() {
+    let Some(helm) = helm() else { return };
+    for case in CASES {
+        let objects = rendered(&helm, case);
+        let controllers = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
+        let args = controllers["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap();
+        let about_leases = |rule: &&Value| rule["resources"] == serde_json::json!(["leases"]);
+        let roles = objects.iter().filter(|object| object["kind"] == "Role");
+        let rules: Vec<_> = roles.flat_map(|role| role["rules"].as_array().unwrap()).filter(about_leases).collect();
+        assert_eq!(rules.len(), 2, "{case}: one by name, and one to create");
+        for rule in rules {
+            match rule["resourceNames"][0].as_str() {
+                Some(name) => assert!(args.contains(&Value::from(format!("--lease={name}"))), "{case}: {args:?}"),
+                None => assert_eq!(rule["verbs"], serde_json::json!(["create"]), "{case}"),
+            }
+        }
+    }
+}
+
+#[test]
 fn the_tests_pod_reaches_a_metrics_port_that_is_not_for_everybody() {
     let Some(helm) = helm() else { return };
     let objects = rendered(&helm, "ha");
@@ -293,6 +328,8 @@ fn values_that_cannot_work_are_refused_and_the_message_names_them() {
         ("image.digest=latest", "digest"),
         ("watchNamespace=Team_A", "watchNamespace"),
         ("metrics.serviceMonitor.interval=often", "interval"),
+        ("metrics.prometheusRule.workersLost=-1", "workersLost"),
+        ("extraVolumeMounts[0].name=authorities", "mountPath"),
         ("serviceAccount.create=false", "serviceAccount.name"),
     ] {
         let error = template(&helm, "weir", &["--set", set]).err().unwrap_or_else(|| panic!("{set} is taken"));

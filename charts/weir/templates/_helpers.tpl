@@ -12,6 +12,10 @@
 {{- end -}}
 {{- end -}}
 
+{{- define "weir.lease" -}}
+{{ include "weir.fullname" . }}-controller
+{{- end -}}
+
 {{- /* By these the Deployment, the Service and the policies find the controllers. Workers' NetworkPolicies let in pods with
 the first two, so they never change. */ -}}
 {{- define "weir.selector" -}}

@@ -37,11 +37,16 @@ controller/src/cluster/permissions.rs: neither may have more than the other. */ 
   verbs: [create, patch]
 {{- end -}}
 
-{{- /* What it may do in its own namespace: hold the lease. */ -}}
+{{- /* What it may do in its own namespace: hold the lease, and nobody else's. */ -}}
 {{- define "weir.leaseRules" -}}
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
-  verbs: [get, create, update]
+  resourceNames: ['{{ include "weir.lease" . }}']
+  verbs: [get, update]
+# What is not there yet cannot be granted by name.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [create]
 {{- end -}}
 
 {{- /* Objects outside of namespaces. The identity of kube-system is the cluster's: it stands in what a job writes to storage, so

@@ -64,12 +64,20 @@ pub const JOBS: &[Permission] = &[
 ];
 
 /// In its own namespace.
-pub const LEASE: &[Permission] = &[Permission {
-    group: "coordination.k8s.io",
-    resource: "leases",
-    verbs: &["get", "create", "update"],
-    why: "the election",
-}];
+pub const LEASE: &[Permission] = &[
+    Permission {
+        group: "coordination.k8s.io",
+        resource: "leases",
+        verbs: &["get", "update"],
+        why: "the election; of the controllers' own lease alone",
+    },
+    Permission {
+        group: "coordination.k8s.io",
+        resource: "leases",
+        verbs: &["create"],
+        why: "that lease, where it is not there yet; a role cannot name what is not there",
+    },
+];
 
 /// Objects outside all namespaces.
 pub const CLUSTER: &[Permission] = &[Permission {
@@ -81,11 +89,12 @@ pub const CLUSTER: &[Permission] = &[Permission {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
 
-    type Rules = BTreeMap<(String, String), Vec<String>>;
+    /// Verbs by group and resource; a resource may be in several rules.
+    type Rules = BTreeMap<(String, String), BTreeSet<String>>;
 
     /// What a block of the chart's templates grants. The blocks are plain YAML.
     fn granted(templates: &str, block: &str) -> Rules {
@@ -98,21 +107,19 @@ mod tests {
                 rule[field].as_array().unwrap().iter().map(|item| item.as_str().unwrap().to_string()).collect()
             };
             for resource in list("resources") {
-                let mut verbs = list("verbs");
-                verbs.sort();
-                granted.insert((list("apiGroups")[0].clone(), resource), verbs);
+                granted.entry((list("apiGroups")[0].clone(), resource)).or_default().extend(list("verbs"));
             }
         }
         granted
     }
 
     fn asked(permissions: &[Permission]) -> Rules {
-        let one = |permission: &Permission| {
-            let mut verbs: Vec<String> = permission.verbs.iter().map(ToString::to_string).collect();
-            verbs.sort();
-            ((permission.group.to_string(), permission.resource.to_string()), verbs)
-        };
-        permissions.iter().map(one).collect()
+        let mut asked = Rules::new();
+        for Permission { group, resource, verbs, .. } in permissions {
+            let of = asked.entry(((*group).to_string(), (*resource).to_string())).or_default();
+            of.extend(verbs.iter().map(ToString::to_string));
+        }
+        asked
     }
 
     #[test]
