@@ -305,11 +305,12 @@ impl Checkpoints {
         let bytes = Bytes::from(encode(&part));
         ack.part_length = bytes.len() as u64;
         ack.part_crc32c = crc32c::crc32c(&bytes);
-        self.taken.insert(id, snapshots);
         if self.settings.inline {
+            // No later checkpoint names files of it: it has none.
             ack.inline_part = bytes;
             return Some(ReadyPart { ack, object: None });
         }
+        self.taken.insert(id, snapshots);
         Some(ReadyPart { ack, object: Some(bytes) })
     }
 

@@ -226,11 +226,13 @@ pub(crate) async fn deploy(
     };
     let reading = unless(&superseded, read(&host, &deploy, &superseded));
     let ((states, stop_time), read) = tokio::join!(stopping, reading);
-    let (order, graph, store, dealt) = read?;
-
-    let local = keep_local(&host, order.record.as_ref().map(|(_, record)| record), &states);
+    // Also where nothing comes of this deployment: the next one restores from here what is here.
+    let record = record_of(&deploy.restore_path, &deploy.restore_record)?;
+    let local = keep_local(&host, record.as_ref().map(|(_, record)| record), &states);
     // The old states are closed here: their files stay where they are, their memory goes.
     drop(states);
+    let (order, graph, store, dealt) = read?;
+
     let commits = unless(&superseded, prepare_commits(&order, &graph, &deploy, dealt.commits)).await?;
 
     let restored = restored_for(&order, dealt.restored, &graph, deploy.parallelism, &local);

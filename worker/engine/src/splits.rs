@@ -74,11 +74,11 @@ impl Splits {
         self.active.fill(now);
         let mut changes = Vec::new();
         for (i, state) in self.states.iter().enumerate() {
-            if let Some(watermark) = state.watermark_ms {
-                changes.extend(self.watermarks.advance(i, watermark));
-                if state.idle {
-                    changes.extend(self.watermarks.set_idle(i));
-                }
+            match state.watermark_ms {
+                // It does not count, and must not for a moment: what the others have yet to say may be before it.
+                Some(watermark) if state.idle => self.watermarks.set(i, watermark),
+                Some(watermark) => changes.extend(self.watermarks.advance(i, watermark)),
+                None => {}
             }
         }
         if self.watermarks.is_idle() && changes.last() != Some(&Change::Idle) {
@@ -229,5 +229,18 @@ mod tests {
         assert_eq!(after.items(), items);
         after.end(0);
         assert!(!after.is_ended());
+    }
+
+    #[test]
+    fn a_split_that_comes_back_idle_does_not_move_the_watermark_on() {
+        let (now, timeout) = (Instant::now(), Duration::from_secs(3));
+        let mut before = splits(2, Some(timeout), now);
+        before.advance(0, 100);
+        before.advance(1, 50);
+        assert_eq!(before.find_idle(now + timeout), Some(Change::Idle));
+        let states = before.items().iter().map(|item| SplitState::from_item(item).unwrap().unwrap()).collect();
+        let mut after = Splits::new(states, Some(timeout), now);
+        assert_eq!(after.restore(now), [Change::Idle]);
+        assert_eq!(after.activate(1, now), Some(Change::Watermark(50)), "rows after that are in time, as they were");
     }
 }

@@ -73,6 +73,12 @@ impl Watermarks {
         self.update()
     }
 
+    /// An input that is idle has this watermark, which counts when it is active again.
+    pub fn set(&mut self, input: usize, watermark: Timestamp) {
+        let one = &mut self.inputs[input];
+        one.watermark = one.watermark.max(watermark);
+    }
+
     /// An input counts again, with the watermark it had.
     pub fn activate(&mut self, input: usize) -> Option<Change> {
         if !self.inputs[input].idle {
