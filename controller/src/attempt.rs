@@ -18,7 +18,7 @@ mod tests;
 #[cfg(test)]
 mod world;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,10 +75,19 @@ pub struct AttemptMachine {
     failures: Failures,
     /// The attempt was begun because of a failure or a loss.
     again: bool,
-    /// A stop with a last checkpoint is to follow as soon as what runs is resumed.
-    stops: bool,
+    /// A stop is to follow as soon as what runs is resumed.
+    stops: Option<Stop>,
     /// A running job was taken over: until then other wishes wait for what was wanted last.
     first_until: Option<Millis>,
+}
+
+/// A stop that came before it was known what runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Stop {
+    /// With a last checkpoint.
+    Last,
+    /// Without one.
+    AtOnce,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -147,7 +156,7 @@ impl AttemptMachine {
             phase: Phase::New,
             failures: Failures::default(),
             again: false,
-            stops: false,
+            stops: None,
             first_until: None,
         }
     }
@@ -159,7 +168,12 @@ impl AttemptMachine {
             return actions;
         }
         match event {
-            Event::Start if self.phase == Phase::New && self.stops => self.end(End::Stopped(None), &mut actions),
+            Event::Start if self.phase == Phase::New && self.stops.is_some() => {
+                self.end(End::Stopped(None), &mut actions);
+            }
+            Event::Resume { .. } if self.phase == Phase::New && self.stops == Some(Stop::AtOnce) => {
+                self.end(End::Stopped(None), &mut actions);
+            }
             Event::Start if self.phase == Phase::New => self.begin(now, &mut actions),
             Event::Resume { found } if self.phase == Phase::New => {
                 for template in found {
@@ -177,8 +191,8 @@ impl AttemptMachine {
             }
             Event::Change { version, same } => self.changed(version, same, &mut actions),
             Event::Planned { version, planned } => self.planned(now, version, planned, &mut actions),
-            Event::WorkerReady { worker, attempt, template } => {
-                self.crew.welcome(worker, attempt, template);
+            Event::WorkerReady { worker, attempt, deploying, template } => {
+                self.crew.welcome(worker, attempt, deploying, template);
                 self.crew.fill(&self.current.template);
                 self.gather(now, &mut actions);
             }
@@ -232,9 +246,11 @@ impl AttemptMachine {
                     self.phase = Phase::Stopping { opening: Arc::clone(opening) };
                 }
                 // It runs, and nobody can take a checkpoint of it yet.
-                Phase::TakingOver { resume: true, .. } | Phase::Resuming { .. } if last_checkpoint => self.stops = true,
+                Phase::TakingOver { resume: true, .. } | Phase::Resuming { .. } if last_checkpoint => {
+                    self.stops = Some(Stop::Last);
+                }
                 // It may run. Who that is has to be found before it can be ended.
-                Phase::New => self.stops = true,
+                Phase::New => self.stops = Some(if last_checkpoint { Stop::Last } else { Stop::AtOnce }),
                 _ => self.end(End::Stopped(None), &mut actions),
             },
             Event::LastTaken(last) => match &self.phase {
@@ -315,7 +331,7 @@ impl AttemptMachine {
 
     fn start_failed(&mut self, now: Millis, template: &str, reason: String, actions: &mut Vec<Action>) {
         // One that was found and is gone was not started by us.
-        if let Phase::TakingOver { resume: true, .. } | Phase::Resuming { .. } = self.phase {
+        if self.waits_for_found() {
             self.crew.given_up(template);
             self.gather(now, actions);
             return;
@@ -412,6 +428,11 @@ impl AttemptMachine {
             return;
         }
         actions.push(Action::Note(Note::TaskFailed(failure.clone())));
+        // It may have been tried in place of what was taken up last, which is not at fault then.
+        if matches!(self.phase, Phase::Deploying { .. }) && self.is_resumed() && failure.kind.is_unfit() {
+            self.restart(now, Duration::ZERO, 0, actions);
+            return;
+        }
         if failure.kind.is_fatal() {
             self.end(End::Failed { failure: Some(failure), reason }, actions);
             return;
@@ -459,7 +480,7 @@ impl AttemptMachine {
     }
 
     fn restart(&mut self, now: Millis, after: Duration, failures: u32, actions: &mut Vec<Action>) {
-        if self.stops {
+        if self.stops.is_some() {
             self.end(End::Stopped(None), actions);
             return;
         }
@@ -517,7 +538,13 @@ impl AttemptMachine {
                 if workers.len() == wanted {
                     let opening = Arc::clone(opening);
                     self.resume(now, opening, workers, actions);
-                } else if workers.len() + self.crew.unheard() < wanted || now >= *until {
+                } else if now >= *until {
+                    // Who is silent is as good as dead, and must not stand in the way of its successor.
+                    let silent = self.crew.abandon(&BTreeMap::new());
+                    actions
+                        .extend(silent.into_iter().map(|(template, count)| Action::AbandonStarts { template, count }));
+                    self.restart(now, Duration::ZERO, 0, actions);
+                } else if workers.len() + self.crew.unheard() < wanted {
                     self.restart(now, Duration::ZERO, 0, actions);
                 }
             }
@@ -535,19 +562,26 @@ impl AttemptMachine {
     }
 
     fn deployed(&mut self, now: Millis, worker: WorkerId, attempt: Attempt, actions: &mut Vec<Action>) {
+        // Also while the others of an attempt that is resumed are looked for.
+        if let Some(ready) = self.crew.ready.get_mut(&worker).filter(|ready| ready.attempt <= attempt) {
+            (ready.attempt, ready.deploying) = (attempt, false);
+        }
         let Phase::Deploying { opening, deployed, .. } = &mut self.phase else { return };
         if attempt != opening.attempt || self.crew.position(&worker).is_none() {
             return;
-        }
-        if let Some(ready) = self.crew.ready.get_mut(&worker) {
-            ready.attempt = attempt;
         }
         deployed.insert(worker);
         if self.crew.members.iter().flatten().all(|member| deployed.contains(member)) {
             let opening = Arc::clone(opening);
             let workers = self.crew.members.iter().flatten().cloned().collect();
-            self.run(now, opening, workers, false, actions);
+            let resumed = self.is_resumed();
+            self.run(now, opening, workers, resumed, actions);
         }
+    }
+
+    /// Another has begun what is deployed.
+    fn is_resumed(&self) -> bool {
+        self.current.number == 0
     }
 
     fn run(

@@ -57,6 +57,8 @@ struct Stage {
     finished: AtomicBool,
     /// One of them, whichever commits next, is told to end.
     leaves: AtomicBool,
+    /// Restoring takes long.
+    holds: AtomicBool,
     changed: Notify,
     /// The deployments: attempt, worker, what was to be restored.
     deployed: Mutex<Vec<(u64, String, String)>>,
@@ -69,8 +71,14 @@ struct Played {
     id: WorkerId,
     store: JobStore,
     stage: Arc<Stage>,
-    /// What it runs, whoever has a session with it.
+    /// What it has been told to deploy, whoever has a session with it.
     attempt: Arc<AtomicU64>,
+    /// It has not restored that yet.
+    deploying: Arc<AtomicBool>,
+    /// What it has been told to run.
+    ran: Arc<AtomicU64>,
+    /// So many have said hello; the last of them is told what happens.
+    sessions: Arc<AtomicU64>,
 }
 
 #[async_trait]
@@ -82,13 +90,15 @@ impl Worker for Played {
         let (answers, stream) = mpsc::channel(64);
         let (played, mut inbox) = (self.clone(), request.into_inner());
         tokio::spawn(async move {
-            let mut told = false;
+            let (mut told, mut session) = (false, None);
             loop {
                 let attempt = played.attempt.load(Ordering::SeqCst);
                 // Made before the flag is read, so that no change is missed.
                 let changed = played.stage.changed.notified();
                 let mut said = Vec::new();
-                if attempt > 0 && !told && played.stage.finished.load(Ordering::SeqCst) {
+                if session == Some(played.sessions.load(Ordering::SeqCst)) && played.restored() {
+                    said.push(from_worker::Message::Deployed(rpc::Deployed { attempt, ..rpc::Deployed::default() }));
+                } else if attempt > 0 && !told && played.stage.finished.load(Ordering::SeqCst) {
                     told = true;
                     said.push(from_worker::Message::Finished(rpc::Finished { attempt }));
                 } else {
@@ -101,6 +111,9 @@ impl Worker for Played {
                     }
                 }
                 for answer in said {
+                    if matches!(answer, from_worker::Message::Welcome(_)) {
+                        session = Some(played.sessions.fetch_add(1, Ordering::SeqCst) + 1);
+                    }
                     if answers.send(Ok(FromWorker { message: Some(answer) })).await.is_err() {
                         return;
                     }
@@ -126,18 +139,28 @@ impl Worker for Played {
 }
 
 impl Played {
+    /// A restore that took long has just ended.
+    fn restored(&self) -> bool {
+        !self.stage.holds.load(Ordering::SeqCst) && self.deploying.swap(false, Ordering::SeqCst)
+    }
+
     async fn answer(&self, message: to_worker::Message) -> Vec<from_worker::Message> {
         use from_worker::Message;
         let finished = self.stage.finished.load(Ordering::SeqCst);
         match message {
-            to_worker::Message::Hello(_) => vec![Message::Welcome(rpc::Welcome {
-                protocol_version: PROTOCOL_VERSION,
-                build_version: BUILD_VERSION.to_string(),
-                worker: self.id.0.clone(),
-                attempt: self.attempt.load(Ordering::SeqCst),
-                highest_checkpoint: 0,
-                memory_budget: 0,
-            })],
+            to_worker::Message::Hello(_) => {
+                // Whoever had a session before was told, if anybody was there.
+                self.restored();
+                vec![Message::Welcome(rpc::Welcome {
+                    protocol_version: PROTOCOL_VERSION,
+                    build_version: BUILD_VERSION.to_string(),
+                    worker: self.id.0.clone(),
+                    attempt: self.attempt.load(Ordering::SeqCst),
+                    highest_checkpoint: 0,
+                    memory_budget: 0,
+                    deploying: self.deploying.load(Ordering::SeqCst),
+                })]
+            }
             to_worker::Message::Deploy(deploy) => {
                 if deploy.fingerprint == UNFIT {
                     return vec![Message::TaskFailed(rpc::TaskFailed {
@@ -158,6 +181,11 @@ impl Played {
                 assert!(deploy.peers.iter().all(|peer| peer.address.starts_with("127.0.0.1:")));
                 let mut deployed = self.stage.deployed.lock().unwrap();
                 deployed.push((deploy.attempt, self.id.0.clone(), deploy.restore_path));
+                self.stage.changed.notify_waiters();
+                if self.stage.holds.load(Ordering::SeqCst) {
+                    self.deploying.store(true, Ordering::SeqCst);
+                    return Vec::new();
+                }
                 let fingerprint = deploy.fingerprint;
                 vec![Message::Deployed(rpc::Deployed {
                     attempt: deploy.attempt,
@@ -166,8 +194,14 @@ impl Played {
                 })]
             }
             to_worker::Message::Run(run) => {
+                assert!(!self.deploying.load(Ordering::SeqCst), "nothing runs before it is restored");
+                self.ran.store(run.attempt, Ordering::SeqCst);
                 let stats = rpc::Stats { attempt: run.attempt, first_output_us: 1000, ..rpc::Stats::default() };
                 vec![Message::Stats(stats)]
+            }
+            to_worker::Message::Trigger(trigger) if self.ran.load(Ordering::SeqCst) != trigger.attempt => {
+                let reason = "it does not run".to_string();
+                vec![Message::Declined(rpc::Declined { attempt: trigger.attempt, id: trigger.id, reason })]
             }
             to_worker::Message::Trigger(trigger) => {
                 let (id, attempt) = (CheckpointId(trigger.id), Attempt(trigger.attempt));
@@ -228,6 +262,9 @@ impl Platform for PlayedPlatform {
             store: self.store.clone(),
             stage: self.stage.clone(),
             attempt: Arc::default(),
+            deploying: Arc::default(),
+            ran: Arc::default(),
+            sessions: Arc::default(),
         };
         let (events, template, running) = (self.events.clone(), template.hash.clone(), self.running.clone());
         let mine = self.running.clone();
@@ -652,6 +689,48 @@ async fn another_controller_takes_up_a_running_attempt_without_a_restart() {
     assert_eq!((second.deployed(1).len(), second.deployed(2).len()), (2, 2));
     second.finish_input();
     assert_eq!(second.outcome().await, Outcome::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_was_being_deployed_runs_under_the_next_controller() {
+    // The workers have restored it before that one comes, or are at it yet.
+    for before in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        let stage = Arc::new(Stage { holds: true.into(), ..Stage::default() });
+        let first = Run::over(folder.path(), "here", false, Arc::clone(&stage), Arc::default(), Arc::default());
+        let told = async {
+            loop {
+                let changed = stage.changed.notified();
+                if first.deployed(1).len() == 2 {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, told).await.expect("both are told to deploy");
+        let release = || {
+            stage.holds.store(false, Ordering::SeqCst);
+            stage.changed.notify_waiters();
+        };
+        first.control.send(Control::Leave).await.unwrap();
+        let (running, count) = (first.running.clone(), first.count.clone());
+        assert_eq!(first.outcome().await, Outcome::Left);
+        if before {
+            release();
+        }
+        let second = Run::resuming(folder.path(), Arc::clone(&stage), running, count);
+        if !before {
+            second.lines.wait("attempt 1: 2 workers", 1).await;
+            assert_eq!(second.lines.count("running on"), 0);
+            release();
+        }
+        second.lines.wait("running on", 1).await;
+        second.lines.wait("the change holds", 1).await;
+        second.lines.wait("checkpoint 2 in", 1).await;
+        assert_eq!((second.deployed(1).len(), second.deployed(2).len()), (2, 0));
+        second.finish_input();
+        assert_eq!(second.outcome().await, Outcome::Succeeded);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

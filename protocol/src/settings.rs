@@ -97,6 +97,11 @@ impl FailureKind {
     pub const fn is_fatal(self) -> bool {
         matches!(self, Self::Plan | Self::StateMismatch | Self::Corrupt)
     }
+
+    /// What was deployed cannot be made of this state; another version can.
+    pub const fn is_unfit(self) -> bool {
+        matches!(self, Self::Plan | Self::StateMismatch)
+    }
 }
 
 impl std::str::FromStr for FailureKind {

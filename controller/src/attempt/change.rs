@@ -1,12 +1,11 @@
 //! Another version of the job, or another worker in a place: what has to be there before the next attempt, when it begins, and
 //! when it is taken back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use weir_protocol::WorkerId;
 use weir_protocol::record::Opening;
-use weir_protocol::settings::FailureKind;
 
 use super::{
     Action, AttemptMachine, End, Failure, HAND_OVER_RETRY, HAND_OVER_TRIES, NO_ROOM_PATIENCE, Note, PLAN_RETRY, Phase,
@@ -107,9 +106,14 @@ impl AttemptMachine {
         actions.extend(abandoned.into_iter().map(|(template, count)| Action::AbandonStarts { template, count }));
     }
 
-    /// A controller has come to a running job, and the attempt's workers are still looked for.
-    fn waits_for_found(&self) -> bool {
-        matches!(self.phase, Phase::TakingOver { resume: true, .. } | Phase::Resuming { .. })
+    /// A controller has come to a running job, and the attempt's workers are still looked for, or do not run yet.
+    pub(super) fn waits_for_found(&self) -> bool {
+        match self.phase {
+            Phase::TakingOver { resume, .. } => resume,
+            Phase::Resuming { .. } => true,
+            Phase::Deploying { .. } => self.is_resumed(),
+            _ => false,
+        }
     }
 
     /// What runs here is still being found out: whether anything does, and whether it is what was wanted last. Another wish is to
@@ -235,11 +239,10 @@ impl AttemptMachine {
 
     /// A new version that does not fit the state is taken back, if there is one to go back to.
     pub(super) fn takes_back(&mut self, failure: &Failure, actions: &mut Vec<Action>) -> bool {
-        let unfit = matches!(failure.kind, FailureKind::Plan | FailureKind::StateMismatch);
         let Some(good) = self.good.clone().filter(|good| good.number != self.current.number && good.number != 0) else {
             return false;
         };
-        if !unfit || !matches!(self.phase, Phase::Deploying { .. }) {
+        if !failure.kind.is_unfit() || !matches!(self.phase, Phase::Deploying { .. }) {
             return false;
         }
         let refused = self.current.number;
@@ -315,7 +318,8 @@ impl AttemptMachine {
         }
     }
 
-    /// All workers of the attempt that was found are there: it goes on.
+    /// All workers of the attempt that was found are there: it goes on. Where the one before has died while it was deployed,
+    /// it runs when that is done.
     pub(super) fn resume(
         &mut self,
         now: Millis,
@@ -332,8 +336,21 @@ impl AttemptMachine {
         };
         self.change.unsure = true;
         self.crew.members = workers.iter().cloned().map(Some).collect();
+        let is_deployed = |worker: &&WorkerId| self.crew.ready.get(*worker).is_some_and(|ready| !ready.deploying);
+        let deployed: BTreeSet<WorkerId> = workers.iter().filter(is_deployed).cloned().collect();
+        if deployed.len() < workers.len() {
+            let attempt = opening.attempt;
+            self.phase = Phase::Deploying { opening, deployed, suspect: None };
+            if self.stops.take().is_some() {
+                // It has done nothing since the checkpoint that it is restored from.
+                self.end(End::Stopped(None), actions);
+            } else {
+                actions.push(Action::Note(Note::Deploying { attempt }));
+            }
+            return;
+        }
         self.run(now, Arc::clone(&opening), workers, true, actions);
-        if std::mem::take(&mut self.stops) {
+        if self.stops.take().is_some() {
             self.phase = Phase::Stopping { opening };
             actions.push(Action::TakeLast);
         }

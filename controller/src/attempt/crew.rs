@@ -25,6 +25,8 @@ pub(super) struct Crew {
 pub(super) struct Ready {
     /// What it says it runs.
     pub attempt: Attempt,
+    /// It has not restored that yet.
+    pub deploying: bool,
     /// What it is made from.
     pub template: String,
     /// It was told to go, by somebody else.
@@ -155,16 +157,16 @@ impl Crew {
     }
 
     /// It is ready. What it runs is known anew with each session.
-    pub fn welcome(&mut self, worker: WorkerId, attempt: Attempt, template: String) {
+    pub fn welcome(&mut self, worker: WorkerId, attempt: Attempt, deploying: bool, template: String) {
         if let Some(ready) = self.ready.get_mut(&worker) {
-            ready.attempt = attempt;
+            (ready.attempt, ready.deploying) = (attempt, deploying);
             return;
         }
         let starts = self.starts.entry(template.clone()).or_default();
         starts.starting = starts.starting.saturating_sub(1);
         starts.failures.forget();
         starts.no_room_since = None;
-        self.ready.insert(worker, Ready { attempt, template, leaving: false });
+        self.ready.insert(worker, Ready { attempt, deploying, template, leaving: false });
     }
 
     /// One on its way will not come; nothing follows from that.

@@ -99,6 +99,8 @@ pub enum Event {
         worker: WorkerId,
         /// What it says it runs; `Attempt(0)` for nothing.
         attempt: Attempt,
+        /// That attempt is still being restored there, and [`Event::Deployed`] follows.
+        deploying: bool,
         /// What it is made from.
         template: String,
     },

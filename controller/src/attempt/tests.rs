@@ -87,7 +87,7 @@ impl Job {
     }
 
     fn ready(&mut self, n: u32) -> Vec<Action> {
-        self.on(Event::WorkerReady { worker: worker(n), attempt: Attempt(0), template: "t".into() })
+        self.on(Event::WorkerReady { worker: worker(n), attempt: Attempt(0), deploying: false, template: "t".into() })
     }
 
     fn lose(&mut self, n: u32) -> Vec<Action> {
@@ -410,8 +410,16 @@ impl Job {
     }
 
     fn runs(&mut self, n: u32, attempt: u64) -> Vec<Action> {
+        self.welcomes(n, attempt, false)
+    }
+
+    fn welcomes(&mut self, n: u32, attempt: u64, deploying: bool) -> Vec<Action> {
         let attempt = Attempt(attempt);
-        self.on(Event::WorkerReady { worker: worker(n), attempt, template: "t".into() })
+        self.on(Event::WorkerReady { worker: worker(n), attempt, deploying, template: "t".into() })
+    }
+
+    fn deployed(&mut self, n: u32, attempt: u64) -> Vec<Action> {
+        self.on(Event::Deployed { worker: worker(n), attempt: Attempt(attempt) })
     }
 }
 
@@ -427,6 +435,51 @@ fn a_running_attempt_is_resumed_in_the_order_that_is_known_and_without_a_new_dep
         assert_eq!(job.runs(2, 4)[0], run);
         assert_eq!(job.machine.version(), 0, "what another has begun is not known");
     }
+}
+
+#[test]
+fn an_attempt_whose_controller_died_while_it_was_deployed_runs_when_all_workers_have_restored_it() {
+    let run =
+        |workers: [u32; 2]| Action::Run { opening: opening(4), workers: workers.map(worker).to_vec(), resumed: true };
+    let mut job = Job::resuming(2);
+    job.on(taken_over(4));
+    job.welcomes(1, 4, true);
+    assert_eq!(job.welcomes(2, 4, false), [], "one restores it yet");
+    assert!(!job.machine.is_running());
+    assert!(job.machine.is_unsure(job.now), "another wish waits");
+    assert_eq!(job.on(Event::Tick), [], "nobody is asked for a plan, and nothing is started");
+    assert_eq!(job.deployed(1, 4)[0], run([1, 2]));
+    assert!(job.machine.is_running());
+
+    // It is done before the other has been heard.
+    let mut early = Job::resuming(2);
+    early.on(taken_over(4));
+    early.welcomes(1, 4, true);
+    assert_eq!(early.deployed(1, 4), []);
+    assert_eq!(early.welcomes(2, 4, false)[0], run([1, 2]));
+
+    let resuming = || {
+        let mut job = Job::resuming(2);
+        job.attempt = 4;
+        job.on(taken_over(4));
+        job.welcomes(1, 4, true);
+        job.welcomes(2, 4, true);
+        job
+    };
+    let [drop, again] = restarts_at_once();
+    assert_eq!(resuming().lose(2), [drop.clone(), start(), again.clone()], "a worker is lost over it");
+    // The one before would have gone back to what was taken up last.
+    let mut unfit = resuming();
+    assert_eq!(unfit.fail(FailureKind::StateMismatch), [drop, again], "what was deployed does not fit the state");
+    unfit.deploys(&[1, 2]);
+    let ended = resuming().on(Event::Stop { last_checkpoint: true });
+    assert!(matches!(ended.last(), Some(Action::Ended(End::Stopped(None)))), "{ended:?}");
+    let mut told_before = Job::resuming(2);
+    told_before.on(Event::Stop { last_checkpoint: true });
+    told_before.on(taken_over(4));
+    told_before.welcomes(1, 4, true);
+    let ended = told_before.welcomes(2, 4, true);
+    assert!(matches!(ended.last(), Some(Action::Ended(End::Stopped(None)))), "{ended:?}");
 }
 
 #[test]
@@ -458,7 +511,9 @@ fn an_attempt_goes_on_only_if_all_its_workers_are_there() {
     silent.on(taken_over(4));
     silent.runs(1, 4);
     assert_eq!(silent.machine.next_wake(), Some(silent.now + RESUME_PATIENCE));
-    assert_eq!(silent.after(RESUME_PATIENCE).on(Event::Tick), [drop, again], "one does not answer");
+    let gives_up = Action::AbandonStarts { template: "t".into(), count: 1 };
+    let actions = silent.after(RESUME_PATIENCE).on(Event::Tick);
+    assert_eq!(actions, [gives_up, drop, start(), again], "one does not answer, and another takes its place");
 }
 
 #[test]
@@ -526,6 +581,11 @@ fn a_stop_while_an_attempt_is_resumed_takes_its_last_checkpoint() {
     let mut job = Job::new(POLICY, Size { workers: 2, standby: 0 });
     assert_eq!(job.on(stop()), []);
     assert!(matches!(job.on(Event::Start).last(), Some(Action::Ended(End::Stopped(None)))));
+    // No last checkpoint is wanted, and none is taken of what is found: it could retire the one that is.
+    let mut job = Job::new(POLICY, Size { workers: 2, standby: 0 });
+    assert_eq!(job.on(Event::Stop { last_checkpoint: false }), []);
+    let actions = job.on(Event::Resume { found: vec!["t".into(); 2] });
+    assert_eq!(actions, [Action::DropCoordinator, Action::Ended(End::Stopped(None))]);
     // It cannot be resumed, and nothing is begun anew for it.
     let mut job = Job::resuming(2);
     job.on(stop());
@@ -662,7 +722,12 @@ impl Job {
     }
 
     fn ready_from(&mut self, n: u32, template: &str) -> Vec<Action> {
-        self.on(Event::WorkerReady { worker: worker(n), attempt: Attempt(0), template: template.into() })
+        self.on(Event::WorkerReady {
+            worker: worker(n),
+            attempt: Attempt(0),
+            deploying: false,
+            template: template.into(),
+        })
     }
 }
 

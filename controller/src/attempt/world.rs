@@ -13,8 +13,8 @@ const TEMPLATES: [&str; 2] = ["t", "u"];
 /// What the machine has asked for and not been answered yet.
 #[derive(Clone, Debug)]
 enum Asked {
-    /// A process; one that was found runs an attempt already.
-    Worker(String, Attempt),
+    /// A process; one that was found runs an attempt already, or restores it yet.
+    Worker(String, Attempt, bool),
     Plan {
         worker: WorkerId,
         version: u64,
@@ -35,6 +35,8 @@ struct World {
     versions: BTreeMap<u64, Version>,
     /// Processes that live: what each is made from and runs.
     alive: BTreeMap<WorkerId, (String, Attempt)>,
+    /// What each has restored.
+    restored: BTreeMap<WorkerId, Attempt>,
     asked: Vec<Asked>,
     attempt: u64,
     made: u64,
@@ -51,6 +53,7 @@ impl World {
             standby: version.size.standby,
             versions: BTreeMap::from([(version.number, version)]),
             alive: BTreeMap::new(),
+            restored: BTreeMap::new(),
             asked: Vec::new(),
             attempt: 0,
             made: 0,
@@ -67,11 +70,11 @@ impl World {
             match action {
                 Action::StartWorker { version } => {
                     let template = self.versions[&version].template.clone();
-                    self.asked.push(Asked::Worker(template, Attempt(0)));
+                    self.asked.push(Asked::Worker(template, Attempt(0), false));
                 }
                 Action::AbandonStarts { template, count } => {
                     for _ in 0..count {
-                        let of = |asked: &Asked| matches!(asked, Asked::Worker(of, _) if *of == template);
+                        let of = |asked: &Asked| matches!(asked, Asked::Worker(of, ..) if *of == template);
                         let at = self.asked.iter().rposition(of).expect("only what was asked for is called off");
                         self.asked.remove(at);
                     }
@@ -97,7 +100,11 @@ impl World {
                 }
                 Action::Note(Note::ChangeRefused { .. }) => self.wanted = 0,
                 Action::Ended(end) => panic!("the job ended: {end:?}"),
-                Action::Run { .. } | Action::CarryOn | Action::Checkpoint | Action::Note(_) => {}
+                Action::Run { opening, workers, .. } => {
+                    let restored = |worker: &WorkerId| self.restored.get(worker) == Some(&opening.attempt);
+                    assert!(workers.iter().all(restored), "who has not restored it runs");
+                }
+                Action::CarryOn | Action::Checkpoint | Action::Note(_) => {}
             }
         }
     }
@@ -113,13 +120,18 @@ impl World {
         }
         let asked = self.asked.remove(choice % self.asked.len());
         match asked {
-            Asked::Worker(template, attempt) if well => {
+            Asked::Worker(template, attempt, deploying) if well => {
                 self.made += 1;
                 let worker = WorkerId(format!("w{:04}", self.made));
                 self.alive.insert(worker.clone(), (template.clone(), attempt));
-                self.tell(Event::WorkerReady { worker, attempt, template });
+                if deploying {
+                    self.asked.push(Asked::Deploy { worker: worker.clone(), attempt });
+                } else if attempt.0 > 0 {
+                    self.restored.insert(worker.clone(), attempt);
+                }
+                self.tell(Event::WorkerReady { worker, attempt, deploying, template });
             }
-            Asked::Worker(template, _) => self.tell(Event::StartFailed { template, reason: "no room".into() }),
+            Asked::Worker(template, ..) => self.tell(Event::StartFailed { template, reason: "no room".into() }),
             Asked::Plan { worker, version } => {
                 let planned = if well && self.alive.contains_key(&worker) {
                     if let Some(version) = self.versions.get_mut(&version) {
@@ -144,6 +156,8 @@ impl World {
                 if let Some((_, runs)) = self.alive.get_mut(&worker) {
                     *runs = attempt;
                 }
+                let restored = self.restored.entry(worker.clone()).or_insert(attempt);
+                *restored = (*restored).max(attempt);
                 self.tell(Event::Deployed { worker, attempt });
             }
             Asked::Deploy { worker, attempt } => self.fail(worker, attempt, FailureKind::Io),
@@ -244,6 +258,7 @@ proptest! {
     fn a_job_that_another_controller_takes_up_runs_as_it_is_wanted(
         found in 0usize..4,
         runs in 0u64..3,
+        deploying in any::<bool>(),
         steps in proptest::collection::vec((0u8..18, 0usize..10_000), 0..60),
     ) {
         let size = Size { workers: 2, standby: 0 };
@@ -252,7 +267,8 @@ proptest! {
         world.tell(Event::Resume { found: vec!["t".to_string(); found] });
         // What was found answers in the term that is opened.
         world.answer(0, true);
-        let found = std::iter::repeat_n(Asked::Worker("t".into(), Attempt(runs)), found);
+        // Some of them restore yet what they are to run.
+        let found = (0..found).map(|n| Asked::Worker("t".into(), Attempt(runs), deploying && runs > 0 && n % 2 == 0));
         world.asked.extend(found);
         for (kind, choice) in steps {
             world.step(kind, choice);

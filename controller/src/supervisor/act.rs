@@ -125,10 +125,10 @@ impl Supervisor {
                 let finished = worker.map(|worker| coordinator::Event::Finished { worker, attempt });
                 self.inputs.extend(finished.map(Input::Coordinator));
             }
-        } else {
-            for worker in workers {
-                self.send(worker, to_worker::Message::Run(rpc::Run { attempt: opening.attempt.0 }));
-            }
+        }
+        // Also where it was resumed: the one before may have died before it could say so. Who runs already goes on.
+        for worker in workers {
+            self.send(worker, to_worker::Message::Run(rpc::Run { attempt: opening.attempt.0 }));
         }
     }
 

@@ -166,7 +166,8 @@ impl Supervisor {
                     if let Some(recovery) = &mut self.recovery {
                         recovery.worker_ready();
                     }
-                    let ready = attempt::Event::WorkerReady { worker: id.clone(), attempt, template };
+                    let deploying = welcome.deploying;
+                    let ready = attempt::Event::WorkerReady { worker: id.clone(), attempt, deploying, template };
                     self.inputs.push_back(Input::Attempt(ready));
                     if leaving {
                         self.inputs.push_back(Input::Attempt(attempt::Event::WorkerLeaving { worker: id }));

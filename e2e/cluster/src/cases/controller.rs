@@ -5,6 +5,7 @@ use std::{future::Future, time::Duration};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, api::ListParams};
 
+use super::kills::told_to_deploy;
 use crate::{
     install::{NAMESPACE, SYSTEM, helm},
     job::{Job, Settings},
@@ -155,6 +156,32 @@ pub async fn controller_killed_between_two_triggers(space: Space) {
     let leader = leader(&space).await;
     kill(&space, &leader).await;
     before.goes_on(&job).await;
+}
+
+/// The workers have been told what to deploy, and are at it yet: under the next leader the same attempt runs.
+pub async fn controller_killed_during_a_restore(space: Space) {
+    let (proxy, endpoint) = space.proxy().await;
+    let job = Job::running(&space, &Settings { endpoint, seconds: 90, ..Settings::default() }).await;
+    let (attempt, terms) = (job.attempt().await, job.terms().await);
+    let victim = job.until_workers(2).await.remove(0);
+    let now = kube::api::DeleteParams::default().grace_period(0);
+    space.cluster.pods(&space.name).delete(&victim, &now).await.expect("a worker is deleted");
+    until("the next attempt is opened", || async { (job.terms().await > terms).then_some(()) }).await;
+    proxy.slow(2_000).await;
+    interrupted(&space, async {
+        until("a worker restores", || async {
+            told_to_deploy(&job).await.into_iter().find(|(told, _)| *told > attempt)
+        })
+        .await;
+    })
+    .await;
+    let told = |message: &String| message.starts_with(&format!("attempt {} runs", attempt + 1));
+    let events = space.events(&job.name).await;
+    assert!(!events.iter().any(|(_, message)| told(message)), "the moment was missed: {events:?}");
+    proxy.cure("latency").await;
+    job.until_recovered_from(attempt).await;
+    assert_eq!(job.attempt().await, attempt + 1, "losing the controller stops no attempt");
+    job.finishes_exact().await;
 }
 
 pub async fn controller_replaced_by_its_standby(space: Space) {

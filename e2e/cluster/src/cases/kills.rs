@@ -234,7 +234,7 @@ async fn falls_into_a_restore(job: &Job, proxy: &Proxy, blow: Blow) -> bool {
 
 /// The newest attempt that each worker has been told to deploy, with the worker. A worker whose log cannot be read, since it has just
 /// begun or gone, has not been told.
-async fn told_to_deploy(job: &Job) -> Vec<(u64, String)> {
+pub async fn told_to_deploy(job: &Job) -> Vec<(u64, String)> {
     let pods = job.space.cluster.pods(&job.space.name);
     let parameters = LogParams::default();
     let workers = job.workers().await;

@@ -60,7 +60,7 @@ pub fn all() -> Vec<Case> {
             ten_blows_at_random standby_takes_over evicted_by_a_drain;
         pods:
             image_that_cannot_be_pulled upgrade_with_an_image_that_cannot_be_pulled unschedulable_pod crash_loop
-            workers_say_what_they_count secrets_are_nowhere plain_text_is_refused;
+            sidecars_go_with_their_worker workers_say_what_they_count secrets_are_nowhere plain_text_is_refused;
         storage:
             storage_cut storage_slow storage_answers_503 storage_cut_during_a_restore;
         refused:
@@ -68,7 +68,7 @@ pub fn all() -> Vec<Case> {
         life:
             scaled_1_3_2_under_load upgrade_with_sql_that_fits upgrade_with_sql_that_does_not_fit stateless_upgrade
             interval_changes_live suspended_and_resumed finishes deleted_with_retain_and_applied_again deleted_with_delete
-            deleted_with_storage_gone deleted_with_its_namespace bad_input_fails_as_the_policy_says;
+            deleted_with_storage_gone deleted_with_its_namespace;
         objects: deleted_objects_come_back;
         back: restore_from_a_record;
     );
@@ -76,9 +76,10 @@ pub fn all() -> Vec<Case> {
         quick_start: quick_start_word_for_word;
         controller:
             controller_killed_between_the_last_ack_and_the_record controller_killed_between_record_and_commit
-            controller_killed_between_two_triggers controller_replaced_by_its_standby two_controllers_at_once
-            operator_upgrade_restarts_no_worker;
+            controller_killed_between_two_triggers controller_killed_during_a_restore controller_replaced_by_its_standby
+            two_controllers_at_once operator_upgrade_restarts_no_worker;
         status: status_wiped restored_under_a_new_uid;
+        life: bad_input_fails_as_the_policy_says;
         objects: certificates_are_made_anew;
         transitions: transitions_survive_controller_deaths;
     );

@@ -188,6 +188,7 @@ impl Worker {
                 attempt: memory.deployed.as_ref().map_or(0, |deployed| deployed.attempt.0),
                 highest_checkpoint: memory.highest_checkpoint,
                 memory_budget: MEMORY,
+                deploying: false,
             }),
         );
         true

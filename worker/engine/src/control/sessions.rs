@@ -143,6 +143,7 @@ impl Control {
             attempt,
             highest_checkpoint: self.highest_checkpoint,
             memory_budget: self.host.memory,
+            deploying: self.deploying.is_some(),
         }));
         if self.leaves_at.is_some() {
             self.tell(Answer::Leaving(Leaving {}));
