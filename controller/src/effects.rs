@@ -211,7 +211,15 @@ pub enum WishError {
         /// As given.
         wish: String,
     },
-    /// It cannot be read.
+    /// Storage does not hand it out now; it may later.
+    #[error("{path} cannot be read, tried again: {reason}")]
+    Unreachable {
+        /// The object.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+    /// It is no checkpoint that can be restored.
     #[error("{path} cannot be restored: {reason}; `weir checkpoints` lists what can")]
     Unusable {
         /// The object.
@@ -228,7 +236,10 @@ pub async fn find_record(store: &JobStore, wish: &str) -> Result<RecordRef, Wish
     let Some(paths::Object::Slot(term, number)) = paths::parse(&path) else { return Err(no_record()) };
     let path = paths::slot(term, number);
     let unusable = |reason: String| WishError::Unusable { path: path.clone(), reason };
-    let bytes = store.get(&path).await.map_err(|error| unusable(chain(&error)))?;
+    let bytes = store.get(&path).await.map_err(|error| match error {
+        StorageError::NotFound { .. } => unusable(chain(&error)),
+        error => WishError::Unreachable { path: path.clone(), reason: chain(&error) },
+    })?;
     if bytes.is_empty() {
         return Err(unusable("it has been retired".to_string()));
     }

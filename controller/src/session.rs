@@ -130,7 +130,11 @@ pub async fn connect(address: &str, tls: Option<&SessionTls>) -> Result<Channel,
         endpoint = endpoint.tls_config(config).map_err(|error| unusable(&error))?;
     }
     let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
-    endpoint.connect().await.map_err(|error| format!("no connection to {address}: {}", root_cause(&error)))
+    // Also the handshake: the kernel of a node that stalls still takes connections.
+    match tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect()).await {
+        Ok(connected) => connected.map_err(|error| format!("no connection to {address}: {}", root_cause(&error))),
+        Err(_) => Err(format!("no connection to {address}: no answer in {} s", CONNECT_TIMEOUT.as_secs())),
+    }
 }
 
 /// Runs the session until it breaks; says why it did.
@@ -153,9 +157,11 @@ async fn talk(
     };
     let mut client =
         WorkerClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
-    let mut answers = match client.session(ReceiverStream::new(inbox)).await {
-        Ok(response) => response.into_inner(),
-        Err(status) => return format!("it refuses the session: {}", status.message()),
+    let patience = CONNECT_TIMEOUT.max(until.saturating_duration_since(Instant::now()));
+    let mut answers = match tokio::time::timeout(patience, client.session(ReceiverStream::new(inbox))).await {
+        Ok(Ok(response)) => response.into_inner(),
+        Ok(Err(status)) => return format!("it refuses the session: {}", status.message()),
+        Err(_) => return format!("it has not taken up the session in {} s", patience.as_secs()),
     };
 
     let mut pings = tokio::time::interval_at(Instant::now() + PING_INTERVAL, PING_INTERVAL);

@@ -2,12 +2,12 @@
 //! believed, and none believes a controller without a certificate.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::pin::Pin;
+use std::{pin::Pin, time::Duration};
 
 use async_trait::async_trait;
 use futures::Stream;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
     Request, Response, Status, Streaming,
@@ -15,10 +15,12 @@ use tonic::{
 };
 use weir_controller::{
     planner,
-    session::{connect, install_crypto},
+    platform::ProcessNumber,
+    session::{Session, SessionEvent, SessionId, connect, install_crypto},
     supervisor::SessionTls,
 };
 use weir_protocol::{
+    JobName, Term,
     rpc::{
         self, FromWorker, ToWorker,
         worker_server::{Worker, WorkerServer},
@@ -40,6 +42,17 @@ fn signed(name: &str, by: &Authority) -> (String, String) {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(vec![name.to_string()]).unwrap();
     (params.signed_by(&key, &**by).unwrap().pem(), key.serialize_pem())
+}
+
+/// A controller that believes workers of one authority, with a certificate of another or the same.
+fn controller(believes: &Authority, by: &Authority) -> SessionTls {
+    let (cert, key) = signed(CONTROLLER_NAME, by);
+    SessionTls {
+        ca: believes.pem().into_bytes().into(),
+        cert: cert.into_bytes().into(),
+        key: key.into_bytes().into(),
+        server_name: WORKER_NAME.to_string(),
+    }
 }
 
 struct Plans;
@@ -87,15 +100,7 @@ async fn ask(address: &str, tls: Option<&SessionTls>) -> Result<String, String> 
 async fn only_who_shows_the_right_certificate_is_spoken_to() {
     install_crypto();
     let (ours, others) = (authority(), authority());
-    let tls = |by: &Authority| {
-        let (cert, key) = signed(CONTROLLER_NAME, by);
-        SessionTls {
-            ca: ours.pem().into_bytes().into(),
-            cert: cert.into_bytes().into(),
-            key: key.into_bytes().into(),
-            server_name: WORKER_NAME.to_string(),
-        }
-    };
+    let tls = |by: &Authority| controller(&ours, by);
     let mine = tls(&ours);
     assert_eq!(ask(&serve(WORKER_NAME, &ours, &ours).await, Some(&mine)).await, Ok("f".to_string()));
 
@@ -109,4 +114,24 @@ async fn only_who_shows_the_right_certificate_is_spoken_to() {
     let address = serve(WORKER_NAME, &ours, &ours).await;
     assert!(ask(&address, Some(&tls(&others))).await.is_err(), "a controller of another authority");
     assert!(ask(&address, None).await.is_err(), "plain text");
+}
+
+#[tokio::test]
+async fn a_worker_that_takes_connections_and_says_nothing_is_found_lost() {
+    install_crypto();
+    // As the kernel of a node that stalls does.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let ours = authority();
+    let job = JobName { namespace: "n".to_string(), name: "j".to_string() };
+    let id = SessionId { process: ProcessNumber(1), term: Term(1) };
+    for (tls, expected) in [(Some(controller(&ours, &ours)), "no answer"), (None, "has not taken up the session")] {
+        let (events, mut told) = mpsc::channel(1);
+        let session = Session::open(id, &address, Duration::ZERO, &job, "c", tls, events);
+        match told.recv().await {
+            Some((_, SessionEvent::Lost { reason })) => assert!(reason.contains(expected), "{reason}"),
+            other => panic!("{other:?}"),
+        }
+        drop(session);
+    }
 }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, future, stream};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::{
     Api, Client, Resource,
@@ -27,10 +27,10 @@ use crate::{
 
 /// So long after the deletion was asked for storage is tried; then what is left is left.
 pub const PATIENCE: Duration = Duration::from_mins(1);
-/// One try.
+/// One call, or some that belong together.
 const TRY: Duration = Duration::from_secs(20);
 /// Objects removed at once.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 64;
 
 /// What to do about the storage of a deleted job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,17 +58,21 @@ pub fn out_of_time(deleted: &Time, now: Timestamp) -> bool {
     since.as_secs() >= PATIENCE.as_secs() as i64
 }
 
-/// Removes everything below the job's prefix.
+/// Removes everything below the job's prefix. However many objects there are, it goes on while storage answers.
 pub async fn remove(store: &JobStore, request: &Request) -> Result<Removed, String> {
-    let removed = async {
-        let facts = read_facts(store).await.map_err(|error| chain(&error))?;
-        if facts.newest_opening().is_some_and(|opened| is_anothers(request, opened)) {
-            return Ok(Removed::Anothers);
-        }
-        remove_all(store).await.map(Removed::Objects).map_err(|error| chain(&error))
-    };
-    let answered = tokio::time::timeout(TRY, removed).await;
-    answered.unwrap_or_else(|_| Err(format!("storage does not answer within {} s", TRY.as_secs())))
+    let facts = timely(read_facts(store)).await?;
+    if facts.newest_opening().is_some_and(|opened| is_anothers(request, opened)) {
+        return Ok(Removed::Anothers);
+    }
+    remove_all(store).await.map(Removed::Objects)
+}
+
+/// What storage answers, in bounded time.
+async fn timely<T>(answer: impl Future<Output = Result<T, StorageError>>) -> Result<T, String> {
+    match tokio::time::timeout(TRY, answer).await {
+        Ok(answer) => answer.map_err(|error| chain(&error)),
+        Err(_) => Err(format!("storage does not answer within {} s", TRY.as_secs())),
+    }
 }
 
 /// What was removed of a job's storage.
@@ -80,16 +84,13 @@ pub enum Removed {
     Anothers,
 }
 
-async fn remove_all(store: &JobStore) -> Result<usize, StorageError> {
+async fn remove_all(store: &JobStore) -> Result<usize, String> {
     // Records first, so that a deletion that stops half-way leaves no checkpoint that names what is gone.
-    let mut objects: Vec<String> = store.list("").await?.into_iter().map(|object| object.path).collect();
+    let mut objects: Vec<String> = timely(store.list("")).await?.into_iter().map(|object| object.path).collect();
     objects.sort_by_key(|path| !path.starts_with(weir_protocol::paths::TERMS));
     let count = objects.len();
-    let removals = stream::iter(objects).map(|path| async move { store.delete(&path).await }).buffered(AT_ONCE);
-    futures::pin_mut!(removals);
-    while let Some(removed) = removals.next().await {
-        removed?;
-    }
+    let removals = stream::iter(objects).map(|path| async move { timely(store.delete(&path)).await });
+    removals.buffered(AT_ONCE).try_for_each(|()| future::ready(Ok(()))).await?;
     Ok(count)
 }
 

@@ -25,7 +25,7 @@ use super::{
     validate::{Identity, Problem, ValidJob},
 };
 use crate::{
-    effects::{chain, find_record},
+    effects::{WishError, chain, find_record},
     job::Job,
     platform::{WorkerTemplate, kubernetes::Kubernetes},
     supervisor::{self, Change, Control, Fact, Outcome, Parts, SessionTls},
@@ -197,6 +197,9 @@ pub async fn find(job: &Job, keys: Option<&S3Keys>, wish: &str) -> Result<Option
     let store = open_storage(job, keys)?;
     match tokio::time::timeout(FIND_RECORD, find_record(&store, wish)).await {
         Ok(Ok(record)) => Ok(Some(record)),
+        Ok(Err(error @ WishError::Unreachable { .. })) => {
+            Err(Problem { reason: reasons::STORAGE_UNREACHABLE, message: chain(&error) })
+        }
         Ok(Err(error)) => Err(Problem { reason: reasons::RECORD_NOT_FOUND, message: chain(&error) }),
         Err(_) => {
             let message = format!("{wish} cannot be read: storage does not answer; tried again");
@@ -280,6 +283,7 @@ pub async fn start(
     if stored.is_none() {
         return Ok(());
     }
+    report.begins();
     tracing::info!(job = %identity.job(), ?begin, generation = wanted.generation, "a supervisor starts");
     let (context, identity, generation) = (Arc::clone(context), identity.clone(), wanted.generation);
     tokio::spawn(async move {

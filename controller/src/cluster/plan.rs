@@ -148,14 +148,17 @@ fn idle(wanted: &ValidJob, there: &There<'_>, wish: Option<String>) -> Step {
             _ => Step::Rest,
         };
     }
-    if there.stuck == Some(wanted.generation) {
+    let stateless = wanted.upgrade == UpgradeMode::Stateless;
+    let stuck = there.stuck == Some(wanted.generation);
+    // Where nothing was ever taken up, the spec that did not fit has said already what is to be done about it.
+    let leaves_state = stateless && there.unfit && another.is_none() && !(stuck && there.accepted.is_some());
+    if stuck && !(leaves_state && wish.is_none()) {
         return Step::Rest;
     }
-    let stateless = wanted.upgrade == UpgradeMode::Stateless;
     let begin = match (wish, another) {
         (Some(wish), _) => Begin::Wish(wish),
         (None, Some(accepted)) if stateless && is_another_program(&accepted.spec, &wanted.spec) => Begin::Nothing,
-        (None, None) if stateless && there.unfit => Begin::Nothing,
+        _ if leaves_state => Begin::Nothing,
         _ => Begin::Newest,
     };
     match (&begin, there.accepted) {

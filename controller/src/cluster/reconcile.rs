@@ -44,6 +44,8 @@ pub type Guarded = DeserializeGuard<StreamJob>;
 const LOOK_AGAIN: Duration = Duration::from_mins(10);
 /// What somebody has to mend, and no watch tells of: a Secret that is missing.
 const LOOK_SOON: Duration = Duration::from_secs(10);
+/// A look at a job is made of calls that take milliseconds; one that takes so long is not going to end.
+const PATIENCE: Duration = Duration::from_mins(2);
 /// Steps of a deletion.
 const LOOK_AT_DELETION: Duration = Duration::from_secs(2);
 /// From a failure to the next try; it doubles with each.
@@ -61,6 +63,9 @@ pub enum ReconcileError {
         /// Why.
         source: Box<kube::Error>,
     },
+    /// A call was not answered.
+    #[error("the API server or the storage has not answered in {} s", PATIENCE.as_secs())]
+    NoAnswer,
     /// Certificates could not be made.
     #[error(transparent)]
     Certs(#[from] CertError),
@@ -76,7 +81,11 @@ pub async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<A
         return Ok(Action::await_change());
     }
     let begun = Instant::now();
-    let result = look(&guarded, &context).await;
+    // A connection that takes requests and never answers must not hold up the other jobs. What is removed from storage takes
+    // the time that it takes.
+    let patience = if guarded.meta().deletion_timestamp.is_some() { Duration::MAX } else { PATIENCE };
+    let result =
+        tokio::time::timeout(patience, look(&guarded, &context)).await.unwrap_or(Err(ReconcileError::NoAnswer));
     context.metrics.reconciled(result.is_ok(), begun.elapsed());
     if result.is_ok()
         && let Some(identity) = Identity::of(guarded.as_ref())
@@ -118,6 +127,11 @@ async fn look(guarded: &Guarded, context: &Arc<Context>) -> Result<Action, Recon
     let report = report(context, &resource.metadata, &resource.status.clone().unwrap_or_default(), &identity);
     report.seen(resource);
     let generation = resource.metadata.generation.unwrap_or_default();
+    let another = context.jobs.with(&identity, |entry| entry.stuck.is_some_and(|(at, _)| at != generation));
+    if another == Some(true) {
+        // That the one before failed is not said of this one, which a later leader would take for tried.
+        report.change(|facts| facts.run.forget_failure());
+    }
     let valid = validate(resource, &context.options.worker_image);
     if let Some(deleted) = &resource.metadata.deletion_timestamp {
         // Whatever else is wrong with it, its storage is where it is.
@@ -183,22 +197,27 @@ async fn keep_up(context: &Arc<Context>, identity: &Identity) -> Result<Action, 
 
 fn report(context: &Arc<Context>, meta: &ObjectMeta, status: &StreamJobStatus, identity: &Identity) -> Arc<Report> {
     let mut entries = context.jobs.lock();
-    let entry = entries.entry(jobs::key(identity)).or_insert_with(|| Entry {
-        identity: identity.clone(),
-        report: Report::start(
+    let entry = entries.entry(jobs::key(identity)).or_insert_with(|| {
+        let report = Report::start(
             context.client.clone(),
             meta,
             status,
             identity.clone(),
             context.publisher.clone(),
             context.metrics.clone(),
-        ),
-        kept: None,
-        supervisor: None,
-        stuck: None,
-        pods_unknown: true,
-        keys: None,
-        failures: 0,
+        );
+        // What failed under another leader is tried again with another spec, as under that one.
+        let failed = matches!(report.facts().run, Run::Failed(_));
+        Entry {
+            identity: identity.clone(),
+            report,
+            kept: None,
+            supervisor: None,
+            stuck: failed.then(|| (meta.generation.unwrap_or_default(), None)),
+            pods_unknown: true,
+            keys: None,
+            failures: 0,
+        }
     });
     Arc::clone(&entry.report)
 }
@@ -421,6 +440,9 @@ async fn carry_out(
             if let Some(wish) = wish.filter(|_| !wanted.suspend)
                 && let Err(problem) = jobs::find(&templated.job, keys.as_ref(), &wish).await
             {
+                if problem.reason == reasons::STORAGE_UNREACHABLE {
+                    jobs::wake_later(context, identity);
+                }
                 report.change(|facts| facts.refused = Some((wanted.generation, problem)));
                 return Ok(());
             }

@@ -18,7 +18,7 @@ use parking_lot::{Mutex, MutexGuard};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{Notify, Semaphore, watch};
-use weir_crds::{RestoredFrom, StreamJob, StreamJobStatus};
+use weir_crds::{LatestCheckpoint, RestoredFrom, StreamJob, StreamJobStatus};
 
 use super::{
     events::{Limiter, Publisher, Story, Told},
@@ -67,6 +67,8 @@ struct State {
     /// The resource as it is known: its version and status.
     version: Option<String>,
     written: Option<StreamJobStatus>,
+    /// A supervisor of this process has said which checkpoint is the newest.
+    pointed: bool,
     broken: Option<Instant>,
     dirty: bool,
 }
@@ -263,6 +265,7 @@ impl Observer for ReportObserver {
     fn write_status(&mut self, write: StatusWrite, answer: StatusAnswer) {
         let mut state = self.report.lock();
         state.facts.latest = Some(write.latest());
+        state.pointed = true;
         state.facts.failed = write.failed_since_latest;
         state.facts.term = Some(write.pointer.term.0);
         state.answers.push((write.pointer.term.0, answer));
@@ -430,6 +433,15 @@ async fn read(report: &Report, api: &Api<DynamicObject>, status: &mut StreamJobS
     state.version = resource.metadata.resource_version;
     if there.term > status.term {
         return Ok(false);
+    }
+    // The leader before may have written another checkpoint since the resource was listed.
+    if !state.pointed
+        && let Some(checkpoint) = there.checkpoint
+    {
+        let id = |latest: &Option<LatestCheckpoint>| latest.as_ref().map(|latest| latest.id);
+        if id(&checkpoint.latest) > id(&state.facts.latest) {
+            (state.facts.latest, state.facts.failed) = (checkpoint.latest, checkpoint.failed_since_latest);
+        }
     }
     *status = state.facts.status(&there.conditions, Timestamp::now());
     Ok(true)

@@ -100,6 +100,15 @@ pub struct Facts {
     pub storage: Option<String>,
 }
 
+impl Run {
+    /// Whatever is tried next, nothing has come of it yet.
+    pub fn forget_failure(&mut self) {
+        if let Self::Failed(_) = self {
+            *self = Self::Unknown;
+        }
+    }
+}
+
 impl Facts {
     /// As far as a status tells, for a controller that has just begun.
     pub fn of(status: &StreamJobStatus, generation: i64) -> Self {

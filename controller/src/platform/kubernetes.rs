@@ -190,7 +190,7 @@ impl Keeper {
                 // Nobody listens any more when the run is over.
                 let _ = self.events.send(event).await;
             }
-            for pod in self.ledger.forget_failed() {
+            for pod in self.ledger.unwanted() {
                 self.delete(pod, false);
             }
             if !self.finishing.is_empty() && self.ledger.alive().is_empty() && self.calls.is_empty() {

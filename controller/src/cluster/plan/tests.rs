@@ -146,4 +146,9 @@ fn a_stateless_upgrade_leaves_behind_what_did_not_fit_even_where_nothing_was_tak
     assert_eq!(decide(&stateless, &unfit), Step::Start(Begin::Nothing));
     assert_eq!(decide(&wanted("", 2), &unfit), Step::Start(Begin::Newest));
     assert_eq!(decide(&stateless, &nothing()), Step::Start(Begin::Newest), "applied again, it goes on");
+    let from_the_start = There { stuck: Some(2), ..unfit.clone() };
+    assert_eq!(decide(&stateless, &from_the_start), Step::Start(Begin::Nothing), "it says already what is to be done");
+    let took_up = accepted(&stateless);
+    let ran = There { accepted: Some(&took_up), ..from_the_start };
+    assert_eq!(decide(&stateless, &ran), Step::Rest, "what has run is not left behind without another word");
 }

@@ -83,6 +83,14 @@ pub fn state_of(pod: &Pod) -> PodState {
     }
 }
 
+/// Other containers of it run on: nothing ends them, and they hold all that the pod has asked for.
+pub fn is_outlived(pod: &Pod) -> bool {
+    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    statuses.into_iter().any(|status| {
+        status.name != WORKER_CONTAINER && status.state.as_ref().is_some_and(|state| state.running.is_some())
+    })
+}
+
 fn address_of(ip: &str) -> String {
     if ip.contains(':') { format!("[{ip}]:{GRPC_PORT}") } else { format!("{ip}:{GRPC_PORT}") }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::Pod;
 
-use super::facts::{PodState, state_of};
+use super::facts::{PodState, is_outlived, state_of};
 use crate::{
     cluster::names::TEMPLATE_LABEL,
     platform::{PlatformEvent, ProcessNumber},
@@ -22,6 +22,9 @@ pub struct Ledger {
     newest: u64,
     /// Names of pods that ended by themselves, the oldest first.
     failed: Vec<String>,
+    /// Names of pods that nobody wants and that would stay: their worker has ended and their other containers run on, or they
+    /// came after they had been called off.
+    strays: Vec<String>,
     /// The pods that were there at first have been told.
     found: bool,
     /// While all pods are listed: those that were there when the list was asked for, and have not been listed yet.
@@ -124,7 +127,7 @@ impl Ledger {
         let Some(&process) = self.numbers.get(&name) else {
             // One that another controller has left.
             if let PodState::Dead { .. } = state {
-                self.note_failed(pod, name);
+                self.note_dead(pod, name);
                 return Vec::new();
             }
             self.newest += 1;
@@ -134,10 +137,12 @@ impl Ledger {
             // Before the first list is complete it is told with the others.
             return if self.found { self.tell(process, &state) } else { Vec::new() };
         };
-        if let PodState::Dead { .. } = state
-            && pod.metadata.deletion_timestamp.is_none()
+        if let PodState::Dead { .. } = state {
+            self.note_dead(pod, name);
+        } else if pod.metadata.deletion_timestamp.is_none()
+            && self.entries.get(&process).is_some_and(|entry| entry.over && entry.ended_by_us)
         {
-            self.note_failed(pod, name);
+            self.strays.push(name);
         }
         self.created(process);
         self.tell(process, &state)
@@ -190,15 +195,19 @@ impl Ledger {
         events
     }
 
-    /// Failed pods beyond those that are kept.
-    pub fn forget_failed(&mut self) -> Vec<String> {
+    /// Pods to be deleted: failed ones beyond those that are kept, and strays.
+    pub fn unwanted(&mut self) -> Vec<String> {
         let beyond = self.failed.len().saturating_sub(FAILED_KEPT);
-        self.failed.drain(..beyond).collect()
+        self.failed.drain(..beyond).chain(self.strays.drain(..)).collect()
     }
 
-    fn note_failed(&mut self, pod: &Pod, name: String) {
-        let kept = pod.metadata.deletion_timestamp.is_none() && !self.failed.contains(&name);
-        if kept {
+    fn note_dead(&mut self, pod: &Pod, name: String) {
+        if pod.metadata.deletion_timestamp.is_some() {
+            return;
+        }
+        if is_outlived(pod) {
+            self.strays.push(name);
+        } else if !self.failed.contains(&name) {
             self.failed.push(name);
         }
     }

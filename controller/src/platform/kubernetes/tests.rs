@@ -270,8 +270,34 @@ fn some_failed_pods_are_kept_for_their_logs() {
     for n in 0..FAILED_KEPT + 2 {
         ledger.seen(&plain(&format!("p{n}"), &ended_container("Failed", &json!({"exitCode": 1}))));
     }
-    assert_eq!(ledger.forget_failed(), ["p0", "p1"]);
-    assert_eq!(ledger.forget_failed(), Vec::<String>::new());
+    assert_eq!(ledger.unwanted(), ["p0", "p1"]);
+    assert_eq!(ledger.unwanted(), Vec::<String>::new());
+}
+
+#[test]
+fn pods_that_nobody_wants_and_that_would_stay_are_strays() {
+    let ended = |phase: &str| ended_container(phase, &json!({"exitCode": 137}));
+    let outlived = {
+        let mut status = ended("Running");
+        let beside = json!({"name": "beside", "ready": true, "restartCount": 0, "image": "i", "imageID": "",
+            "state": {"running": {}}});
+        status["containerStatuses"].as_array_mut().unwrap().push(beside);
+        status
+    };
+    let mut ledger = asked();
+    ledger.seen(&plain("p", &running("10.0.0.7")));
+    assert_eq!(ledger.seen(&plain("p", &outlived)).len(), 1, "its worker's end is told");
+    assert_eq!(ledger.unwanted(), ["p"], "its other containers hold what it has asked for");
+    assert_eq!(ledger.seen(&pod("p", &outlived, &deleted())), []);
+    assert_eq!(ledger.unwanted(), Vec::<String>::new(), "it goes");
+    ledger.seen(&plain("another's", &outlived));
+    assert_eq!(ledger.unwanted(), ["another's"]);
+
+    let mut late = asked();
+    late.end(ONE);
+    assert_eq!(late.never_created(ONE).len(), 1);
+    assert_eq!(late.seen(&plain("p", &running("10.0.0.7"))), [], "its end has been told");
+    assert_eq!(late.unwanted(), ["p"], "it came after it had been called off");
 }
 
 #[test]

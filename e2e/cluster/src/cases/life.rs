@@ -3,7 +3,10 @@
 use object_store::ObjectStoreExt;
 use serde_json::{Value, json};
 
-use super::refused::{bad_sql, stalls};
+use super::{
+    controller::interrupted,
+    refused::{bad_sql, stalls},
+};
 use crate::{
     job::{Job, NAME, Settings, resource, sql},
     space::Space,
@@ -233,7 +236,8 @@ pub async fn bad_input_fails_as_the_policy_says(space: Space) {
         assert!(events.iter().any(|(reason, _)| reason == told), "no event {told} in {events:?}");
     }
     assert_eq!(job.attempt().await, 3, "two restarts are allowed");
-    put(None).await;
+    // Also the next leader knows what it was that failed.
+    interrupted(&space, put(None)).await;
     job.change(json!({"restart": {"maxFailures": 3}})).await;
     job.finishes_exact().await;
 }

@@ -11,7 +11,7 @@ use crate::{
     job::{Job, Settings},
     s3,
     space::Space,
-    wait::{never_within, until_within},
+    wait::{never_within, until, until_within},
 };
 
 /// "Within seconds": the kubelet's own first try and the controller's look at it are in this.
@@ -96,6 +96,29 @@ pub async fn unschedulable_pod(space: Space) {
     says(&job, "Unschedulable").await;
     job.change(json!({"workers": {"podTemplate": null}})).await;
     job.until_condition("Checkpointed", "True").await;
+}
+
+/// What stands beside a worker runs under the restricted profile, and holds no room once the worker has ended.
+pub async fn sidecars_go_with_their_worker(space: Space) {
+    let beside = json!({"name": "beside", "image": "weir.local/pause:1", "imagePullPolicy": "IfNotPresent"});
+    let template = json!({"spec": {"containers": [beside]}});
+    let job = Job::start_with(&space, &Settings::default(), |job| {
+        job["spec"]["workers"]["podTemplate"] = template;
+    })
+    .await;
+    job.until_condition("Checkpointed", "True").await;
+    let attempt = job.attempt().await;
+    let workers = job.until_workers(2).await;
+    for pod in job.pods().await {
+        assert_eq!(pod.spec.map(|spec| spec.containers.len()), Some(2), "a worker has its sidecar");
+    }
+    space.cluster.signal("weir-worker", &workers[0], "KILL").await.expect("a worker is killed");
+    job.until_recovered_from(attempt).await;
+    until("the pod of the lost worker is gone", || async {
+        job.all_pods().await.iter().all(|pod| pod.metadata.name.as_ref() != Some(&workers[0])).then_some(())
+    })
+    .await;
+    job.finishes_exact().await;
 }
 
 pub async fn crash_loop(space: Space) {
