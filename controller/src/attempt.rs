@@ -540,9 +540,7 @@ impl AttemptMachine {
                     self.resume(now, opening, workers, actions);
                 } else if now >= *until {
                     // Who is silent is as good as dead, and must not stand in the way of its successor.
-                    let silent = self.crew.abandon(&BTreeMap::new());
-                    actions
-                        .extend(silent.into_iter().map(|(template, count)| Action::AbandonStarts { template, count }));
+                    self.abandon_beyond(&BTreeMap::new(), actions);
                     self.restart(now, Duration::ZERO, 0, actions);
                 } else if workers.len() + self.crew.unheard() < wanted {
                     self.restart(now, Duration::ZERO, 0, actions);

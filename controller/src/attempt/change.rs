@@ -102,7 +102,12 @@ impl AttemptMachine {
             return;
         }
         let wanted = self.wanted();
-        let abandoned = self.crew.abandon(&wanted);
+        self.abandon_beyond(&wanted, actions);
+    }
+
+    /// Calls off what is on its way beyond so many workers of each template.
+    pub(super) fn abandon_beyond(&mut self, wanted: &BTreeMap<String, u32>, actions: &mut Vec<Action>) {
+        let abandoned = self.crew.abandon(wanted);
         actions.extend(abandoned.into_iter().map(|(template, count)| Action::AbandonStarts { template, count }));
     }
 

@@ -16,7 +16,7 @@ use kube::{
 };
 use serde_json::json;
 use weir_crds::StreamJob;
-use weir_storage::{JobStore, StorageError};
+use weir_storage::JobStore;
 
 use super::{names, validate::Identity};
 use crate::{
@@ -60,7 +60,7 @@ pub fn out_of_time(deleted: &Time, now: Timestamp) -> bool {
 
 /// Removes everything below the job's prefix. However many objects there are, it goes on while storage answers.
 pub async fn remove(store: &JobStore, request: &Request) -> Result<Removed, String> {
-    let facts = timely(read_facts(store)).await?;
+    let facts = timely(read_facts(store)).await?.map_err(|error| chain(&error))?;
     if facts.newest_opening().is_some_and(|opened| is_anothers(request, opened)) {
         return Ok(Removed::Anothers);
     }
@@ -68,11 +68,9 @@ pub async fn remove(store: &JobStore, request: &Request) -> Result<Removed, Stri
 }
 
 /// What storage answers, in bounded time.
-async fn timely<T>(answer: impl Future<Output = Result<T, StorageError>>) -> Result<T, String> {
-    match tokio::time::timeout(TRY, answer).await {
-        Ok(answer) => answer.map_err(|error| chain(&error)),
-        Err(_) => Err(format!("storage does not answer within {} s", TRY.as_secs())),
-    }
+async fn timely<T>(answer: impl Future<Output = T>) -> Result<T, String> {
+    let answered = tokio::time::timeout(TRY, answer).await;
+    answered.map_err(|_| format!("storage does not answer within {} s", TRY.as_secs()))
 }
 
 /// What was removed of a job's storage.
@@ -86,10 +84,12 @@ pub enum Removed {
 
 async fn remove_all(store: &JobStore) -> Result<usize, String> {
     // Records first, so that a deletion that stops half-way leaves no checkpoint that names what is gone.
-    let mut objects: Vec<String> = timely(store.list("")).await?.into_iter().map(|object| object.path).collect();
+    let listed = timely(store.list("")).await?.map_err(|error| chain(&error))?;
+    let mut objects: Vec<String> = listed.into_iter().map(|object| object.path).collect();
     objects.sort_by_key(|path| !path.starts_with(weir_protocol::paths::TERMS));
     let count = objects.len();
-    let removals = stream::iter(objects).map(|path| async move { timely(store.delete(&path)).await });
+    let removals = stream::iter(objects)
+        .map(|path| async move { timely(store.delete(&path)).await?.map_err(|error| chain(&error)) });
     removals.buffered(AT_ONCE).try_for_each(|()| future::ready(Ok(()))).await?;
     Ok(count)
 }
@@ -108,8 +108,7 @@ pub async fn release(store: &JobStore, request: Request) -> Result<(), String> {
             TakeOver::Failed(reason) => Err(reason),
         }
     };
-    let answered = tokio::time::timeout(TRY, released).await;
-    answered.unwrap_or_else(|_| Err(format!("storage does not answer within {} s", TRY.as_secs())))
+    timely(released).await?
 }
 
 fn now() -> Millis {

@@ -142,7 +142,7 @@ impl Metrics {
     pub fn checkpoint_completed(&self, job: &JobLabels, took: std::time::Duration, at_seconds: i64) {
         self.checkpoints.get_or_create(&result(true)).inc();
         self.checkpoint_seconds.observe(took.as_secs_f64());
-        self.last_checkpoint.get_or_create(job).set(at_seconds);
+        self.checkpointed_at(job, at_seconds);
     }
 
     /// A job is to take checkpoints. Where none of it is known, what would be lost began at this time.
@@ -152,7 +152,7 @@ impl Metrics {
         }
     }
 
-    /// An attempt goes on whose newest checkpoint completed at this time.
+    /// A job's newest checkpoint completed at this time, here or before its attempt was taken up.
     pub fn checkpointed_at(&self, job: &JobLabels, at_seconds: i64) {
         self.last_checkpoint.get_or_create(job).set(at_seconds);
     }

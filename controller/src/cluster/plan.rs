@@ -151,8 +151,9 @@ fn idle(wanted: &ValidJob, there: &There<'_>, wish: Option<String>) -> Step {
     let stateless = wanted.upgrade == UpgradeMode::Stateless;
     let stuck = there.stuck == Some(wanted.generation);
     // Where nothing was ever taken up, the spec that did not fit has said already what is to be done about it.
-    let leaves_state = stateless && there.unfit && another.is_none() && !(stuck && there.accepted.is_some());
-    if stuck && !(leaves_state && wish.is_none()) {
+    let said = !stuck || there.accepted.is_none();
+    let leaves_state = stateless && there.unfit && said && wish.is_none() && another.is_none();
+    if stuck && !leaves_state {
         return Step::Rest;
     }
     let begin = match (wish, another) {

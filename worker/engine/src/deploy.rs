@@ -224,14 +224,18 @@ pub(crate) async fn deploy(
         let states = stop_previous(&host, previous).await;
         (states, begun.elapsed())
     };
-    let reading = unless(&superseded, read(&host, &deploy, &superseded));
+    let order = Order::read(&deploy, &host.worker, &superseded);
+    let reading = async {
+        let order = order.as_ref().map_err(Failure::clone)?;
+        unless(&superseded, read(&host, order, &deploy)).await
+    };
     let ((states, stop_time), read) = tokio::join!(stopping, reading);
+    let order = order?;
     // Also where nothing comes of this deployment: the next one restores from here what is here.
-    let record = record_of(&deploy.restore_path, &deploy.restore_record)?;
-    let local = keep_local(&host, record.as_ref().map(|(_, record)| record), &states);
+    let local = keep_local(&host, order.record.as_ref().map(|(_, record)| record), &states);
     // The old states are closed here: their files stay where they are, their memory goes.
     drop(states);
-    let (order, graph, store, dealt) = read?;
+    let (graph, store, dealt) = read?;
 
     let commits = unless(&superseded, prepare_commits(&order, &graph, &deploy, dealt.commits)).await?;
 
@@ -306,12 +310,7 @@ fn superseded_failure() -> Failure {
 }
 
 /// All that can be done while an older attempt is being stopped.
-async fn read(
-    host: &Host,
-    deploy: &rpc::Deploy,
-    superseded: &CancellationToken,
-) -> Result<(Order, Arc<JobGraph>, JobStore, Dealt), Failure> {
-    let order = Order::read(deploy, &host.worker, superseded)?;
+async fn read(host: &Host, order: &Order, deploy: &rpc::Deploy) -> Result<(Arc<JobGraph>, JobStore, Dealt), Failure> {
     let planning = plan(host, &order.request, &deploy.fingerprint);
     let opening = open_store(&order.settings);
     let (graph, store) = futures::try_join!(planning, opening)?;
@@ -326,7 +325,7 @@ async fn read(
             restore::deal(&graph, deploy.parallelism, record, &parts)?
         }
     };
-    Ok((order, graph, store, dealt))
+    Ok((graph, store, dealt))
 }
 
 /// Whether what is to be planned can be restored from the record that comes with it. Reads the record's parts, and touches nothing.

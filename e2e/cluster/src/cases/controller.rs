@@ -5,7 +5,7 @@ use std::{future::Future, time::Duration};
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, api::ListParams};
 
-use super::kills::told_to_deploy;
+use super::kills::until_restoring;
 use crate::{
     install::{NAMESPACE, SYSTEM, helm},
     job::{Job, Settings},
@@ -168,13 +168,7 @@ pub async fn controller_killed_during_a_restore(space: Space) {
     space.cluster.pods(&space.name).delete(&victim, &now).await.expect("a worker is deleted");
     until("the next attempt is opened", || async { (job.terms().await > terms).then_some(()) }).await;
     proxy.slow(2_000).await;
-    interrupted(&space, async {
-        until("a worker restores", || async {
-            told_to_deploy(&job).await.into_iter().find(|(told, _)| *told > attempt)
-        })
-        .await;
-    })
-    .await;
+    interrupted(&space, async { drop(until_restoring(&job, attempt).await) }).await;
     let told = |message: &String| message.starts_with(&format!("attempt {} runs", attempt + 1));
     let events = space.events(&job.name).await;
     assert!(!events.iter().any(|(_, message)| told(message)), "the moment was missed: {events:?}");

@@ -215,10 +215,7 @@ async fn falls_into_a_restore(job: &Job, proxy: &Proxy, blow: Blow) -> bool {
     until("the next attempt is opened", || async { (job.terms().await > terms).then_some(()) }).await;
     proxy.slow(SLOW).await;
     // From when a worker is told to, it downloads what it needs, one slow answer after the other.
-    let (restoring, victim) = until("a worker restores", || async {
-        told_to_deploy(job).await.into_iter().find(|(told, _)| *told > attempt)
-    })
-    .await;
+    let (restoring, victim) = until_restoring(job, attempt).await;
     until_ok(&format!("{blow:?} on {victim}"), || blow.hit(job, &victim)).await;
     until_lost(job, &victim).await;
     proxy.cure("latency").await;
@@ -232,9 +229,15 @@ async fn falls_into_a_restore(job: &Job, proxy: &Proxy, blow: Blow) -> bool {
     !job.space.events(&job.name).await.iter().any(|(_, message)| message.starts_with(&struck))
 }
 
+/// Waits until a worker has been told to deploy a later attempt; which, and who.
+pub async fn until_restoring(job: &Job, attempt: u64) -> (u64, String) {
+    until("a worker restores", || async { told_to_deploy(job).await.into_iter().find(|(told, _)| *told > attempt) })
+        .await
+}
+
 /// The newest attempt that each worker has been told to deploy, with the worker. A worker whose log cannot be read, since it has just
 /// begun or gone, has not been told.
-pub async fn told_to_deploy(job: &Job) -> Vec<(u64, String)> {
+async fn told_to_deploy(job: &Job) -> Vec<(u64, String)> {
     let pods = job.space.cluster.pods(&job.space.name);
     let parameters = LogParams::default();
     let workers = job.workers().await;
