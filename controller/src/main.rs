@@ -3,6 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    weir_controller::session::install_crypto();
+    weir_controller::workers::session::install_crypto();
     weir_controller::cli::main()
 }

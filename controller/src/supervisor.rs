@@ -10,8 +10,6 @@ mod notes;
 mod observer;
 mod parts;
 mod recovery;
-mod roster;
-mod traffic;
 mod versions;
 mod words;
 
@@ -29,21 +27,21 @@ use tokio::sync::mpsc;
 use weir_protocol::{Term, rpc::to_worker};
 use weir_storage::JobStore;
 
-use self::{
-    roster::{Roster, Worker},
-    traffic::Traffic,
-    versions::Wanted,
-};
+use self::versions::Wanted;
 use crate::{
     attempt::{self, AttemptMachine, End},
     coordinator::{self, Coordinator},
     effects::TakeOver,
     job::Job,
-    planner::{Plan, PlanError},
     platform::{Platform, PlatformEvent},
-    session::{SessionEvent, SessionId},
     takeover::{Opened, Refusal, Request},
     time::Millis,
+    workers::{
+        planner::{Plan, PlanError},
+        roster::{Roster, Worker},
+        session::{SessionEvent, SessionId},
+        traffic::Traffic,
+    },
 };
 
 /// Events of one kind on their way to the loop. It reads them much faster than they come; a full queue holds the senders.

@@ -14,10 +14,12 @@ use tonic::{
     transport::{Certificate, Identity, Server, ServerTlsConfig},
 };
 use weir_controller::{
-    planner,
     platform::ProcessNumber,
-    session::{Session, SessionEvent, SessionId, connect, install_crypto},
     supervisor::SessionTls,
+    workers::{
+        planner,
+        session::{Session, SessionEvent, SessionId, connect, install_crypto},
+    },
 };
 use weir_protocol::{
     JobName, Term,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weir_engine::metrics::Metrics;
+use weir_engine::control::metrics::Metrics;
 use weir_pages::Answers;
 
 /// The pages of the worker with these metrics.
@@ -24,7 +24,7 @@ impl Answers for Pages {
 
 #[cfg(test)]
 mod tests {
-    use weir_engine::server::{WorkerOptions, WorkerServer};
+    use weir_engine::control::server::{WorkerOptions, WorkerServer};
     use weir_sql::Catalog;
     use weir_state::BackendRegistry;
 

@@ -11,7 +11,7 @@ use std::{
 use serde::Serialize;
 use weir_engine::{
     JobGraph, StageHead,
-    server::{PlanFailure, Planner},
+    control::server::{PlanFailure, Planner},
 };
 use weir_protocol::settings::PlanRequest;
 use weir_sql::{Catalog, PlanDescription, PlanError, explain};

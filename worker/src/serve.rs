@@ -20,8 +20,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use weir_engine::{
-    server::{ServeError, WorkerOptions, WorkerServer},
-    tls::{self, Tls, TlsError},
+    control::server::{ServeError, WorkerOptions, WorkerServer},
+    net::tls::{self, Tls, TlsError},
 };
 use weir_protocol::BUILD_VERSION;
 use weir_sql::Catalog;

@@ -20,9 +20,9 @@ use url::Url;
 use crate::{
     effects::chain,
     job::{Job, Overrides, ReadError},
-    planner::{self, Plan, PlanError},
     platform::local::{WorkerBinaryError, check_version, worker_binary},
     state_dir::StateDirError,
+    workers::planner::{self, Plan, PlanError},
 };
 
 const EXIT_CODES: &str = "\

@@ -13,12 +13,12 @@ use super::{Exit, Failure, RunArgs};
 use crate::{
     effects::find_record,
     job::{Job, Overrides, RestoreWish},
-    planner,
     platform::local::{Local, check_version, worker_binary},
     state_dir::StateDir,
     supervisor::{self, Control, Outcome, Parts, in_words},
     takeover::{Refusal, Restore},
     ui::{self, LocalObserver, RESTORED_FILE, Weight},
+    workers::planner,
 };
 
 /// Events of the platform under way to the supervisor.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::{
     job::Job,
-    planner::{self, Plan},
+    workers::planner::{self, Plan},
 };
 
 #[derive(Default, Deserialize)]

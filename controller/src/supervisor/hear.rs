@@ -7,11 +7,14 @@ use weir_protocol::{
     rpc::{self, from_worker},
 };
 
-use super::{Input, LAST_WORD, Outcome, Supervisor, observer::Fact, recovery::Breakdown, roster};
+use super::{Input, LAST_WORD, Outcome, Supervisor, observer::Fact, recovery::Breakdown};
 use crate::{
     attempt, coordinator,
     platform::{PlatformEvent, ProcessNumber},
-    session::{FIRST_PATIENCE, Session, SessionEvent, SessionId},
+    workers::{
+        roster,
+        session::{FIRST_PATIENCE, Session, SessionEvent, SessionId},
+    },
 };
 
 impl Supervisor {

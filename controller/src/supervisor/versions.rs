@@ -6,9 +6,11 @@ use super::{Change, Done, Input, Supervisor, observer::Fact};
 use crate::{
     attempt::{self, Planned},
     job::{Job, Live},
-    planner::{self, Plan, PlanError},
-    session,
     takeover::Restore,
+    workers::{
+        planner::{self, Plan, PlanError},
+        session,
+    },
 };
 
 /// Versions kept: the wanted one, the one that runs, the one that ran last, and some that a plan may still be on its way for.

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use weir_connectors::{ConnectorRegistry, TableSpec, nexmark_schema};
-use weir_engine::clock::SystemClock;
-use weir_engine::counters::Counters;
-use weir_engine::source::{SourceContext, SourcePoll, Waker};
+use weir_engine::api::clock::SystemClock;
+use weir_engine::api::counters::Counters;
+use weir_engine::api::source::{SourceContext, SourcePoll, Waker};
 
 /// The worker's allocator: the system's gives large buffers back at once, and every batch would pay for fresh pages.
 #[global_allocator]

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use async_trait::async_trait;
-use weir_engine::batch::Batch;
-use weir_engine::error::SinkError;
-use weir_engine::sink::{CommitContext, Committer, PrepareJob, Sink, SinkContext, SinkFactory};
-use weir_engine::source::SourceFactory;
+use weir_engine::api::batch::Batch;
+use weir_engine::api::error::SinkError;
+use weir_engine::api::sink::{CommitContext, Committer, PrepareJob, Sink, SinkContext, SinkFactory};
+use weir_engine::api::source::SourceFactory;
 use weir_protocol::CheckpointId;
 
 use crate::error::ConnectorError;
@@ -185,7 +185,7 @@ impl<W: Write + Send> Sink for PrintSink<W> {
 mod tests {
     use arrow::array::{Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
     use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
-    use weir_engine::batch::RowKind;
+    use weir_engine::api::batch::RowKind;
 
     use super::*;
 

@@ -42,6 +42,7 @@ mod console;
 mod datagen;
 mod error;
 mod filesystem;
+mod formats;
 mod nexmark;
 mod options;
 mod pace;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weir_engine::sink::SinkFactory;
-use weir_engine::source::SourceFactory;
+use weir_engine::api::sink::SinkFactory;
+use weir_engine::api::source::SourceFactory;
 
 use crate::console::{Blackhole, Print};
 use crate::datagen::Datagen;

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
-use weir_engine::sink::SinkFactory;
-use weir_engine::source::SourceFactory;
+use weir_engine::api::sink::SinkFactory;
+use weir_engine::api::source::SourceFactory;
 
 use crate::error::ConnectorError;
 

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use arrow::array::RecordBatch;
 use serde::{Deserialize, Serialize};
-use weir_engine::error::SourceError;
-use weir_engine::source::{Source, SourceContext, SourcePoll};
+use weir_engine::api::error::SourceError;
+use weir_engine::api::source::{Source, SourceContext, SourcePoll};
 
 use crate::pace::Pace;
 

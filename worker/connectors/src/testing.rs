@@ -5,11 +5,11 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
-use weir_engine::clock::SystemClock;
-use weir_engine::counters::Counters;
-use weir_engine::error::SourceError;
-use weir_engine::sink::SinkContext;
-use weir_engine::source::{Source, SourceContext, SourceFactory, SourcePoll, Waker};
+use weir_engine::api::clock::SystemClock;
+use weir_engine::api::counters::Counters;
+use weir_engine::api::error::SourceError;
+use weir_engine::api::sink::SinkContext;
+use weir_engine::api::source::{Source, SourceContext, SourceFactory, SourcePoll, Waker};
 use weir_protocol::{Attempt, JobName, WorkerId};
 
 use crate::error::ConnectorError;

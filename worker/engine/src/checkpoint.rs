@@ -7,6 +7,9 @@
 //! A checkpoint that is given up is given up for good: ids are never reused. What was frozen for it is handed back to the
 //! tables, and a sink's transaction that was cut for it stays pending.
 
+pub mod commits;
+pub mod persist;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
@@ -24,11 +27,12 @@ use weir_protocol::{
 use weir_state::{SubtaskState, Uploader};
 
 use crate::{
-    commits::Commits,
-    graph::{JobGraph, StageId},
-    local::LocalSnapshots,
-    persist::{Cancelled, PersistPool, PersistSubtask, Persisted, SubtaskDone, add_items},
-    restore::keepers,
+    api::graph::{JobGraph, StageId},
+    checkpoint::{
+        commits::Commits,
+        persist::{Cancelled, PersistPool, PersistSubtask, Persisted, SubtaskDone, add_items},
+    },
+    deploy::{local::LocalSnapshots, restore::keepers},
     seam::SubtaskSnapshot,
 };
 

@@ -3,6 +3,10 @@
 //! The loop never waits for anything but the next event: what takes time runs beside it and comes back as an event. So pings
 //! are answered while state is restored. Of all sessions the one with the newest term counts, and lower terms are refused.
 
+pub mod metrics;
+pub mod server;
+mod sessions;
+
 use std::{
     collections::BTreeSet,
     sync::Arc,
@@ -23,13 +27,13 @@ use weir_protocol::{
 use weir_storage::{Created, JobStore};
 
 use crate::{
-    checkpoint::{FrozenSubtask, Progressed, ReadyPart, Triggered},
-    commits::CommitJob,
+    api::{
+        failure::{Failure, chain},
+        graph::StageId,
+    },
+    checkpoint::{FrozenSubtask, Progressed, ReadyPart, Triggered, commits::CommitJob, persist::Persisted},
     deploy::{self, Deployment, Host, Previous, Standing, remove_outdated},
-    failure::{Failure, chain},
-    graph::StageId,
-    network::PeerLost,
-    persist::Persisted,
+    net::network::PeerLost,
     seam::Report,
 };
 
@@ -109,8 +113,6 @@ struct Standby {
     early: Option<(CheckpointId, Instant)>,
 }
 
-mod sessions;
-
 pub(crate) struct Control {
     host: Arc<Host>,
     highest_term: u64,
@@ -175,7 +177,7 @@ impl Control {
         drop(deploy::stop_previous(&self.host, previous).await);
         let root = self.host.local.lock().root().to_path_buf();
         // Nobody finds this worker's folder again: its id ends with it.
-        drop(tokio::task::spawn_blocking(move || crate::local::remove_all(vec![root])).await);
+        drop(tokio::task::spawn_blocking(move || crate::deploy::local::remove_all(vec![root])).await);
     }
 
     /// With nothing deployed there is nothing to hand over.

@@ -3,6 +3,10 @@
 //! Nothing that stands in storage is touched; a start from nothing adds what there is to read. What fails here fails the
 //! attempt, with the kind that says whether a restart can mend it.
 
+pub mod inputs;
+pub mod local;
+pub mod restore;
+
 use std::{
     collections::BTreeMap,
     future::Future,
@@ -27,21 +31,29 @@ use weir_state::{BackendRegistry, Carriage, StateMemory, SubtaskState, Uploader,
 use weir_storage::{JobStore, StorageError};
 
 use crate::{
-    checkpoint::{CheckpointSettings, Checkpoints, RestoredBase, Snapshots, local_snapshots},
-    clock::Clock,
-    commits::{Commits, Committers},
-    control::Event,
-    error::SinkError,
-    failure::{Failure, chain},
-    graph::{JobGraph, StageId},
-    inputs,
-    local::{LocalFolder, LocalSnapshots, remove_all},
-    metrics::Metrics,
-    network::{AttemptNetwork, ExchangeHub, NetworkPlan, PeerLost},
-    restore::{self, Dealt, PendingCommits},
+    api::{
+        clock::Clock,
+        error::SinkError,
+        failure::{Failure, chain},
+        graph::{JobGraph, StageId},
+        sink::CommitContext,
+    },
+    checkpoint::{
+        CheckpointSettings, Checkpoints, RestoredBase, Snapshots,
+        commits::{Commits, Committers},
+        local_snapshots,
+    },
+    control::{Event, metrics::Metrics},
+    deploy::{
+        inputs,
+        local::{LocalFolder, LocalSnapshots, remove_all},
+        restore::{self, Dealt, PendingCommits},
+    },
+    net::{
+        network::{AttemptNetwork, ExchangeHub, NetworkPlan, PeerLost},
+        tls::Tls,
+    },
     seam::{BuildAttempt, Remote, Restored, RunningAttempt, channel_window},
-    sink::CommitContext,
-    tls::Tls,
 };
 
 /// A subtask that has not stopped so long after it was told ends its process: another attempt takes its place, and it must

@@ -16,12 +16,12 @@ use weir_protocol::{Attempt, CheckpointId, JobName, WorkerId};
 use weir_state::{BackendRegistry, Frozen, Shares, StateMemory, SubtaskState};
 use weir_storage::JobStore;
 
-use crate::batch::Batch;
-use crate::clock::Clock;
-use crate::error::OperatorError;
-use crate::graph::{Exchange, JobGraph, StageId};
-use crate::operator::{RestoredWatermarks, Timestamp};
-use crate::sink::PrepareJob;
+use crate::api::batch::Batch;
+use crate::api::clock::Clock;
+use crate::api::error::OperatorError;
+use crate::api::graph::{Exchange, JobGraph, StageId};
+use crate::api::operator::{RestoredWatermarks, Timestamp};
+use crate::api::sink::PrepareJob;
 
 /// One directed connection between two subtasks: an edge of the graph, and who sends to whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -329,8 +329,8 @@ pub struct OperatorStats {
     pub rows_out: Option<u64>,
 }
 
-pub use crate::dataflow::{BuildError, RunningAttempt};
-pub use crate::gate::InboundSink;
+pub use crate::data::dataflow::{BuildError, RunningAttempt};
+pub use crate::data::gate::InboundSink;
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,7 @@ use arrow::datatypes::Schema;
 use serde::{Deserialize, Serialize};
 use weir_engine::{Exchange, JobGraph, PlanWarning, Stage, StageHead};
 
-use crate::types::flink_name;
+use crate::parse::types::flink_name;
 
 /// A job graph, described.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! Flink SQL to a job graph.
 //!
-//! [`plan`] reads a script ([`dialect`]), keeps its tables and views ([`catalog`]), plans each INSERT with DataFusion's planner
-//! under Flink's names, types and functions ([`exprs`], [`functions`], [`types`]), optimises it ([`optimize`]) and lowers it to
+//! [`plan`] reads a script ([`parse`]), keeps its tables and views ([`names`]), plans each INSERT with DataFusion's planner
+//! under Flink's names, types and functions ([`logical`]), optimises it and lowers it to
 //! stages ([`lower`]). [`explain`] describes the result. Nothing is started: what cannot run is refused here, with line,
 //! column and what to write instead.
 //!
@@ -9,34 +9,23 @@
 //! change. They are refused by name.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
-pub mod catalog;
-mod check;
-mod columns;
-pub mod dialect;
 pub mod error;
 mod explain;
-mod exprs;
-mod flow;
-pub mod functions;
 mod identity;
-mod locate;
+mod logical;
 mod lower;
-mod nodes;
-mod optimize;
+pub mod names;
+pub mod parse;
 mod script;
 mod settings;
-mod source;
-mod tvf;
-pub mod types;
-mod windows;
 
-pub use catalog::Catalog;
 pub use datafusion_expr::ScalarUDF;
 pub use error::{Place, PlanError};
 pub use explain::{
     InputDescription, OperatorDescription, PlanDescription, SinkDescription, SourceDescription, StageDescription,
     StateDescription, explain,
 };
+pub use names::catalog::Catalog;
 pub use settings::SETTINGS;
 pub use weir_protocol::settings::PlanRequest;
 

@@ -4,6 +4,9 @@
 //! pre-aggregation before the exchange and the aggregation behind it; everything that keeps state gets its identity here,
 //! and a note of what bounds the state.
 
+pub(crate) mod flow;
+pub(crate) mod source;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,17 +20,17 @@ use weir_operators::{
     WindowAggregateSpec, WindowAssign, WindowAssignSpec, WindowShape,
 };
 
-use crate::catalog::Table;
-use crate::columns::{Time, Traits, WindowColumn, is_windowed, of_expr, traits};
 use crate::error::{Place, PlanError};
-use crate::flow::{Computed, Flow, Updating, internal};
-use crate::functions::aggregate::function_of;
 use crate::identity::identity;
-use crate::nodes::{Deduplicate, WINDOW_COLUMNS, WindowTvf, position};
-use crate::optimize::place_of;
+use crate::logical::columns::{Time, Traits, WindowColumn, is_windowed, of_expr, traits};
+use crate::logical::nodes::{Deduplicate, WINDOW_COLUMNS, WindowTvf, position};
+use crate::logical::optimize::place_of;
+use crate::logical::windows::{Unwindowed, unwindow};
+use crate::lower::flow::{Computed, Flow, Updating, internal};
+use crate::lower::source::plan_source;
+use crate::names::catalog::Table;
+use crate::names::functions::aggregate::function_of;
 use crate::settings::Settings;
-use crate::source::plan_source;
-use crate::windows::{Unwindowed, unwindow};
 
 /// Lowers the plans of one script.
 pub struct Lowering<'a> {

@@ -11,19 +11,19 @@ use datafusion_sql::sqlparser::ast::{Ident, Query, SelectItem, SetExpr, Spanned}
 use weir_engine::{PlanWarning, SinkNode, Stage};
 use weir_protocol::settings::PlanRequest;
 
-use crate::catalog::{Catalog, Column, Names, Origin, Table, View, Watermark};
-use crate::check::{check_expr, check_query, unknown_column};
-use crate::columns::{Time, of_expr};
-use crate::dialect::{ColumnKind, CreateTable, CreateView, Insert, Statement, parse_script};
 use crate::error::{Place, PlanError, suggest};
-use crate::exprs::{cast_to, plan_expr, plan_query, unqualified};
-use crate::flow::Flow;
 use crate::identity::identity;
-use crate::locate::locate;
+use crate::logical::columns::{Time, of_expr};
+use crate::logical::exprs::{cast_to, plan_expr, plan_query, unqualified};
+use crate::logical::optimize::{analyze, optimize};
 use crate::lower::Lowering;
-use crate::optimize::{analyze, optimize};
+use crate::lower::flow::Flow;
+use crate::names::catalog::{Catalog, Column, Names, Origin, Table, View, Watermark};
+use crate::parse::check::{check_expr, check_query, unknown_column};
+use crate::parse::dialect::{ColumnKind, CreateTable, CreateView, Insert, Statement, parse_script};
+use crate::parse::locate::locate;
+use crate::parse::types::{casts_implicitly, flink_name};
 use crate::settings::Settings;
-use crate::types::{casts_implicitly, flink_name};
 
 /// What a script comes to.
 pub struct Planned {
@@ -185,7 +185,7 @@ impl Script<'_> {
         Ok(table)
     }
 
-    fn watermark(&self, table: &mut Table, watermark: crate::dialect::WatermarkDef) -> Result<(), PlanError> {
+    fn watermark(&self, table: &mut Table, watermark: crate::parse::dialect::WatermarkDef) -> Result<(), PlanError> {
         let at = Place::from(watermark.column.span);
         let name = &watermark.column.value;
         let Ok(column) = table.schema.index_of(name) else {

@@ -8,7 +8,7 @@ use arrow::array::{
     TimestampNanosecondArray, TimestampSecondArray,
 };
 use arrow::datatypes::{DataType, TimeUnit};
-use weir_engine::error::SourceError;
+use weir_engine::api::error::SourceError;
 
 use crate::nexmark::random::mix;
 

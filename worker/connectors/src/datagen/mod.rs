@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, SchemaRef};
-use weir_engine::clock::Clock;
-use weir_engine::error::SourceError;
-use weir_engine::sink::SinkFactory;
-use weir_engine::source::{Source, SourceContext, SourceFactory};
+use weir_engine::api::clock::Clock;
+use weir_engine::api::error::SourceError;
+use weir_engine::api::sink::SinkFactory;
+use weir_engine::api::source::{Source, SourceContext, SourceFactory};
 
 use self::columns::{Column, Values};
 use crate::error::ConnectorError;

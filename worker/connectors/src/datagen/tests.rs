@@ -3,7 +3,7 @@ use std::sync::Arc;
 use arrow::array::AsArray;
 use arrow::datatypes::{Float64Type, Int32Type, Int64Type, Schema, TimeUnit};
 use proptest::prelude::*;
-use weir_engine::source::SourcePoll;
+use weir_engine::api::source::SourcePoll;
 
 use super::*;
 use crate::testing::SourceTest;

@@ -9,7 +9,7 @@ use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 use url::Url;
-use weir_engine::error::SourceError;
+use weir_engine::api::error::SourceError;
 
 use super::location::{LocationError, is_hidden};
 

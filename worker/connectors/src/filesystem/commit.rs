@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStore;
 use object_store::path::Path as ObjectPath;
-use weir_engine::error::SinkError;
-use weir_engine::sink::Committer;
+use weir_engine::api::error::SinkError;
+use weir_engine::api::sink::Committer;
 use weir_protocol::Attempt;
 
 use super::bucket::{Bucket, Objects, Place, Published};

@@ -3,14 +3,14 @@
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use tokio::runtime::Handle;
-use weir_engine::counters::Counters;
-use weir_engine::error::SourceError;
-use weir_engine::source::Waker;
+use weir_engine::api::counters::Counters;
+use weir_engine::api::error::SourceError;
+use weir_engine::api::source::Waker;
 
-use super::format::{OnBadRecord, Rows, parse_records};
 use super::location::Location;
-use super::records::{Framing, Record, is_blank};
 use super::stream::{Got, Stream};
+use crate::formats::decode::{OnBadRecord, Rows, parse_records};
+use crate::formats::records::{Framing, Record, is_blank};
 
 /// The longest record. It bounds what a file without line ends, or an unclosed quote, can make us hold.
 const MAX_RECORD: usize = 16 << 20;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use object_store::path::Path as ObjectPath;
 use url::Url;
-use weir_engine::error::SourceError;
+use weir_engine::api::error::SourceError;
 
 use super::bucket::Bucket;
 

@@ -12,15 +12,12 @@
 
 mod bucket;
 mod commit;
-mod encode;
 mod file;
-mod format;
 mod location;
 mod names;
 mod object_sink;
 #[cfg(test)]
 mod object_sink_tests;
-mod records;
 mod sink;
 #[cfg(test)]
 mod sink_tests;
@@ -32,18 +29,18 @@ mod stream;
 use std::path::Path;
 use std::sync::Arc;
 
-use weir_engine::sink::SinkFactory;
-use weir_engine::source::SourceFactory;
+use weir_engine::api::sink::SinkFactory;
+use weir_engine::api::source::SourceFactory;
 
-use self::encode::OP;
-use self::format::{Csv, Format, OnBadRecord, Rows, csv_carries};
 use self::location::{Location, LocationError, S3Options};
 use self::names::hidden_end;
 use self::object_sink::ObjectSinkFactory;
-use self::records::QUOTE;
 use self::sink::FileSinkFactory;
 use self::source::FileSourceFactory;
 use crate::error::ConnectorError;
+use crate::formats::decode::{Csv, Format, OnBadRecord, Rows, csv_carries};
+use crate::formats::encode::OP;
+use crate::formats::records::QUOTE;
 use crate::options::Options;
 use crate::spec::{ConnectorFactory, OptionDoc, TableSpec};
 

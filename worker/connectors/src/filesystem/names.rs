@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 
 use object_store::path::Path as ObjectPath;
 use serde::{Deserialize, Serialize};
-use weir_engine::error::SinkError;
-use weir_engine::sink::SinkContext;
+use weir_engine::api::error::SinkError;
+use weir_engine::api::sink::SinkContext;
 use weir_protocol::{Attempt, CheckpointId, JobName};
 
 use super::bucket::Place;

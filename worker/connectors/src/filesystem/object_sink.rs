@@ -23,16 +23,16 @@ use object_store::{MultipartId, ObjectStoreExt, PutPayload};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use weir_engine::batch::Batch;
-use weir_engine::error::SinkError;
-use weir_engine::sink::{CommitContext, Committer, PrepareJob, Sink, SinkContext, SinkFactory};
+use weir_engine::api::batch::Batch;
+use weir_engine::api::error::SinkError;
+use weir_engine::api::sink::{CommitContext, Committer, PrepareJob, Sink, SinkContext, SinkFactory};
 use weir_protocol::CheckpointId;
 
 use super::bucket::{Bucket, Objects, Place};
 use super::commit::ObjectCommitter;
-use super::encode::{encode, rows_of};
-use super::format::Format;
 use super::names::{Owner, PendingObject, Writer};
+use crate::formats::decode::Format;
+use crate::formats::encode::{encode, rows_of};
 
 /// A part is uploaded at this size. S3 wants 5 MiB at least, of all but the last, and at most 10,000 parts.
 const PART: usize = 8 << 20;

@@ -15,15 +15,15 @@ use object_store::{MultipartId, ObjectStore, ObjectStoreExt, PutPayload, PutResu
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
-use weir_engine::batch::Batch;
-use weir_engine::sink::{CommitContext, Committer, Sink, SinkContext, SinkFactory};
+use weir_engine::api::batch::Batch;
+use weir_engine::api::sink::{CommitContext, Committer, Sink, SinkContext, SinkFactory};
 use weir_protocol::{Attempt, CheckpointId, JobName};
 use weir_storage::minio::Minio;
 
 use super::bucket::{Bucket, Objects, Place};
-use super::format::Format;
 use super::location::is_hidden;
 use super::object_sink::ObjectSinkFactory;
+use crate::formats::decode::Format;
 use crate::testing::sink_context;
 
 const MEBIBYTE: usize = 1 << 20;

@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use weir_engine::batch::Batch;
-use weir_engine::error::SinkError;
-use weir_engine::sink::{CommitContext, Committer, PrepareJob, Sink, SinkContext, SinkFactory};
+use weir_engine::api::batch::Batch;
+use weir_engine::api::error::SinkError;
+use weir_engine::api::sink::{CommitContext, Committer, PrepareJob, Sink, SinkContext, SinkFactory};
 use weir_protocol::CheckpointId;
 
 use super::commit::FileCommitter;
-use super::encode::{encode, rows_of};
-use super::format::Format;
 use super::names::{Owner, Pending, Writer};
+use crate::formats::decode::Format;
+use crate::formats::encode::{encode, rows_of};
 
 /// Encoded rows are written to the file in pieces of about this size.
 const PIECE: usize = 256 << 10;

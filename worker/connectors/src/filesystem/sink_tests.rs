@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use weir_engine::batch::{Batch, RowKind};
-use weir_engine::sink::{CommitContext, Committer, Sink, SinkContext};
+use weir_engine::api::batch::{Batch, RowKind};
+use weir_engine::api::sink::{CommitContext, Committer, Sink, SinkContext};
 use weir_protocol::{Attempt, CheckpointId, JobName};
 
 use super::location::is_hidden;

@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
-use weir_engine::counters::Counters;
-use weir_engine::error::SourceError;
-use weir_engine::source::{Source, SourceContext, SourceFactory, SourcePoll};
+use weir_engine::api::counters::Counters;
+use weir_engine::api::error::SourceError;
+use weir_engine::api::source::{Source, SourceContext, SourceFactory, SourcePoll};
 
 use super::file::{OpenFile, Place, Reading, Step};
-use super::format::{Format, OnBadRecord, Rows};
 use super::location::Location;
+use crate::formats::decode::{Format, OnBadRecord, Rows};
 use crate::pace::Pace;
 
 /// A split's position: its files that are not finished, and the place in the first of them.

@@ -12,7 +12,7 @@ use object_store::memory::InMemory;
 use proptest::prelude::*;
 use serde_json::json;
 use tempfile::TempDir;
-use weir_engine::source::SourcePoll;
+use weir_engine::api::source::SourcePoll;
 
 use super::bucket::{Bucket, Objects, Place};
 use super::*;

@@ -10,8 +10,8 @@ use flate2::read::MultiGzDecoder;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStoreExt};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender, channel, error::TryRecvError};
-use weir_engine::error::SourceError;
-use weir_engine::source::Waker;
+use weir_engine::api::error::SourceError;
+use weir_engine::api::source::Waker;
 
 use super::bucket::Bucket;
 use super::location::Location;

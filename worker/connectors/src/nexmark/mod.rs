@@ -20,8 +20,8 @@ mod tests;
 
 use std::sync::Arc;
 
-use weir_engine::sink::SinkFactory;
-use weir_engine::source::SourceFactory;
+use weir_engine::api::sink::SinkFactory;
+use weir_engine::api::source::SourceFactory;
 
 use self::events::{Kind, Rate};
 use self::layout::Layout;

@@ -1,8 +1,8 @@
 //! The events as a source.
 
 use arrow::array::RecordBatch;
-use weir_engine::error::SourceError;
-use weir_engine::source::{Source, SourceContext, SourceFactory};
+use weir_engine::api::error::SourceError;
+use weir_engine::api::source::{Source, SourceContext, SourceFactory};
 
 use super::events::Rate;
 use super::generator::Generator;

@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Field as ArrowField, Int32Type, Int64Type, Sche
 use proptest::prelude::*;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use weir_engine::source::SourcePoll;
+use weir_engine::api::source::SourcePoll;
 
 use super::layout::kind_fields;
 use super::*;

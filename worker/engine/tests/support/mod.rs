@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use parking_lot::{Condvar, Mutex};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use weir_engine::inputs::Inputs;
-use weir_engine::restore::deal_inputs;
+use weir_engine::deploy::inputs::Inputs;
+use weir_engine::deploy::restore::deal_inputs;
 use weir_engine::seam::{
     AttemptStats, BuildAttempt, BuildError, ChannelId, Element, InboundSink, Remote, RemoteSender, Report, Restored,
     RunningAttempt, Stopped, SubtaskSnapshot,
@@ -480,7 +480,7 @@ fn key_of(value: &Value) -> i64 {
 pub fn owner_of(key: i64, parallelism: u32) -> u32 {
     let mut keys = weir_state::Keys::new();
     keys.encode(&[Arc::new(Int64Array::from(vec![key]))], 1).unwrap();
-    weir_engine::exchange::owner(keys.hash(0), MAX_PARALLELISM, parallelism)
+    weir_engine::data::exchange::owner(keys.hash(0), MAX_PARALLELISM, parallelism)
 }
 
 impl Workers {

@@ -3,7 +3,7 @@
 use std::{fmt::Write, fs, path::Path};
 
 use weir_connectors::ConnectorRegistry;
-use weir_sql::{SETTINGS, functions::Functions};
+use weir_sql::{SETTINGS, names::functions::Functions};
 
 const MARK: &str = "<!-- generated from here on: `make generate` writes it anew -->\n";
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use weir_connectors::{ConnectorError, ConnectorFactory, ConnectorRegistry, OptionDoc, TableSpec};
-use weir_engine::sink::CommitContext;
+use weir_engine::api::sink::CommitContext;
 use weir_engine::{
     Committer, JobGraph, Sink, SinkContext, SinkError, SinkFactory, Source, SourceContext, SourceError, SourceFactory,
 };

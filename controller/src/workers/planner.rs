@@ -1,0 +1,222 @@
+//! Asks the worker binary for a job's plan: only it has the connectors and functions of a user's own build.
+
+use std::{path::Path, process::Stdio, time::Duration};
+
+use serde::Deserialize;
+use serde_json::Value;
+use thiserror::Error;
+use tokio::{io::AsyncWriteExt, process::Command};
+use tonic::transport::Channel;
+use weir_protocol::{
+    record::{Record, Slot, encode},
+    rpc::{PlanCall, worker_client::WorkerClient},
+    settings::{JobSettings, PlanRequest},
+};
+
+use crate::workers::session::MAX_MESSAGE;
+
+/// Planning takes milliseconds; a source may have to look at its files.
+const PLAN_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// A plan that holds.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Every worker must arrive at the same.
+    pub fingerprint: String,
+    /// What the worker tells about it: stages, exchanges, operators, state, warnings.
+    pub description: Value,
+}
+
+/// One thing that is wrong with a script.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct ScriptError {
+    /// Line of the script, from 1.
+    #[serde(default)]
+    pub line: Option<u64>,
+    /// Column, from 1.
+    #[serde(default)]
+    pub column: Option<u64>,
+    /// What is wrong.
+    pub message: String,
+    /// What to write instead.
+    #[serde(default)]
+    pub remedy: Option<String>,
+}
+
+/// Why there is no plan.
+#[derive(Debug, Error)]
+pub enum PlanError {
+    /// The script is wrong.
+    #[error("{}", in_words(.errors, .script))]
+    Script {
+        /// What is wrong, never empty.
+        errors: Vec<ScriptError>,
+        /// The script, to show the lines.
+        script: String,
+    },
+    /// The script is right, and the job's state does not fit it.
+    #[error("{0}")]
+    Mismatch(String),
+    /// The planning process did not do its work.
+    #[error("`{binary} plan` did not work: {reason}")]
+    Process {
+        /// The worker binary.
+        binary: String,
+        /// Why, and the end of what it logged.
+        reason: String,
+    },
+}
+
+/// Runs `weir-worker plan`.
+pub async fn plan(binary: &Path, request: &PlanRequest) -> Result<Plan, PlanError> {
+    let failed = |reason: String| PlanError::Process { binary: binary.display().to_string(), reason };
+    let mut child = Command::new(binary)
+        .arg("plan")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|error| failed(error.to_string()))?;
+    let input = serde_json::to_vec(request).map_err(|error| failed(error.to_string()))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A process that ends early says why on its output, which is read below.
+        let _ = stdin.write_all(&input).await;
+    }
+    let output = tokio::time::timeout(PLAN_TIMEOUT, child.wait_with_output())
+        .await
+        .map_err(|_| failed(format!("no answer in {} s", PLAN_TIMEOUT.as_secs())))?
+        .map_err(|error| failed(error.to_string()))?;
+    let answer: Value = serde_json::from_slice(&output.stdout).map_err(|_| {
+        let log = String::from_utf8_lossy(&output.stderr);
+        let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+        failed(format!("{}: {last}", output.status))
+    })?;
+    let plan = understood(answer, request);
+    plan.and_then(|plan| if output.status.success() { Ok(plan) } else { Err(None) }).map_err(|error| match error {
+        None => failed(format!("{}: an answer without a fingerprint", output.status)),
+        Some(error) => error,
+    })
+}
+
+/// Has a worker of a cluster plan, since it has the job's own image, and hold the plan against the record that it would be restored
+/// from.
+pub async fn ask(
+    channel: Channel,
+    request: &PlanRequest,
+    restore: Option<(&Record, &JobSettings)>,
+) -> Result<Plan, PlanError> {
+    let failed = |reason: String| PlanError::Process { binary: "weir-worker".to_string(), reason };
+    let call = PlanCall {
+        plan_request: encode(request).into(),
+        restore_path: restore.map(|(record, _)| record.reference().path()).unwrap_or_default(),
+        restore_record: restore.map(|(record, _)| encode(&Slot::Record(record.clone()))).unwrap_or_default().into(),
+        settings: restore.map(|(_, settings)| encode(settings)).unwrap_or_default().into(),
+    };
+    let mut client =
+        WorkerClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
+    let answer = tokio::time::timeout(PLAN_TIMEOUT, client.plan(call))
+        .await
+        .map_err(|_| failed(format!("no answer in {} s", PLAN_TIMEOUT.as_secs())))?
+        .map_err(|status| failed(status.message().to_string()))?
+        .into_inner();
+    let described: Value = serde_json::from_slice(&answer.answer).map_err(|error| failed(error.to_string()))?;
+    let plan = understood(described, request);
+    let plan = plan.map_err(|error| error.unwrap_or_else(|| failed("no fingerprint".to_string())))?;
+    if answer.mismatch.is_empty() { Ok(plan) } else { Err(PlanError::Mismatch(answer.mismatch)) }
+}
+
+/// A plan, or what is wrong with the script; an error without content is an answer that says neither.
+fn understood(answer: Value, request: &PlanRequest) -> Result<Plan, Option<PlanError>> {
+    if let Some(errors) = script_errors(&answer) {
+        return Err(Some(PlanError::Script { errors, script: request.script.clone() }));
+    }
+    match answer.get("fingerprint").and_then(Value::as_str) {
+        Some(fingerprint) => Ok(Plan { fingerprint: fingerprint.to_string(), description: answer }),
+        None => Err(None),
+    }
+}
+
+/// What the planner wants said of a plan that holds: a state that would grow without bound.
+pub fn warnings(description: &Value) -> Vec<String> {
+    description.get("warnings").and_then(Value::as_array).into_iter().flatten().map(warning).collect()
+}
+
+/// One of them: a sentence, or one with the operator that it is about.
+fn warning(warning: &Value) -> String {
+    let text = |name: &str| warning.get(name).and_then(Value::as_str);
+    let message = text("message").or_else(|| warning.as_str()).map_or_else(|| warning.to_string(), ToString::to_string);
+    match text("operator") {
+        Some(operator) if !message.contains(operator) => format!("{operator}: {message}"),
+        _ => message,
+    }
+}
+
+/// Errors come alone, as a list, or as a list under `errors`.
+fn script_errors(answer: &Value) -> Option<Vec<ScriptError>> {
+    let errors = answer.get("errors").unwrap_or(answer);
+    let errors: Vec<ScriptError> = if errors.is_array() {
+        serde_json::from_value(errors.clone()).ok()?
+    } else {
+        vec![serde_json::from_value(errors.clone()).ok()?]
+    };
+    (!errors.is_empty()).then_some(errors)
+}
+
+/// Each error with its line of the script and a caret below the column.
+fn in_words(errors: &[ScriptError], script: &str) -> String {
+    errors.iter().map(|error| error.in_words(script)).collect::<Vec<_>>().join("\n")
+}
+
+impl ScriptError {
+    fn in_words(&self, script: &str) -> String {
+        let place = match (self.line, self.column) {
+            (Some(line), Some(column)) => format!(", line {line}, column {column}"),
+            (Some(line), None) => format!(", line {line}"),
+            (None, _) => String::new(),
+        };
+        let remedy = self.remedy.as_deref().filter(|remedy| !remedy.is_empty());
+        let remedy = remedy.map(|remedy| format!("; {remedy}")).unwrap_or_default();
+        let index = |from_one: u64| usize::try_from(from_one).ok()?.checked_sub(1);
+        let shown = self.line.and_then(index).and_then(|line| script.lines().nth(line));
+        let shown = shown.map_or_else(String::new, |shown| {
+            let caret = self
+                .column
+                .and_then(index)
+                .map_or_else(String::new, |column| format!("\n    {}^", " ".repeat(column.min(shown.chars().count()))));
+            format!("\n    {shown}{caret}")
+        });
+        format!("spec.sql{place}: {}{remedy}{shown}", self.message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_error_shows_its_line_and_a_caret() {
+        let error = PlanError::Script {
+            errors: vec![ScriptError {
+                line: Some(2),
+                column: Some(8),
+                message: "unknown column \"kex\"".into(),
+                remedy: Some("did you mean key?".into()),
+            }],
+            script: "INSERT INTO o\nSELECT kex FROM t".into(),
+        };
+        assert_eq!(
+            error.to_string(),
+            "spec.sql, line 2, column 8: unknown column \"kex\"; did you mean key?\n    SELECT kex FROM t\n           ^"
+        );
+    }
+
+    #[test]
+    fn errors_are_understood_alone_and_in_lists() {
+        for answer in [r#"{"message":"x"}"#, r#"[{"message":"x"}]"#, r#"{"errors":[{"message":"x","line":1}]}"#] {
+            let errors = script_errors(&serde_json::from_str(answer).unwrap()).unwrap();
+            assert_eq!(errors[0].message, "x");
+        }
+        assert_eq!(script_errors(&serde_json::json!({"fingerprint": "f"})), None);
+    }
+}

@@ -1,0 +1,129 @@
+//! Cutting a file's bytes into records, so that a position always stands between two of them and every record knows its
+//! line. What is in a record is the format's business.
+
+use memchr::memchr;
+
+/// How the end of a record is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// A record is a line.
+    Lines,
+    /// A record is a line, but a quoted field may have line ends within.
+    Csv {
+        /// Between two fields.
+        delimiter: u8,
+    },
+}
+
+/// The character that quotes a CSV field.
+pub(crate) const QUOTE: u8 = b'"';
+
+/// One record: where it stands, line end included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    /// The line in the file on which it starts, from 1.
+    pub(crate) line: u64,
+    /// Line ends in it.
+    pub(crate) lines: u32,
+}
+
+impl Framing {
+    /// The end of the record that starts at `start`, behind its line end, and how many line ends it has; none if the bytes
+    /// end before it does.
+    pub(crate) fn end_of_record(self, bytes: &[u8], start: usize) -> Option<(usize, u32)> {
+        let end = start + memchr(b'\n', &bytes[start..])? + 1;
+        match self {
+            Self::Csv { delimiter } if memchr(QUOTE, &bytes[start..end]).is_some() => {
+                end_of_quoted(bytes, start, delimiter)
+            }
+            _ => Some((end, 1)),
+        }
+    }
+}
+
+/// A quote opens a quoted field only where the field starts; elsewhere it is a character like others.
+fn end_of_quoted(bytes: &[u8], start: usize, delimiter: u8) -> Option<(usize, u32)> {
+    let mut lines = 0;
+    let mut quoted = false;
+    let mut opens = true;
+    for (i, &byte) in bytes.iter().enumerate().skip(start) {
+        lines += u32::from(byte == b'\n');
+        if quoted {
+            quoted = byte != QUOTE;
+            // A doubled quote closes the field and opens it again.
+            opens = !quoted;
+            continue;
+        }
+        match byte {
+            QUOTE if opens => quoted = true,
+            b'\n' => return Some((i + 1, lines)),
+            _ => {}
+        }
+        opens = byte == delimiter;
+    }
+    None
+}
+
+/// Nothing but white space: no record.
+pub(crate) fn is_blank(bytes: &[u8]) -> bool {
+    bytes.iter().all(u8::is_ascii_whitespace)
+}
+
+/// The fields of a CSV record, unquoted. For headers; rows are read by Arrow.
+pub(crate) fn csv_fields(record: &str, delimiter: u8) -> Vec<String> {
+    let mut fields = vec![String::new()];
+    let mut quoted = false;
+    let mut previous_quote = false;
+    for c in record.trim_end_matches(['\r', '\n']).chars() {
+        let last = fields.len() - 1;
+        let field = &mut fields[last];
+        if c == char::from(QUOTE) {
+            if !quoted && previous_quote {
+                field.push(c);
+            }
+            previous_quote = quoted;
+            quoted = !quoted;
+            continue;
+        }
+        previous_quote = false;
+        if c == char::from(delimiter) && !quoted {
+            fields.push(String::new());
+        } else {
+            field.push(c);
+        }
+    }
+    fields
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CSV: Framing = Framing::Csv { delimiter: b',' };
+
+    #[test]
+    fn a_line_end_within_quotes_does_not_end_a_record() {
+        let bytes = b"1,\"a\nb\",2\n3,c,4\n";
+        assert_eq!(CSV.end_of_record(bytes, 0), Some((10, 2)));
+        assert_eq!(CSV.end_of_record(bytes, 10), Some((16, 1)));
+        assert_eq!(Framing::Lines.end_of_record(bytes, 0), Some((5, 1)));
+        assert_eq!(CSV.end_of_record(b"1,\"a\nb", 0), None);
+    }
+
+    #[test]
+    fn a_doubled_quote_and_a_quote_within_a_field_are_characters() {
+        let doubled = b"\"say \"\"hi\"\"\nthere\",1\n";
+        assert_eq!(CSV.end_of_record(doubled, 0), Some((doubled.len(), 2)));
+        let inches = b"5\" pipe,1\n6\" pipe,2\n";
+        assert_eq!(CSV.end_of_record(inches, 0), Some((10, 1)));
+        assert_eq!(CSV.end_of_record(b"5\"\" pipe,1\n6,2\n", 0), Some((11, 1)));
+    }
+
+    #[test]
+    fn a_header_is_split_like_a_record() {
+        assert_eq!(csv_fields("a,\"b,c\",\"d \"\"e\"\"\"\r\n", b','), ["a", "b,c", "d \"e\""]);
+        assert_eq!(csv_fields("a||b\n", b'|'), ["a", "", "b"]);
+    }
+}

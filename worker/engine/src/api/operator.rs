@@ -1,0 +1,171 @@
+//! What an operator is: synchronous code on a subtask's thread, fed with batches, watermarks and timers.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use weir_protocol::part::Item;
+use weir_state::{Frozen, SubtaskState};
+
+use crate::api::batch::Batch;
+use crate::api::clock::Clock;
+use crate::api::counters::Counters;
+use crate::api::error::OperatorError;
+
+/// Milliseconds since the epoch.
+pub type Timestamp = i64;
+
+/// No watermark has come yet.
+pub const MIN_WATERMARK: Timestamp = i64::MIN;
+/// The end of input: no row comes after it.
+pub const MAX_WATERMARK: Timestamp = i64::MAX;
+
+/// Makes an operator's subtasks.
+pub trait OperatorFactory: Send + Sync {
+    /// Called once a subtask and attempt, on the subtask's thread, after its state has been restored.
+    fn create(&self, ctx: &OperatorContext) -> Result<Box<dyn Operator>, OperatorError>;
+}
+
+/// What an operator is given at its start.
+pub struct OperatorContext {
+    /// Which subtask this is.
+    pub subtask: u32,
+    /// Subtasks a stage.
+    pub parallelism: u32,
+    /// Key groups.
+    pub max_parallelism: u32,
+    /// The operator's identity: the name under which it asks for tables.
+    pub identity: String,
+    /// The subtask's keyed state, shared by the operators of the chain.
+    pub state: SubtaskState,
+    /// Restored non-keyed items that were dealt to this subtask.
+    pub items: Vec<Item>,
+    /// What is late since before the restore.
+    pub restored_watermarks: RestoredWatermarks,
+    /// What the subtask counts.
+    pub counters: Arc<Counters>,
+    /// Processing time.
+    pub clock: Arc<dyn Clock>,
+    /// Bytes that this operator may keep in caches of its own, beside its tables.
+    pub cache_bytes: usize,
+}
+
+/// The event time that each key group had reached in the checkpoint: late before the restore is late after it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RestoredWatermarks {
+    start: u32,
+    floors: Vec<Timestamp>,
+}
+
+impl RestoredWatermarks {
+    /// Floors of the key groups from `start` on.
+    pub const fn new(start: u32, floors: Vec<Timestamp>) -> Self {
+        Self { start, floors }
+    }
+
+    /// The same floor for all these key groups.
+    pub fn uniform(groups: Range<u32>, floor: Timestamp) -> Self {
+        Self { start: groups.start, floors: vec![floor; groups.len()] }
+    }
+
+    /// The floor of a key group; [`MIN_WATERMARK`] where nothing was restored.
+    pub fn of(&self, key_group: u32) -> Timestamp {
+        key_group.checked_sub(self.start).and_then(|i| self.floors.get(i as usize)).copied().unwrap_or(MIN_WATERMARK)
+    }
+
+    /// The key groups that this knows about.
+    pub fn groups(&self) -> Range<u32> {
+        self.start..self.start + self.floors.len() as u32
+    }
+
+    /// The lowest floor: what the whole subtask may start from.
+    pub fn lowest(&self) -> Timestamp {
+        self.floors.iter().copied().min().unwrap_or(MIN_WATERMARK)
+    }
+
+    /// The highest floor.
+    pub fn highest(&self) -> Timestamp {
+        self.floors.iter().copied().max().unwrap_or(MIN_WATERMARK)
+    }
+
+    /// All key groups have the same floor, so that [`Self::lowest`] says everything.
+    pub fn is_uniform(&self) -> bool {
+        self.lowest() == self.highest()
+    }
+}
+
+/// One parallel instance of an operator.
+///
+/// # Consistency
+/// All calls come from one thread. What an operator puts out during a call belongs before the next [`Self::freeze`]; what it
+/// holds back must be in the snapshot. After a restore it is created from that snapshot and sees exactly the rows that came
+/// after it; `on_watermark` is then called with the watermark that the snapshot was taken at, so that a firing which a
+/// barrier interrupted goes on.
+pub trait Operator: Send {
+    /// Rows of an input; `input` is the index of the stage's edge for the first operator of a chain, and 0 for all others.
+    fn process(&mut self, input: usize, batch: Batch, out: &mut dyn Output) -> Result<(), OperatorError>;
+
+    /// Event time has reached `watermark`: rows at or before it are late from now on. Called with growing values, and with the
+    /// same value again and again while it answers [`Progress::More`]; between two such calls a barrier may pass (`freeze` is
+    /// called, and must keep how far the firing has got) but no row comes. [`Progress::Done`] says that all is out and the
+    /// watermark may be sent on.
+    fn on_watermark(&mut self, watermark: Timestamp, out: &mut dyn Output) -> Result<Progress, OperatorError> {
+        let _ = (watermark, out);
+        Ok(Progress::Done)
+    }
+
+    /// When [`Self::on_timer`] is to be called, in processing time.
+    fn next_timer(&self) -> Option<Timestamp> {
+        None
+    }
+
+    /// Processing time has reached [`Self::next_timer`]. The contract is that of `on_watermark`.
+    fn on_timer(&mut self, now: Timestamp, out: &mut dyn Output) -> Result<Progress, OperatorError> {
+        let _ = (now, out);
+        Ok(Progress::Done)
+    }
+
+    /// No row comes any more. Called after `on_watermark(MAX_WATERMARK)` has been answered with `Done`; the contract is the same.
+    fn end_of_input(&mut self, out: &mut dyn Output) -> Result<Progress, OperatorError> {
+        let _ = out;
+        Ok(Progress::Done)
+    }
+
+    /// A barrier is about to be sent on: whoever holds rows back only to save work puts them out here and need not keep them
+    /// in the snapshot.
+    fn before_barrier(&mut self, out: &mut dyn Output) -> Result<(), OperatorError> {
+        let _ = out;
+        Ok(())
+    }
+
+    /// Swaps the dirty generations of its tables and copies the rest of its state. Only this pauses processing, so it does
+    /// nothing that waits. Also called after the end of input.
+    fn freeze(&mut self, snapshot: &mut OperatorSnapshot) -> Result<(), OperatorError> {
+        let _ = snapshot;
+        Ok(())
+    }
+}
+
+/// What an operator contributes to a checkpoint.
+#[derive(Default)]
+pub struct OperatorSnapshot {
+    /// Frozen generations of its tables.
+    pub frozen: Vec<Frozen>,
+    /// Self-contained items of non-keyed state.
+    pub items: Vec<Item>,
+}
+
+/// Where an operator's rows go.
+pub trait Output {
+    /// Hands rows on, and waits while there is no room for them. An empty batch is dropped.
+    fn emit(&mut self, batch: Batch) -> Result<(), OperatorError>;
+}
+
+/// Whether a call has to be repeated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Progress {
+    /// All is out.
+    #[default]
+    Done,
+    /// There is more to put out; call again.
+    More,
+}

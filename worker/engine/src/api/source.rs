@@ -1,0 +1,100 @@
+//! What a source is: splits, each with a position, read by polling.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrow::array::RecordBatch;
+
+use crate::api::clock::Clock;
+use crate::api::counters::Counters;
+use crate::api::error::SourceError;
+
+/// Makes a source's subtasks.
+pub trait SourceFactory: Send + Sync {
+    /// The splits at the start from nothing: what there is to read now. Blocking. Every worker asks; what the first was
+    /// answered holds for all.
+    fn splits(&self, parallelism: u32) -> Result<Vec<serde_json::Value>, SourceError>;
+
+    /// Called once a subtask and attempt, on the subtask's thread; not where there is nothing to read.
+    fn create(&self, ctx: &SourceContext) -> Result<Box<dyn Source>, SourceError>;
+
+    /// It ends.
+    fn bounded(&self) -> bool;
+}
+
+/// What a source is given at its start.
+pub struct SourceContext {
+    /// Which subtask this is.
+    pub subtask: u32,
+    /// Subtasks a stage: a rate for the whole job is divided by it.
+    pub parallelism: u32,
+    /// The splits dealt to this subtask, as from [`SourceFactory::splits`] or as last snapshotted, also finished ones.
+    pub splits: Vec<serde_json::Value>,
+    /// What the subtask counts.
+    pub counters: Arc<Counters>,
+    /// Processing time.
+    pub clock: Arc<dyn Clock>,
+    /// Wakes the subtask after [`SourcePoll::Pending`].
+    pub waker: Waker,
+    /// Where a source's own I/O runs.
+    pub runtime: tokio::runtime::Handle,
+}
+
+/// Wakes a source's subtask; may be called from any thread.
+#[derive(Clone)]
+pub struct Waker(Arc<dyn Fn() + Send + Sync>);
+
+impl Waker {
+    /// Calls this.
+    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Arc::new(wake))
+    }
+
+    /// Wakes nobody; for tests of a source alone.
+    pub fn none() -> Self {
+        Self::new(|| ())
+    }
+
+    /// There is something to poll.
+    pub fn wake(&self) {
+        (self.0)();
+    }
+}
+
+impl fmt::Debug for Waker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Waker")
+    }
+}
+
+/// One parallel instance of a source. All calls come from one thread.
+pub trait Source: Send {
+    /// The next rows, at most about `max_rows`. Never blocks longer than a few milliseconds.
+    fn poll(&mut self, max_rows: usize) -> Result<SourcePoll, SourceError>;
+
+    /// The positions of all splits, in the order of [`SourceContext::splits`], including finished ones: after all rows that
+    /// have been polled and before the next. Self-contained JSON from which `create` goes on.
+    fn snapshot(&mut self) -> Result<Vec<serde_json::Value>, SourceError>;
+}
+
+/// What a poll gives.
+#[derive(Debug)]
+pub enum SourcePoll {
+    /// Rows of one split.
+    Rows {
+        /// Its index in [`SourceContext::splits`].
+        split: usize,
+        /// All columns that the table was asked for.
+        rows: RecordBatch,
+    },
+    /// A split has no more rows.
+    SplitFinished(usize),
+    /// Nothing now. Polled again at `until`, or when the waker is called.
+    Pending {
+        /// `None`: only the waker.
+        until: Option<Instant>,
+    },
+    /// All splits are finished.
+    End,
+}

@@ -1,0 +1,299 @@
+//! The operators of a stage in one subtask, and where their rows go. Rows go from one operator to the next by a call, with
+//! nothing allocated between them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use crossbeam_channel::Sender;
+use weir_protocol::CheckpointId;
+use weir_protocol::part::Item;
+use weir_state::Frozen;
+
+use crate::api::batch::Batch;
+use crate::api::counters::Counters;
+use crate::api::error::OperatorError;
+use crate::api::operator::{Operator, OperatorSnapshot, Output, Progress, Timestamp};
+use crate::api::sink::Sink;
+use crate::data::exchange::ExchangeOutput;
+use crate::seam::{Element, Prepared, Report};
+
+/// One operator.
+pub(crate) struct Node {
+    pub(crate) operator: Box<dyn Operator>,
+    pub(crate) identity: String,
+    pub(crate) name: String,
+}
+
+/// All operators of a subtask, in order, and its outputs.
+pub(crate) struct Chain {
+    nodes: Vec<Node>,
+    tail: Tail,
+}
+
+/// Where rows leave the chain.
+pub(crate) struct Tail {
+    pub(crate) sink: Option<SinkEnd>,
+    pub(crate) outputs: Vec<ExchangeOutput>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) first_output: Arc<FirstOutput>,
+    /// The index of the operator that is at work, to be named when it panics; the number of operators stands for the tail.
+    pub(crate) at: usize,
+}
+
+/// A sink at the end.
+pub(crate) struct SinkEnd {
+    pub(crate) sink: Box<dyn Sink>,
+    pub(crate) identity: String,
+    pub(crate) name: String,
+}
+
+/// Tells when the first rows of an attempt have gone into a sink.
+pub(crate) struct FirstOutput {
+    told: AtomicBool,
+    reports: Sender<Report>,
+}
+
+impl FirstOutput {
+    pub(crate) const fn new(reports: Sender<Report>) -> Self {
+        Self { told: AtomicBool::new(false), reports }
+    }
+
+    fn written(&self) {
+        if !self.told.load(Ordering::Relaxed) && !self.told.swap(true, Ordering::Relaxed) {
+            let _ = self.reports.send(Report::FirstOutput { at: Instant::now() });
+        }
+    }
+}
+
+/// A call that goes through the operators one after the other, in pieces.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Firing {
+    what: What,
+    /// The operator whose turn it is.
+    at: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Watermark(Timestamp),
+    End,
+    /// For one operator only.
+    Timer(Timestamp),
+}
+
+impl Firing {
+    pub(crate) const fn watermark(watermark: Timestamp) -> Self {
+        Self { what: What::Watermark(watermark), at: 0 }
+    }
+
+    pub(crate) const fn end() -> Self {
+        Self { what: What::End, at: 0 }
+    }
+
+    pub(crate) const fn timer(operator: usize, now: Timestamp) -> Self {
+        Self { what: What::Timer(now), at: operator }
+    }
+}
+
+/// What the operators and the sink of a chain contribute to a snapshot.
+pub(crate) struct ChainSnapshot {
+    pub(crate) frozen: Vec<Frozen>,
+    pub(crate) items: Vec<(String, Vec<Item>)>,
+    pub(crate) prepared: Option<Prepared>,
+}
+
+impl Chain {
+    pub(crate) const fn new(nodes: Vec<Node>, tail: Tail) -> Self {
+        Self { nodes, tail }
+    }
+
+    /// The name of what is at work.
+    pub(crate) fn at_work(&self) -> &str {
+        self.nodes.get(self.tail.at).map_or_else(|| self.tail.name(), |node| &node.name)
+    }
+
+    /// Rows for the first operator.
+    pub(crate) fn process(&mut self, input: usize, batch: Batch) -> Result<(), OperatorError> {
+        Link::start(self).process(input, batch)
+    }
+
+    /// Does one piece of a firing.
+    pub(crate) fn step(&mut self, firing: &mut Firing) -> Result<Progress, OperatorError> {
+        while firing.at < self.nodes.len() {
+            if self.step_one(firing)? == Progress::More {
+                return Ok(Progress::More);
+            }
+            if matches!(firing.what, What::Timer(_)) {
+                return Ok(Progress::Done);
+            }
+            firing.at += 1;
+        }
+        match firing.what {
+            What::Watermark(watermark) => self.send_watermark(watermark)?,
+            What::End => self.signal(&Element::EndOfInput)?,
+            What::Timer(_) => {}
+        }
+        Ok(Progress::Done)
+    }
+
+    fn step_one(&mut self, firing: &Firing) -> Result<Progress, OperatorError> {
+        let what = firing.what;
+        Link::of(self, firing.at).call(|operator, out| match what {
+            What::Watermark(watermark) => operator.on_watermark(watermark, out),
+            What::End => operator.end_of_input(out),
+            What::Timer(now) => operator.on_timer(now, out),
+        })
+    }
+
+    /// Lets all operators put out what they need not keep.
+    pub(crate) fn before_barrier(&mut self) -> Result<(), OperatorError> {
+        for i in 0..self.nodes.len() {
+            Link::of(self, i).call(|operator, out| operator.before_barrier(out))?;
+        }
+        Ok(())
+    }
+
+    /// The earliest timer, and whose it is.
+    pub(crate) fn next_timer(&self) -> Option<(Timestamp, usize)> {
+        let timers = self.nodes.iter().enumerate();
+        timers.filter_map(|(i, node)| node.operator.next_timer().map(|timer| (timer, i))).min()
+    }
+
+    /// Sends a watermark on, after the rows that came before it.
+    pub(crate) fn send_watermark(&mut self, watermark: Timestamp) -> Result<(), OperatorError> {
+        let Tail { outputs, counters, .. } = &mut self.tail;
+        outputs.iter_mut().try_for_each(|output| output.watermark(watermark, counters))
+    }
+
+    /// Sends what comes after all rows so far.
+    pub(crate) fn signal(&mut self, element: &Element) -> Result<(), OperatorError> {
+        let Tail { outputs, counters, .. } = &mut self.tail;
+        outputs.iter_mut().try_for_each(|output| output.signal(element, counters))
+    }
+
+    /// Sends a cancel, ahead of rows that are being gathered.
+    pub(crate) fn cancel(&mut self, id: CheckpointId) -> Result<(), OperatorError> {
+        let Tail { outputs, counters, .. } = &mut self.tail;
+        outputs.iter_mut().try_for_each(|output| output.cancel(id, counters))
+    }
+
+    /// When rows that are being gathered have to be sent.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.tail.outputs.iter().filter_map(ExchangeOutput::deadline).min()
+    }
+
+    /// Sends the rows that have waited long enough.
+    pub(crate) fn flush_due(&mut self, now: Instant) -> Result<(), OperatorError> {
+        let Tail { outputs, counters, .. } = &mut self.tail;
+        outputs
+            .iter_mut()
+            .filter(|output| output.deadline().is_some_and(|deadline| deadline <= now))
+            .try_for_each(|output| output.flush(counters))
+    }
+
+    /// Freezes all operators in order, and cuts the sink's transaction.
+    pub(crate) fn freeze(&mut self, id: CheckpointId) -> Result<ChainSnapshot, OperatorError> {
+        let mut frozen = Vec::new();
+        let mut items = Vec::new();
+        for (i, node) in self.nodes.iter_mut().enumerate() {
+            self.tail.at = i;
+            let mut snapshot = OperatorSnapshot::default();
+            node.operator.freeze(&mut snapshot).map_err(|error| error.in_operator(&node.name))?;
+            frozen.extend(snapshot.frozen);
+            if !snapshot.items.is_empty() {
+                items.push((node.identity.clone(), snapshot.items));
+            }
+        }
+        self.tail.at = self.nodes.len();
+        let prepared = match &mut self.tail.sink {
+            None => None,
+            Some(end) => {
+                let job = end.sink.prepare(id).map_err(|error| OperatorError::from(error).in_operator(&end.name))?;
+                Some(Prepared { operator: end.identity.clone(), job })
+            }
+        };
+        Ok(ChainSnapshot { frozen, items, prepared })
+    }
+}
+
+impl Tail {
+    fn name(&self) -> &str {
+        self.sink.as_ref().map_or("exchange", |sink| &sink.name)
+    }
+
+    fn write(&mut self, batch: Batch) -> Result<(), OperatorError> {
+        if let Some((last, others)) = self.outputs.split_last_mut() {
+            for output in others {
+                output.batch(batch.clone(), &self.counters).map_err(|error| error.in_operator("exchange"))?;
+            }
+            if let Some(end) = &mut self.sink {
+                write(end, batch.clone(), &self.counters, &self.first_output)?;
+            }
+            return last.batch(batch, &self.counters).map_err(|error| error.in_operator("exchange"));
+        }
+        match &mut self.sink {
+            Some(end) => write(end, batch, &self.counters, &self.first_output),
+            None => Ok(()),
+        }
+    }
+}
+
+fn write(end: &mut SinkEnd, batch: Batch, counters: &Counters, first: &FirstOutput) -> Result<(), OperatorError> {
+    let rows = batch.len() as u64;
+    end.sink.write(batch).map_err(|error| OperatorError::from(error).in_operator(&end.name))?;
+    counters.sink_rows.add(rows);
+    first.written();
+    Ok(())
+}
+
+/// What an operator puts its rows into: the operators after it, and the tail.
+struct Link<'a> {
+    nodes: &'a mut [Node],
+    tail: &'a mut Tail,
+    /// The index of the first of `nodes`.
+    index: usize,
+}
+
+impl<'a> Link<'a> {
+    fn start(chain: &'a mut Chain) -> Self {
+        Self::of(chain, 0)
+    }
+
+    fn of(chain: &'a mut Chain, index: usize) -> Self {
+        Self { nodes: &mut chain.nodes[index..], tail: &mut chain.tail, index }
+    }
+
+    fn process(&mut self, input: usize, batch: Batch) -> Result<(), OperatorError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.tail.counters.pass(self.index, batch.len());
+        if self.nodes.is_empty() {
+            let before = std::mem::replace(&mut self.tail.at, self.index);
+            self.tail.write(batch)?;
+            self.tail.at = before;
+            return Ok(());
+        }
+        self.call(|operator, out| operator.process(input, batch, out))
+    }
+
+    /// Calls the first operator here, with an output into the others.
+    fn call<T: Default>(
+        &mut self,
+        call: impl FnOnce(&mut dyn Operator, &mut dyn Output) -> Result<T, OperatorError>,
+    ) -> Result<T, OperatorError> {
+        let Some((node, nodes)) = self.nodes.split_first_mut() else { return Ok(T::default()) };
+        let before = std::mem::replace(&mut self.tail.at, self.index);
+        let mut out = Link { nodes, tail: &mut *self.tail, index: self.index + 1 };
+        let result = call(&mut *node.operator, &mut out).map_err(|error| error.in_operator(&node.name))?;
+        self.tail.at = before;
+        Ok(result)
+    }
+}
+
+impl Output for Link<'_> {
+    fn emit(&mut self, batch: Batch) -> Result<(), OperatorError> {
+        self.process(0, batch)
+    }
+}

@@ -1,0 +1,4 @@
+//! Streams between workers, and who is at their other end.
+
+pub mod network;
+pub mod tls;

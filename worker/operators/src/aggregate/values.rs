@@ -1,0 +1,439 @@
+//! The running values of many groups, a column an accumulator: loaded from state rows, updated by tight loops over
+//! (group, value), stored back, and finished into output columns.
+//!
+//! Groups are dense numbers that mean something within one batch only.
+
+use arrow::buffer::BooleanBuffer;
+use weir_engine::OperatorError;
+
+use crate::aggregate::plan::{Accumulator, Kind, Reduce};
+use crate::aggregate::staterow::{Layout, Rows, fixed};
+use crate::rows::column::{BytesColumn, Plain};
+
+/// Strings by group, each the last that was put in its place.
+#[derive(Debug, Clone, Default)]
+pub struct BytesValues {
+    pub arena: Vec<u8>,
+    pub spans: Vec<(u32, u32)>,
+}
+
+impl BytesValues {
+    pub fn get(&self, i: usize) -> &[u8] {
+        let (start, length) = self.spans[i];
+        &self.arena[start as usize..(start + length) as usize]
+    }
+
+    pub fn set(&mut self, i: usize, value: &[u8]) {
+        self.spans[i] = (self.arena.len() as u32, value.len() as u32);
+        self.arena.extend_from_slice(value);
+    }
+}
+
+/// One accumulator's values.
+#[derive(Debug, Clone)]
+pub enum Column {
+    Int(Vec<i64>),
+    Float(Vec<f64>),
+    Decimal(Vec<i128>),
+    Bytes(BytesValues),
+}
+
+/// The values of all accumulators, for groups `0..len`.
+#[derive(Debug, Clone)]
+pub struct Values {
+    pub columns: Vec<Column>,
+    /// Which groups have a value, an accumulator; not kept for counts.
+    pub present: Vec<Vec<bool>>,
+    pub len: usize,
+}
+
+/// The rows of a batch with the group of each.
+#[derive(Debug, Clone, Copy)]
+pub struct Groups<'a> {
+    pub of_row: &'a [u32],
+    pub len: usize,
+}
+
+/// A sum that has left its type.
+pub fn overflow(a: &Accumulator) -> OperatorError {
+    let t = if a.kind == Kind::Decimal { "DECIMAL(38)" } else { "BIGINT" };
+    OperatorError::bad_input(format!(
+        "the sum of column `{}` is beyond the range of {t}; cast the column to DECIMAL or DOUBLE first",
+        a.label
+    ))
+}
+
+impl Values {
+    /// No groups.
+    pub fn new(accumulators: &[Accumulator]) -> Self {
+        let columns = accumulators
+            .iter()
+            .map(|a| match a.kind {
+                Kind::Int => Column::Int(Vec::new()),
+                Kind::Float => Column::Float(Vec::new()),
+                Kind::Decimal => Column::Decimal(Vec::new()),
+                Kind::Bytes => Column::Bytes(BytesValues::default()),
+            })
+            .collect();
+        Self { columns, present: vec![Vec::new(); accumulators.len()], len: 0 }
+    }
+
+    pub fn clear(&mut self) {
+        self.resize(0);
+        for column in &mut self.columns {
+            if let Column::Bytes(v) = column {
+                v.arena.clear();
+            }
+        }
+    }
+
+    /// Bytes of strings kept, those replaced included.
+    pub fn arena_bytes(&self) -> usize {
+        self.columns.iter().map(|c| if let Column::Bytes(v) = c { v.arena.len() } else { 0 }).sum()
+    }
+
+    /// As many groups; new ones have no rows yet.
+    pub fn resize(&mut self, len: usize) {
+        self.len = len;
+        for (column, present) in self.columns.iter_mut().zip(&mut self.present) {
+            match column {
+                Column::Int(v) => v.resize(len, 0),
+                Column::Float(v) => v.resize(len, 0.0),
+                Column::Decimal(v) => v.resize(len, 0),
+                Column::Bytes(v) => v.spans.resize(len, (0, 0)),
+            }
+            present.resize(len, false);
+        }
+    }
+
+    /// The values that stand in state rows; before, there were none.
+    pub fn load(&mut self, rows: &Rows, layout: &Layout) {
+        self.clear();
+        self.resize(rows.len());
+        let data = rows.bytes.as_slice();
+        for (i, (column, present)) in self.columns.iter_mut().zip(&mut self.present).enumerate() {
+            let at = layout.offsets[i];
+            match column {
+                Column::Int(v) => {
+                    for (v, start) in v.iter_mut().zip(rows.starts()) {
+                        *v = i64::from_le_bytes(fixed(data, start + at));
+                    }
+                }
+                Column::Float(v) => {
+                    for (v, start) in v.iter_mut().zip(rows.starts()) {
+                        *v = f64::from_le_bytes(fixed(data, start + at));
+                    }
+                }
+                Column::Decimal(v) => {
+                    for (v, start) in v.iter_mut().zip(rows.starts()) {
+                        *v = i128::from_le_bytes(fixed(data, start + at));
+                    }
+                }
+                Column::Bytes(_) => {}
+            }
+            let (byte, bit) = (layout.flags + i / 8, 1 << (i % 8));
+            for (present, start) in present.iter_mut().zip(rows.starts()) {
+                *present = data[start + byte] & bit != 0;
+            }
+        }
+        if layout.variable {
+            self.load_bytes(rows, layout);
+        }
+    }
+
+    fn load_bytes(&mut self, rows: &Rows, layout: &Layout) {
+        for row in 0..rows.len() {
+            let bytes = rows.get(row);
+            let mut next = layout.fixed;
+            for (i, column) in self.columns.iter_mut().enumerate() {
+                if let Column::Bytes(v) = column {
+                    let length = u32::from_le_bytes(fixed(bytes, layout.offsets[i])) as usize;
+                    v.set(row, &bytes[next..next + length]);
+                    next += length;
+                }
+            }
+        }
+    }
+
+    /// The state rows of these values.
+    pub fn store(&self, rows: &mut Rows, layout: &Layout) {
+        rows.clear();
+        if layout.variable {
+            self.store_variable(rows, layout);
+            return;
+        }
+        let width = layout.fixed;
+        rows.bytes.resize(self.len * width, 0);
+        rows.ends.extend((1..=self.len).map(|i| i * width));
+        for i in 0..self.columns.len() {
+            self.store_column(i, &mut rows.bytes, (0..self.len).map(|g| g * width), layout);
+        }
+    }
+
+    fn store_column(&self, i: usize, data: &mut [u8], starts: impl Iterator<Item = usize> + Clone, layout: &Layout) {
+        let at = layout.offsets[i];
+        match &self.columns[i] {
+            Column::Int(v) => {
+                for (v, start) in v.iter().zip(starts.clone()) {
+                    data[start + at..start + at + 8].copy_from_slice(&v.to_le_bytes());
+                }
+            }
+            Column::Float(v) => {
+                for (v, start) in v.iter().zip(starts.clone()) {
+                    data[start + at..start + at + 8].copy_from_slice(&v.to_le_bytes());
+                }
+            }
+            Column::Decimal(v) => {
+                for (v, start) in v.iter().zip(starts.clone()) {
+                    data[start + at..start + at + 16].copy_from_slice(&v.to_le_bytes());
+                }
+            }
+            Column::Bytes(v) => {
+                for (span, start) in v.spans.iter().zip(starts.clone()) {
+                    data[start + at..start + at + 4].copy_from_slice(&span.1.to_le_bytes());
+                }
+            }
+        }
+        let (byte, bit) = (layout.flags + i / 8, i % 8);
+        for (present, start) in self.present[i].iter().zip(starts) {
+            data[start + byte] |= u8::from(*present) << bit;
+        }
+    }
+
+    fn store_variable(&self, rows: &mut Rows, layout: &Layout) {
+        let mut starts = Vec::with_capacity(self.len);
+        for g in 0..self.len {
+            starts.push(rows.bytes.len());
+            rows.bytes.resize(rows.bytes.len() + layout.fixed, 0);
+            for column in &self.columns {
+                if let Column::Bytes(v) = column {
+                    rows.bytes.extend_from_slice(v.get(g));
+                }
+            }
+            rows.ends.push(rows.bytes.len());
+        }
+        for i in 0..self.columns.len() {
+            self.store_column(i, &mut rows.bytes, starts.iter().copied(), layout);
+        }
+    }
+
+    /// Counts, for accumulator `i`, the rows that are selected.
+    pub fn count(&mut self, i: usize, groups: Groups<'_>, selected: Option<&BooleanBuffer>) {
+        let Column::Int(counts) = &mut self.columns[i] else { return };
+        match selected {
+            _ if groups.len == 1 => {
+                counts[0] += selected.map_or(groups.of_row.len(), BooleanBuffer::count_set_bits) as i64;
+            }
+            None => {
+                for &g in groups.of_row {
+                    counts[g as usize] += 1;
+                }
+            }
+            Some(selected) => {
+                for (&g, s) in groups.of_row.iter().zip(selected) {
+                    counts[g as usize] += i64::from(s);
+                }
+            }
+        }
+    }
+
+    /// Counts, for accumulator `i`, these rows.
+    pub fn count_rows(&mut self, i: usize, groups: Groups<'_>, rows: &[u32]) {
+        let Column::Int(counts) = &mut self.columns[i] else { return };
+        for &row in rows {
+            counts[groups.of_row[row as usize] as usize] += 1;
+        }
+    }
+
+    /// Takes the selected rows of a column into accumulator `i`.
+    pub fn reduce(
+        &mut self,
+        i: usize,
+        a: &Accumulator,
+        groups: Groups<'_>,
+        input: &Plain,
+        selected: Option<&BooleanBuffer>,
+    ) -> Result<(), OperatorError> {
+        match selected {
+            None => self.reduce_over(i, a, groups, input, 0..groups.of_row.len()),
+            Some(selected) => self.reduce_over(i, a, groups, input, selected.set_indices()),
+        }
+    }
+
+    /// Takes these rows of a column into accumulator `i`.
+    pub fn reduce_rows(
+        &mut self,
+        i: usize,
+        a: &Accumulator,
+        groups: Groups<'_>,
+        input: &Plain,
+        rows: &[u32],
+    ) -> Result<(), OperatorError> {
+        self.reduce_over(i, a, groups, input, rows.iter().map(|&r| r as usize))
+    }
+
+    fn reduce_over(
+        &mut self,
+        i: usize,
+        a: &Accumulator,
+        groups: Groups<'_>,
+        input: &Plain,
+        rows: impl Iterator<Item = usize>,
+    ) -> Result<(), OperatorError> {
+        let present = &mut self.present[i];
+        let of = groups.of_row;
+        match (&mut self.columns[i], input) {
+            (Column::Int(values), Plain::Int(input)) => match a.reduce {
+                // Partial counts are added up.
+                Reduce::Sum | Reduce::Count => {
+                    let mut overflown = false;
+                    for row in rows {
+                        let g = of[row] as usize;
+                        let (sum, over) = values[g].overflowing_add(input[row]);
+                        values[g] = sum;
+                        overflown |= over;
+                        present[g] = true;
+                    }
+                    if overflown {
+                        return Err(overflow(a));
+                    }
+                }
+                Reduce::Min => extreme(values, present, of, input, rows, |new, old| new < old),
+                Reduce::Max => extreme(values, present, of, input, rows, |new, old| new > old),
+            },
+            (Column::Float(values), Plain::Float(input)) => match a.reduce {
+                Reduce::Sum | Reduce::Count => {
+                    for row in rows {
+                        let g = of[row] as usize;
+                        values[g] += input[row];
+                        present[g] = true;
+                    }
+                }
+                Reduce::Min => extreme(values, present, of, input, rows, |new, old| new.total_cmp(old).is_lt()),
+                Reduce::Max => extreme(values, present, of, input, rows, |new, old| new.total_cmp(old).is_gt()),
+            },
+            (Column::Decimal(values), Plain::Decimal(input)) => match a.reduce {
+                Reduce::Sum | Reduce::Count => {
+                    let mut overflown = false;
+                    for row in rows {
+                        let g = of[row] as usize;
+                        let (sum, over) = values[g].overflowing_add(input[row]);
+                        values[g] = sum;
+                        overflown |= over;
+                        present[g] = true;
+                    }
+                    if overflown {
+                        return Err(overflow(a));
+                    }
+                }
+                Reduce::Min => extreme(values, present, of, input, rows, |new, old| new < old),
+                Reduce::Max => extreme(values, present, of, input, rows, |new, old| new > old),
+            },
+            (Column::Bytes(values), Plain::Bytes(input)) => {
+                extreme_bytes(values, present, of, input, rows, a.reduce == Reduce::Max);
+            }
+            _ => return Err(OperatorError::operator(format!("column `{}` changed its type", a.label))),
+        }
+        Ok(())
+    }
+
+    /// Merges group `from[j]` of another set into group `into[j]` of this one.
+    pub fn merge(
+        &mut self,
+        plan: &[Accumulator],
+        other: &Self,
+        from: &[u32],
+        into: &[u32],
+    ) -> Result<(), OperatorError> {
+        for (i, a) in plan.iter().enumerate() {
+            for (&f, &t) in from.iter().zip(into) {
+                self.merge_one(i, a, other, f as usize, t as usize)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn merge_one(
+        &mut self,
+        i: usize,
+        a: &Accumulator,
+        other: &Self,
+        from: usize,
+        into: usize,
+    ) -> Result<(), OperatorError> {
+        if a.reduce != Reduce::Count && !other.present[i][from] {
+            return Ok(());
+        }
+        let had = self.present[i][into];
+        match (&mut self.columns[i], &other.columns[i]) {
+            (Column::Int(old), Column::Int(new)) => match a.reduce {
+                Reduce::Count | Reduce::Sum => {
+                    old[into] = old[into].checked_add(new[from]).ok_or_else(|| overflow(a))?;
+                }
+                Reduce::Min if had => old[into] = old[into].min(new[from]),
+                Reduce::Max if had => old[into] = old[into].max(new[from]),
+                _ => old[into] = new[from],
+            },
+            (Column::Float(old), Column::Float(new)) => match a.reduce {
+                Reduce::Count | Reduce::Sum => old[into] += new[from],
+                Reduce::Min if had && new[from].total_cmp(&old[into]).is_ge() => {}
+                Reduce::Max if had && new[from].total_cmp(&old[into]).is_le() => {}
+                _ => old[into] = new[from],
+            },
+            (Column::Decimal(old), Column::Decimal(new)) => match a.reduce {
+                Reduce::Count | Reduce::Sum => {
+                    old[into] = old[into].checked_add(new[from]).ok_or_else(|| overflow(a))?;
+                }
+                Reduce::Min if had => old[into] = old[into].min(new[from]),
+                Reduce::Max if had => old[into] = old[into].max(new[from]),
+                _ => old[into] = new[from],
+            },
+            (Column::Bytes(old), Column::Bytes(new)) => {
+                let value = new.get(from);
+                let better = if a.reduce == Reduce::Max { value > old.get(into) } else { value < old.get(into) };
+                if !had || better {
+                    old.set(into, value);
+                }
+            }
+            _ => {}
+        }
+        self.present[i][into] = a.reduce != Reduce::Count;
+        Ok(())
+    }
+}
+
+fn extreme<T: Copy>(
+    values: &mut [T],
+    present: &mut [bool],
+    of: &[u32],
+    input: &[T],
+    rows: impl Iterator<Item = usize>,
+    better: impl Fn(&T, &T) -> bool,
+) {
+    for row in rows {
+        let g = of[row] as usize;
+        if !present[g] || better(&input[row], &values[g]) {
+            values[g] = input[row];
+            present[g] = true;
+        }
+    }
+}
+
+fn extreme_bytes(
+    values: &mut BytesValues,
+    present: &mut [bool],
+    of: &[u32],
+    input: &BytesColumn,
+    rows: impl Iterator<Item = usize>,
+    max: bool,
+) {
+    for row in rows {
+        let g = of[row] as usize;
+        let new = input.get(row);
+        let better = if max { new > values.get(g) } else { new < values.get(g) };
+        if !present[g] || better {
+            values.set(g, new);
+            present[g] = true;
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Rows as such: columns for loops, groups of equal keys, rows as bytes, and the first or last row of a key.
+
+pub(crate) mod column;
+pub(crate) mod dedup;
+pub(crate) mod index;
+pub(crate) mod rowcodec;

@@ -1,0 +1,3 @@
+//! What keeps nothing: filters and projections.
+
+pub(crate) mod project;

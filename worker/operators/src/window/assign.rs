@@ -1,0 +1,107 @@
+//! The window columns of a table function without aggregation.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
+use arrow::datatypes::{DataType, Field, SchemaRef};
+use weir_engine::{Batch, Clock, Operator, OperatorContext, OperatorError, OperatorFactory, Output, RowKind};
+
+use crate::rows::column::{from_i64, take_columns};
+use crate::spec::{SpecError, TimeSource, WindowAssignSpec, schema_of, window_fields};
+use crate::window::slices::{Slices, times};
+
+/// `TUMBLE` and `HOP` as plain table functions: each row with `window_start`, `window_end` and `window_time`, once for every
+/// window that it is in.
+#[derive(Debug, Clone)]
+pub struct WindowAssign {
+    slices: Slices,
+    time: TimeSource,
+    output: SchemaRef,
+    time_type: DataType,
+}
+
+impl WindowAssign {
+    /// Checks the spec. The output has the input's columns, then the window's.
+    pub fn new(spec: WindowAssignSpec) -> Result<Self, SpecError> {
+        let WindowAssignSpec { input, window, time } = spec;
+        window.check()?;
+        let added = window_fields(&input, time)?;
+        let time_type = added[2].data_type().clone();
+        let fields: Vec<Field> = input.fields().iter().map(|f| f.as_ref().clone()).chain(added).collect();
+        Ok(Self { slices: Slices::new(window), time, output: schema_of(fields), time_type })
+    }
+
+    pub fn output(&self) -> &SchemaRef {
+        &self.output
+    }
+}
+
+impl OperatorFactory for WindowAssign {
+    fn create(&self, ctx: &OperatorContext) -> Result<Box<dyn Operator>, OperatorError> {
+        Ok(Box::new(Task { spec: self.clone(), clock: Arc::clone(&ctx.clock), now: i64::MIN }))
+    }
+}
+
+struct Task {
+    spec: WindowAssign,
+    clock: Arc<dyn Clock>,
+    now: i64,
+}
+
+impl Operator for Task {
+    fn process(&mut self, _input: usize, batch: Batch, out: &mut dyn Output) -> Result<(), OperatorError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let rows = &batch.rows;
+        let count = rows.num_rows();
+        let (mut of_row, mut ends) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        let slices = self.spec.slices;
+        match self.spec.time {
+            TimeSource::Event(column) => {
+                let times = times(rows.column(column), rows.schema_ref().field(column).name())?;
+                if slices.is_tumbling() {
+                    ends.extend(times.iter().map(|&t| slices.slice_end(t)));
+                } else {
+                    for (row, &t) in times.iter().enumerate() {
+                        for end in slices.windows(t) {
+                            of_row.push(row as u32);
+                            ends.push(end);
+                        }
+                    }
+                }
+            }
+            TimeSource::Processing => {
+                // Time does not go back, whatever the clock does.
+                self.now = self.now.max(self.clock.now_ms());
+                let windows: Vec<i64> = slices.windows(self.now).collect();
+                for row in 0..count as u32 {
+                    of_row.extend(std::iter::repeat_n(row, windows.len()));
+                    ends.extend_from_slice(&windows);
+                }
+            }
+        }
+        let (mut columns, kinds) = if ends.len() == count {
+            (rows.columns().to_vec(), batch.kinds.clone())
+        } else {
+            let kinds = batch
+                .kinds
+                .as_ref()
+                .map(|kinds| of_row.iter().map(|&row| kinds[row as usize]).collect::<Vec<RowKind>>().into());
+            (take_columns(rows.columns(), &UInt32Array::from(of_row))?, kinds)
+        };
+        columns.extend(window_columns(&ends, slices.size(), &self.spec.time_type)?);
+        let rows = RecordBatch::try_new(Arc::clone(&self.spec.output), columns)?;
+        out.emit(Batch { rows, kinds })
+    }
+}
+
+/// `window_start`, `window_end` and `window_time` of windows of this size that end there.
+pub fn window_columns(ends: &[i64], size: i64, time_type: &DataType) -> Result<[ArrayRef; 3], OperatorError> {
+    let plain = DataType::Timestamp(arrow::datatypes::TimeUnit::Millisecond, None);
+    Ok([
+        from_i64(ends.iter().map(|e| e - size).collect(), None, &plain)?,
+        from_i64(ends.to_vec(), None, &plain)?,
+        from_i64(ends.iter().map(|e| e - 1).collect(), None, time_type)?,
+    ])
+}

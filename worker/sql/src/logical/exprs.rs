@@ -1,0 +1,170 @@
+//! Expressions: from the script's text to something that runs on batches, with Flink's types on the way.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Schema};
+use datafusion_common::config::ConfigOptions;
+use datafusion_common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion_common::{Column, DFSchema, Result, ScalarValue};
+use datafusion_expr::execution_props::ExecutionProps;
+use datafusion_expr::expr::Cast;
+use datafusion_expr::expr_rewriter::NamePreserver;
+use datafusion_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion_expr::simplify::SimplifyContext;
+use datafusion_expr::utils::merge_schema;
+use datafusion_expr::{Expr, ExprSchemable, LogicalPlan};
+use datafusion_optimizer::AnalyzerRule;
+use datafusion_optimizer::simplify_expressions::ExprSimplifier;
+use datafusion_physical_expr::PhysicalExpr;
+use datafusion_sql::planner::{ParserOptions, PlannerContext, SqlToRel};
+use datafusion_sql::sqlparser::ast::{self, Query, Statement};
+
+use crate::error::{Place, PlanError};
+use crate::names::catalog::{Names, planner_options};
+use crate::names::functions::time::CAST_TO_TEXT;
+
+/// How DataFusion's planner reads a query.
+fn parser_options() -> ParserOptions {
+    ParserOptions::new()
+        .with_enable_ident_normalization(false)
+        .with_parse_float_as_decimal(true)
+        .with_map_string_types_to_utf8view(false)
+        .with_collect_spans(true)
+}
+
+/// Plans a query that has passed the checks.
+pub fn plan_query(query: Query, names: &Names, place: Place) -> Result<LogicalPlan, PlanError> {
+    SqlToRel::new_with_options(names, parser_options())
+        .sql_statement_to_plan(Statement::Query(Box::new(query)))
+        .map_err(|error| PlanError::from_planner(&error, place))
+}
+
+/// Plans one expression over these columns, typed and simplified.
+pub fn plan_expr(expr: ast::Expr, schema: &DFSchema, names: &Names, place: Place) -> Result<Expr, PlanError> {
+    let planned = SqlToRel::new_with_options(names, parser_options())
+        .sql_to_expr(expr, schema, &mut PlannerContext::new())
+        .and_then(narrow_literals)
+        .and_then(|expr| typed(expr, schema));
+    planned.map_err(|error| PlanError::from_planner(&error, place))
+}
+
+/// Coerces types and simplifies.
+fn typed(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    let context = SimplifyContext::builder()
+        .with_schema(Arc::new(schema.clone()))
+        .with_config_options(Arc::new(planner_options()))
+        .build();
+    let simplifier = ExprSimplifier::new(context);
+    let coerced = simplifier.coerce(expr, schema)?;
+    simplifier.simplify(texts_of_times(coerced, schema)?)
+}
+
+/// Compiles an expression for batches of this schema.
+pub fn physical(expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
+    datafusion_physical_expr::create_physical_expr(
+        expr,
+        schema,
+        &ExecutionProps::new(),
+        &PhysicalPlanningContext::default(),
+    )
+}
+
+/// Columns without a table's name.
+pub fn unqualified(schema: &Schema) -> Result<DFSchema> {
+    DFSchema::from_unqualified_fields(schema.fields().clone(), schema.metadata().clone())
+}
+
+/// A cast that does nothing where the type is there already.
+pub fn cast_to(expr: Expr, data_type: &DataType, schema: &DFSchema) -> Result<Expr> {
+    if expr.get_type(schema)? == *data_type {
+        return Ok(expr);
+    }
+    Ok(Expr::Cast(Cast::new(Box::new(expr), data_type.clone())))
+}
+
+/// Whole numbers are INT where they fit, as in Flink, and not all BIGINT.
+fn narrow_literals(expr: Expr) -> Result<Expr> {
+    expr.transform_up(|expr| {
+        Ok(match expr {
+            Expr::Literal(ScalarValue::Int64(Some(number)), metadata) => match i32::try_from(number) {
+                Ok(number) => Transformed::yes(Expr::Literal(ScalarValue::Int32(Some(number)), metadata)),
+                Err(_) => Transformed::no(Expr::Literal(ScalarValue::Int64(Some(number)), metadata)),
+            },
+            other => Transformed::no(other),
+        })
+    })
+    .data()
+}
+
+/// Casts to STRING write times, and TRUE and FALSE, as Flink does.
+fn texts_of_times(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    expr.transform_up(|expr| {
+        let Expr::Cast(cast) = &expr else { return Ok(Transformed::no(expr)) };
+        if *cast.field.data_type() != DataType::Utf8 {
+            return Ok(Transformed::no(expr));
+        }
+        let name = match cast.expr.get_type(schema)? {
+            DataType::Timestamp(..) | DataType::Date32 | DataType::Time32(_) | DataType::Time64(_) => CAST_TO_TEXT,
+            DataType::Boolean => {
+                return Ok(Transformed::new(
+                    datafusion_functions::string::upper().call(vec![expr]),
+                    true,
+                    datafusion_common::tree_node::TreeNodeRecursion::Jump,
+                ));
+            }
+            _ => return Ok(Transformed::no(expr)),
+        };
+        let function = crate::names::functions::time::functions().into_iter().find(|function| function.name() == name);
+        match function {
+            Some(function) => Ok(Transformed::yes(function.call(vec![cast.expr.as_ref().clone()]))),
+            None => Ok(Transformed::no(expr)),
+        }
+    })
+    .data()
+}
+
+/// [`narrow_literals`] over a plan, before types are coerced.
+#[derive(Debug)]
+pub struct FlinkLiterals;
+
+impl AnalyzerRule for FlinkLiterals {
+    fn analyze(&self, plan: LogicalPlan, _config: &ConfigOptions) -> Result<LogicalPlan> {
+        rewrite_expressions(plan, |expr, _| narrow_literals(expr))
+    }
+
+    fn name(&self) -> &'static str {
+        "flink_literals"
+    }
+}
+
+/// [`texts_of_times`] over a plan, after types are coerced.
+#[derive(Debug)]
+pub struct FlinkCasts;
+
+impl AnalyzerRule for FlinkCasts {
+    fn analyze(&self, plan: LogicalPlan, _config: &ConfigOptions) -> Result<LogicalPlan> {
+        rewrite_expressions(plan, texts_of_times)
+    }
+
+    fn name(&self) -> &'static str {
+        "flink_casts"
+    }
+}
+
+fn rewrite_expressions(plan: LogicalPlan, rewrite: impl Fn(Expr, &DFSchema) -> Result<Expr>) -> Result<LogicalPlan> {
+    plan.transform_up(|plan| {
+        let schema = merge_schema(&plan.inputs());
+        let names = NamePreserver::new(&plan);
+        plan.map_expressions(|expr| {
+            let name = names.save(&expr);
+            Ok(Transformed::yes(name.restore(rewrite(expr, &schema)?)))
+        })?
+        .map_data(LogicalPlan::recompute_schema)
+    })
+    .data()
+}
+
+/// Columns by position: what an operator's output is called and where it stands.
+pub fn column(name: &str) -> Expr {
+    Expr::Column(Column::new_unqualified(name))
+}

@@ -1,0 +1,8 @@
+//! A query as a logical plan: its expressions, its windows, and the plan that can be lowered.
+
+pub(crate) mod columns;
+pub(crate) mod exprs;
+pub(crate) mod nodes;
+pub(crate) mod optimize;
+pub(crate) mod tvf;
+pub(crate) mod windows;

@@ -1,0 +1,238 @@
+//! A stage under construction: rows on their way, with what is known of them. Filters and projections gather here and become
+//! one operator.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion_common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion_common::{Column, DFSchema, Result};
+use datafusion_expr::{Expr, ExprSchemable};
+use datafusion_physical_expr::PhysicalExpr;
+use datafusion_physical_expr::expressions::{BinaryExpr, Column as PhysicalColumn};
+use weir_engine::{Edge, Exchange, OperatorFactory, OperatorNode, SinkNode, Stage, StageHead, StageId, StateNote};
+use weir_operators::FilterProject;
+
+use crate::error::{Place, PlanError};
+use crate::identity::identity;
+use crate::logical::exprs::physical;
+
+/// Rows in a stage that is not closed yet. The first columns are those of the logical plan, in its order; sources may have
+/// more behind them.
+pub struct Flow {
+    head: StageHead,
+    identity: String,
+    operators: Vec<OperatorNode>,
+    filter: Option<Arc<dyn PhysicalExpr>>,
+    /// What an operator here is given, before a pending filter.
+    pub schema: SchemaRef,
+    /// What each column is, in terms of the source's columns.
+    pub meaning: Vec<String>,
+    /// Which rows these are: the table, its windows, its aggregations.
+    pub rows: String,
+    /// Which of them are kept, on the whole way from the source. State may outlive a change of these: it stays as it is, and what
+    /// comes then is filtered the new way.
+    pub filters: Vec<String>,
+    /// There are updates and deletes among the rows.
+    pub updating: Option<Updating>,
+    /// The input ends.
+    pub bounded: bool,
+}
+
+/// Why rows are updated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Updating {
+    /// The operator that does it.
+    pub operator: String,
+    /// Where it stands in the script.
+    pub place: Place,
+}
+
+/// A column to be computed.
+pub struct Computed {
+    /// How.
+    pub expr: Arc<dyn PhysicalExpr>,
+    /// Its name and type.
+    pub field: Field,
+    /// What it is, in terms of the source's columns.
+    pub meaning: String,
+}
+
+impl Flow {
+    /// Rows at the head of a stage.
+    pub fn new(head: StageHead, identity: String, schema: SchemaRef, meaning: Vec<String>, rows: String) -> Self {
+        Self {
+            head,
+            identity,
+            operators: Vec::new(),
+            filter: None,
+            schema,
+            meaning,
+            rows,
+            filters: Vec::new(),
+            updating: None,
+            bounded: false,
+        }
+    }
+
+    /// An expression over these rows, whose first columns `input` names.
+    pub fn compute(&self, expr: &Expr, name: &str, input: &DFSchema) -> Result<Computed> {
+        let field = Field::new(name, expr.get_type(input)?, expr.nullable(input)?);
+        Ok(Computed { expr: physical(expr, input)?, field, meaning: self.meaning_of(expr, input)? })
+    }
+
+    /// The column at this position, unchanged.
+    pub fn pass(&self, position: usize) -> Computed {
+        let field = self.schema.field(position).clone();
+        Computed {
+            expr: Arc::new(PhysicalColumn::new(field.name(), position)),
+            field,
+            meaning: self.meaning[position].clone(),
+        }
+    }
+
+    /// An expression's text in terms of the source's columns.
+    pub fn meaning_of(&self, expr: &Expr, input: &DFSchema) -> Result<String> {
+        let expr = expr
+            .clone()
+            .transform_up(|expr| {
+                Ok(match &expr {
+                    Expr::Column(column) => match input.maybe_index_of_column(column) {
+                        Some(index) => {
+                            Transformed::yes(Expr::Column(Column::new_unqualified(self.meaning[index].clone())))
+                        }
+                        None => Transformed::no(expr),
+                    },
+                    Expr::Alias(alias) => Transformed::yes(alias.expr.as_ref().clone()),
+                    _ => Transformed::no(expr),
+                })
+            })
+            .data()?;
+        Ok(expr.to_string())
+    }
+
+    /// Keeps the rows in which this is true. It becomes part of the next projection.
+    pub fn filter(&mut self, predicate: &Expr, input: &DFSchema) -> Result<()> {
+        let text = self.meaning_of(predicate, input)?;
+        let predicate = physical(predicate, input)?;
+        self.filter = Some(match self.filter.take() {
+            Some(first) => Arc::new(BinaryExpr::new(first, datafusion_expr::Operator::And, predicate)),
+            None => predicate,
+        });
+        self.filters.push(text);
+        Ok(())
+    }
+
+    /// Makes these the columns, with the pending filter, in one operator; in none if nothing changes. The output is named and
+    /// typed as `output` says, else as the columns are.
+    pub fn project(&mut self, mut columns: Vec<Computed>, output: Option<SchemaRef>) -> Result<(), PlanError> {
+        if columns.is_empty() {
+            // Rows are counted by a column.
+            columns.push(self.pass(0));
+        }
+        let schema = output.unwrap_or_else(|| {
+            Arc::new(Schema::new(columns.iter().map(|column| column.field.clone()).collect::<Vec<_>>()))
+        });
+        let unchanged = self.filter.is_none()
+            && schema == self.schema
+            && columns.iter().enumerate().all(|(position, column)| is_column(&column.expr, position));
+        if !unchanged {
+            let filter = self.filter.take();
+            let name =
+                match (&filter, columns.iter().all(|column| column.expr.downcast_ref::<PhysicalColumn>().is_some())) {
+                    (Some(_), true) => "Filter",
+                    (Some(_), false) => "Filter, Project",
+                    (None, _) => "Project",
+                };
+            let detail = filter.as_ref().map_or_else(String::new, |filter| format!("({filter})"));
+            let factory = FilterProject::new(
+                filter,
+                columns.iter().map(|column| Arc::clone(&column.expr)).collect(),
+                Arc::clone(&schema),
+            )
+            .map_err(|error| internal(&error))?;
+            self.operators.push(OperatorNode {
+                identity: identity("project", &[&self.identity, &self.operators.len().to_string()]),
+                name: format!("{name}{detail}"),
+                factory: Arc::new(factory),
+                state: None,
+                output: Arc::clone(&schema),
+            });
+            self.schema = schema;
+        }
+        self.meaning = columns.into_iter().map(|column| column.meaning).collect();
+        Ok(())
+    }
+
+    /// Applies a pending filter, with the columns as they are.
+    pub fn settle(&mut self) -> Result<(), PlanError> {
+        if self.filter.is_none() {
+            return Ok(());
+        }
+        let columns = (0..self.schema.fields().len()).map(|position| self.pass(position)).collect();
+        self.project(columns, None)
+    }
+
+    /// Drops the columns behind the first `width`.
+    pub fn trim(&mut self, width: usize) -> Result<(), PlanError> {
+        if self.schema.fields().len() == width {
+            return self.settle();
+        }
+        let columns = (0..width).map(|position| self.pass(position)).collect();
+        self.project(columns, None)
+    }
+
+    /// Adds an operator.
+    pub fn push(
+        &mut self,
+        identity: String,
+        name: String,
+        factory: Arc<dyn OperatorFactory>,
+        state: Option<StateNote>,
+        output: SchemaRef,
+    ) {
+        self.schema = Arc::clone(&output);
+        self.operators.push(OperatorNode { identity, name, factory, state, output });
+    }
+
+    /// Closes this stage, adds it to the graph, and starts the next one behind an exchange.
+    pub fn exchange(self, exchange: Exchange, identity: String, stages: &mut Vec<Stage>) -> Self {
+        let (schema, meaning, rows) = (Arc::clone(&self.schema), self.meaning.clone(), self.rows.clone());
+        let (filters, updating, bounded) = (self.filters.clone(), self.updating.clone(), self.bounded);
+        let from = self.close(None, stages);
+        let edge = Edge { from, exchange, schema: Arc::clone(&schema) };
+        Self { filters, updating, bounded, ..Self::new(StageHead::Inputs(vec![edge]), identity, schema, meaning, rows) }
+    }
+
+    /// Closes this stage and adds it to the graph.
+    pub fn close(self, sink: Option<SinkNode>, stages: &mut Vec<Stage>) -> StageId {
+        let id = StageId(stages.len() as u32);
+        let mut names: Vec<&str> = Vec::new();
+        if let StageHead::Source(source) = &self.head {
+            names.push(&source.name);
+        }
+        names.extend(self.operators.iter().map(|operator| operator.name.split('(').next().unwrap_or_default()));
+        names.extend(sink.as_ref().map(|sink| sink.name.as_str()));
+        let name = names.join(" -> ");
+        let stateful = self.operators.iter().any(|operator| operator.state.is_some());
+        stages.push(Stage {
+            id,
+            identity: identity("stage", &[&self.identity]),
+            name,
+            head: self.head,
+            operators: self.operators,
+            sink,
+            stateful,
+        });
+        id
+    }
+}
+
+/// Whether an expression is the column at this position.
+fn is_column(expr: &Arc<dyn PhysicalExpr>, position: usize) -> bool {
+    expr.downcast_ref::<PhysicalColumn>().is_some_and(|column| column.index() == position)
+}
+
+/// An operator refused its spec: the planner let something through that it should have caught.
+pub fn internal(error: &dyn std::error::Error) -> PlanError {
+    PlanError::new(Place::default(), error.to_string(), "write the query in another way, and report this one")
+}

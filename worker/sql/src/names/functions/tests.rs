@@ -1,0 +1,163 @@
+//! Expressions as a script writes them, and what they give on a batch of two rows; the second is all NULL.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, Decimal128Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
+    TimestampMillisecondArray,
+};
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow::util::display::array_value_to_string;
+use datafusion_sql::sqlparser::parser::Parser;
+
+use super::Functions;
+use crate::error::{Place, PlanError};
+use crate::logical::exprs::{physical, plan_expr, unqualified};
+use crate::names::catalog::Names;
+use crate::parse::check::check_expr;
+use crate::parse::dialect::FlinkDialect;
+use crate::parse::types::{TIMESTAMP, flink_name};
+
+/// 2015-07-15 13:07:09.234
+const MILLIS: i64 = 1_436_965_629_234;
+
+fn batch() -> RecordBatch {
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("i", Arc::new(Int32Array::from(vec![Some(7), None]))),
+        ("l", Arc::new(Int64Array::from(vec![Some(-12), None]))),
+        ("d", Arc::new(Float64Array::from(vec![Some(2.5), None]))),
+        ("m", Arc::new(Decimal128Array::from(vec![Some(1250), None]).with_precision_and_scale(10, 2).unwrap())),
+        ("s", Arc::new(StringArray::from(vec![Some("Flink,Weir,Ström"), None]))),
+        ("t", Arc::new(TimestampMillisecondArray::from(vec![Some(MILLIS), None]))),
+    ];
+    let fields: Vec<Field> =
+        columns.iter().map(|(name, column)| Field::new(*name, column.data_type().clone(), true)).collect();
+    let columns = columns.into_iter().map(|(_, column)| column).collect();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
+}
+
+/// The type and both values, or the error.
+fn evaluated(text: &str) -> Result<(DataType, Vec<String>), PlanError> {
+    let mut expr = Parser::new(&FlinkDialect).try_with_sql(text).unwrap().parse_expr().unwrap();
+    let names = Names::new(Functions::builtin());
+    check_expr(&mut expr, names.functions(), Place::default())?;
+    let rows = batch();
+    let schema = unqualified(&rows.schema()).unwrap();
+    let expr = plan_expr(expr, &schema, &names, Place::default())?;
+    let expr = physical(&expr, &schema).map_err(|error| PlanError::from_planner(&error, Place::default()))?;
+    let declared = expr.data_type(&rows.schema()).unwrap();
+    let values = expr
+        .evaluate(&rows)
+        .and_then(|value| value.into_array(rows.num_rows()))
+        .map_err(|error| PlanError::from_planner(&error, Place::default()))?;
+    assert_eq!(*values.data_type(), declared, "{text}: what is promised is what is given");
+    let texts = (0..rows.num_rows())
+        .map(|row| if values.is_null(row) { "NULL".to_string() } else { array_value_to_string(&values, row).unwrap() })
+        .collect();
+    Ok((declared, texts))
+}
+
+#[track_caller]
+fn gives(text: &str, data_type: &str, first: &str, second: &str) {
+    let (found, values) = evaluated(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+    assert_eq!(
+        (flink_name(&found).as_str(), values[0].as_str(), values[1].as_str()),
+        (data_type, first, second),
+        "{text}"
+    );
+}
+
+#[test]
+fn numbers_have_flinks_types_and_division() {
+    gives("i + 1", "INT", "8", "NULL");
+    gives("i / 2", "INT", "3", "NULL");
+    gives("l / 5", "BIGINT", "-2", "NULL");
+    gives("MOD(l, 5)", "BIGINT", "-2", "NULL");
+    gives("MOD(i, 4) = 3", "BOOLEAN", "true", "NULL");
+    gives("ABS(l)", "BIGINT", "12", "NULL");
+    gives("POWER(i, 2)", "DOUBLE", "49.0", "NULL");
+    gives("FLOOR(d)", "DOUBLE", "2.0", "NULL");
+    gives("CEIL(d)", "DOUBLE", "3.0", "NULL");
+    gives("FLOOR(i)", "INT", "7", "NULL");
+    gives("ROUND(d * 1.11, 1)", "DOUBLE", "2.8", "NULL");
+    gives("LN(EXP(2))", "DOUBLE", "2.0", "2.0");
+    gives("3000000000 + i", "BIGINT", "3000000007", "NULL");
+    gives("CAST(d AS BIGINT)", "BIGINT", "2", "NULL");
+    gives("CAST('12.345' AS DECIMAL(10, 2))", "DECIMAL(10, 2)", "12.35", "12.35");
+    gives("m * 2", "DECIMAL(21, 2)", "25.00", "NULL");
+    gives("IF(i > 5, 'big', 'small')", "STRING", "big", "small");
+    gives("COALESCE(i, 0)", "INT", "7", "0");
+    gives("NULLIF(i, 7)", "INT", "NULL", "NULL");
+    gives("IFNULL(l, 5)", "BIGINT", "-12", "5");
+    gives("CASE WHEN i IS NULL THEN 0 WHEN i BETWEEN 1 AND 9 THEN 1 ELSE 2 END", "INT", "1", "0");
+    gives("i IN (1, 7)", "BOOLEAN", "true", "NULL");
+}
+
+#[test]
+fn texts_have_flinks_treatment_of_null() {
+    gives("UPPER(s)", "STRING", "FLINK,WEIR,STRÖM", "NULL");
+    gives("CONCAT(s, '!', LOWER(s))", "STRING", "Flink,Weir,Ström!flink,weir,ström", "NULL");
+    gives("s || '!'", "STRING", "Flink,Weir,Ström!", "NULL");
+    gives("CONCAT_WS('-', 'a', s)", "STRING", "a-Flink,Weir,Ström", "a");
+    gives("CHAR_LENGTH(s)", "INT", "16", "NULL");
+    gives("SUBSTRING(s, 7, 4)", "STRING", "Weir", "NULL");
+    gives("SUBSTRING(s FROM 7 FOR 4)", "STRING", "Weir", "NULL");
+    gives("POSITION('Weir' IN s)", "INT", "7", "NULL");
+    gives("SPLIT_INDEX(s, ',', 2)", "STRING", "Ström", "NULL");
+    gives("SPLIT_INDEX(s, ',', 3)", "STRING", "NULL", "NULL");
+    gives("REGEXP_EXTRACT(s, '(W)(e)ir', 2)", "STRING", "e", "NULL");
+    gives("REGEXP_EXTRACT(s, 'nothing', 0)", "STRING", "NULL", "NULL");
+    gives("REGEXP_REPLACE(s, '[,]', ';')", "STRING", "Flink;Weir;Ström", "NULL");
+    gives("REGEXP(s, '^Fl')", "BOOLEAN", "true", "NULL");
+    gives("s LIKE '%Weir%'", "BOOLEAN", "true", "NULL");
+    gives("TRIM('  x ')", "STRING", "x", "x");
+    gives("TRIM(LEADING 'x' FROM 'xxy')", "STRING", "y", "y");
+    gives("REPLACE(s, ',', '')", "STRING", "FlinkWeirStröm", "NULL");
+    gives("CAST(i AS STRING)", "STRING", "7", "NULL");
+    gives("CAST(i > 5 AS STRING)", "STRING", "TRUE", "NULL");
+}
+
+#[test]
+fn times_have_flinks_fields_and_forms() {
+    gives("DATE_FORMAT(t, 'yyyy-MM-dd')", "STRING", "2015-07-15", "NULL");
+    gives("DATE_FORMAT(t, 'HH:mm:ss.SSS')", "STRING", "13:07:09.234", "NULL");
+    gives("DATE_FORMAT('2015-07-15 13:07:09', 'HH:mm')", "STRING", "13:07", "13:07");
+    gives("CAST(t AS STRING)", "STRING", "2015-07-15 13:07:09.234", "NULL");
+    gives("HOUR(t)", "BIGINT", "13", "NULL");
+    gives("MINUTE(t)", "BIGINT", "7", "NULL");
+    gives("SECOND(t)", "BIGINT", "9", "NULL");
+    gives("DAYOFMONTH(t)", "BIGINT", "15", "NULL");
+    gives("DAYOFWEEK(t)", "BIGINT", "4", "NULL");
+    gives("EXTRACT(DAY FROM t)", "BIGINT", "15", "NULL");
+    gives("EXTRACT(YEAR FROM t) * 100 + EXTRACT(MONTH FROM t)", "BIGINT", "201507", "NULL");
+    gives("FLOOR(t TO HOUR)", "TIMESTAMP(3)", "2015-07-15T13:00:00", "NULL");
+    gives("CEIL(t TO MONTH)", "TIMESTAMP(3)", "2015-08-01T00:00:00", "NULL");
+    gives("t - INTERVAL '9' SECOND", "TIMESTAMP(3)", "2015-07-15T13:07:00.234", "NULL");
+    gives("t > TIMESTAMP '2015-07-15 00:00:00'", "BOOLEAN", "true", "NULL");
+    gives("TO_TIMESTAMP('2015-07-15 13:07:09')", "TIMESTAMP(3)", "2015-07-15T13:07:09", "2015-07-15T13:07:09");
+    gives("TO_TIMESTAMP('15/7/2015', 'd/M/yyyy')", "TIMESTAMP(3)", "2015-07-15T00:00:00", "2015-07-15T00:00:00");
+    gives("TO_TIMESTAMP(s)", "TIMESTAMP(3)", "NULL", "NULL");
+    gives("TO_TIMESTAMP_LTZ(l, 3)", "TIMESTAMP_LTZ(3)", "1969-12-31T23:59:59.988Z", "NULL");
+    gives("FROM_UNIXTIME(0)", "STRING", "1970-01-01 00:00:00", "1970-01-01 00:00:00");
+    gives("UNIX_TIMESTAMP('1970-01-02 00:00:00')", "BIGINT", "86400", "86400");
+    gives("TO_DATE('2015-07-15')", "DATE", "2015-07-15", "2015-07-15");
+    assert_eq!(evaluated("PROCTIME()").unwrap().0, crate::parse::types::timestamp_ltz());
+    assert_eq!(evaluated("LOCALTIMESTAMP").unwrap().0, TIMESTAMP);
+}
+
+#[test]
+fn wrong_arguments_are_told_before_any_row_is_there() {
+    for (text, message) in [
+        ("DATE_FORMAT(t, 'YYYY-ww')", "DATE_FORMAT: the letter Y"),
+        ("DATE_FORMAT(i, 'yyyy')", "DATE_FORMAT takes a time, and INT is given"),
+        ("HOUR(t, t)", "HOUR takes 1 arguments, and 2 are given"),
+        ("MOD(s, 2)", "MOD takes two numbers, and (STRING, INT) is given"),
+        ("REGEXP_EXTRACT(s, '(')", "REGEXP_EXTRACT"),
+        ("EXTRACT(CENTURY FROM t)", "EXTRACT has no unit CENTURY"),
+        ("CAST(i AS INTERVAL)", ""),
+        ("NONSENSE(i)", "there is no function NONSENSE"),
+    ] {
+        let error = evaluated(text).expect_err(text);
+        assert!(error.message.contains(message), "{text}: {error}");
+    }
+}

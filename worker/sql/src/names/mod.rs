@@ -1,0 +1,4 @@
+//! What a script can name: tables, views, connectors and functions.
+
+pub mod catalog;
+pub mod functions;

@@ -1,0 +1,441 @@
+//! What a query may not have, found in its syntax, where every word still has its place; and the syntax that is rewritten
+//! to something else: the older group windows, `FLOOR(t TO unit)`.
+
+use std::ops::ControlFlow;
+
+use datafusion_sql::sqlparser::ast::{
+    self, CeilFloorKind, Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
+    FunctionArguments, GroupByExpr, Ident, ObjectName, Query, Select, SelectItem, SetExpr, Spanned, TableFactor, Value,
+    VisitMut, VisitorMut,
+};
+
+use crate::error::{Place, PlanError, suggest};
+use crate::names::functions::Functions;
+use crate::names::functions::time::{CEIL_TO, FLOOR_TO};
+use crate::parse::dialect::{TABLE_PREFIX, single};
+
+/// Checks and rewrites a query.
+pub fn check_query(query: &mut Query, functions: &Functions, place: Place) -> Result<(), PlanError> {
+    finish(query.visit(&mut Checker { functions, place, window_data: false }))
+}
+
+/// Checks and rewrites one expression.
+pub fn check_expr(expr: &mut Expr, functions: &Functions, place: Place) -> Result<(), PlanError> {
+    finish(expr.visit(&mut Checker { functions, place, window_data: false }))
+}
+
+fn finish(flow: ControlFlow<Box<PlanError>>) -> Result<(), PlanError> {
+    match flow {
+        ControlFlow::Break(error) => Err(*error),
+        ControlFlow::Continue(()) => Ok(()),
+    }
+}
+
+/// Names that are functions only where their own syntax is.
+const SPECIAL: [&str; 5] = ["tumble", "hop", "cumulate", "session", "descriptor"];
+
+/// The columns that the older syntax asks a window for.
+const AUXILIARY: [(&str, &str); 8] = [
+    ("tumble_start", "window_start"),
+    ("tumble_end", "window_end"),
+    ("tumble_rowtime", "window_time"),
+    ("tumble_proctime", "window_time"),
+    ("hop_start", "window_start"),
+    ("hop_end", "window_end"),
+    ("hop_rowtime", "window_time"),
+    ("hop_proctime", "window_time"),
+];
+
+struct Checker<'a> {
+    functions: &'a Functions,
+    place: Place,
+    /// The next subquery is the rows of a window: the older group windows over a subquery are rewritten so.
+    window_data: bool,
+}
+
+impl Checker<'_> {
+    fn refuse(
+        &self,
+        place: impl Into<Place>,
+        what: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> ControlFlow<Box<PlanError>> {
+        ControlFlow::Break(Box::new(PlanError::new(place.into().or(self.place), what, remedy)))
+    }
+
+    fn check_body(&self, body: &SetExpr) -> ControlFlow<Box<PlanError>> {
+        match body {
+            SetExpr::SetOperation { op, right, .. } => self.refuse(
+                right.span(),
+                format!("{op} is not supported yet"),
+                "write one INSERT INTO for each of the queries, into the same table",
+            ),
+            SetExpr::Values(_) => {
+                self.refuse(body.span(), "VALUES is not supported", "read the rows from a table, as one of 'datagen'")
+            }
+            SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) | SetExpr::Table(_) => {
+                self.refuse(body.span(), "a SELECT is expected here", "write SELECT … FROM …")
+            }
+            SetExpr::Select(_) | SetExpr::Query(_) => ControlFlow::Continue(()),
+        }
+    }
+
+    fn check_function(&self, call: &Function) -> ControlFlow<Box<PlanError>> {
+        let place = Place::from(call.name.span());
+        let name = single(&call.name).map_or_else(|| call.name.to_string(), |name| name.value.to_ascii_lowercase());
+        if call.over.is_some() && name != "row_number" {
+            return self.refuse(
+                place,
+                format!("{} OVER is not supported", name.to_ascii_uppercase()),
+                "aggregate in a window: GROUP BY window_start, window_end over TABLE(TUMBLE(…))",
+            );
+        }
+        if let Some((_, column)) = AUXILIARY.iter().find(|(auxiliary, _)| *auxiliary == name) {
+            return self.refuse(
+                place,
+                format!("{} needs the same window in GROUP BY", name.to_ascii_uppercase()),
+                format!("write FROM TABLE(TUMBLE(…)) and take {column}"),
+            );
+        }
+        if matches!(name.as_str(), "cumulate" | "session") {
+            return self.refuse(
+                place,
+                format!("{} windows are not supported yet", name.to_ascii_uppercase()),
+                "write TUMBLE or HOP",
+            );
+        }
+        if self.functions.knows(&name) || SPECIAL.contains(&name.as_str()) {
+            if name == "row_number" && call.over.is_none() {
+                return self.refuse(
+                    place,
+                    "ROW_NUMBER() lacks its OVER",
+                    "write ROW_NUMBER() OVER (PARTITION BY … ORDER BY …)",
+                );
+            }
+            return ControlFlow::Continue(());
+        }
+        let names = self.functions.names();
+        let remedy = match crate::error::nearest(&name, names.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean {near}?"),
+            None => "a function of your own goes into a worker binary of your own, named by workers.image".to_string(),
+        };
+        self.refuse(place, format!("there is no function {}", call.name), remedy)
+    }
+}
+
+impl VisitorMut for Checker<'_> {
+    type Break = Box<PlanError>;
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Self::Break> {
+        if let Some(order) = &query.order_by {
+            return self.refuse(
+                order.span(),
+                "ORDER BY cannot sort rows that never end",
+                "leave it out; to keep the first row of each key write ROW_NUMBER() OVER (PARTITION BY … ORDER BY …) … WHERE row_num = 1",
+            );
+        }
+        if query.limit_clause.is_some() || query.fetch.is_some() {
+            let place = query.limit_clause.as_ref().map_or(Place::default(), |limit| limit.span().into());
+            return self.refuse(
+                place,
+                "LIMIT is not supported on rows that never end",
+                "leave it out, or filter with WHERE",
+            );
+        }
+        if let Some(with) = &query.with
+            && with.recursive
+        {
+            return self.refuse(with.span(), "WITH RECURSIVE is not supported", "write the query without recursion");
+        }
+        self.check_body(&query.body)
+    }
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Self::Break> {
+        let place = Place::from(select.select_token.0.span);
+        match select.from.as_slice() {
+            [] => {
+                return self.refuse(place, "a SELECT without FROM is not supported", "read from a table");
+            }
+            [from] => {
+                if let Some(join) = from.joins.first() {
+                    return self.refuse(
+                        join.relation.span(),
+                        "joins are not supported yet",
+                        "bring the columns together before they reach this job",
+                    );
+                }
+            }
+            [_, second, ..] => {
+                return self.refuse(
+                    second.relation.span(),
+                    "joins are not supported yet",
+                    "read from one table in a SELECT",
+                );
+            }
+        }
+        if let Some(Distinct::On(columns)) = &select.distinct {
+            let at = columns.first().map_or(place, |column| column.span().into());
+            return self.refuse(
+                at,
+                "DISTINCT ON is not supported",
+                "write ROW_NUMBER() OVER (PARTITION BY … ORDER BY …) in a subquery, and WHERE row_num = 1",
+            );
+        }
+        if let Some(qualify) = &select.qualify {
+            return self.refuse(
+                qualify.span(),
+                "QUALIFY is not supported",
+                "put the query into a subquery, and its condition into WHERE",
+            );
+        }
+        match &select.group_by {
+            GroupByExpr::All(_) => {
+                return self.refuse(place, "GROUP BY ALL is not supported", "name the columns");
+            }
+            GroupByExpr::Expressions(exprs, modifiers) => {
+                let sets =
+                    exprs.iter().find(|expr| matches!(expr, Expr::Rollup(_) | Expr::Cube(_) | Expr::GroupingSets(_)));
+                if sets.is_some() || !modifiers.is_empty() {
+                    let at = sets.map_or(place, |expr| expr.span().into());
+                    return self.refuse(
+                        at,
+                        "GROUPING SETS, ROLLUP and CUBE are not supported",
+                        "write one INSERT INTO for each grouping",
+                    );
+                }
+            }
+        }
+        if let Err(error) = group_windows(select) {
+            return ControlFlow::Break(Box::new(error.or_at(place)));
+        }
+        name_items(select);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Self::Break> {
+        let place = Place::from(factor.span());
+        match factor {
+            TableFactor::Table { version: Some(_), .. } => {
+                self.refuse(place, "FOR SYSTEM_TIME AS OF is not supported yet", "leave it out")
+            }
+            TableFactor::Table { sample: Some(_), .. } | TableFactor::Derived { sample: Some(_), .. } => {
+                self.refuse(place, "TABLESAMPLE is not supported", "filter with WHERE")
+            }
+            TableFactor::Table { .. }
+            | TableFactor::Derived { lateral: false, .. }
+            | TableFactor::TableFunction { expr: Expr::Function(_), .. } => ControlFlow::Continue(()),
+            TableFactor::Derived { .. } | TableFactor::Function { .. } => {
+                self.refuse(place, "LATERAL is not supported", "call the function in the SELECT")
+            }
+            TableFactor::UNNEST { .. } => {
+                self.refuse(place, "UNNEST is not supported", "let the source give one row for each element")
+            }
+            TableFactor::NestedJoin { .. } => {
+                self.refuse(place, "joins are not supported yet", "read from one table in a SELECT")
+            }
+            TableFactor::MatchRecognize { .. } => {
+                self.refuse(place, "MATCH_RECOGNIZE is not supported", "leave it out")
+            }
+            other => {
+                let text = other.to_string();
+                self.refuse(place, format!("{text} is not supported in FROM"), "name a table, a view or a subquery")
+            }
+        }
+    }
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Self::Break> {
+        let place = Place::from(expr.span());
+        match expr {
+            Expr::Function(call) => self.check_function(call),
+            Expr::Prefixed { prefix, .. } if prefix.value == TABLE_PREFIX => {
+                self.window_data = true;
+                ControlFlow::Continue(())
+            }
+            Expr::Subquery(_) if self.window_data => {
+                self.window_data = false;
+                ControlFlow::Continue(())
+            }
+            Expr::Subquery(_) => {
+                self.refuse(place, "a subquery as a value is not supported", "aggregate in a view, and select from it")
+            }
+            Expr::InSubquery { .. } | Expr::Exists { .. } => {
+                self.refuse(place, "a subquery in a condition is not supported", "write the values out: IN (1, 2, 3)")
+            }
+            Expr::Value(value) => match &value.value {
+                Value::DoubleQuotedString(text) => {
+                    let remedy = format!("write '{text}' for a text, `{text}` for a name");
+                    self.refuse(place, format!("\"{text}\" is in double quotes"), remedy)
+                }
+                _ => ControlFlow::Continue(()),
+            },
+            Expr::Floor { expr: inner, field } | Expr::Ceil { expr: inner, field } => {
+                if let CeilFloorKind::DateTimeField(unit) = field
+                    && *unit != ast::DateTimeField::NoDateTime
+                {
+                    let unit = unit.to_string();
+                    let inner = inner.as_ref().clone();
+                    let name = if matches!(expr, Expr::Floor { .. }) { FLOOR_TO } else { CEIL_TO };
+                    *expr = call(name, vec![Expr::value(Value::SingleQuotedString(unit)), inner]);
+                }
+                ControlFlow::Continue(())
+            }
+            _ => ControlFlow::Continue(()),
+        }
+    }
+}
+
+fn call(name: &str, args: Vec<Expr>) -> Expr {
+    let args = args.into_iter().map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg))).collect();
+    Expr::Function(Function {
+        name: ObjectName::from(vec![Ident::new(name)]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
+}
+
+/// Names what the SELECT list leaves without a name, as Flink does: a field of a ROW by its own name, a computed value
+/// `EXPR$n`, a name that is there already with a number behind it.
+fn name_items(select: &mut Select) {
+    let mut taken: Vec<String> = Vec::new();
+    for (position, item) in select.projection.iter_mut().enumerate() {
+        let (mut name, keep) = match item {
+            SelectItem::UnnamedExpr(Expr::Identifier(name)) => (name.value.clone(), true),
+            SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => {
+                (parts.last().map_or_else(String::new, |part| part.value.clone()), false)
+            }
+            SelectItem::UnnamedExpr(_) => (format!("EXPR${position}"), false),
+            SelectItem::ExprWithAlias { alias, .. } => {
+                taken.push(alias.value.clone());
+                continue;
+            }
+            _ => continue,
+        };
+        let is_taken = taken.contains(&name);
+        if is_taken {
+            let plain = name.clone();
+            // One of so many names is not among so many less one that are taken.
+            let mut numbered = (0..=taken.len()).map(|number| format!("{plain}{number}"));
+            name = numbered.find(|name| !taken.contains(name)).unwrap_or(plain);
+        }
+        taken.push(name.clone());
+        if !keep || is_taken {
+            let SelectItem::UnnamedExpr(expr) = item else { continue };
+            *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: Ident::new(name) };
+        }
+    }
+}
+
+/// Rewrites `FROM t GROUP BY TUMBLE(c, size)` to `FROM TABLE(TUMBLE(TABLE t, DESCRIPTOR(c), size)) GROUP BY window_start,
+/// window_end`, and `TUMBLE_START(…)` to `window_start`.
+fn group_windows(select: &mut Select) -> Result<(), PlanError> {
+    let GroupByExpr::Expressions(group, _) = &mut select.group_by else { return Ok(()) };
+    let Some(index) = group.iter().position(|expr| window_call(expr).is_some()) else { return Ok(()) };
+    let Some((function, args)) = window_call(&group[index]) else { return Ok(()) };
+    let place = Place::from(group[index].span());
+    let usage = format!(
+        "write FROM TABLE({function}(TABLE t, DESCRIPTOR(time_column), …)), and GROUP BY window_start, window_end"
+    );
+    let Some((time, lengths)) = args.split_first().filter(|(_, lengths)| !lengths.is_empty()) else {
+        return Err(PlanError::new(place, format!("{function} lacks arguments"), usage));
+    };
+    let data = match select.from.first().map(|from| &from.relation) {
+        Some(TableFactor::Table { name, args: None, .. }) => {
+            Expr::CompoundIdentifier(name.0.iter().filter_map(|part| part.as_ident().cloned()).collect())
+        }
+        Some(TableFactor::Derived { subquery, lateral: false, .. }) => Expr::Subquery(subquery.clone()),
+        _ => return Err(PlanError::new(place, format!("{function} in GROUP BY windows one table"), usage)),
+    };
+    let alias = match select.from.first().map(|from| &from.relation) {
+        Some(TableFactor::Table { name, alias, .. }) => alias.clone().or_else(|| {
+            name.0.last().and_then(|part| part.as_ident()).map(|name| ast::TableAlias {
+                explicit: false,
+                name: name.clone(),
+                columns: Vec::new(),
+                at: None,
+            })
+        }),
+        Some(TableFactor::Derived { alias, .. }) => alias.clone(),
+        _ => None,
+    };
+    let data = Expr::Prefixed { prefix: Ident::new(TABLE_PREFIX), value: Box::new(data) };
+    let descriptor = match time {
+        Expr::CompoundIdentifier(parts) => {
+            parts.last().map_or_else(|| time.clone(), |part| Expr::Identifier(part.clone()))
+        }
+        other => other.clone(),
+    };
+    let mut arguments = vec![data, call("DESCRIPTOR", vec![descriptor])];
+    arguments.extend(lengths.iter().cloned());
+    if let Some(from) = select.from.first_mut() {
+        from.relation = TableFactor::TableFunction { expr: call(&function, arguments), alias };
+    }
+    let mut needs_time = false;
+    let mut rewriter = Auxiliary { needs_time: &mut needs_time };
+    for item in &mut select.projection {
+        if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item {
+            let _ = expr.visit(&mut rewriter);
+        }
+    }
+    if let Some(having) = &mut select.having {
+        let _ = having.visit(&mut rewriter);
+    }
+    let column = |name: &str| Expr::Identifier(Ident::new(name));
+    group.splice(index..=index, [column("window_start"), column("window_end")]);
+    if needs_time {
+        group.push(column("window_time"));
+    }
+    Ok(())
+}
+
+/// `TUMBLE(…)` or `HOP(…)` and its arguments.
+fn window_call(expr: &Expr) -> Option<(String, Vec<Expr>)> {
+    let Expr::Function(function) = expr else { return None };
+    let name = function.name.to_string().to_ascii_uppercase();
+    if !matches!(name.as_str(), "TUMBLE" | "HOP") {
+        return None;
+    }
+    let FunctionArguments::List(list) = &function.args else { return None };
+    let args = list
+        .args
+        .iter()
+        .filter_map(|arg| match arg {
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
+            _ => None,
+        })
+        .collect();
+    Some((name, args))
+}
+
+struct Auxiliary<'a> {
+    needs_time: &'a mut bool,
+}
+
+impl VisitorMut for Auxiliary<'_> {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::Function(function) = expr {
+            let name = function.name.to_string().to_ascii_lowercase();
+            if let Some((_, column)) = AUXILIARY.iter().find(|(auxiliary, _)| *auxiliary == name) {
+                *self.needs_time |= *column == "window_time";
+                *expr = Expr::Identifier(Ident::new(*column));
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Suggests a column for a name that none has.
+pub fn unknown_column<'n>(
+    name: &str,
+    table: &str,
+    place: Place,
+    columns: impl Iterator<Item = &'n str> + Clone,
+) -> PlanError {
+    PlanError::new(place, format!("the table {table} has no column {name}"), suggest(name, "columns", columns))
+}

@@ -1,0 +1,557 @@
+//! Flink's dialect: a script as a list of statements, each with its place.
+//!
+//! Queries and expressions are read by sqlparser; what it does not know (WATERMARK, computed columns, METADATA, ROW types,
+//! options) is read here, on its tokens. Names are case-sensitive, backticks quote them.
+
+use datafusion_sql::sqlparser::ast::{Expr, Ident, ObjectName, Query};
+use datafusion_sql::sqlparser::dialect::Dialect;
+use datafusion_sql::sqlparser::keywords::Keyword;
+use datafusion_sql::sqlparser::parser::{Parser, ParserError};
+use datafusion_sql::sqlparser::tokenizer::{Token, Tokenizer};
+
+use arrow::datatypes::DataType;
+
+use crate::error::{Place, PlanError};
+use crate::parse::types::{consume_word, expect_word, expected, parse_type, parser_error, word_at};
+
+/// The prefix under which `TABLE t` stands among a function's arguments.
+pub const TABLE_PREFIX: &str = "TABLE";
+
+/// Flink's, as far as tokens and expressions go.
+#[derive(Debug)]
+pub struct FlinkDialect;
+
+impl Dialect for FlinkDialect {
+    fn is_delimited_identifier_start(&self, ch: char) -> bool {
+        ch == '`'
+    }
+
+    fn identifier_quote_style(&self, _identifier: &str) -> Option<char> {
+        Some('`')
+    }
+
+    fn is_identifier_start(&self, ch: char) -> bool {
+        ch.is_alphabetic() || ch == '_' || ch == '$'
+    }
+
+    fn is_identifier_part(&self, ch: char) -> bool {
+        ch.is_alphanumeric() || ch == '_' || ch == '$'
+    }
+
+    fn supports_filter_during_aggregation(&self) -> bool {
+        true
+    }
+
+    fn supports_group_by_expr(&self) -> bool {
+        true
+    }
+
+    fn supports_named_fn_args_with_rarrow_operator(&self) -> bool {
+        true
+    }
+
+    fn parse_prefix(&self, parser: &mut Parser<'_>) -> Option<Result<Expr, ParserError>> {
+        let is_table = word_at(parser, 0, "TABLE") && matches!(parser.peek_nth_token_ref(1).token, Token::Word(_));
+        is_table.then(|| {
+            let token = parser.next_token();
+            let name = parser.parse_object_name(false)?;
+            let parts = name.0.into_iter().filter_map(|part| part.as_ident().cloned()).collect();
+            Ok(Expr::Prefixed {
+                prefix: Ident::with_span(token.span, TABLE_PREFIX),
+                value: Box::new(Expr::CompoundIdentifier(parts)),
+            })
+        })
+    }
+}
+
+/// One statement of a script.
+#[derive(Debug)]
+pub enum Statement {
+    /// `CREATE TABLE`.
+    CreateTable(CreateTable),
+    /// `CREATE VIEW`.
+    CreateView(CreateView),
+    /// `INSERT INTO`.
+    Insert(Insert),
+    /// `SET 'key' = 'value'`.
+    Set {
+        /// The key.
+        key: String,
+        /// The value.
+        value: String,
+        /// Where the key stands.
+        place: Place,
+    },
+}
+
+/// `CREATE TABLE …`.
+#[derive(Debug)]
+pub struct CreateTable {
+    /// The table's name.
+    pub name: Ident,
+    /// An existing one stays as it is.
+    pub if_not_exists: bool,
+    /// In the order written.
+    pub columns: Vec<ColumnDef>,
+    /// `WATERMARK FOR`.
+    pub watermark: Option<WatermarkDef>,
+    /// `PRIMARY KEY (…) NOT ENFORCED`.
+    pub primary_key: Vec<Ident>,
+    /// `WITH (…)`.
+    pub options: Vec<OptionDef>,
+}
+
+/// One column.
+#[derive(Debug)]
+pub struct ColumnDef {
+    /// Its name.
+    pub name: Ident,
+    /// Where its values come from.
+    pub kind: ColumnKind,
+}
+
+/// Where a column's values come from.
+#[derive(Debug)]
+pub enum ColumnKind {
+    /// The connector.
+    Physical {
+        /// Its type.
+        data_type: DataType,
+        /// Without `NOT NULL`.
+        nullable: bool,
+    },
+    /// `c AS expression`.
+    Computed(Box<Expr>),
+}
+
+/// `WATERMARK FOR column AS expression`.
+#[derive(Debug)]
+pub struct WatermarkDef {
+    /// The event-time column; more than one part for a field of a ROW.
+    pub column: Ident,
+    /// The watermark that a row gives.
+    pub expr: Box<Expr>,
+    /// Where the clause starts.
+    pub place: Place,
+}
+
+/// `'key' = 'value'`.
+#[derive(Clone, Debug)]
+pub struct OptionDef {
+    /// The key.
+    pub key: String,
+    /// The value.
+    pub value: String,
+    /// Where the key stands.
+    pub place: Place,
+}
+
+/// `CREATE VIEW …`.
+#[derive(Debug)]
+pub struct CreateView {
+    /// The view's name.
+    pub name: Ident,
+    /// An existing one stays as it is.
+    pub if_not_exists: bool,
+    /// New names for its columns; empty keeps those of the query.
+    pub columns: Vec<Ident>,
+    /// What it stands for.
+    pub query: Box<Query>,
+}
+
+/// `INSERT INTO …`.
+#[derive(Debug)]
+pub struct Insert {
+    /// The sink table.
+    pub table: Ident,
+    /// The columns named; empty means all.
+    pub columns: Vec<Ident>,
+    /// What goes in.
+    pub query: Box<Query>,
+    /// Where the statement starts.
+    pub place: Place,
+}
+
+/// The script's statements in order.
+pub fn parse_script(script: &str) -> Result<Vec<Statement>, PlanError> {
+    let dialect = FlinkDialect;
+    let tokens = Tokenizer::new(&dialect, script)
+        .tokenize_with_location()
+        .map_err(|error| PlanError::new(error.location, error.message, ""))?;
+    let mut parser = Parser::new(&dialect).with_tokens_with_locations(tokens);
+    let mut statements = Vec::new();
+    let mut in_set = None;
+    loop {
+        while parser.consume_token(&Token::SemiColon) {}
+        if parser.peek_token_ref().token == Token::EOF {
+            break;
+        }
+        let place = Place::from(parser.peek_token_ref().span);
+        if in_set.is_none() && is_statement_set(&mut parser) {
+            in_set = Some(place);
+            continue;
+        }
+        if in_set.is_some() && consume_word(&mut parser, "END") {
+            in_set = None;
+        } else {
+            statements.push(parse_statement(&mut parser)?);
+        }
+        let next = parser.peek_token();
+        if !matches!(next.token, Token::SemiColon | Token::EOF) {
+            return Err(expected("';' between statements", &next));
+        }
+    }
+    match in_set {
+        Some(place) => Err(PlanError::new(place, "the statement set has no END", "write END; after its last INSERT")),
+        None => Ok(statements),
+    }
+}
+
+/// `EXECUTE STATEMENT SET BEGIN`, or `BEGIN STATEMENT SET;`.
+fn is_statement_set(parser: &mut Parser<'_>) -> bool {
+    let words: &[&str] = if word_at(parser, 0, "EXECUTE") {
+        &["EXECUTE", "STATEMENT", "SET", "BEGIN"]
+    } else {
+        &["BEGIN", "STATEMENT", "SET"]
+    };
+    let is_set = words.iter().enumerate().all(|(n, word)| word_at(parser, n, word));
+    if is_set {
+        for _ in words {
+            parser.next_token();
+        }
+    }
+    is_set
+}
+
+fn parse_statement(parser: &mut Parser<'_>) -> Result<Statement, PlanError> {
+    let first = parser.peek_token();
+    let place = Place::from(first.span);
+    let Token::Word(word) = &first.token else {
+        return Err(expected("CREATE TABLE, CREATE VIEW, INSERT INTO or SET", &first));
+    };
+    match word.value.to_ascii_uppercase().as_str() {
+        "CREATE" => {
+            parser.next_token();
+            parse_create(parser)
+        }
+        "INSERT" => {
+            parser.next_token();
+            parse_insert(parser, place)
+        }
+        "SET" => {
+            parser.next_token();
+            parse_set(parser)
+        }
+        "SELECT" | "WITH" | "VALUES" => Err(PlanError::new(
+            place,
+            "a query alone has nowhere to put its result",
+            "write INSERT INTO <table> before it; a table WITH ('connector' = 'print') shows the rows",
+        )),
+        "BEGIN" | "EXECUTE" => Err(PlanError::new(
+            place,
+            format!("{} is not supported here", word.value.to_ascii_uppercase()),
+            "write EXECUTE STATEMENT SET BEGIN … END, or the INSERTs one after another",
+        )),
+        other @ ("DROP" | "ALTER" | "USE" | "SHOW" | "DESCRIBE" | "DESC" | "EXPLAIN" | "ADD" | "REMOVE" | "LOAD"
+        | "UPDATE" | "DELETE" | "ANALYZE" | "CALL" | "TRUNCATE" | "RESET" | "COMPILE") => Err(PlanError::new(
+            place,
+            format!("{other} is not supported"),
+            "a job's script declares its tables and views, and then inserts",
+        )),
+        _ => Err(expected("CREATE TABLE, CREATE VIEW, INSERT INTO or SET", &first)),
+    }
+}
+
+fn parse_create(parser: &mut Parser<'_>) -> Result<Statement, PlanError> {
+    let replace = if consume_word(parser, "OR") {
+        expect_word(parser, "REPLACE")?;
+        true
+    } else {
+        false
+    };
+    consume_word(parser, "TEMPORARY");
+    let token = parser.next_token();
+    let Token::Word(word) = &token.token else {
+        return Err(expected("TABLE or VIEW", &token));
+    };
+    match word.value.to_ascii_uppercase().as_str() {
+        "TABLE" if !replace => parse_create_table(parser).map(Statement::CreateTable),
+        "VIEW" => parse_create_view(parser).map(Statement::CreateView),
+        "FUNCTION" => Err(PlanError::new(
+            token.span,
+            "CREATE FUNCTION is not supported",
+            "register the function in a worker binary of your own, and name its image in workers.image",
+        )),
+        other @ ("CATALOG" | "DATABASE" | "MODEL" | "CONNECTION") => Err(PlanError::new(
+            token.span,
+            format!("CREATE {other} is not supported"),
+            "declare the tables in the script itself",
+        )),
+        _ => Err(expected("TABLE or VIEW", &token)),
+    }
+}
+
+fn parse_if_not_exists(parser: &mut Parser<'_>) -> Result<bool, PlanError> {
+    if !consume_word(parser, "IF") {
+        return Ok(false);
+    }
+    expect_word(parser, "NOT")?;
+    expect_word(parser, "EXISTS")?;
+    Ok(true)
+}
+
+/// A name of one part; `catalog.database.name` is refused, since a script has one catalog.
+fn parse_name(parser: &mut Parser<'_>) -> Result<Ident, PlanError> {
+    let place = Place::from(parser.peek_token_ref().span);
+    let name = parser.parse_object_name(false).map_err(parser_error)?;
+    single(&name).ok_or_else(|| {
+        PlanError::new(
+            place,
+            format!("the name {name} has more than one part"),
+            "a script has one catalog and one database: write the last part alone",
+        )
+    })
+}
+
+/// The name, if it has one part.
+pub fn single(name: &ObjectName) -> Option<Ident> {
+    match name.0.as_slice() {
+        [part] => part.as_ident().cloned(),
+        _ => None,
+    }
+}
+
+fn parse_create_table(parser: &mut Parser<'_>) -> Result<CreateTable, PlanError> {
+    let if_not_exists = parse_if_not_exists(parser)?;
+    let name = parse_name(parser)?;
+    let mut table = CreateTable {
+        name,
+        if_not_exists,
+        columns: Vec::new(),
+        watermark: None,
+        primary_key: Vec::new(),
+        options: Vec::new(),
+    };
+    let open = parser.next_token();
+    if open.token != Token::LParen {
+        return Err(expected("'(' and the columns", &open));
+    }
+    loop {
+        parse_table_element(parser, &mut table)?;
+        let token = parser.next_token();
+        match token.token {
+            Token::Comma => {}
+            Token::RParen => break,
+            _ => return Err(expected("',' or ')'", &token)),
+        }
+    }
+    if consume_word(parser, "COMMENT") {
+        parser.parse_literal_string().map_err(parser_error)?;
+    }
+    let next = parser.peek_token();
+    if let Token::Word(word) = &next.token
+        && let clause @ ("PARTITIONED" | "DISTRIBUTED" | "LIKE" | "AS") = word.value.to_ascii_uppercase().as_str()
+    {
+        let (clause, remedy) = match clause {
+            "AS" => ("AS SELECT", "declare the columns, and write INSERT INTO"),
+            "LIKE" => ("LIKE", "write the columns and options out"),
+            "PARTITIONED" => ("PARTITIONED BY", "leave the clause out"),
+            _ => ("DISTRIBUTED BY", "leave the clause out"),
+        };
+        return Err(PlanError::new(next.span, format!("{clause} is not supported in CREATE TABLE"), remedy));
+    }
+    expect_word(parser, "WITH")?;
+    table.options = parse_options(parser)?;
+    if word_at(parser, 0, "LIKE") || word_at(parser, 0, "AS") {
+        let next = parser.peek_token();
+        return Err(PlanError::new(
+            next.span,
+            format!("{} is not supported in CREATE TABLE", next.token.to_string().to_ascii_uppercase()),
+            "write the columns and options out",
+        ));
+    }
+    Ok(table)
+}
+
+fn parse_table_element(parser: &mut Parser<'_>, table: &mut CreateTable) -> Result<(), PlanError> {
+    let first = parser.peek_token();
+    let place = Place::from(first.span);
+    if word_at(parser, 0, "WATERMARK") && word_at(parser, 1, "FOR") {
+        parser.next_token();
+        parser.next_token();
+        if table.watermark.is_some() {
+            return Err(PlanError::new(place, "the table has two watermarks", "leave one of them out"));
+        }
+        let column = parser.parse_identifier().map_err(parser_error)?;
+        if parser.peek_token_ref().token == Token::Period {
+            return Err(PlanError::new(
+                column.span,
+                "a watermark on a field of a ROW is not supported",
+                "add a computed column for the field, as `t AS row_column.t`, and declare the watermark for it",
+            ));
+        }
+        expect_word(parser, "AS")?;
+        let expr = parser.parse_expr().map_err(parser_error)?;
+        table.watermark = Some(WatermarkDef { column, expr: Box::new(expr), place });
+        return Ok(());
+    }
+    if word_at(parser, 0, "CONSTRAINT") {
+        parser.next_token();
+        parser.parse_identifier().map_err(parser_error)?;
+        return parse_primary_key(parser, table);
+    }
+    if word_at(parser, 0, "PRIMARY") && word_at(parser, 1, "KEY") {
+        return parse_primary_key(parser, table);
+    }
+    if word_at(parser, 0, "UNIQUE") && matches!(parser.peek_nth_token_ref(1).token, Token::LParen) {
+        return Err(PlanError::new(place, "UNIQUE is not supported", "write PRIMARY KEY (…) NOT ENFORCED"));
+    }
+    let name = parser.parse_identifier().map_err(parser_error)?;
+    let kind = if consume_word(parser, "AS") {
+        ColumnKind::Computed(Box::new(parser.parse_expr().map_err(parser_error)?))
+    } else {
+        let (data_type, nullable) = parse_type(parser)?;
+        ColumnKind::Physical { data_type, nullable }
+    };
+    if word_at(parser, 0, "METADATA") {
+        return Err(PlanError::new(
+            parser.peek_token_ref().span,
+            format!("the column {} is METADATA, and no connector here has any", name.value),
+            "leave the column out",
+        ));
+    }
+    if word_at(parser, 0, "PRIMARY") {
+        parser.next_token();
+        expect_word(parser, "KEY")?;
+        parse_not_enforced(parser)?;
+        table.primary_key.push(name.clone());
+    }
+    if consume_word(parser, "COMMENT") {
+        parser.parse_literal_string().map_err(parser_error)?;
+    }
+    table.columns.push(ColumnDef { name, kind });
+    Ok(())
+}
+
+fn parse_primary_key(parser: &mut Parser<'_>, table: &mut CreateTable) -> Result<(), PlanError> {
+    expect_word(parser, "PRIMARY")?;
+    expect_word(parser, "KEY")?;
+    parser.expect_token(&Token::LParen).map_err(parser_error)?;
+    table.primary_key = parser.parse_comma_separated(Parser::parse_identifier).map_err(parser_error)?;
+    parser.expect_token(&Token::RParen).map_err(parser_error)?;
+    parse_not_enforced(parser)
+}
+
+fn parse_not_enforced(parser: &mut Parser<'_>) -> Result<(), PlanError> {
+    let next = parser.peek_token();
+    if consume_word(parser, "NOT") && consume_word(parser, "ENFORCED") {
+        return Ok(());
+    }
+    Err(PlanError::new(next.span, "a primary key is not checked by a stream", "write PRIMARY KEY (…) NOT ENFORCED"))
+}
+
+fn parse_options(parser: &mut Parser<'_>) -> Result<Vec<OptionDef>, PlanError> {
+    parser.expect_token(&Token::LParen).map_err(parser_error)?;
+    let mut options: Vec<OptionDef> = Vec::new();
+    loop {
+        let place = Place::from(parser.peek_token_ref().span);
+        let key = parse_string(parser, "an option's name in quotes")?;
+        parser.expect_token(&Token::Eq).map_err(parser_error)?;
+        let value = parse_string(parser, "the option's value in quotes")?;
+        if options.iter().any(|option| option.key == key) {
+            return Err(PlanError::new(place, format!("the option '{key}' is given twice"), "leave one of them out"));
+        }
+        options.push(OptionDef { key, value, place });
+        let token = parser.next_token();
+        match token.token {
+            Token::Comma => {}
+            Token::RParen => return Ok(options),
+            _ => return Err(expected("',' or ')'", &token)),
+        }
+    }
+}
+
+fn parse_string(parser: &mut Parser<'_>, what: &str) -> Result<String, PlanError> {
+    let token = parser.next_token();
+    match token.token {
+        Token::SingleQuotedString(text) => Ok(text),
+        _ => Err(expected(what, &token)),
+    }
+}
+
+fn parse_create_view(parser: &mut Parser<'_>) -> Result<CreateView, PlanError> {
+    let if_not_exists = parse_if_not_exists(parser)?;
+    let name = parse_name(parser)?;
+    let mut columns = Vec::new();
+    if parser.consume_token(&Token::LParen) {
+        loop {
+            columns.push(parser.parse_identifier().map_err(parser_error)?);
+            if consume_word(parser, "COMMENT") {
+                parser.parse_literal_string().map_err(parser_error)?;
+            }
+            let token = parser.next_token();
+            match token.token {
+                Token::Comma => {}
+                Token::RParen => break,
+                _ => return Err(expected("',' or ')'", &token)),
+            }
+        }
+    }
+    if consume_word(parser, "COMMENT") {
+        parser.parse_literal_string().map_err(parser_error)?;
+    }
+    expect_word(parser, "AS")?;
+    let query = parser.parse_query().map_err(parser_error)?;
+    Ok(CreateView { name, if_not_exists, columns, query })
+}
+
+fn parse_insert(parser: &mut Parser<'_>, place: Place) -> Result<Statement, PlanError> {
+    if word_at(parser, 0, "OVERWRITE") {
+        return Err(PlanError::new(place, "INSERT OVERWRITE is not supported", "write INSERT INTO"));
+    }
+    expect_word(parser, "INTO")?;
+    let table = parse_name(parser)?;
+    if word_at(parser, 0, "PARTITION") {
+        return Err(PlanError::new(
+            parser.peek_token_ref().span,
+            "PARTITION is not supported in INSERT INTO",
+            "select the column's value in the query",
+        ));
+    }
+    let mut columns = Vec::new();
+    let is_query = matches!(&parser.peek_nth_token_ref(1).token, Token::Word(word) if word.keyword == Keyword::SELECT);
+    if parser.peek_token_ref().token == Token::LParen && !is_query {
+        parser.next_token();
+        columns = parser.parse_comma_separated(Parser::parse_identifier).map_err(parser_error)?;
+        parser.expect_token(&Token::RParen).map_err(parser_error)?;
+    }
+    let query = parser.parse_query().map_err(parser_error)?;
+    Ok(Statement::Insert(Insert { table, columns, query, place }))
+}
+
+/// `SET 'key' = 'value'`, and the older `SET key = value`.
+fn parse_set(parser: &mut Parser<'_>) -> Result<Statement, PlanError> {
+    let token = parser.next_token();
+    let place = Place::from(token.span);
+    let key = match &token.token {
+        Token::SingleQuotedString(key) => key.clone(),
+        Token::Word(word) => {
+            let mut key = word.value.clone();
+            while let Token::Period | Token::Minus = parser.peek_token_ref().token {
+                key.push_str(&parser.next_token().token.to_string());
+                key.push_str(&parser.next_token().token.to_string());
+            }
+            key
+        }
+        _ => return Err(expected("a setting's name in quotes", &token)),
+    };
+    parser.expect_token(&Token::Eq).map_err(parser_error)?;
+    let token = parser.next_token();
+    let value = match &token.token {
+        Token::SingleQuotedString(value) => value.clone(),
+        Token::Word(word) => word.value.clone(),
+        Token::Number(number, _) => number.clone(),
+        _ => return Err(expected("the setting's value in quotes", &token)),
+    };
+    Ok(Statement::Set { key, value, place })
+}
