@@ -8,13 +8,14 @@ export ROCKSDB_STATIC ?= 1
 BIN = $(CARGO_TARGET_DIR)/debug
 STAGE = .ci/stage
 
-.PHONY: help setup build demo compiled test model bench bench-cluster generate e2e e2e-smoke tools
+.PHONY: help setup build demo compiled test soak model bench bench-cluster generate e2e e2e-smoke tools
 
 help:
 	@echo "make demo      watch a job lose a worker and end exact"
 	@echo "make test      formatting, lints, tests and the demo; .ci/run adds e2e-smoke and skips nothing"
 	@echo "make e2e       all cases on a kind cluster"
 	@echo "make e2e-smoke some of them on a cluster of plain processes"
+	@echo "make soak      the long tests in their full length: a hundred kills"
 	@echo "make model     the exhaustive checker with larger bounds"
 	@echo "make bench     build for release and measure"
 	@echo "make bench-cluster  the same on a cluster: recoveries, many jobs, what the controller costs"
@@ -27,7 +28,9 @@ setup:
 build: setup
 	@cargo build --workspace --bins
 
-demo: build
+# Only what the demo runs.
+demo: setup
+	@cargo build -p weir-controller -p weir-worker --bins
 	@PATH="$(BIN):$$PATH" examples/flights/demo.sh
 
 # Fast stages first.
@@ -49,6 +52,10 @@ e2e: build tools
 
 e2e-smoke: build tools
 	@$(STAGE) e2e-smoke env WEIR_E2E_PLATFORM=1 e2e/cluster/run.sh cluster run --tier smoke
+
+# What tests do a few times, often. Seeds and results are printed.
+soak: build
+	@$(STAGE) soak-kills env WEIR_KILLS=100 cargo test -p weir-e2e-local --test kills -- --nocapture
 
 model:
 	@cargo test --release -p weir-controller --test model -- --nocapture --include-ignored

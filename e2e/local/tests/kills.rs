@@ -1,5 +1,5 @@
-//! The self-verifying job under `kill -9`, at random moments, a hundred times: nothing lost, nothing counted twice, in files
-//! that are written exactly once.
+//! The self-verifying job under `kill -9`, at random moments, again and again: nothing lost, nothing counted twice, in files that
+//! are written exactly once.
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used)]
 
 use std::{collections::BTreeMap, time::Duration};
@@ -7,9 +7,11 @@ use std::{collections::BTreeMap, time::Duration};
 use rand::RngExt;
 use weir_e2e_local::{Job, Settings, Weir, seeded};
 
-const KILLS: u32 = 100;
+/// `make soak` asks for a hundred.
+const KILLS: u32 = 10;
 const KEYS: u64 = 500;
-const ROWS: u64 = 3_000_000;
+/// The job must not end before it was killed often enough: a second and a half of rows a kill.
+const ROWS_A_KILL: u64 = 30_000;
 const RATE: u64 = 20_000;
 
 /// Rows `0..ROWS`, dealt to `KEYS` keys; each change of a key's count and sum goes to the output as a pair of rows.
@@ -69,14 +71,15 @@ fn start(job: &Job) -> Weir {
 
 /// Four subtasks, and a process that waits to take the place of one that is killed.
 #[test]
-fn a_hundred_kills_lose_nothing_and_count_nothing_twice() {
+fn kills_lose_nothing_and_count_nothing_twice() {
     let mut random = seeded("kills");
     let kills = std::env::var("WEIR_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(KILLS);
     // A worker that is lost again soon after the last loss is given the policy's back-off, which here is short.
     let restart = "  restart: {initialBackoff: 10ms, maxBackoff: 200ms}\n".to_string();
     let settings =
         Settings { workers: 2, slots: 2, standby: 1, interval: "150ms", more: restart, ..Settings::default() };
-    let job = Job::new("kills", &settings, &sql(ROWS, RATE));
+    let rows = u64::from(kills) * ROWS_A_KILL;
+    let job = Job::new("kills", &settings, &sql(rows, RATE));
     let mut weir = start(&job);
     let (mut killed, mut whole, mut doubles, mut early) = (0, 0, 0, 0);
     while killed < kills {
@@ -113,7 +116,7 @@ fn a_hundred_kills_lose_nothing_and_count_nothing_twice() {
     println!(
         "{killed} kills: {whole} of weir itself, {doubles} times two workers, {early} without waiting for a checkpoint; checkpoint {records}"
     );
-    verify(&job, ROWS);
+    verify(&job, rows);
 }
 
 #[test]
