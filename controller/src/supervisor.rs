@@ -14,7 +14,7 @@ mod versions;
 mod words;
 
 pub use observer::{Fact, Observer, StatusAnswer, StatusWrite, Why};
-pub use parts::{Change, Control, Outcome, Parts, SessionTls};
+pub use parts::{Change, Control, Outcome, Parts};
 pub use recovery::Breakdown;
 pub use words::in_words;
 
@@ -41,6 +41,7 @@ use crate::{
         roster::{Roster, Worker},
         session::{SessionEvent, SessionId},
         traffic::Traffic,
+        wire::SessionTls,
     },
 };
 

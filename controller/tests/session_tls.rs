@@ -15,10 +15,10 @@ use tonic::{
 };
 use weir_controller::{
     platform::ProcessNumber,
-    supervisor::SessionTls,
     workers::{
         planner,
         session::{Session, SessionEvent, SessionId, connect, install_crypto},
+        wire::SessionTls,
     },
 };
 use weir_protocol::{

@@ -28,8 +28,9 @@ use crate::{
     effects::{WishError, chain, find_record},
     job::Job,
     platform::{WorkerTemplate, kubernetes::Kubernetes},
-    supervisor::{self, Change, Control, Fact, Outcome, Parts, SessionTls},
+    supervisor::{self, Change, Control, Fact, Outcome, Parts},
     takeover::Restore,
+    workers::wire::SessionTls,
 };
 
 /// Events of one job's platform under way to its supervisor.

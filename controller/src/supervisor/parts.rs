@@ -1,7 +1,5 @@
 //! What a supervisor is made of, how it is told what to do, and how it ends.
 
-use std::{fmt, sync::Arc};
-
 use tokio::sync::mpsc;
 use weir_storage::JobStore;
 
@@ -11,6 +9,7 @@ use crate::{
     job::{Job, Live},
     platform::{Platform, PlatformEvent},
     takeover::{Refusal, Restore},
+    workers::wire::SessionTls,
 };
 
 /// What a supervisor is made of.
@@ -82,26 +81,6 @@ pub struct Change {
     pub fingerprint: Option<String>,
     /// It begins with empty state, once.
     pub empty: bool,
-}
-
-/// How workers' gRPC is reached, and what the controller shows them of itself. PEM.
-#[derive(Clone)]
-pub struct SessionTls {
-    /// Who may have signed a worker's certificate.
-    pub ca: Arc<[u8]>,
-    /// The controller's own certificate.
-    pub cert: Arc<[u8]>,
-    /// Its key.
-    pub key: Arc<[u8]>,
-    /// The name that a worker's certificate must be for: `worker.weir`.
-    pub server_name: String,
-}
-
-impl fmt::Debug for SessionTls {
-    /// Keys appear in no log.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SessionTls").field("server_name", &self.server_name).finish_non_exhaustive()
-    }
 }
 
 /// How a run ended.

@@ -4,3 +4,4 @@ pub mod planner;
 pub(crate) mod roster;
 pub mod session;
 pub(crate) mod traffic;
+pub mod wire;

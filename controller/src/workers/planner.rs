@@ -13,7 +13,7 @@ use weir_protocol::{
     settings::{JobSettings, PlanRequest},
 };
 
-use crate::workers::session::MAX_MESSAGE;
+use crate::workers::wire::MAX_MESSAGE;
 
 /// Planning takes milliseconds; a source may have to look at its files.
 const PLAN_TIMEOUT: Duration = Duration::from_mins(1);

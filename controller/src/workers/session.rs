@@ -16,7 +16,10 @@ use weir_protocol::{
     rpc::{FromWorker, Hello, Ping, ToWorker, from_worker, to_worker, worker_client::WorkerClient},
 };
 
-use crate::{platform::ProcessNumber, supervisor::SessionTls};
+use crate::{
+    platform::ProcessNumber,
+    workers::wire::{MAX_MESSAGE, SessionTls},
+};
 
 /// From one ping to the next.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
@@ -31,8 +34,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 pub const FIRST_PATIENCE: Duration = Duration::from_secs(30);
 /// From one try to the next.
 const CONNECT_RETRY: Duration = Duration::from_millis(50);
-/// Parts and records may carry inline state of 5 MiB for each of many subtasks.
-pub const MAX_MESSAGE: usize = 256 << 20;
 
 /// Tells sessions apart: the same process has another one in each term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

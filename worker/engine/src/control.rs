@@ -28,12 +28,11 @@ use weir_storage::{Created, JobStore};
 
 use crate::{
     api::{
-        failure::{Failure, chain},
+        failure::{Failure, PeerLost, chain},
         graph::StageId,
     },
     checkpoint::{FrozenSubtask, Progressed, ReadyPart, Triggered, commits::CommitJob, persist::Persisted},
     deploy::{self, Deployment, Host, Previous, Standing, remove_outdated},
-    net::network::PeerLost,
     seam::Report,
 };
 

@@ -34,7 +34,7 @@ use crate::{
     api::{
         clock::Clock,
         error::SinkError,
-        failure::{Failure, chain},
+        failure::{Failure, PeerLost, chain},
         graph::{JobGraph, StageId},
         sink::CommitContext,
     },
@@ -44,16 +44,16 @@ use crate::{
         local_snapshots,
     },
     control::{Event, metrics::Metrics},
+    data::dataflow::RunningAttempt,
     deploy::{
-        inputs,
         local::{LocalFolder, LocalSnapshots, remove_all},
-        restore::{self, Dealt, PendingCommits},
+        restore::{Dealt, PendingCommits},
     },
     net::{
-        network::{AttemptNetwork, ExchangeHub, NetworkPlan, PeerLost},
+        network::{AttemptNetwork, ExchangeHub, NetworkPlan},
         tls::Tls,
     },
-    seam::{BuildAttempt, Remote, Restored, RunningAttempt, channel_window},
+    seam::{BuildAttempt, Remote, Restored, channel_window},
 };
 
 /// A subtask that has not stopped so long after it was told ends its process: another attempt takes its place, and it must

@@ -26,9 +26,9 @@ pub use api::graph::{
     StateNote, WatermarkFn,
 };
 pub use api::operator::{
-    MAX_WATERMARK, MIN_WATERMARK, Operator, OperatorContext, OperatorFactory, OperatorSnapshot, Output, Progress,
-    RestoredWatermarks, Timestamp,
+    Operator, OperatorContext, OperatorFactory, OperatorSnapshot, Output, Progress, RestoredWatermarks,
 };
 pub use api::sink::{CommitContext, Committer, PrepareJob, Sink, SinkContext, SinkFactory};
 pub use api::source::{Source, SourceContext, SourceFactory, SourcePoll, Waker};
+pub use api::time::{MAX_WATERMARK, MIN_WATERMARK, Timestamp};
 pub use weir_protocol::part::{Item, ItemKind};

@@ -20,8 +20,9 @@ use crate::api::batch::Batch;
 use crate::api::clock::Clock;
 use crate::api::error::OperatorError;
 use crate::api::graph::{Exchange, JobGraph, StageId};
-use crate::api::operator::{RestoredWatermarks, Timestamp};
+use crate::api::operator::RestoredWatermarks;
 use crate::api::sink::PrepareJob;
+use crate::api::time::Timestamp;
 
 /// One directed connection between two subtasks: an edge of the graph, and who sends to whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -328,9 +329,6 @@ pub struct OperatorStats {
     /// `None` for a sink.
     pub rows_out: Option<u64>,
 }
-
-pub use crate::data::dataflow::{BuildError, RunningAttempt};
-pub use crate::data::gate::InboundSink;
 
 #[cfg(test)]
 mod tests {

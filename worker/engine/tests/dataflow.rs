@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use support::{Checkpoint, Count, Deployment, Numbers, Published, WIDTH, Windows, column, graph, owner_of};
-use weir_engine::seam::RunningAttempt;
+use weir_engine::data::dataflow::RunningAttempt;
 use weir_engine::{
     Batch, Committer, Exchange, JobGraph, Operator, OperatorContext, OperatorError, OperatorFactory, Output,
 };

@@ -21,5 +21,5 @@ pub use spec::{
     LocalAggregateSpec, SpecError, TimeSource, WindowAggregateSpec, WindowAssignSpec, WindowShape,
 };
 pub use stateless::project::FilterProject;
-pub use window::aggregate::WindowAggregate;
 pub use window::assign::WindowAssign;
+pub use window::plan::WindowAggregate;

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::api::operator::Timestamp;
+use crate::api::time::Timestamp;
 
 /// Says what time it is.
 pub trait Clock: Send + Sync {

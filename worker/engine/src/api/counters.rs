@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
-use crate::api::operator::MIN_WATERMARK;
+use crate::api::time::MIN_WATERMARK;
 
 /// A number that only grows.
 #[derive(Debug, Default)]

@@ -203,6 +203,19 @@ connector_error! {
     SinkError
 }
 
+/// A subtask could not be built.
+#[derive(Debug, thiserror::Error)]
+#[error("subtask {subtask} of stage {stage} cannot start")]
+pub struct BuildError {
+    /// The stage's name.
+    pub stage: String,
+    /// Which subtask.
+    pub subtask: u32,
+    /// What failed.
+    #[source]
+    pub error: Box<OperatorError>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

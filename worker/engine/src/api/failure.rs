@@ -1,10 +1,20 @@
 //! What a worker tells its coordinator when something went wrong: what may be done about it, where, and a sentence.
 
-use weir_protocol::{Attempt, rpc::TaskFailed, settings::FailureKind};
+use weir_protocol::{Attempt, WorkerId, rpc::TaskFailed, settings::FailureKind};
 use weir_state::StateError;
 use weir_storage::StorageError;
 
-use crate::{api::error::OperatorError, net::network::PeerLost, seam::BuildError};
+use crate::api::error::{BuildError, OperatorError};
+
+/// A peer of this attempt can no longer be reached, or has said what it must not.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("worker {peer} is lost: {reason}")]
+pub struct PeerLost {
+    /// Who.
+    pub peer: WorkerId,
+    /// What was seen.
+    pub reason: String,
+}
 
 /// A failure of an attempt, or of its deployment.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -7,9 +7,10 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
 use crate::api::error::OperatorError;
-use crate::api::operator::{OperatorFactory, Timestamp};
+use crate::api::operator::OperatorFactory;
 use crate::api::sink::SinkFactory;
 use crate::api::source::SourceFactory;
+use crate::api::time::Timestamp;
 
 /// A job's dataflow.
 #[derive(Clone)]

@@ -10,3 +10,4 @@ pub mod graph;
 pub mod operator;
 pub mod sink;
 pub mod source;
+pub mod time;

@@ -10,14 +10,7 @@ use crate::api::batch::Batch;
 use crate::api::clock::Clock;
 use crate::api::counters::Counters;
 use crate::api::error::OperatorError;
-
-/// Milliseconds since the epoch.
-pub type Timestamp = i64;
-
-/// No watermark has come yet.
-pub const MIN_WATERMARK: Timestamp = i64::MIN;
-/// The end of input: no row comes after it.
-pub const MAX_WATERMARK: Timestamp = i64::MAX;
+use crate::api::time::{MIN_WATERMARK, Timestamp};
 
 /// Makes an operator's subtasks.
 pub trait OperatorFactory: Send + Sync {

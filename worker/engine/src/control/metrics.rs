@@ -34,10 +34,11 @@ use crate::{
     api::{
         clock::Clock,
         counters::Counter,
-        operator::{MAX_WATERMARK, MIN_WATERMARK},
+        time::{MAX_WATERMARK, MIN_WATERMARK},
     },
     checkpoint::{commits::CommitStats, persist::SubtaskDone},
-    seam::{RunningAttempt, SubtaskStats},
+    data::dataflow::RunningAttempt,
+    seam::SubtaskStats,
 };
 
 /// What all names begin with.

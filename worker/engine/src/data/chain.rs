@@ -13,8 +13,9 @@ use weir_state::Frozen;
 use crate::api::batch::Batch;
 use crate::api::counters::Counters;
 use crate::api::error::OperatorError;
-use crate::api::operator::{Operator, OperatorSnapshot, Output, Progress, Timestamp};
+use crate::api::operator::{Operator, OperatorSnapshot, Output, Progress};
 use crate::api::sink::Sink;
+use crate::api::time::Timestamp;
 use crate::data::exchange::ExchangeOutput;
 use crate::seam::{Element, Prepared, Report};
 

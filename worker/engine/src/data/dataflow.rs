@@ -16,11 +16,12 @@ use weir_protocol::CheckpointId;
 use weir_state::{OpenState, SubtaskState};
 
 use crate::api::counters::Counters;
-use crate::api::error::{FailureKind, OperatorError};
+use crate::api::error::{BuildError, FailureKind, OperatorError};
 use crate::api::graph::{Exchange, JobGraph, SourceNode, Stage, StageHead, StageId};
-use crate::api::operator::{MIN_WATERMARK, OperatorContext};
+use crate::api::operator::OperatorContext;
 use crate::api::sink::SinkContext;
 use crate::api::source::{SourceContext, Waker};
+use crate::api::time::MIN_WATERMARK;
 use crate::data::alignment::Alignment;
 use crate::data::chain::{Chain, FirstOutput, Node, SinkEnd, Tail};
 use crate::data::channel;
@@ -35,19 +36,6 @@ use crate::seam::{
 
 /// The backend of stages without keyed state: their operators are given a state that nobody writes to.
 const NO_BACKEND: &str = "memory";
-
-/// A subtask could not be built.
-#[derive(Debug, thiserror::Error)]
-#[error("subtask {subtask} of stage {stage} cannot start")]
-pub struct BuildError {
-    /// The stage's name.
-    pub stage: String,
-    /// Which subtask.
-    pub subtask: u32,
-    /// What failed.
-    #[source]
-    pub error: Box<OperatorError>,
-}
 
 /// The subtasks of one attempt on this worker, built and started; they wait for [`Self::run`]. Dropping it stops them.
 pub struct RunningAttempt {

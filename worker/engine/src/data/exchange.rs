@@ -15,7 +15,7 @@ use crate::api::batch::Batch;
 use crate::api::counters::Counters;
 use crate::api::error::OperatorError;
 use crate::api::graph::Exchange;
-use crate::api::operator::{MIN_WATERMARK, Timestamp};
+use crate::api::time::{MIN_WATERMARK, Timestamp};
 use crate::data::channel::Sender;
 use crate::data::gather::Gather;
 use crate::seam::Element;

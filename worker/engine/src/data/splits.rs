@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use weir_protocol::part::{Item, ItemKind};
 
-use crate::api::operator::{MIN_WATERMARK, Timestamp};
+use crate::api::time::{MIN_WATERMARK, Timestamp};
 use crate::data::watermark::{Change, Watermarks};
 
 /// A split as it stands in a checkpoint: what the engine knows around what the source knows.

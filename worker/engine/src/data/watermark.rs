@@ -1,7 +1,7 @@
 //! The watermark of several inputs: the lowest of those that count. An idle input does not count, an ended one counts as
 //! [`MAX_WATERMARK`]. The same rule holds for a subtask's channels and for a source's splits. Pure.
 
-use crate::api::operator::{MAX_WATERMARK, MIN_WATERMARK, Timestamp};
+use crate::api::time::{MAX_WATERMARK, MIN_WATERMARK, Timestamp};
 
 /// What has become of the common watermark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,7 +22,8 @@ use crate::{
     api::{
         failure::Failure,
         graph::{JobGraph, Stage, StageHead, StageId},
-        operator::{MIN_WATERMARK, RestoredWatermarks, Timestamp},
+        operator::RestoredWatermarks,
+        time::{MIN_WATERMARK, Timestamp},
     },
     data::splits::SplitState,
     deploy::inputs::Inputs,

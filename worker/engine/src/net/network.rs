@@ -34,7 +34,7 @@ use weir_protocol::{
 };
 
 use crate::{
-    api::failure::chain,
+    api::failure::{PeerLost, chain},
     data::wire::{FrameDecoder, FrameEncoder, WireError},
     net::tls::Tls,
     seam::{ChannelId, Element, Remote, RemoteSender, Stopped},
@@ -80,16 +80,6 @@ fn endpoint(address: &str, tls: Option<&Tls>) -> Result<Endpoint, tonic::transpo
         .keep_alive_while_idle(true)
         .connect_timeout(CONNECTING)
         .tcp_nodelay(true))
-}
-
-/// A peer of this attempt can no longer be reached, or has said what it must not.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("worker {peer} is lost: {reason}")]
-pub struct PeerLost {
-    /// Who.
-    pub peer: WorkerId,
-    /// What was seen.
-    pub reason: String,
 }
 
 /// Why an incoming frame was refused.

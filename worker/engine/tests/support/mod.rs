@@ -13,11 +13,13 @@ use async_trait::async_trait;
 use parking_lot::{Condvar, Mutex};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
+use weir_engine::api::error::BuildError;
+use weir_engine::data::dataflow::RunningAttempt;
+use weir_engine::data::gate::InboundSink;
 use weir_engine::deploy::inputs::Inputs;
 use weir_engine::deploy::restore::deal_inputs;
 use weir_engine::seam::{
-    AttemptStats, BuildAttempt, BuildError, ChannelId, Element, InboundSink, Remote, RemoteSender, Report, Restored,
-    RunningAttempt, Stopped, SubtaskSnapshot,
+    AttemptStats, BuildAttempt, ChannelId, Element, Remote, RemoteSender, Report, Restored, Stopped, SubtaskSnapshot,
 };
 use weir_engine::{
     Batch, Committer, Edge, Exchange, Item, ItemKind, JobGraph, Operator, OperatorContext, OperatorError,

@@ -17,8 +17,8 @@ use crate::aggregate::staterow::{Layout, Rows};
 use crate::aggregate::values::Values;
 use crate::rows::column::Plain;
 use crate::spec::TimeSource;
-use crate::window::aggregate::{Tables, WindowAggregate};
 use crate::window::assign::window_columns;
+use crate::window::plan::{Tables, WindowAggregate};
 use crate::window::progress::{KeyGroupProgress, ProgressTable, Write};
 use crate::window::scan::{Placed, Scan, ScanPiece};
 

@@ -3,6 +3,7 @@
 pub(crate) mod aggregate;
 pub(crate) mod assign;
 pub(crate) mod fire;
+pub(crate) mod plan;
 pub(crate) mod progress;
 pub(crate) mod scan;
 pub(crate) mod slices;
