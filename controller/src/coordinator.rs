@@ -14,7 +14,7 @@ mod status;
 
 use std::sync::Arc;
 
-use weir_protocol::record::{Opening, RECORD_VERSION, Record, RecordRef};
+use weir_protocol::record::{Opening, PartRef, RECORD_VERSION, Record, RecordRef};
 use weir_protocol::{Attempt, CheckpointId, RecordNumber, Term, WorkerId, paths};
 
 use cleaning::Cleaning;
@@ -26,6 +26,15 @@ use status::StatusWriter;
 
 use crate::gc::{Known, Records, Standing};
 use crate::time::Millis;
+
+/// What all records that stand carry of state, in bytes. A takeover reads them all at once, within
+/// [`crate::effects::TAKEOVER_LIMIT`], and in JSON they are somewhat longer.
+const CARRIED_LIMIT: u64 = 96 << 20;
+
+/// Bytes of parts that stand in the records themselves.
+fn carried<'a>(parts: impl Iterator<Item = &'a PartRef>) -> u64 {
+    parts.filter_map(|part| part.inline.as_ref()).map(|inline| inline.len() as u64).sum()
+}
 
 /// One coordinator.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -348,6 +357,17 @@ impl Coordinator {
             self.abort(now, &reason, actions);
             return;
         }
+        let parts = acks.iter().flatten().map(|ack| &ack.part).chain([&ack.part]);
+        let standing = self.records.values().flat_map(|standing| &standing.record.parts);
+        if carried(parts.chain(standing)) > CARRIED_LIMIT {
+            let reason = format!(
+                "the retained records would carry more than {} MiB of state, and a takeover reads no more; retain fewer, or use another \
+                 state backend, such as rocksdb",
+                CARRIED_LIMIT >> 20
+            );
+            self.abort(now, &reason, actions);
+            return;
+        }
         acks[i] = Some(ack);
         if acks.iter().all(Option::is_some) {
             self.complete(now, actions);
@@ -473,5 +493,91 @@ impl Coordinator {
             self.last = LastWish::Told;
             actions.push(Action::LastTaken(Last::Taken { record, committed: self.all_committed }));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use weir_protocol::JobName;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn coordinator() -> Coordinator {
+        let policy = Policy {
+            interval: SECOND,
+            min_pause: Duration::ZERO,
+            timeout: 60 * SECOND,
+            tolerable_failures: 3,
+            retain: 10,
+            status_interval: SECOND,
+            retry: SECOND,
+        };
+        let opening = Opening {
+            version: RECORD_VERSION,
+            term: Term(1),
+            attempt: Attempt(1),
+            job: JobName { namespace: "air".to_string(), name: "flights".to_string() },
+            coordinator: "here".to_string(),
+            owner: "owner".to_string(),
+            cluster: "cluster".to_string(),
+            restores: None,
+            workers: 1,
+            slots: 1,
+            max_parallelism: 128,
+            fingerprint: String::new(),
+        };
+        let start = Start {
+            opening: Arc::new(opening),
+            workers: vec![WorkerId("w".to_string())],
+            restored: None,
+            inherited: Vec::new(),
+            highest_id: CheckpointId(0),
+        };
+        Coordinator::new(Millis(0), policy, start).0
+    }
+
+    /// Triggers a checkpoint whose only part is carried in its record; says what came of it.
+    fn checkpoint(coordinator: &mut Coordinator, now: Millis, inline: &str) -> Vec<Action> {
+        coordinator.on(now, Event::TriggerNow);
+        coordinator.on(now, Event::Tick);
+        let id = coordinator.collecting().unwrap();
+        let worker = WorkerId("w".to_string());
+        let part = PartRef {
+            path: paths::part(id, Attempt(1), &worker),
+            worker: worker.clone(),
+            length: inline.len() as u64,
+            crc32c: 0,
+            inline: Some(inline.to_string()),
+        };
+        let ack = Ack { worker, attempt: Attempt(1), id, part, finished: false, state_bytes: 1, uploaded_bytes: 0 };
+        let actions = coordinator.on(now, Event::Acked(ack));
+        if let Some(record) = coordinator.creating() {
+            let number = record.number;
+            coordinator.on(now, Event::Created { number, outcome: Outcome::New });
+        }
+        actions
+    }
+
+    #[test]
+    fn records_do_not_carry_more_than_a_takeover_reads() {
+        let (mut coordinator, large) = (coordinator(), "x".repeat(30 << 20));
+        for round in 1..=3 {
+            let actions = checkpoint(&mut coordinator, Millis(round * 10_000), &large);
+            assert!(actions.iter().any(|action| matches!(action, Action::CreateRecord(_))), "{round}");
+        }
+        let aborted = |actions: &[Action]| {
+            let mut notes = actions.iter().filter_map(|action| match action {
+                Action::Note(Note::Aborted { reason, .. }) => Some(reason.clone()),
+                _ => None,
+            });
+            notes.next()
+        };
+        let reason = aborted(&checkpoint(&mut coordinator, Millis(40_000), &large)).unwrap();
+        assert!(reason.contains("96 MiB") && reason.contains("retain fewer"), "{reason}");
+        assert_eq!(aborted(&checkpoint(&mut coordinator, Millis(50_000), "small")), None);
     }
 }

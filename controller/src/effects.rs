@@ -1,7 +1,7 @@
 //! What the state machines ask of storage, carried out: takeovers, records, names, deletions. Each answer is one of their
 //! events; what an answer means is theirs to decide.
 
-use std::{collections::BTreeMap, error::Error, io, sync::Arc};
+use std::{collections::BTreeMap, error::Error, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -10,9 +10,9 @@ use weir_protocol::{
     CheckpointId,
     part::{PART_VERSION, Part},
     paths,
-    record::{Opening, RECORD_VERSION, Record, RecordRef, Slot, decode, encode},
+    record::{Opening, PartRef, RECORD_VERSION, Record, RecordRef, Slot, decode, encode},
 };
-use weir_storage::{Created, JobStore, StorageError};
+use weir_storage::{Created, JobStore, LARGEST_READ, StorageError};
 
 use crate::{
     coordinator::{NamesOutcome, Outcome, Taken},
@@ -23,6 +23,18 @@ use crate::{
 
 /// Objects read at once. Reading is latency, not work, and a takeover waits for it.
 const READS_AT_ONCE: usize = 16;
+/// An opening says who coordinates what, in some hundred bytes.
+pub const OPENING_LIMIT: u64 = 64 << 10;
+/// A record names a part a worker, and carries what a state backend keeps in it; a seal is as small as an opening.
+pub const SLOT_LIMIT: u64 = 32 << 20;
+/// A part names all files and splits of a worker's subtasks.
+pub const PART_LIMIT: u64 = 64 << 20;
+/// All that one takeover reads: the retained records, which are small unless they carry state.
+pub const TAKEOVER_LIMIT: u64 = LARGEST_READ;
+/// Names that are held at once, in bytes: some 300,000 of usual length.
+pub const LIST_LIMIT: u64 = 32 << 20;
+/// What is read holds room that others wait for; storage that takes longer is tried again later.
+const READ_TIME: Duration = Duration::from_secs(20);
 /// Steps of one takeover. It needs two or three; more means that others take over at the same time, again and again.
 const TAKEOVER_STEPS: usize = 32;
 /// Creates without a clear answer in one takeover before it is given back to be tried again later.
@@ -47,7 +59,7 @@ pub async fn take_over(store: &JobStore, request: &Request, now: impl Fn() -> Mi
     for _ in 0..TAKEOVER_STEPS {
         let facts = match read_facts(store).await {
             Ok(facts) => facts,
-            Err(error) => return TakeOver::Failed(chain(&error)),
+            Err(error) => return unread(&error),
         };
         let created = match decide(request, &facts, asked, now()) {
             Decision::CreateSeal(seal) => {
@@ -73,64 +85,149 @@ pub async fn take_over(store: &JobStore, request: &Request, now: impl Fn() -> Mi
     TakeOver::Failed("others open terms of this job faster than this process can".to_string())
 }
 
-/// Lists the terms and reads what a takeover needs of them.
+/// What is too large stays so until somebody removes it; all else may be read the next time.
+fn unread(error: &StorageError) -> TakeOver {
+    match error {
+        StorageError::TooLarge { path, .. } | StorageError::TooMany { path, .. } => {
+            TakeOver::Refused(Refusal::Unusable { path: path.clone(), reason: chain(error) })
+        }
+        _ => TakeOver::Failed(chain(error)),
+    }
+}
+
+/// Lists the terms and reads what a takeover needs of them. An object that is too large is as good as damaged.
 pub async fn read_facts(store: &JobStore) -> Result<Facts, StorageError> {
     let listed = list_terms(store).await?;
-    let wanted = reads(listed.iter().map(|(path, size)| (path.as_str(), *size)));
-    let bytes = read_objects(store, wanted).await?;
-    Ok(Facts::of(listed.iter().map(|(path, size)| (path.as_str(), *size)), &bytes))
+    let pairs = || listed.iter().map(|(path, size)| (path.as_str(), *size));
+    let wanted = reads(pairs());
+    let read = |(bytes, too_large): (BTreeMap<String, Bytes>, Vec<StorageError>)| {
+        let mut facts = Facts::of(pairs(), &bytes);
+        for error in too_large {
+            if let StorageError::TooLarge { path, .. } = &error {
+                facts.damaged(path, &chain(&error));
+            }
+        }
+        facts
+    };
+    read_objects(store, &listed, wanted, read).await
 }
 
 /// Every slot of every term, for people.
 pub async fn read_slots(store: &JobStore) -> Result<Vec<(RecordRef, SlotFact)>, StorageError> {
-    let slots = list_terms(store).await?.into_iter().filter(|(_, size)| *size > 0).map(|(path, _)| path);
+    let listed = list_terms(store).await?;
+    let slots = listed.iter().filter(|(_, size)| *size > 0).map(|(path, _)| path.clone());
     let slots = slots.filter(|path| matches!(paths::parse(path), Some(paths::Object::Slot(..)))).collect();
-    let bytes = read_objects(store, slots).await?;
-    let fact = |(path, bytes): (&String, &Bytes)| match paths::parse(path) {
+    let fact = |path: &str, fact: SlotFact| match paths::parse(path) {
         // The id is the record's own; the place is all that is asked for here.
-        Some(paths::Object::Slot(term, number)) => {
-            Some((RecordRef { id: CheckpointId(0), term, number }, SlotFact::of(path, bytes)))
-        }
+        Some(paths::Object::Slot(term, number)) => Some((RecordRef { id: CheckpointId(0), term, number }, fact)),
         _ => None,
     };
-    Ok(bytes.iter().filter_map(fact).collect())
+    let read = |(bytes, too_large): (BTreeMap<String, Bytes>, Vec<StorageError>)| {
+        let of_bytes = bytes.iter().filter_map(|(path, bytes)| fact(path, SlotFact::of(path, bytes)));
+        let of_errors = too_large.iter().filter_map(|error| match error {
+            StorageError::TooLarge { path, .. } => fact(path, SlotFact::Unreadable { reason: chain(error) }),
+            _ => None,
+        });
+        let mut facts: Vec<_> = of_bytes.chain(of_errors).collect();
+        facts.sort_by_key(|(place, _)| (place.term, place.number));
+        facts
+    };
+    read_objects(store, &listed, slots, read).await
 }
 
 async fn list_terms(store: &JobStore) -> Result<Vec<(String, u64)>, StorageError> {
-    Ok(store.list(paths::TERMS).await?.into_iter().map(|object| (object.path, object.size)).collect())
+    let listed = timely(store, paths::TERMS, store.list_at_most(paths::TERMS, LIST_LIMIT)).await?;
+    Ok(listed.into_iter().map(|object| (object.path, object.size)).collect())
 }
 
-/// Reads these; what is gone meanwhile is left out.
-async fn read_objects(store: &JobStore, wanted: Vec<String>) -> Result<BTreeMap<String, Bytes>, StorageError> {
-    let mut contents = stream::iter(wanted)
-        .map(|path| async move {
-            let bytes = store.get(&path).await;
-            (path, bytes)
-        })
-        .buffer_unordered(READS_AT_ONCE);
-    let mut read = BTreeMap::new();
-    while let Some((path, bytes)) = contents.next().await {
-        match bytes {
-            Ok(bytes) => {
-                read.insert(path, bytes);
-            }
-            Err(StorageError::NotFound { .. }) => {}
-            Err(error) => return Err(error),
-        }
+/// Storage's answer, unless it takes too long.
+async fn timely<T>(
+    store: &JobStore,
+    path: &str,
+    answer: impl Future<Output = Result<T, StorageError>>,
+) -> Result<T, StorageError> {
+    let slow = || StorageError::Slow { path: path.to_string(), store: store.name().to_string(), limit: READ_TIME };
+    tokio::time::timeout(READ_TIME, answer).await.unwrap_or_else(|_| Err(slow()))
+}
+
+/// What an object below `terms/` may have.
+fn limit_of(path: &str) -> u64 {
+    match paths::parse(path) {
+        Some(paths::Object::Opening(_)) => OPENING_LIMIT,
+        _ => SLOT_LIMIT,
     }
-    Ok(read)
+}
+
+/// Reads these and makes something of them, in room for all of them together. What is gone meanwhile is left out; what is larger
+/// than its kind may be is told apart.
+async fn read_objects<T>(
+    store: &JobStore,
+    listed: &[(String, u64)],
+    wanted: Vec<String>,
+    make: impl FnOnce((BTreeMap<String, Bytes>, Vec<StorageError>)) -> T + Send,
+) -> Result<T, StorageError> {
+    let sizes: BTreeMap<&str, u64> = listed.iter().map(|(path, size)| (path.as_str(), *size)).collect();
+    // What stands below `terms/` never grows, so that no more can come than the list says, unless the storage lies.
+    let limits: Vec<(String, u64)> = wanted
+        .into_iter()
+        .map(|path| {
+            let size = sizes.get(path.as_str()).copied().unwrap_or_default();
+            let limit = limit_of(&path);
+            (path, size.min(limit))
+        })
+        .collect();
+    let readable = |(path, limit): &&(String, u64)| sizes.get(path.as_str()).is_some_and(|size| size <= limit);
+    let all: u64 = limits.iter().filter(readable).map(|(_, limit)| limit).sum();
+    if all > TAKEOVER_LIMIT {
+        let (path, store) = (paths::TERMS.to_string(), store.name().to_string());
+        return Err(StorageError::TooLarge { path, store, limit: TAKEOVER_LIMIT });
+    }
+    let _room = store.room(paths::TERMS, all).await?;
+    let reading = async {
+        let mut contents = stream::iter(limits)
+            .map(|(path, limit)| async move {
+                let bytes = store.get_at_most(&path, limit).await;
+                (path, bytes)
+            })
+            .buffer_unordered(READS_AT_ONCE);
+        let (mut read, mut too_large) = (BTreeMap::new(), Vec::new());
+        while let Some((path, bytes)) = contents.next().await {
+            match bytes {
+                Ok(bytes) => {
+                    read.insert(path, bytes);
+                }
+                Err(StorageError::NotFound { .. }) => {}
+                Err(error @ StorageError::TooLarge { .. }) => too_large.push(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((read, too_large))
+    };
+    Ok(make(timely(store, paths::TERMS, reading).await?))
 }
 
 /// Creates a record, once.
 pub async fn create_record(store: &JobStore, record: &Arc<Record>) -> Outcome {
     let path = record.reference().path();
-    match store.create(&path, encode(&Slot::Record((**record).clone())).into()).await {
+    let bytes: Bytes = encode(&Slot::Record((**record).clone())).into();
+    if bytes.len() as u64 > SLOT_LIMIT {
+        let reason = format!(
+            "the record {path} would have {} MiB, and none above {} MiB is read again: state that is carried in the record is too \
+             large; use another state backend, such as rocksdb",
+            bytes.len() >> 20,
+            SLOT_LIMIT >> 20
+        );
+        return Outcome::Refused { reason };
+    }
+    match store.create(&path, bytes).await {
         Ok(Created::New) => Outcome::New,
         Ok(Created::Same) => Outcome::Same,
         Ok(Created::Taken(there)) => Outcome::Taken(match decode::<Slot>(&path, &there, RECORD_VERSION) {
             Ok(Slot::Seal(seal)) => Taken::Seal(seal),
             _ => Taken::Other,
         }),
+        // Ours is smaller than that.
+        Err(StorageError::TooLarge { .. }) => Outcome::Taken(Taken::Other),
         Err(error) if nothing_was_written(&error) => Outcome::Refused { reason: chain(&error) },
         Err(error) => Outcome::InDoubt { reason: chain(&error) },
     }
@@ -158,33 +255,65 @@ fn nothing_was_written(error: &StorageError) -> bool {
 pub async fn read_names(store: &JobStore, record: &Record) -> NamesOutcome {
     let mut names = Names::default();
     for part in &record.parts {
-        let bytes = match &part.inline {
-            Some(inline) => inline.clone().into_bytes().into(),
+        let readable = match &part.inline {
+            Some(inline) => add_names(&mut names, &part.path, inline.as_bytes()),
             None => {
                 names.parts.insert(part.path.clone());
-                match store.get(&part.path).await {
-                    Ok(bytes) => bytes,
-                    Err(StorageError::NotFound { .. }) => return NamesOutcome::Broken,
-                    Err(_) => return NamesOutcome::Failed,
+                match read_part(store, part, &mut names).await {
+                    Ok(readable) => readable,
+                    Err(error) => {
+                        tracing::warn!(error = chain(&error), "what a checkpoint names cannot be read");
+                        // It stays as large as it is: what it names is never known, and never removed.
+                        if !matches!(error, StorageError::TooLarge { .. }) {
+                            return NamesOutcome::Failed;
+                        }
+                        false
+                    }
                 }
             }
         };
-        let Ok(content) = decode::<Part>(&part.path, &bytes, PART_VERSION) else { return NamesOutcome::Broken };
-        for subtask in &content.subtasks {
-            let files = subtask.keyed.iter().flat_map(|keyed| &keyed.files);
-            let channels = subtask.channel_state.iter().map(|channel| &channel.file);
-            let outside = files.chain(channels).filter(|file| file.inline.is_none());
-            names.files.extend(outside.map(|file| file.path.clone()));
+        if !readable {
+            return NamesOutcome::Broken;
         }
     }
     NamesOutcome::Read(Arc::new(names))
 }
 
+/// Adds what a part in storage names. False where it is not there, or is no part.
+async fn read_part(store: &JobStore, part: &PartRef, names: &mut Names) -> Result<bool, StorageError> {
+    let limit = part.length.min(PART_LIMIT);
+    let _room = store.room(&part.path, limit).await?;
+    match timely(store, &part.path, store.get_at_most(&part.path, limit)).await {
+        Ok(bytes) => Ok(add_names(names, &part.path, &bytes)),
+        Err(StorageError::NotFound { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn add_names(names: &mut Names, path: &str, bytes: &[u8]) -> bool {
+    let Ok(content) = decode::<Part>(path, bytes, PART_VERSION) else { return false };
+    for subtask in &content.subtasks {
+        let files = subtask.keyed.iter().flat_map(|keyed| &keyed.files);
+        let channels = subtask.channel_state.iter().map(|channel| &channel.file);
+        let outside = files.chain(channels).filter(|file| file.inline.is_none());
+        names.files.extend(outside.map(|file| file.path.clone()));
+    }
+    true
+}
+
 /// All objects below `parts/`, `state/` and `inputs/`.
 pub async fn list_leftovers(store: &JobStore) -> Option<Vec<String>> {
-    let listed = tokio::try_join!(store.list(paths::PARTS), store.list(paths::STATE), store.list(paths::INPUTS));
-    let (parts, state, inputs) = listed.ok()?;
-    Some(parts.into_iter().chain(state).chain(inputs).map(|object| object.path).collect())
+    let mut all = Vec::new();
+    for folder in [paths::PARTS, paths::STATE, paths::INPUTS] {
+        match store.list_at_most(folder, LIST_LIMIT).await {
+            Ok(listed) => all.extend(listed.into_iter().map(|object| object.path)),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "what aborted checkpoints left behind is not cleared away");
+                return None;
+            }
+        }
+    }
+    Some(all)
 }
 
 /// Removes these in order, up to the first that fails.
@@ -236,8 +365,11 @@ pub async fn find_record(store: &JobStore, wish: &str) -> Result<RecordRef, Wish
     let Some(paths::Object::Slot(term, number)) = paths::parse(&path) else { return Err(no_record()) };
     let path = paths::slot(term, number);
     let unusable = |reason: String| WishError::Unusable { path: path.clone(), reason };
-    let bytes = store.get(&path).await.map_err(|error| match error {
-        StorageError::NotFound { .. } => unusable(chain(&error)),
+    // How large it is is not known: room is asked for as for the largest.
+    let unreachable = |error: StorageError| WishError::Unreachable { path: path.clone(), reason: chain(&error) };
+    let _room = store.room(&path, SLOT_LIMIT).await.map_err(unreachable)?;
+    let bytes = timely(store, &path, store.get_at_most(&path, SLOT_LIMIT)).await.map_err(|error| match error {
+        StorageError::NotFound { .. } | StorageError::TooLarge { .. } => unusable(chain(&error)),
         error => WishError::Unreachable { path: path.clone(), reason: chain(&error) },
     })?;
     if bytes.is_empty() {
@@ -261,4 +393,135 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
         cause = deeper.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+    use weir_protocol::{Attempt, JobName, RecordNumber, Term, WorkerId};
+
+    use super::*;
+    use crate::takeover::Restore;
+
+    fn store() -> JobStore {
+        JobStore::with_object_store(Arc::new(InMemory::new()), "air/flights")
+    }
+
+    fn request() -> Request {
+        Request {
+            job: JobName { namespace: "air".to_string(), name: "flights".to_string() },
+            coordinator: "here".to_string(),
+            owner: "owner".to_string(),
+            cluster: "cluster".to_string(),
+            adopt: false,
+            resume: false,
+            release: false,
+            restore: Restore::Latest,
+            workers: 1,
+            slots: 1,
+            max_parallelism: 128,
+            fingerprint: String::new(),
+            retain: 3,
+        }
+    }
+
+    fn record(parts: Vec<PartRef>) -> Arc<Record> {
+        Arc::new(Record {
+            version: RECORD_VERSION,
+            id: CheckpointId(1),
+            term: Term(1),
+            number: RecordNumber(1),
+            attempt: Attempt(1),
+            job: request().job,
+            is_final: false,
+            parallelism: 1,
+            max_parallelism: 128,
+            fingerprint: String::new(),
+            parts,
+            completed_at_ms: 1,
+            duration_ms: 1,
+            state_bytes: 1,
+            uploaded_bytes: 1,
+        })
+    }
+
+    async fn huge(store: &JobStore, path: &str, bytes: u64) {
+        store.create(path, vec![b' '; bytes as usize].into()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_object_that_is_too_large_is_refused_by_its_name_and_limit() {
+        let store = store();
+        huge(&store, &paths::opening(Term(1)), OPENING_LIMIT + 1).await;
+        let TakeOver::Refused(refusal) = take_over(&store, &request(), || Millis(1)).await else { panic!() };
+        let said = refusal.to_string();
+        for part in ["terms/0000000001/opening", "larger than the 65536 bytes"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert!(matches!(refusal, Refusal::Unusable { .. }));
+    }
+
+    #[tokio::test]
+    async fn one_takeover_does_not_read_more_than_it_may_in_all() {
+        let store = store();
+        assert!(matches!(take_over(&store, &request(), || Millis(1)).await, TakeOver::Opened(_)));
+        for number in 1..=5 {
+            huge(&store, &paths::slot(Term(1), RecordNumber(number)), SLOT_LIMIT - 1).await;
+        }
+        let TakeOver::Refused(refusal) = take_over(&store, &request(), || Millis(1)).await else { panic!() };
+        assert!(refusal.to_string().contains(&TAKEOVER_LIMIT.to_string()), "{refusal}");
+    }
+
+    #[tokio::test]
+    async fn a_part_larger_than_its_record_says_names_nothing_that_may_be_removed() {
+        let store = store();
+        huge(&store, "parts/a", 1000).await;
+        let part = |length| PartRef {
+            worker: WorkerId("w".to_string()),
+            path: "parts/a".to_string(),
+            length,
+            crc32c: 0,
+            inline: None,
+        };
+        let names = read_names(&store, &record(vec![part(999)])).await;
+        assert!(matches!(names, NamesOutcome::Broken), "{names:?}");
+    }
+
+    #[tokio::test]
+    async fn a_record_that_nobody_would_read_is_not_created() {
+        let store = store();
+        let part = PartRef {
+            worker: WorkerId("w".to_string()),
+            path: "parts/a".to_string(),
+            length: 1,
+            crc32c: 0,
+            inline: Some("x".repeat(SLOT_LIMIT as usize)),
+        };
+        let Outcome::Refused { reason } = create_record(&store, &record(vec![part])).await else { panic!() };
+        assert!(reason.contains("32 MiB") && reason.contains("another state backend"), "{reason}");
+        assert!(store.list("").await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn jobs_whose_reads_hang_do_not_keep_others_from_reading() {
+        let memory = weir_storage::Memory::default();
+        let config = object_store::throttle::ThrottleConfig {
+            wait_get_per_call: Duration::from_hours(1),
+            ..object_store::throttle::ThrottleConfig::default()
+        };
+        let mut slow = tokio::task::JoinSet::new();
+        for _ in 0..16 {
+            let inner = Arc::new(InMemory::new());
+            let fill = JobStore::with_object_store(inner.clone(), "a");
+            assert!(matches!(take_over(&fill, &request(), || Millis(1)).await, TakeOver::Opened(_)));
+            huge(&fill, &paths::slot(Term(1), RecordNumber(1)), SLOT_LIMIT).await;
+            let hanging = object_store::throttle::ThrottledStore::new(inner, config);
+            let store = JobStore::with_object_store(Arc::new(hanging), "a").sharing(&memory);
+            slow.spawn(async move { read_facts(&store).await.map(drop) });
+        }
+        let honest = store().sharing(&memory);
+        let opened = tokio::time::timeout(READ_TIME / 2, take_over(&honest, &request(), || Millis(1))).await;
+        assert!(matches!(opened, Ok(TakeOver::Opened(_))), "small reads wait for no large ones");
+        assert!(slow.try_join_next().is_none(), "they still hang");
+    }
 }

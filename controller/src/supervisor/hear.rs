@@ -138,7 +138,7 @@ impl Supervisor {
         }
         match event {
             SessionEvent::Lost { reason } => self.roster.suspect(id.process, reason, Instant::now() + LAST_WORD),
-            SessionEvent::Said(message) => self.on_message(id.process, *message),
+            SessionEvent::Said(message, _room) => self.on_message(id.process, *message),
         }
     }
 

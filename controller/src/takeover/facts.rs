@@ -107,6 +107,20 @@ impl Facts {
         facts
     }
 
+    /// An object that stands there and cannot be understood, though it was not read.
+    pub fn damaged(&mut self, path: &str, reason: &str) {
+        match paths::parse(path) {
+            Some(Object::Opening(term)) => {
+                self.terms.entry(term).or_default().damage = Some(reason.to_string());
+            }
+            Some(Object::Slot(term, number)) => {
+                let fact = SlotFact::Unreadable { reason: reason.to_string() };
+                self.terms.entry(term).or_default().slots.insert(number, fact);
+            }
+            _ => {}
+        }
+    }
+
     /// All records that stand, in the order of terms and slots.
     pub fn records(&self) -> impl DoubleEndedIterator<Item = &Arc<Record>> {
         self.terms.values().flat_map(|term| term.slots.values()).filter_map(|fact| match fact {

@@ -2,10 +2,10 @@
 //!
 //! A session is never mended. When it breaks the worker is taken for lost, and its successor or a later term gets a new one.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::mpsc,
+    sync::{Semaphore, SemaphorePermit, mpsc},
     task::AbortHandle,
     time::{Instant, MissedTickBehavior},
 };
@@ -34,6 +34,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 pub const FIRST_PATIENCE: Duration = Duration::from_secs(30);
 /// From one try to the next.
 const CONNECT_RETRY: Duration = Duration::from_millis(50);
+/// Messages of all workers of all jobs that have been read and are not acted upon yet, in bytes, as far as they are large.
+static UNHEARD: Semaphore = Semaphore::const_new(64 << 20);
+/// Smaller ones are many, and are bounded by their number.
+const LARGE: usize = 64 << 10;
 
 /// Tells sessions apart: the same process has another one in each term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,11 +48,26 @@ pub struct SessionId {
     pub term: Term,
 }
 
+/// Room that a message takes until it is acted upon.
+#[derive(Clone, Debug, Default)]
+pub struct Unheard(#[allow(dead_code, reason = "it is held")] Option<Arc<SemaphorePermit<'static>>>);
+
+impl Unheard {
+    /// Waits for room for a message of so many bytes.
+    async fn room(bytes: usize) -> Self {
+        if bytes < LARGE {
+            return Self::default();
+        }
+        let permits = u32::try_from(bytes.min(MAX_MESSAGE)).unwrap_or(u32::MAX);
+        Self(UNHEARD.acquire_many(permits).await.ok().map(Arc::new))
+    }
+}
+
 /// What comes of a session.
 #[derive(Clone, Debug)]
 pub enum SessionEvent {
     /// The worker said something. Pongs are not passed on.
-    Said(Box<from_worker::Message>),
+    Said(Box<from_worker::Message>, Unheard),
     /// The session is broken. Nothing more comes of it.
     Lost {
         /// For people.
@@ -119,10 +138,15 @@ pub fn install_crypto() {
 
 /// Connects to a worker, with mutual TLS where that is given; says why it could not.
 pub async fn connect(address: &str, tls: Option<&SessionTls>) -> Result<Channel, String> {
-    let scheme = if tls.is_some() { "https" } else { "http" };
+    let uri = match tls {
+        Some(_) => format!("https://{address}"),
+        // A socket in a file, of a worker on this machine.
+        None if address.starts_with("unix:") => address.to_string(),
+        None => format!("http://{address}"),
+    };
     let unusable =
         |error: &dyn std::error::Error| format!("its address {address} cannot be used: {}", root_cause(error));
-    let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).map_err(|error| unusable(&error))?;
+    let mut endpoint = Endpoint::from_shared(uri).map_err(|error| unusable(&error))?;
     if let Some(tls) = tls {
         let config = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(&tls.ca))
@@ -179,7 +203,8 @@ async fn talk(
                     if matches!(message, from_worker::Message::Pong(_)) {
                         continue;
                     }
-                    if events.send((id, SessionEvent::Said(Box::new(message)))).await.is_err() {
+                    let room = Unheard::room(message.encoded_len()).await;
+                    if events.send((id, SessionEvent::Said(Box::new(message), room))).await.is_err() {
                         return "the run is over".to_string();
                     }
                 }

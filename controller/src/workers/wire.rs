@@ -2,8 +2,9 @@
 
 use std::{fmt, sync::Arc};
 
-/// Parts and records may carry inline state of 5 MiB for each of many subtasks.
-pub const MAX_MESSAGE: usize = 256 << 20;
+/// Parts and records may carry state of up to 5 MiB for each of some subtasks. More than this fits into no record, and a worker may
+/// run a tenant's own code: what it says must not fill a process that serves other jobs too.
+pub const MAX_MESSAGE: usize = 64 << 20;
 
 /// How workers' gRPC is reached, and what the controller shows them of itself. PEM.
 #[derive(Clone)]

@@ -10,15 +10,18 @@
 pub mod conformance;
 pub mod durable;
 pub mod fault;
+mod guard;
+mod memory;
 pub mod minio;
 mod open;
 
+pub use memory::{LARGEST_READ, Memory, Room};
 pub use open::bucket;
 
 use std::{fmt, ops::Range, path::Path, sync::Arc};
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{Stream, StreamExt, TryStreamExt, future};
 use object_store::{
     ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart, path::Path as ObjectPath,
 };
@@ -29,6 +32,11 @@ use weir_protocol::{JobName, settings::StorageSettings};
 const PIECE: usize = 8 << 20;
 /// Pieces of one file under way at once.
 const PIECES_AT_ONCE: usize = 2;
+
+/// Objects of any kind are below this, in bytes. Where the kind is known its own limit counts, see [`JobStore::get_at_most`].
+const LARGEST_OBJECT: u64 = 1 << 30;
+/// Whoever creates an object and meets another one reads at least so much of it, in bytes: it may be the end of a term.
+const READ_BACK: u64 = 64 << 10;
 
 /// What happened to a create-if-absent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +89,44 @@ pub enum StorageError {
         /// The failure of the create.
         source: object_store::Error,
     },
+    /// The object is larger than its kind may be; no more than that was read of it.
+    #[error("{path} in storage {store} is larger than the {limit} bytes that an object of its kind may have")]
+    TooLarge {
+        /// The object.
+        path: String,
+        /// The storage and prefix.
+        store: String,
+        /// So much is read, in bytes.
+        limit: u64,
+    },
+    /// There are more objects than are listed at once.
+    #[error("there are more objects below {path} in storage {store} than the {} MiB of names that are listed at once", limit >> 20)]
+    TooMany {
+        /// The folder.
+        path: String,
+        /// The storage and prefix.
+        store: String,
+        /// So much is listed, in bytes of memory.
+        limit: u64,
+    },
+    /// It was not read in time.
+    #[error("{path} in storage {store} does not come: no whole answer in {} s", limit.as_secs())]
+    Slow {
+        /// The object or folder.
+        path: String,
+        /// The storage and prefix.
+        store: String,
+        /// So long was waited.
+        limit: std::time::Duration,
+    },
+    /// Nothing was tried: others read so much at this moment that there is no room for more.
+    #[error("{path} in storage {store} is not read now: too much is being read of all jobs at once")]
+    Busy {
+        /// The object or folder.
+        path: String,
+        /// The storage and prefix.
+        store: String,
+    },
     /// Anything else; nothing was changed.
     #[error("storage {store}: {action} {path} failed")]
     Failed {
@@ -128,6 +174,8 @@ pub struct JobStore {
     name: Arc<str>,
     /// The folder of the prefix, where storage is a local folder: files are then copied within the kernel.
     folder: Option<Arc<std::path::PathBuf>>,
+    /// Room for what is read of it.
+    memory: Memory,
 }
 
 impl JobStore {
@@ -145,7 +193,19 @@ impl JobStore {
     /// A job's objects below `prefix` of any object store.
     pub fn with_object_store(store: Arc<dyn ObjectStore>, prefix: &str) -> Self {
         let name = format!("{store}/{prefix}").into();
-        Self { store, prefix: ObjectPath::from(prefix), name, folder: None }
+        Self { store, prefix: ObjectPath::from(prefix), name, folder: None, memory: Memory::default() }
+    }
+
+    /// The same, in room that it shares with others.
+    #[must_use]
+    pub fn sharing(self, memory: &Memory) -> Self {
+        Self { memory: memory.clone(), ..self }
+    }
+
+    /// Room for reading `bytes` of `path`, to be held until what was read is made use of.
+    pub async fn room(&self, path: &str, bytes: u64) -> Result<Room, StorageError> {
+        let busy = || StorageError::Busy { path: path.to_string(), store: self.name.to_string() };
+        self.memory.room(bytes).await.ok_or_else(busy)
     }
 
     /// The storage and prefix, for people.
@@ -173,19 +233,41 @@ impl JobStore {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         let put = self.store.put_opts(&self.path(path), PutPayload::from_bytes(bytes.clone()), options).await;
         let Err(error) = put else { return Ok(Created::New) };
-        match self.get(path).await {
+        match self.get_at_most(path, READ_BACK.max(bytes.len() as u64)).await {
             Ok(there) if there == bytes => Ok(Created::Same),
             Ok(there) => Ok(Created::Taken(there)),
+            // What stands there is another's: ours is not so large.
+            Err(error @ StorageError::TooLarge { .. }) => Err(error),
             Err(_) => {
                 Err(StorageError::InDoubt { path: path.to_string(), store: self.name.to_string(), source: error })
             }
         }
     }
 
-    /// Reads a whole object.
+    /// Reads a whole object, of any kind. For a process that serves this job alone.
     pub async fn get(&self, path: &str) -> Result<Bytes, StorageError> {
-        let result = self.store.get(&self.path(path)).await.map_err(|source| self.failed("reading", path, source))?;
-        result.bytes().await.map_err(|source| self.failed("reading", path, source))
+        self.get_at_most(path, LARGEST_OBJECT).await
+    }
+
+    /// Reads a whole object, unless it has more than `limit` bytes, whatever the storage says of its size.
+    pub async fn get_at_most(&self, path: &str, limit: u64) -> Result<Bytes, StorageError> {
+        let failed = |source| self.failed("reading", path, source);
+        let too_large = || StorageError::TooLarge { path: path.to_string(), store: self.name.to_string(), limit };
+        let result = self.store.get(&self.path(path)).await.map_err(failed)?;
+        let size = result.meta.size;
+        if size > limit {
+            return Err(too_large());
+        }
+        let mut pieces = result.into_stream();
+        let mut read = Vec::with_capacity(size as usize);
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(failed)?;
+            if (read.len() + piece.len()) as u64 > limit {
+                return Err(too_large());
+            }
+            read.extend_from_slice(&piece);
+        }
+        Ok(read.into())
     }
 
     /// Reads bytes `range` of an object.
@@ -193,25 +275,39 @@ impl JobStore {
         self.store.get_range(&self.path(path), range).await.map_err(|source| self.failed("reading", path, source))
     }
 
-    /// All objects below `prefix` (a folder), sorted by path.
+    /// All objects below `prefix` (a folder), sorted by path. For a process that serves this job alone.
     pub async fn list(&self, prefix: &str) -> Result<Vec<Stored>, StorageError> {
-        let objects: Vec<_> = self
-            .store
-            .list(Some(&self.path(prefix)))
-            .try_collect()
-            .await
-            .map_err(|source| self.failed("listing", prefix, source))?;
+        self.list_at_most(prefix, u64::MAX).await
+    }
+
+    /// All objects below `prefix` (a folder), sorted by path, unless their names take more than `limit` bytes of memory.
+    pub async fn list_at_most(&self, prefix: &str, limit: u64) -> Result<Vec<Stored>, StorageError> {
+        let mut taken = 0;
+        let listed = self.listing(prefix).and_then(|stored| {
+            taken += (size_of::<Stored>() + stored.path.len()) as u64;
+            future::ready(if taken <= limit {
+                Ok(stored)
+            } else {
+                Err(StorageError::TooMany { path: prefix.to_string(), store: self.name.to_string(), limit })
+            })
+        });
+        let mut stored: Vec<_> = listed.try_collect().await?;
+        stored.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(stored)
+    }
+
+    /// All objects below `prefix` (a folder), as storage hands them out, a page at a time.
+    pub fn listing(&self, prefix: &str) -> impl Stream<Item = Result<Stored, StorageError>> + Send + '_ {
         let cut = if self.prefix.as_ref().is_empty() { 0 } else { self.prefix.as_ref().len() + 1 };
-        let mut stored: Vec<_> = objects
-            .into_iter()
-            .map(|object| Stored {
+        let folder = prefix.to_string();
+        self.store.list(Some(&self.path(prefix))).map(move |object| match object {
+            Ok(object) => Ok(Stored {
                 path: object.location.as_ref().get(cut..).unwrap_or_default().to_string(),
                 size: object.size,
                 modified_ms: object.last_modified.timestamp_millis(),
-            })
-            .collect();
-        stored.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(stored)
+            }),
+            Err(source) => Err(self.failed("listing", &folder, source)),
+        })
     }
 
     /// Replaces an object's bytes, whatever stands there. Only for emptying a record that is retired: everything else is

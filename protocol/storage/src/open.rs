@@ -10,7 +10,7 @@ use object_store::{
 use url::Url;
 use weir_protocol::{JobName, settings::StorageSettings};
 
-use crate::{JobStore, S3Keys, StorageError, durable::DurableFolder};
+use crate::{JobStore, Memory, S3Keys, StorageError, durable::DurableFolder, guard::Guarded};
 
 /// What may say where the S3 endpoint is, where the settings do not: the names that AWS's own tools read.
 const ENDPOINT: AmazonS3ConfigKey = AmazonS3ConfigKey::Endpoint;
@@ -45,7 +45,7 @@ pub fn bucket(
     if builder.get_config_value(&ENDPOINT).is_some_and(|endpoint| endpoint.starts_with("http://")) {
         builder = builder.with_allow_http(true);
     }
-    builder.build()
+    builder.with_http_connector(Guarded).build()
 }
 
 pub fn open(settings: &StorageSettings, job: &JobName, keys: Option<&S3Keys>) -> Result<JobStore, StorageError> {
@@ -69,7 +69,13 @@ pub fn open(settings: &StorageSettings, job: &JobName, keys: Option<&S3Keys>) ->
             })?;
             let store = DurableFolder::new(&folder).map_err(|error| refuse(error.to_string()))?;
             let name = format!("file://{}", folder.display()).into();
-            Ok(JobStore { store: Arc::new(store), prefix: ObjectPath::default(), name, folder: Some(Arc::new(folder)) })
+            Ok(JobStore {
+                store: Arc::new(store),
+                prefix: ObjectPath::default(),
+                name,
+                folder: Some(Arc::new(folder)),
+                memory: Memory::default(),
+            })
         }
         "s3" => {
             let bucket = url.host_str().ok_or_else(|| refuse("the bucket is missing: s3://bucket/prefix".into()))?;
@@ -78,7 +84,7 @@ pub fn open(settings: &StorageSettings, job: &JobName, keys: Option<&S3Keys>) ->
             let prefix =
                 ObjectPath::from(url.path().trim_matches('/')).join(job.namespace.as_str()).join(job.name.as_str());
             let name = format!("s3://{bucket}/{prefix}").into();
-            Ok(JobStore { store, prefix, name, folder: None })
+            Ok(JobStore { store, prefix, name, folder: None, memory: Memory::default() })
         }
         other => Err(refuse(format!("{other}:// is not supported; write file:///folder or s3://bucket/prefix"))),
     }

@@ -167,3 +167,62 @@ fn settings_that_name_no_storage_are_refused_with_a_remedy() {
     let settings = StorageSettings { url: "file:///tmp".into(), endpoint: None, region: None };
     assert!(JobStore::open(&settings, &outside).is_err());
 }
+
+#[tokio::test]
+async fn no_more_is_read_of_an_object_or_a_list_than_it_may_have() {
+    let store = JobStore::with_object_store(Arc::new(InMemory::new()), "p");
+    store.create("parts/1", Bytes::from(vec![b'x'; 100])).await.unwrap();
+    store.create("parts/2", Bytes::from_static(b"y")).await.unwrap();
+    assert_eq!(store.get_at_most("parts/1", 100).await.unwrap().len(), 100);
+    let error = store.get_at_most("parts/1", 99).await.unwrap_err();
+    assert!(matches!(error, StorageError::TooLarge { limit: 99, .. }), "{error}");
+    assert!(error.to_string().contains("parts/1") && error.to_string().contains("99 bytes"), "{error}");
+
+    let one = (size_of::<Stored>() + "parts/1".len()) as u64;
+    assert_eq!(store.list_at_most("parts", 2 * one).await.unwrap().len(), 2);
+    let error = store.list_at_most("parts", 2 * one - 1).await.unwrap_err();
+    assert!(matches!(error, StorageError::TooMany { .. }), "{error}");
+}
+
+/// An endpoint that answers every request with these bytes, for ever where `endless`.
+async fn endpoint(head: &'static str, piece: &'static [u8], endless: bool) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _ = stream.read(&mut [0; 8192]).await;
+                let _ = stream.write_all(head.as_bytes()).await;
+                while stream.write_all(piece).await.is_ok() && endless {}
+            });
+        }
+    });
+    format!("http://{address}")
+}
+
+fn somebodys(endpoint: String) -> JobStore {
+    let settings = StorageSettings { url: "s3://jobs".into(), endpoint: Some(endpoint), region: Some("eu".into()) };
+    let keys = S3Keys { access_key_id: "a".into(), secret_access_key: "b".into(), session_token: None };
+    JobStore::open_with(&settings, &JobName { namespace: "default".into(), name: "job".into() }, &keys).unwrap()
+}
+
+#[tokio::test]
+async fn an_endpoint_that_never_ends_its_list_is_not_listened_to() {
+    let xml = "HTTP/1.1 200 OK\r\nContent-Type: application/xml\r\n\r\n<ListBucketResult>";
+    let store = somebodys(endpoint(xml, &[b' '; 65_536], true).await);
+    let error = store.list_at_most("terms", 1 << 20).await.unwrap_err();
+    let causes = format!("{error:?}");
+    assert!(causes.contains("TooLong"), "{causes}");
+}
+
+#[tokio::test]
+async fn what_else_listens_at_an_endpoint_is_not_shown() {
+    let other = "HTTP/1.1 400 Bad Request\r\nContent-Length: 6\r\n\r\n";
+    let store = somebodys(endpoint(other, b"secret", false).await);
+    let error = format!("{:?}", store.get_at_most("terms/1", 10).await.unwrap_err());
+    assert!(
+        error.contains("400") && error.contains("not in the form of storage") && !error.contains("secret"),
+        "{error}"
+    );
+}
