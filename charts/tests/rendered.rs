@@ -294,6 +294,51 @@ fn the_tests_pod_reaches_a_metrics_port_that_is_not_for_everybody() {
 }
 
 #[test]
+fn probes_have_a_port_of_their_own_that_no_policy_opens() {
+    let Some(helm) = helm() else { return };
+    for case in CASES {
+        let objects = rendered(&helm, case);
+        let deployment = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
+        let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+        for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+            assert_eq!(container[probe]["httpGet"]["port"], "probes", "{case}: {probe}");
+        }
+        for policy in objects.iter().filter(|object| object["kind"] == "NetworkPolicy") {
+            for rule in policy["spec"]["ingress"].as_array().unwrap() {
+                let ports: Vec<_> = rule["ports"].as_array().unwrap().iter().map(|port| &port["port"]).collect();
+                assert_eq!(ports, ["http"], "{case}");
+                assert!(
+                    rule["from"].as_array().is_some_and(|from| !from.is_empty()),
+                    "{case}: it would be for everybody"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_the_administrator_allows_is_told_to_the_controller() {
+    let Some(helm) = helm() else { return };
+    let arguments = |case: &str| -> Vec<String> {
+        let objects = rendered(&helm, case);
+        let deployment = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
+        let args = deployment["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap().iter();
+        args.map(|arg| arg.as_str().unwrap().to_string()).collect()
+    };
+    let ha = arguments("ha");
+    for expected in [
+        "--own-identity-for=s3://streams/prod",
+        "--own-identity-for=s3://streams,endpoint=https://minio.example:9000,namespace=team-a",
+        "--allow-priority-class=batch",
+        r#"--metrics-from=[{"namespaceSelector":{"matchLabels":{"kubernetes.io/metadata.name":"prometheus"}}}]"#,
+    ] {
+        assert!(ha.iter().any(|arg| arg == expected), "{expected}: {ha:?}");
+    }
+    let nothing = |arg: &&String| arg.starts_with("--own-identity-for") || arg.starts_with("--allow-priority-class");
+    assert_eq!(arguments("default").iter().find(nothing), None, "nothing unless it is asked for");
+}
+
+#[test]
 fn a_single_replica_has_no_disruption_budget_that_would_hold_up_a_drain() {
     let Some(helm) = helm() else { return };
     let budgets = |more: &[&str]| {
@@ -319,6 +364,21 @@ fn one_namespace_gives_no_rights_in_others() {
 }
 
 #[test]
+fn with_one_namespace_and_the_clusters_identity_nothing_stands_outside_of_namespaces() {
+    let Some(helm) = helm() else { return };
+    let values = ["--set", "watchNamespace=team-a,clusterId=0b6f4dc2-3a,rbac.aggregate=false"];
+    let objects = template(&helm, "weir", &values).unwrap();
+    for object in &objects {
+        assert!(object["metadata"]["namespace"].is_string(), "{}: {}", object["kind"], object["metadata"]["name"]);
+    }
+    let roles: Vec<_> = objects.iter().filter(|object| object["kind"] == "Role").collect();
+    assert_eq!(roles.len(), 2, "over the jobs, and over the lease");
+    let deployment = objects.iter().find(|object| object["kind"] == "Deployment").unwrap();
+    let args = deployment["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap();
+    assert!(args.contains(&Value::from("--cluster-id=0b6f4dc2-3a")), "{args:?}");
+}
+
+#[test]
 fn values_that_cannot_work_are_refused_and_the_message_names_them() {
     let Some(helm) = helm() else { return };
     for (set, expected) in [
@@ -331,6 +391,9 @@ fn values_that_cannot_work_are_refused_and_the_message_names_them() {
         ("metrics.prometheusRule.workersLost=-1", "workersLost"),
         ("extraVolumeMounts[0].name=authorities", "mountPath"),
         ("serviceAccount.create=false", "serviceAccount.name"),
+        ("controllerIdentity.storage[0].url=https://minio/bucket", "url"),
+        ("controllerIdentity.storage[0].bucket=streams", "url"),
+        ("jobs.priorityClass=high", "priorityClass"),
     ] {
         let error = template(&helm, "weir", &["--set", set]).err().unwrap_or_else(|| panic!("{set} is taken"));
         assert!(error.contains(expected), "{set}: {error}");

@@ -115,9 +115,13 @@ struct ServeOptions {
     /// The address that others reach this worker at, where it is not the one that it listens on
     #[arg(long, value_name = "HOST:PORT", value_parser = dialable)]
     advertise: Option<String>,
-    /// The address to serve /healthz, /readyz and /metrics on; without it they are not served
+    /// The address to serve /healthz and /readyz on, and /metrics too unless that has an address of its own; without it they are
+    /// not served
     #[arg(long, value_name = "HOST:PORT")]
     http: Option<String>,
+    /// The address to serve /metrics on, apart from the probes, so that whoever may read metrics cannot keep the kubelet out
+    #[arg(long, value_name = "HOST:PORT", env = METRICS_ENV)]
+    metrics: Option<String>,
     /// The folder with ca.crt, tls.crt and tls.key, which are read anew for each connection; without it connections are in
     /// plain text, which is for one machine only
     #[arg(long, value_name = "DIR")]
@@ -143,6 +147,9 @@ fn dialable(text: &str) -> Result<String, String> {
     }
 }
 
+/// Says the same as `--metrics`: a platform that starts workers of several versions names it so, which those pass over that do not
+/// know it.
+const METRICS_ENV: &str = "WEIR_METRICS";
 /// What a worker may use where nobody says so.
 const DEFAULT_MEMORY: u64 = 1 << 30;
 

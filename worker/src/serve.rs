@@ -23,6 +23,7 @@ use weir_engine::{
     control::server::{ServeError, WorkerOptions, WorkerServer},
     net::tls::{self, Tls, TlsError},
 };
+use weir_pages::Scope;
 use weir_protocol::BUILD_VERSION;
 use weir_sql::Catalog;
 use weir_state::BackendRegistry;
@@ -103,10 +104,15 @@ async fn serve(options: ServeOptions, catalog: Catalog, backends: BackendRegistr
     let listener = TcpListener::bind(&options.listen).await.map_err(refused(&options.listen))?;
     let bound = listener.local_addr().map_err(refused(&options.listen))?.to_string();
     let address = options.advertise.unwrap_or(bound);
-    let pages = match &options.http {
-        Some(http) => Some(TcpListener::bind(http).await.map_err(refused(http))?),
-        None => None,
-    };
+    let alone = options.metrics.is_none();
+    let mut pages = Vec::new();
+    for (address, scope) in
+        [(&options.http, if alone { Scope::All } else { Scope::Probes }), (&options.metrics, Scope::All)]
+    {
+        if let Some(address) = address {
+            pages.push((TcpListener::bind(address).await.map_err(refused(address))?, scope));
+        }
+    }
     let shutdown = CancellationToken::new();
     if options.parent_stdin || stdin_is_a_pipe() {
         end_with_stdin(shutdown.clone()).map_err(Failed::Runtime)?;
@@ -119,8 +125,8 @@ async fn serve(options: ServeOptions, catalog: Catalog, backends: BackendRegistr
     announce(&listening).map_err(Failed::Announce)?;
     tracing::info!(address = listening.address, worker = listening.worker, memory = worker.memory, "listening");
     let worker = WorkerServer::new(worker);
-    if let Some(pages) = pages {
-        tokio::spawn(weir_pages::serve(pages, Arc::new(Pages(worker.metrics()))));
+    for (listener, scope) in pages {
+        tokio::spawn(weir_pages::serve(listener, scope, Arc::new(Pages(worker.metrics()))));
     }
     Ok(worker.serve(listener, shutdown).await?)
 }

@@ -58,3 +58,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- printf "%s:%s" $image.repository (default $chart.AppVersion $image.tag) -}}
 {{- end -}}
 {{- end -}}
+
+{{- /* Not empty if the controller has rights outside of namespaces: over the jobs of all of them, or to read the cluster's identity. */ -}}
+{{- define "weir.clusterWide" -}}
+{{- if or (not .Values.watchNamespace) (not .Values.clusterId) -}}true{{- end -}}
+{{- end -}}

@@ -6,7 +6,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Exit, Failure};
-use crate::cluster::{self, Options};
+use crate::cluster::{self, Options, build::policy::Peers, storage::OwnStorage};
 
 /// What the operator is told on its command line. Nothing secret is: credentials stand in Secrets.
 #[derive(Debug, Args)]
@@ -20,12 +20,29 @@ pub(super) struct ControllerArgs {
     /// The worker image of jobs that name none.
     #[arg(long)]
     worker_image: String,
-    /// Where /metrics, /healthz and /readyz are served.
+    /// Where /healthz and /readyz are served, and /metrics too unless that has an address of its own.
     #[arg(long, default_value = "0.0.0.0:8080")]
     http: SocketAddr,
+    /// Where /metrics is served apart from the probes, so that whoever may read metrics cannot keep the kubelet out.
+    #[arg(long)]
+    metrics: Option<SocketAddr>,
+    /// Who may read the workers' metrics: a NetworkPolicy's `from` in JSON. Nobody beside the kubelet's node if empty.
+    #[arg(long, default_value = "[]", value_name = "JSON")]
+    metrics_from: Peers,
+    /// A priority class that podTemplate may name. Repeat it for more; any other is refused.
+    #[arg(long, value_name = "NAME")]
+    allow_priority_class: Vec<String>,
     /// Look after jobs of this namespace only, instead of all.
     #[arg(long)]
     watch_namespace: Option<String>,
+    /// Where the checkpoints of jobs without secretRef may be reached with this controller's own identity: s3://bucket/prefix,
+    /// and after commas endpoint=https://… and namespace=… where it is for these only. Repeat it for more places; elsewhere such
+    /// jobs are refused.
+    #[arg(long, value_name = "PLACE")]
+    own_identity_for: Vec<OwnStorage>,
+    /// The cluster's identity, if the controller may not read that of the namespace kube-system, which it is else.
+    #[arg(long)]
+    cluster_id: Option<String>,
     /// This pod's name, in the Lease and in events.
     #[arg(long, env = "POD_NAME", default_value = "weir-controller")]
     pod_name: String,
@@ -41,7 +58,12 @@ pub(super) async fn run(args: ControllerArgs) -> Result<(), Failure> {
         lease: args.lease,
         worker_image: args.worker_image,
         http: args.http,
+        metrics: args.metrics,
+        metrics_from: args.metrics_from,
+        priority_classes: args.allow_priority_class,
         watch_namespace: args.watch_namespace,
+        own_storage: args.own_identity_for,
+        cluster_id: args.cluster_id,
         pod_name: args.pod_name,
         pod_namespace: args.pod_namespace,
     };

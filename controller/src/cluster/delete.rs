@@ -8,13 +8,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures::{StreamExt, TryStreamExt, future, stream};
+use futures::{StreamExt, TryStreamExt, future};
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::{
     Api, Client, Resource,
     api::{DeleteParams, Patch, PatchParams},
 };
 use serde_json::json;
+use tokio::{sync::Semaphore, task::AbortHandle, time::Instant};
 use weir_crds::StreamJob;
 use weir_storage::JobStore;
 
@@ -31,6 +32,12 @@ pub const PATIENCE: Duration = Duration::from_mins(1);
 const TRY: Duration = Duration::from_secs(20);
 /// Objects removed at once.
 const AT_ONCE: usize = 64;
+/// Prefixes that are emptied at once. Each takes a page of names and [`AT_ONCE`] requests.
+const PREFIXES: usize = 16;
+/// After this a prefix that is not empty yet makes room for the next: storage that answers slowly holds up nobody for longer.
+const TURN: Duration = Duration::from_secs(30);
+/// So long a prefix is being emptied, if storage answers; that is time for millions of objects. Then what is left is left.
+pub const BUDGET: Duration = Duration::from_hours(1);
 
 /// What to do about the storage of a deleted job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,13 +65,58 @@ pub fn out_of_time(deleted: &Time, now: Timestamp) -> bool {
     since.as_secs() >= PATIENCE.as_secs() as i64
 }
 
-/// Removes everything below the job's prefix. However many objects there are, it goes on while storage answers.
-pub async fn remove(store: &JobStore, request: &Request) -> Result<Removed, String> {
+/// Whose prefixes are being emptied; all others wait, and are served in the order of their asking.
+#[derive(Clone)]
+pub struct Turns {
+    free: Arc<Semaphore>,
+    length: Duration,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { free: Arc::new(Semaphore::new(PREFIXES)), length: TURN }
+    }
+}
+
+/// What becomes of a deleted job's storage. That takes the time that it takes, so no look at a job waits for it.
+#[derive(Default)]
+pub enum Leaving {
+    /// Nobody sees to it.
+    #[default]
+    Idle,
+    /// A task does.
+    Busy(Task),
+    /// It is left, or emptied: the resource may go.
+    Left,
+}
+
+/// Ends with what holds it.
+pub struct Task(AbortHandle);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Leaving {
+    /// Has it seen to, unless it is. To be called where nobody else can, so that the task's own word comes after this one.
+    pub fn begin(&mut self, work: impl Future<Output = ()> + Send + 'static) {
+        if matches!(self, Self::Idle) {
+            *self = Self::Busy(Task(tokio::spawn(work).abort_handle()));
+        }
+    }
+}
+
+/// Removes everything below the job's prefix, in turns with others, while storage answers and there is time.
+pub async fn remove(store: &JobStore, request: &Request, turns: &Turns, time: Duration) -> Result<Removed, String> {
     let facts = timely(read_facts(store)).await?.map_err(|error| chain(&error))?;
     if facts.newest_opening().is_some_and(|opened| is_anothers(request, opened)) {
         return Ok(Removed::Anothers);
     }
-    remove_all(store).await.map(Removed::Objects)
+    let all = tokio::time::timeout(time, remove_all(store, turns)).await;
+    all.unwrap_or_else(|_| Err(format!("storage is too slow to be emptied within {} min", BUDGET.as_secs() / 60)))
+        .map(Removed::Objects)
 }
 
 /// What storage answers, in bounded time.
@@ -82,16 +134,40 @@ pub enum Removed {
     Anothers,
 }
 
-async fn remove_all(store: &JobStore) -> Result<usize, String> {
+async fn remove_all(store: &JobStore, turns: &Turns) -> Result<usize, String> {
+    let mut count = 0;
     // Records first, so that a deletion that stops half-way leaves no checkpoint that names what is gone.
-    let listed = timely(store.list("")).await?.map_err(|error| chain(&error))?;
-    let mut objects: Vec<String> = listed.into_iter().map(|object| object.path).collect();
-    objects.sort_by_key(|path| !path.starts_with(weir_protocol::paths::TERMS));
-    let count = objects.len();
-    let removals = stream::iter(objects)
-        .map(|path| async move { timely(store.delete(&path)).await?.map_err(|error| chain(&error)) });
-    removals.buffered(AT_ONCE).try_for_each(|()| future::ready(Ok(()))).await?;
+    for folder in [weir_protocol::paths::TERMS, ""] {
+        loop {
+            let _turn = turns.free.acquire().await.map_err(|error| error.to_string())?;
+            let until = Instant::now() + turns.length;
+            let (removed, all) = remove_until(store, folder, until).await?;
+            count += removed;
+            if all {
+                break;
+            }
+        }
+    }
     Ok(count)
+}
+
+/// Removes what is below a folder until then. How many objects it were, and whether it were all.
+async fn remove_until(store: &JobStore, folder: &str, until: Instant) -> Result<(usize, bool), String> {
+    let (mut removed, mut all) = (0, true);
+    let mut removals = store
+        .listing(folder)
+        .map_err(|error| chain(&error))
+        .take_while(|_| {
+            all = Instant::now() < until;
+            future::ready(all)
+        })
+        .map_ok(|stored| async move { timely(store.delete(&stored.path)).await?.map_err(|error| chain(&error)) })
+        .try_buffer_unordered(AT_ONCE);
+    while let Some(()) = timely(removals.try_next()).await?? {
+        removed += 1;
+    }
+    drop(removals);
+    Ok((removed, all))
 }
 
 /// Leaves the storage to whoever comes next under the job's name: the newest opening names no owner any more.
@@ -152,6 +228,8 @@ pub async fn remove_pods(client: &Client, pods: &[Arc<Pod>]) -> Result<(), kube:
 
 #[cfg(test)]
 mod tests {
+    use object_store::throttle::{ThrottleConfig, ThrottledStore};
+
     use super::*;
 
     #[test]
@@ -180,7 +258,7 @@ mod tests {
             mine.create(path, "x".into()).await.unwrap();
             other.create(path, "x".into()).await.unwrap();
         }
-        assert_eq!(remove(&mine, &request("mine")).await.unwrap(), Removed::Objects(2));
+        assert_eq!(remove(&mine, &request("mine"), &Turns::default(), BUDGET).await.unwrap(), Removed::Objects(2));
         assert!(mine.list("").await.unwrap().is_empty());
         assert_eq!(other.list("").await.unwrap().len(), 2);
     }
@@ -189,9 +267,64 @@ mod tests {
     async fn what_another_owns_is_not_removed() {
         let store = JobStore::with_object_store(std::sync::Arc::new(weir_storage_memory()), "air/flights");
         assert!(matches!(take_over(&store, &request("theirs"), now).await, TakeOver::Opened(_)));
-        assert_eq!(remove(&store, &request("mine")).await, Ok(Removed::Anothers));
+        assert_eq!(remove(&store, &request("mine"), &Turns::default(), BUDGET).await, Ok(Removed::Anothers));
         assert_eq!(store.list("").await.unwrap().len(), 1);
-        assert_eq!(remove(&store, &request("theirs")).await, Ok(Removed::Objects(1)));
+        assert_eq!(remove(&store, &request("theirs"), &Turns::default(), BUDGET).await, Ok(Removed::Objects(1)));
+    }
+
+    /// Storage that answers each removal after so long.
+    async fn tarpit(objects: usize, after: Duration) -> JobStore {
+        let store = std::sync::Arc::new(weir_storage_memory());
+        let fill = JobStore::with_object_store(store.clone(), "air/flights");
+        for i in 0..objects {
+            fill.create(&format!("state/000001-w/{i}"), "x".into()).await.unwrap();
+        }
+        let config = ThrottleConfig { wait_delete_per_call: after, ..ThrottleConfig::default() };
+        JobStore::with_object_store(std::sync::Arc::new(ThrottledStore::new(store, config)), "air/flights")
+    }
+
+    #[tokio::test]
+    async fn sixteen_jobs_whose_storage_removes_slowly_hold_nobody_up() {
+        // As in earnest, a thousand times faster: each would take far more than its turn, and all of them have one.
+        let turns = Turns { length: Duration::from_millis(30), ..Turns::default() };
+        let mut slow = tokio::task::JoinSet::new();
+        for _ in 0..PREFIXES {
+            let (store, turns) = (tarpit(2_000, Duration::from_millis(200)).await, turns.clone());
+            slow.spawn(async move { remove(&store, &request("mine"), &turns, BUDGET).await });
+        }
+        while turns.free.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let quick = tarpit(100, Duration::ZERO).await;
+        assert_eq!(remove(&quick, &request("mine"), &turns, BUDGET).await, Ok(Removed::Objects(100)));
+        assert!(slow.try_join_next().is_none(), "it waited for none of them to be done");
+    }
+
+    #[tokio::test]
+    async fn storage_that_is_slow_is_emptied_in_turns_and_left_when_its_time_is_over() {
+        let turns = Turns { length: Duration::from_millis(10), ..Turns::default() };
+        let slow = tarpit(1000, Duration::from_millis(10)).await;
+        assert_eq!(remove(&slow, &request("mine"), &turns, BUDGET).await, Ok(Removed::Objects(1000)));
+        let never = tarpit(1000, Duration::from_hours(1)).await;
+        let left = remove(&never, &request("mine"), &turns, Duration::from_millis(50)).await;
+        assert_eq!(left, Err("storage is too slow to be emptied within 60 min".to_string()));
+    }
+
+    #[tokio::test]
+    async fn leaving_storage_is_begun_once_and_ends_with_the_job() {
+        let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
+        let mut leaving = Leaving::default();
+        for _ in 0..2 {
+            let begun = begun.clone();
+            leaving.begin(async move {
+                begun.send(()).unwrap();
+                std::future::pending::<()>().await;
+            });
+        }
+        drop(begun);
+        assert_eq!(begins.recv().await, Some(()));
+        drop(leaving);
+        assert_eq!(begins.recv().await, None, "one task, which is gone");
     }
 
     fn request(owner: &str) -> Request {

@@ -2,26 +2,31 @@
 //! go of; what is to be done is decided in [`super::plan`].
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc::{self, error::TrySendError},
+    task::AbortHandle,
+};
 use weir_protocol::{record::RecordRef, tls::WORKER_NAME};
-use weir_storage::{JobStore, S3Keys, StorageError};
+use weir_storage::S3Keys;
 
 use super::{
     Context,
     build::pod,
     certs::Authority,
+    delete::Leaving,
     events::Told,
     names,
     plan::{Accepted, Begin},
     reasons,
     report::{Report, ReportObserver},
     status::Run,
+    storage::Storage,
     validate::{Identity, Problem, ValidJob},
 };
 use crate::{
@@ -37,6 +42,8 @@ use crate::{
 const PLATFORM_QUEUE: usize = 1024;
 /// Words to a supervisor that it has not heard yet. A spec changes far more slowly.
 const CONTROL_QUEUE: usize = 16;
+/// What a supervisor did not hear is said again after this.
+const RETELL: Duration = Duration::from_secs(1);
 /// What was ended by another coordinator, or could not start, is tried again after this.
 pub const TRY_AGAIN: Duration = Duration::from_secs(30);
 
@@ -70,6 +77,8 @@ pub struct Entry {
     pub keys: Option<S3Keys>,
     /// Reconciliations that failed in a row.
     pub failures: u32,
+    /// What becomes of its storage, once it is deleted.
+    pub leaving: Leaving,
 }
 
 /// What is kept of a job in Secrets.
@@ -84,6 +93,10 @@ pub struct Kept {
 /// A supervisor.
 pub struct Running {
     control: mpsc::Sender<Control>,
+    /// New certificates that it has not heard of yet.
+    certificates: Option<SessionTls>,
+    /// Its task.
+    task: Option<AbortHandle>,
     /// As it was last asked to be.
     pub job: Job,
     /// All versions that it was asked to be, to be kept when one of them runs.
@@ -95,24 +108,58 @@ pub struct Running {
 }
 
 impl Running {
-    /// Tells it something; it hears it soon, or has ended.
-    pub fn tell(&self, control: Control) {
-        if let Err(error) = self.control.try_send(control) {
-            tracing::warn!(%error, "a supervisor does not hear");
+    /// Tells it something; false where it has so much to hear already that this has to be said again. One that has ended hears
+    /// everything.
+    #[must_use = "what was not heard has to be said again"]
+    pub fn tell(&self, control: Control) -> bool {
+        match self.control.try_send(control) {
+            Ok(()) | Err(TrySendError::Closed(_)) => true,
+            Err(TrySendError::Full(_)) => {
+                tracing::warn!(job = %self.job.name, "a supervisor does not hear; it is told again");
+                false
+            }
         }
     }
 
-    /// Tells it to end, and nothing more is asked of it.
-    pub fn end(&mut self, how: Control) {
-        self.ending = true;
-        self.tell(how);
+    /// Tells it to end, and nothing more is asked of it. False where it has to be told again.
+    #[must_use = "what was not heard has to be said again"]
+    pub fn end(&mut self, how: Control) -> bool {
+        self.ending = self.tell(how);
+        self.ending
     }
 
-    /// Stops it for good, if it does not end already.
+    /// Stops it for good, if it does not end already. A deletion is looked at again and again, so it hears it in the end.
     pub fn deleted(&mut self, last_checkpoint: bool) {
         if !self.ending {
-            self.end(Control::Stop { last_checkpoint, why: "the job is deleted".to_string() });
+            let _ = self.end(Control::Stop { last_checkpoint, why: "the job is deleted".to_string() });
         }
+    }
+
+    /// Tells it what workers are reached with from now on.
+    pub fn certificates(&mut self, tls: SessionTls) -> bool {
+        self.certificates = Some(tls);
+        self.retell()
+    }
+
+    /// Says again what was not heard. False where it is still not.
+    pub fn retell(&mut self) -> bool {
+        let Some(tls) = self.certificates.clone() else { return true };
+        if self.tell(Control::Tls(tls)) {
+            self.certificates = None;
+        }
+        self.certificates.is_none()
+    }
+
+    /// Hands it another version. What it was asked to be changes only if it has heard it: else the next look finds the difference, and
+    /// asks again.
+    #[must_use = "what was not heard has to be said again"]
+    fn change(&mut self, job: Job, empty: bool, asked: Accepted) -> bool {
+        let heard = self.tell(Control::Change(Box::new(Change { job: job.clone(), fingerprint: None, empty })));
+        if heard {
+            self.job = job;
+            self.asked.push(asked);
+        }
+        heard
     }
 }
 
@@ -139,17 +186,31 @@ impl Jobs {
 
     /// Lets go of all jobs: another leader takes them over, and their workers run on.
     pub async fn leave_all(&self, patience: Duration) {
-        for entry in self.lock().values_mut() {
-            if let Some(running) = &mut entry.supervisor {
-                running.end(Control::Leave);
-            }
-        }
+        let mut told: BTreeSet<Key> = BTreeSet::new();
         let until = Instant::now() + patience;
-        while Instant::now() < until && self.lock().values().any(|entry| entry.supervisor.is_some()) {
+        loop {
+            let mut left = true;
+            for (key, entry) in self.lock().iter_mut() {
+                if let Some(running) = &mut entry.supervisor {
+                    left = false;
+                    // Once each: one that is ending for another reason is told this too.
+                    if !told.contains(key) && running.end(Control::Leave) {
+                        told.insert(key.clone());
+                    }
+                }
+            }
+            if left || Instant::now() >= until {
+                break;
+            }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let mut entries = self.lock();
         for entry in entries.values() {
+            // Who has not heard it, or does not come to an end, must not go on beside another leader's. Workers are not touched by it.
+            if let Some(task) = entry.supervisor.as_ref().and_then(|running| running.task.as_ref()) {
+                tracing::warn!(job = %entry.identity.job(), "its supervisor has not let go of it in time, and is ended");
+                task.abort();
+            }
             entry.report.stop();
         }
         entries.clear();
@@ -181,28 +242,24 @@ pub fn session_tls(authority: &Authority) -> SessionTls {
     }
 }
 
-/// Opens a job's storage with the keys of its Secret.
-pub fn open_storage(job: &Job, keys: Option<&S3Keys>) -> Result<JobStore, Problem> {
-    let opened = match keys {
-        Some(keys) => JobStore::open_with(&job.settings.storage, &job.name, keys),
-        None => JobStore::open(&job.settings.storage, &job.name),
-    };
-    opened.map_err(|error: StorageError| Problem { reason: reasons::INVALID_STORAGE, message: chain(&error) })
-}
-
 /// The record that a wish names; none for the newest, whoever owns it.
-pub async fn find(job: &Job, keys: Option<&S3Keys>, wish: &str) -> Result<Option<RecordRef>, Problem> {
+pub async fn find(
+    storage: &Storage,
+    job: &Job,
+    keys: Option<&S3Keys>,
+    wish: &str,
+) -> Result<Option<RecordRef>, Problem> {
     if wish == "previous" {
         return Ok(None);
     }
-    let store = open_storage(job, keys)?;
-    match tokio::time::timeout(FIND_RECORD, find_record(&store, wish)).await {
-        Ok(Ok(record)) => Ok(Some(record)),
-        Ok(Err(error @ WishError::Unreachable { .. })) => {
+    let store = storage.open(job, keys)?;
+    match storage.look(FIND_RECORD, find_record(&store, wish)).await {
+        Some(Ok(record)) => Ok(Some(record)),
+        Some(Err(error @ WishError::Unreachable { .. })) => {
             Err(Problem { reason: reasons::STORAGE_UNREACHABLE, message: chain(&error) })
         }
-        Ok(Err(error)) => Err(Problem { reason: reasons::RECORD_NOT_FOUND, message: chain(&error) }),
-        Err(_) => {
+        Some(Err(error)) => Err(Problem { reason: reasons::RECORD_NOT_FOUND, message: chain(&error) }),
+        None => {
             let message = format!("{wish} cannot be read: storage does not answer; tried again");
             Err(Problem { reason: reasons::STORAGE_UNREACHABLE, message })
         }
@@ -220,11 +277,11 @@ pub async fn start(
 ) -> Result<(), Problem> {
     let identity = &wanted.identity;
     let job = with_template(wanted, image.clone(), keys.as_ref());
-    let store = open_storage(&job, keys.as_ref())?;
+    let store = context.storage.open(&job, keys.as_ref())?;
     let (restore, adopt) = match begin {
         Begin::Newest => (Restore::Latest, false),
         Begin::Nothing => (Restore::Nothing, false),
-        Begin::Wish(wish) => match find(&job, keys.as_ref(), wish).await? {
+        Begin::Wish(wish) => match find(&context.storage, &job, keys.as_ref(), wish).await? {
             Some(record) => (Restore::Record(record), false),
             None => (Restore::Latest, true),
         },
@@ -277,7 +334,9 @@ pub async fn start(
     };
     let stored = context.jobs.with(identity, |entry| {
         entry.keys.clone_from(&keys);
-        entry.supervisor = Some(Running { control, job, asked: vec![accepted], ending: false, keys });
+        let (certificates, task) = (None, None);
+        entry.supervisor =
+            Some(Running { control, certificates, task, job, asked: vec![accepted], ending: false, keys });
         entry.stuck = None;
         entry.pods_unknown = false;
     });
@@ -286,10 +345,16 @@ pub async fn start(
     }
     report.begins();
     tracing::info!(job = %identity.job(), ?begin, generation = wanted.generation, "a supervisor starts");
-    let (context, identity, generation) = (Arc::clone(context), identity.clone(), wanted.generation);
-    tokio::spawn(async move {
+    let (about, job, generation) = (Arc::clone(context), identity.clone(), wanted.generation);
+    let task = tokio::spawn(async move {
         let outcome = supervisor::run(parts).await;
-        ended(&context, &identity, generation, &outcome);
+        ended(&about, &job, generation, &outcome);
+    });
+    context.jobs.with(identity, |entry| {
+        // It may have ended already.
+        if let Some(running) = &mut entry.supervisor {
+            running.task = Some(task.abort_handle());
+        }
     });
     Ok(())
 }
@@ -348,23 +413,83 @@ fn passes(outcome: &Outcome) -> bool {
 
 /// Has a job looked at again after [`TRY_AGAIN`].
 pub fn wake_later(context: &Arc<Context>, identity: &Identity) {
+    // A little later than that, so that it is over for certain.
+    wake_after(context, identity, TRY_AGAIN + Duration::from_millis(100));
+}
+
+/// Has a job looked at again soon: its supervisor has not heard something.
+pub fn wake_to_retell(context: &Arc<Context>, identity: &Identity) {
+    wake_after(context, identity, RETELL);
+}
+
+fn wake_after(context: &Arc<Context>, identity: &Identity, after: Duration) {
     let (context, identity) = (Arc::clone(context), identity.clone());
     tokio::spawn(async move {
-        // A little later than that, so that it is over for certain.
-        tokio::time::sleep(TRY_AGAIN + Duration::from_millis(100)).await;
+        tokio::time::sleep(after).await;
         context.wake(&identity);
     });
 }
 
 /// Hands a running supervisor another version.
-pub fn change(context: &Context, wanted: &ValidJob, image: String, keys: Option<&S3Keys>, empty: bool) {
+pub fn change(context: &Arc<Context>, wanted: &ValidJob, image: String, keys: Option<&S3Keys>, empty: bool) {
     let job = with_template(wanted, image.clone(), keys);
-    context.jobs.with(&wanted.identity, |entry| {
+    let heard = context.jobs.with(&wanted.identity, |entry| {
         let restored_from =
             entry.kept.as_ref().and_then(|kept| kept.accepted.as_ref()).and_then(|a| a.restored_from.clone());
-        let Some(running) = &mut entry.supervisor else { return };
-        running.tell(Control::Change(Box::new(Change { job: job.clone(), fingerprint: None, empty })));
-        running.job = job;
-        running.asked.push(Accepted { generation: wanted.generation, spec: wanted.spec.clone(), image, restored_from });
+        let Some(running) = &mut entry.supervisor else { return true };
+        let asked = Accepted { generation: wanted.generation, spec: wanted.spec.clone(), image, restored_from };
+        running.change(job, empty, asked)
     });
+    if heard == Some(false) {
+        wake_to_retell(context, &wanted.identity);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::validate::{tests::resource, validate};
+
+    fn wanted(generation: i64) -> ValidJob {
+        let mut resource = resource("");
+        resource.metadata.generation = Some(generation);
+        validate(&resource, "weir/worker:1", &[]).unwrap()
+    }
+
+    fn accepted(of: &ValidJob) -> Accepted {
+        let image = "weir/worker:1".to_string();
+        Accepted { generation: of.generation, spec: of.spec.clone(), image, restored_from: None }
+    }
+
+    /// A supervisor that hears nothing until its queue is read.
+    fn deaf() -> (Running, mpsc::Receiver<Control>) {
+        let (control, inbox) = mpsc::channel(CONTROL_QUEUE);
+        let first = wanted(1);
+        let (job, asked) = (first.job.clone(), vec![accepted(&first)]);
+        (Running { control, certificates: None, task: None, job, asked, ending: false, keys: None }, inbox)
+    }
+
+    #[test]
+    fn a_change_that_was_not_heard_is_asked_for_again() {
+        let (mut running, mut inbox) = deaf();
+        for _ in 0..CONTROL_QUEUE {
+            assert!(running.tell(Control::Checkpoint));
+        }
+        let second = wanted(2);
+        assert!(!running.change(second.job.clone(), false, accepted(&second)));
+        assert_eq!((running.job.generation, running.asked.len()), (1, 1), "it is what it was");
+        assert!(!running.end(Control::Leave) && !running.ending);
+        let tls =
+            SessionTls { ca: vec![1].into(), cert: vec![2].into(), key: vec![3].into(), server_name: "w".to_string() };
+        assert!(!running.certificates(tls));
+
+        assert!(matches!(inbox.try_recv(), Ok(Control::Checkpoint)));
+        assert!(running.change(second.job.clone(), false, accepted(&second)));
+        assert_eq!((running.job.generation, running.asked.len()), (2, 2));
+        assert!(!running.retell(), "the queue is full again");
+        while inbox.try_recv().is_ok() {}
+        assert!(running.retell() && matches!(inbox.try_recv(), Ok(Control::Tls(_))));
+        assert!(running.retell() && inbox.try_recv().is_err(), "once");
+        assert!(running.end(Control::Leave) && running.ending);
+    }
 }

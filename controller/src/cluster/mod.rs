@@ -20,6 +20,7 @@ pub mod reasons;
 pub mod reconcile;
 pub mod report;
 pub mod status;
+pub mod storage;
 pub mod validate;
 mod watches;
 
@@ -52,16 +53,18 @@ use tokio::{
     sync::{mpsc, watch},
 };
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use weir_pages::Answers;
+use weir_pages::{Answers, Scope};
 use weir_protocol::ids::random_digits;
 
 use self::{
     apply::Applied,
+    build::policy::Peers,
     events::Publisher,
     jobs::{Jobs, key},
     lease::Role,
     metrics::{Call, Metrics},
     reconcile::{Guarded, error_policy, reconcile},
+    storage::{OwnStorage, Storage},
     validate::Identity,
 };
 use crate::effects::chain;
@@ -87,10 +90,20 @@ pub struct Options {
     pub lease: String,
     /// The image of jobs that name none.
     pub worker_image: String,
-    /// Where metrics and health are served.
+    /// Where health is served, and metrics where they have no address of their own.
     pub http: SocketAddr,
+    /// Where metrics are served apart from the probes.
+    pub metrics: Option<SocketAddr>,
+    /// Who may read the workers' metrics.
+    pub metrics_from: Peers,
+    /// Priority classes that a job's pods may have.
+    pub priority_classes: Vec<String>,
     /// The only namespace that is looked after; all of them if none.
     pub watch_namespace: Option<String>,
+    /// Where jobs without keys of their own are reached with this controller's identity.
+    pub own_storage: Vec<OwnStorage>,
+    /// The cluster's identity; read from the cluster if none.
+    pub cluster_id: Option<String>,
     /// This pod's name.
     pub pod_name: String,
     /// This pod's namespace.
@@ -104,7 +117,7 @@ pub enum RunError {
     #[error("the cluster cannot be reached: {0}; inside a pod the ServiceAccount tells how, elsewhere KUBECONFIG")]
     Config(String),
     /// It cannot listen.
-    #[error("{address} cannot be listened on: {source}; name another with --http")]
+    #[error("{address} cannot be listened on: {source}; name another with --http or --metrics")]
     Http {
         /// The address.
         address: SocketAddr,
@@ -126,6 +139,7 @@ pub struct Context {
     metrics: Metrics,
     applied: Applied,
     jobs: Jobs,
+    storage: Storage,
     wake: Mutex<Option<mpsc::UnboundedSender<ObjectRef<Guarded>>>>,
 }
 
@@ -136,10 +150,15 @@ impl Context {
 
     /// Has a job looked at soon.
     fn wake(&self, identity: &Identity) {
+        self.wake_named(&identity.namespace, &identity.name);
+    }
+
+    /// The same of the job that has this name now.
+    fn wake_named(&self, namespace: &str, name: &str) {
         let wake = self.wake.lock();
         if let Some(wake) = wake.as_ref() {
             // Bounded by what wakes: a job's own rare facts; the scheduler keeps one entry a job.
-            let _ = wake.send(ObjectRef::new(&identity.name).within(&identity.namespace));
+            let _ = wake.send(ObjectRef::new(name).within(namespace));
         }
     }
 
@@ -250,11 +269,14 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         listed: AtomicBool::new(false),
         turned: Mutex::new(Instant::now()),
     });
-    let refused = |source| RunError::Http { address: options.http, source };
-    let listener = TcpListener::bind(options.http).await.map_err(refused)?;
-    let address = listener.local_addr().map_err(refused)?;
-    tracing::info!(%address, "metrics and health are served");
-    tokio::spawn(weir_pages::serve(listener, Arc::clone(&health) as Arc<dyn Answers>));
+    let first = if options.metrics.is_some() { Scope::Probes } else { Scope::All };
+    for (address, scope) in std::iter::once((options.http, first)).chain(options.metrics.map(|at| (at, Scope::All))) {
+        let refused = |source| RunError::Http { address, source };
+        let listener = TcpListener::bind(address).await.map_err(refused)?;
+        let address = listener.local_addr().map_err(refused)?;
+        tracing::info!(%address, ?scope, "pages are served");
+        tokio::spawn(weir_pages::serve(listener, scope, Arc::clone(&health) as Arc<dyn Answers>));
+    }
     tokio::pin!(shutdown);
 
     let Some(cluster) = until(&mut shutdown, first_contact(&client, &options, &health)).await else { return Ok(()) };
@@ -269,6 +291,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         metrics: metrics.clone(),
         applied: Applied::default(),
         jobs: Jobs::default(),
+        storage: Storage::new(options.own_storage.clone()),
         wake: Mutex::new(None),
         options: options.clone(),
     });
@@ -336,7 +359,10 @@ async fn first_contact(client: &Client, options: &Options, health: &Health) -> S
         *health.turned.lock() = Instant::now();
         let cluster = async {
             observe::served(client, options.watch_namespace.as_deref()).await?;
-            observe::cluster(client).await
+            match &options.cluster_id {
+                Some(given) => Ok(given.clone()),
+                None => observe::cluster(client).await,
+            }
         };
         match cluster.await {
             Ok(cluster) => {

@@ -31,8 +31,10 @@ pub const NAMESPACE_LABEL: &str = "kubernetes.io/metadata.name";
 pub const WORKER_CONTAINER: &str = "worker";
 /// The gRPC port of a worker.
 pub const GRPC_PORT: i32 = 6120;
-/// The port of a worker's metrics and health.
+/// The port of a worker's metrics.
 pub const HTTP_PORT: i32 = 9464;
+/// The port of a worker's probes, which only the kubelet reaches.
+pub const PROBES_PORT: i32 = 9465;
 
 /// The prefix of worker pods' names.
 pub fn pod_prefix(job: &str) -> String {

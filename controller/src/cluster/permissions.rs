@@ -79,7 +79,7 @@ pub const LEASE: &[Permission] = &[
     },
 ];
 
-/// Objects outside all namespaces.
+/// Objects outside all namespaces; none where `--cluster-id` is given.
 pub const CLUSTER: &[Permission] = &[Permission {
     group: "",
     resource: "namespaces",

@@ -81,11 +81,9 @@ pub async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<A
         return Ok(Action::await_change());
     }
     let begun = Instant::now();
-    // A connection that takes requests and never answers must not hold up the other jobs. What is removed from storage takes
-    // the time that it takes.
-    let patience = if guarded.meta().deletion_timestamp.is_some() { Duration::MAX } else { PATIENCE };
+    // A connection that takes requests and never answers must not hold up the other jobs.
     let result =
-        tokio::time::timeout(patience, look(&guarded, &context)).await.unwrap_or(Err(ReconcileError::NoAnswer));
+        tokio::time::timeout(PATIENCE, look(&guarded, &context)).await.unwrap_or(Err(ReconcileError::NoAnswer));
     context.metrics.reconciled(result.is_ok(), begun.elapsed());
     if result.is_ok()
         && let Some(identity) = Identity::of(guarded.as_ref())
@@ -132,10 +130,11 @@ async fn look(guarded: &Guarded, context: &Arc<Context>) -> Result<Action, Recon
         // That the one before failed is not said of this one, which a later leader would take for tried.
         report.change(|facts| facts.run.forget_failure());
     }
-    let valid = validate(resource, &context.options.worker_image);
+    let classes = &context.options.priority_classes;
+    let valid = validate(resource, &context.options.worker_image, classes);
     if let Some(deleted) = &resource.metadata.deletion_timestamp {
         // Whatever else is wrong with it, its storage is where it is.
-        let valid = valid.or_else(|_| validate(&without_pods(resource), &context.options.worker_image));
+        let valid = valid.or_else(|_| validate(&without_pods(resource), &context.options.worker_image, classes));
         return end(context, &identity, resource, valid.ok().as_ref(), deleted, &report).await;
     }
     let (wanted, problem) = match valid {
@@ -153,7 +152,13 @@ async fn look(guarded: &Guarded, context: &Arc<Context>) -> Result<Action, Recon
     }
     let kept = kept(context, &identity).await?;
     let keys = match &wanted.pods.secret {
-        None => None,
+        None => {
+            if let Err(problem) = context.storage.allows(&identity.namespace, &wanted.job.settings.storage) {
+                report.problem(generation, Some(problem));
+                return Ok(Action::requeue(LOOK_AGAIN));
+            }
+            None
+        }
         Some(name) => {
             let read = observe::storage_keys(&context.client, &identity.namespace, name).await;
             match read.map_err(doing("reading the storage's Secret"))? {
@@ -217,6 +222,7 @@ fn report(context: &Arc<Context>, meta: &ObjectMeta, status: &StreamJobStatus, i
             pods_unknown: true,
             keys: None,
             failures: 0,
+            leaving: delete::Leaving::default(),
         }
     });
     Arc::clone(&entry.report)
@@ -264,13 +270,17 @@ async fn apply(
         kept.authority = Some(made);
         let authority = kept.authority.clone();
         context.jobs.with(identity, |entry| {
-            if let Some(running) = &entry.supervisor
+            if let Some(running) = &mut entry.supervisor
                 && let Some(authority) = &authority
             {
-                running.tell(Control::Tls(jobs::session_tls(authority)));
+                running.certificates(jobs::session_tls(authority));
             }
             entry.kept.get_or_insert_default().authority = authority;
         });
+    }
+    let heard = context.jobs.with(identity, |entry| entry.supervisor.as_mut().is_none_or(jobs::Running::retell));
+    if heard == Some(false) {
+        jobs::wake_to_retell(context, identity);
     }
     let until = match certs::decide(kept.authority.as_ref(), now) {
         certs::Renewal::None { until } => Duration::from_secs(until.saturating_sub(now).max(1)),
@@ -306,7 +316,7 @@ async fn apply_objects(
         .map_err(doing("applying the ServiceAccount"))?;
     applied.apply(client, &service::service(identity), false).await.map_err(doing("applying the Service"))?;
     applied
-        .apply(client, &policy::network_policy(identity, namespace), false)
+        .apply(client, &policy::network_policy(identity, namespace, &context.options.metrics_from.0), false)
         .await
         .map_err(doing("applying the NetworkPolicy"))?;
     applied
@@ -379,7 +389,9 @@ async fn carry_out(
             && !running.ending
         {
             // The workers run on; a supervisor with the new keys takes them up, and hands over to pods that have them too.
-            running.end(Control::Leave);
+            if !running.end(Control::Leave) {
+                jobs::wake_to_retell(context, identity);
+            }
             return (Step::Rest, None);
         }
         let supervisor = match &entry.supervisor {
@@ -423,7 +435,7 @@ async fn carry_out(
                 uid: Some(identity.uid.clone()),
                 ..ObjectMeta::default()
             };
-            match as_accepted(accepted, &identity.name, meta) {
+            match as_accepted(context, accepted, &identity.name, meta) {
                 Ok(before) => {
                     begin_with(context, &before, accepted.image.clone(), &Begin::Newest, keys, &kept).await;
                     // What is wanted follows at the next look, which the start of this one causes.
@@ -438,7 +450,7 @@ async fn carry_out(
         Step::Stop { last_checkpoint, why } => {
             // A wish that cannot come true stops nothing.
             if let Some(wish) = wish.filter(|_| !wanted.suspend)
-                && let Err(problem) = jobs::find(&templated.job, keys.as_ref(), &wish).await
+                && let Err(problem) = jobs::find(&context.storage, &templated.job, keys.as_ref(), &wish).await
             {
                 if problem.reason == reasons::STORAGE_UNREACHABLE {
                     jobs::wake_later(context, identity);
@@ -446,11 +458,13 @@ async fn carry_out(
                 report.change(|facts| facts.refused = Some((wanted.generation, problem)));
                 return Ok(());
             }
-            context.jobs.with(identity, |entry| {
-                if let Some(running) = &mut entry.supervisor {
-                    running.end(Control::Stop { last_checkpoint, why: why.to_string() });
-                }
+            let heard = context.jobs.with(identity, |entry| {
+                let stop = Control::Stop { last_checkpoint, why: why.to_string() };
+                entry.supervisor.as_mut().is_none_or(|running| running.end(stop))
             });
+            if heard == Some(false) {
+                jobs::wake_to_retell(context, identity);
+            }
         }
     }
     Ok(())
@@ -463,11 +477,11 @@ fn without_pods(resource: &StreamJob) -> StreamJob {
 }
 
 /// The version that was last taken up, as a job.
-fn as_accepted(accepted: &Accepted, name: &str, meta: ObjectMeta) -> Result<ValidJob, Problem> {
+fn as_accepted(context: &Context, accepted: &Accepted, name: &str, meta: ObjectMeta) -> Result<ValidJob, Problem> {
     let mut before = StreamJob::new(name, accepted.spec.clone());
     let name = Some(name.to_string());
     before.metadata = ObjectMeta { name, generation: Some(accepted.generation), ..meta };
-    validate(&before, &accepted.image)
+    validate(&before, &accepted.image, &context.options.priority_classes)
 }
 
 /// What is kept of a job, read once.
@@ -491,7 +505,8 @@ async fn last_good(
         return Ok(None);
     }
     let accepted = kept(context, identity).await?.accepted;
-    let good = accepted.and_then(|accepted| as_accepted(&accepted, &identity.name, resource.metadata.clone()).ok());
+    let good =
+        accepted.and_then(|accepted| as_accepted(context, &accepted, &identity.name, resource.metadata.clone()).ok());
     Ok(good.map(|good| ValidJob { suspend, ..good }))
 }
 
@@ -530,8 +545,8 @@ async fn rest(context: &Arc<Context>, wanted: &ValidJob, keys: Option<&S3Keys>, 
     if facts.term.is_some() && facts.run != Run::Unknown {
         return;
     }
-    let Ok(store) = jobs::open_storage(&wanted.job, keys) else { return };
-    let Ok(Ok(found)) = tokio::time::timeout(LOOK_SOON, read_facts(&store)).await else { return };
+    let Ok(store) = context.storage.open(&wanted.job, keys) else { return };
+    let Some(Ok(found)) = context.storage.look(LOOK_SOON, read_facts(&store)).await else { return };
     let ours = |opening: &&Arc<Opening>| opening.owner == wanted.identity.uid && opening.cluster == context.cluster;
     if let Some(opening) = found.newest_opening().filter(ours) {
         let newest = found.records().next_back();
@@ -561,7 +576,8 @@ async fn end(
         .with(identity, |entry| {
             if let Some(running) = &mut entry.supervisor {
                 if delete::out_of_time(deleted, Timestamp::now()) {
-                    running.tell(Control::Kill);
+                    // Deletions are looked at again and again.
+                    let _ = running.tell(Control::Kill);
                 }
                 // Nobody goes on from a checkpoint that is removed at once.
                 running.deleted(!removes);
@@ -582,7 +598,7 @@ async fn end(
             return Ok(Action::requeue(LOOK_AT_DELETION));
         }
         delete::Step::Storage => {
-            if !leave_storage(context, identity, valid, keys, deleted, report).await {
+            if !storage_left(context, identity, valid, keys, deleted, report) {
                 return Ok(Action::requeue(LOOK_AT_DELETION));
             }
             delete::finalize(&context.client, identity, false).await.map_err(doing("letting the resource go"))?;
@@ -590,6 +606,32 @@ async fn end(
         delete::Step::Release => {}
     }
     Ok(Action::await_change())
+}
+
+/// True where the job's storage has been left, or emptied. Else that is under way, beside the looks at jobs.
+fn storage_left(
+    context: &Arc<Context>,
+    identity: &Identity,
+    valid: Option<&ValidJob>,
+    keys: Option<S3Keys>,
+    deleted: &Time,
+    report: &Arc<Report>,
+) -> bool {
+    let (about, job, report) = (Arc::clone(context), identity.clone(), Arc::clone(report));
+    let (valid, deleted) = (valid.cloned(), deleted.clone());
+    let leaves = async move {
+        let left = leave_storage(&about, &job, valid.as_ref(), keys, &deleted, &report).await;
+        let becomes = if left { delete::Leaving::Left } else { delete::Leaving::Idle };
+        about.jobs.with(&job, |entry| entry.leaving = becomes);
+        if left {
+            about.wake(&job);
+        }
+    };
+    let left = context.jobs.with(identity, |entry| {
+        entry.leaving.begin(leaves);
+        matches!(entry.leaving, delete::Leaving::Left)
+    });
+    left.unwrap_or_default()
 }
 
 /// Removes the checkpoints, or leaves them to whoever comes next; true where the resource may go.
@@ -614,8 +656,16 @@ async fn leave_storage(
                 },
                 (_, keys) => Ok(keys),
             };
-            match keys.and_then(|keys| jobs::open_storage(&valid.job, keys.as_ref()).map_err(|p| p.message)) {
-                Ok(store) if removes => delete::remove(&store, &request(context, identity, valid)).await,
+            match keys.and_then(|keys| context.storage.open(&valid.job, keys.as_ref()).map_err(|p| p.message)) {
+                Ok(store) if removes => {
+                    delete::remove(
+                        &store,
+                        &request(context, identity, valid),
+                        &context.storage.removals,
+                        delete::BUDGET,
+                    )
+                    .await
+                }
                 Ok(store) => {
                     let released = delete::release(&store, request(context, identity, valid)).await;
                     released.map(|()| Removed::Objects(0))

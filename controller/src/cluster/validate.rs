@@ -123,8 +123,8 @@ pub struct ValidJob {
     pub spec: StreamJobSpec,
 }
 
-/// Checks what the schema cannot.
-pub fn validate(resource: &StreamJob, default_image: &str) -> Result<ValidJob, Problem> {
+/// Checks what the schema cannot. `classes` are the priority classes that the administrator allows.
+pub fn validate(resource: &StreamJob, default_image: &str, classes: &[String]) -> Result<ValidJob, Problem> {
     let identity = Identity::of(resource).ok_or_else(|| Problem::spec("metadata has no namespace, name or uid"))?;
     let job = Job::of(resource).map_err(Problem::spec)?;
     let StreamJobSpec { workers, checkpoint, upgrade, restore_from, suspend, .. } = &resource.spec;
@@ -136,7 +136,7 @@ pub fn validate(resource: &StreamJob, default_image: &str) -> Result<ValidJob, P
         )));
     }
     let pods = pod_inputs(workers, storage, default_image);
-    pod::check(&pods.template)?;
+    pod::check(&pods.template, classes)?;
     Ok(ValidJob {
         generation: resource.metadata.generation.unwrap_or_default(),
         job,
@@ -189,7 +189,8 @@ pub mod tests {
 
     #[test]
     fn identity_and_pods_come_from_the_resource_alone() {
-        let job = validate(&resource("  workers: {replicas: 2, imagePullPolicy: Never}\n"), "weir/worker:1").unwrap();
+        let job =
+            validate(&resource("  workers: {replicas: 2, imagePullPolicy: Never}\n"), "weir/worker:1", &[]).unwrap();
         assert_eq!(job.identity.job().to_string(), "air/flights");
         assert_eq!(job.pods.image, "weir/worker:1");
         assert_eq!(job.pods.pull_policy, Some("Never"));
@@ -226,7 +227,7 @@ pub mod tests {
             (template(json!({"enableServiceLinks": true})), "spec.enableServiceLinks is Weir's own"),
         ];
         for (job, part) in cases {
-            let problem = validate(&job, "i").unwrap_err();
+            let problem = validate(&job, "i", &[]).unwrap_err();
             assert_eq!(problem.reason, reasons::INVALID_SPEC);
             assert!(problem.message.contains(part), "{part}: {}", problem.message);
         }

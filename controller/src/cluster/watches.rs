@@ -5,6 +5,7 @@ use std::{
     fmt::Debug,
     hash::{DefaultHasher, Hash, Hasher},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use futures::{Stream, StreamExt, future};
@@ -34,8 +35,17 @@ pub fn asks_for_status(resource: &Guarded) -> Option<u64> {
     Some(hasher.finish())
 }
 
+/// Changes of a job's objects that are answered at once. Somebody who tries something out makes fewer.
+const AT_ONCE: u32 = 6;
+/// Somebody who changes them again and again, such as another controller, is answered after this, and twice as late each time.
+const FIRST_DELAY: Duration = Duration::from_secs(1);
+/// But not later than this.
+const MAX_DELAY: Duration = Duration::from_mins(5);
+/// After so long without a change the next one is answered at once again.
+const CALM: Duration = Duration::from_mins(15);
+
 /// Jobs one of whose objects of this kind was changed or removed by somebody. What was applied is forgotten, so that it is
-/// applied again; where that changes nothing, nothing more happens.
+/// applied again; where that changes nothing, nothing more happens. Who changes it again and again is answered ever more rarely.
 pub fn touched<K>(context: &Arc<Context>) -> impl Stream<Item = ObjectRef<Guarded>> + Send + 'static
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static,
@@ -46,15 +56,59 @@ where
         None => Api::all(context.client.clone()),
     };
     let config = watcher::Config::default().labels(&format!("{}={}", names::MANAGED_BY_LABEL, names::MANAGED_BY));
-    let mut seen = Seen::default();
+    let (mut seen, mut quarrels) = (Seen::default(), Quarrels::default());
     let context = Arc::clone(context);
     watcher::watcher(api, config).default_backoff().filter_map(move |event| {
         let job = event.ok().and_then(|event| seen.event(&event)).and_then(|meta| owner(&meta));
-        if let Some((namespace, name)) = &job {
-            context.applied.forget(namespace, name);
-        }
-        future::ready(job.map(|(namespace, name)| ObjectRef::new(&name).within(&namespace)))
+        let answered = job.and_then(|job| {
+            let wait = quarrels.touched(&job, Instant::now())?;
+            if wait.is_zero() {
+                context.applied.forget(&job.0, &job.1);
+                return Some(job);
+            }
+            tracing::warn!(job = format!("{}/{}", job.0, job.1), ?wait, "somebody changes its objects again and again");
+            let context = Arc::clone(&context);
+            tokio::spawn(async move {
+                tokio::time::sleep(wait).await;
+                context.applied.forget(&job.0, &job.1);
+                context.wake_named(&job.0, &job.1);
+            });
+            None
+        });
+        future::ready(answered.map(|(namespace, name)| ObjectRef::new(&name).within(&namespace)))
     })
+}
+
+/// How often the objects of each job were changed lately.
+#[derive(Default)]
+struct Quarrels(HashMap<(String, String), Quarrel>);
+
+struct Quarrel {
+    changes: u32,
+    last: Instant,
+    /// They are applied again then.
+    due: Instant,
+}
+
+impl Quarrels {
+    /// After which time a change is answered; none where an answer that is still to come will do.
+    fn touched(&mut self, job: &(String, String), now: Instant) -> Option<Duration> {
+        self.0.retain(|_, quarrel| now.saturating_duration_since(quarrel.last) < CALM + MAX_DELAY);
+        let quarrel = self.0.entry(job.clone()).or_insert(Quarrel { changes: 0, last: now, due: now });
+        if now < quarrel.due {
+            return None;
+        }
+        if now.saturating_duration_since(quarrel.last) >= CALM {
+            quarrel.changes = 0;
+        }
+        (quarrel.changes, quarrel.last) = (quarrel.changes + 1, now);
+        let wait = match quarrel.changes.checked_sub(AT_ONCE) {
+            None | Some(0) => Duration::ZERO,
+            Some(more) => FIRST_DELAY.saturating_mul(2u32.saturating_pow((more - 1).min(16))).min(MAX_DELAY),
+        };
+        quarrel.due = now + wait;
+        Some(wait)
+    }
 }
 
 /// The versions that were seen last, by namespace and name.
@@ -112,6 +166,25 @@ mod tests {
             "metadata": {"name": "a-workers", "namespace": "n", "generation": generation, "resourceVersion": version},
         });
         serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn who_changes_objects_again_and_again_is_answered_ever_more_rarely() {
+        let job = ("air".to_string(), "flights".to_string());
+        let (mut quarrels, mut now) = (Quarrels::default(), Instant::now());
+        let mut waits = Vec::new();
+        for _ in 0..AT_ONCE + 10 {
+            let wait = quarrels.touched(&job, now).unwrap();
+            waits.push(wait.as_secs());
+            if !wait.is_zero() {
+                assert_eq!(quarrels.touched(&job, now), None, "one answer will do");
+            }
+            now += wait;
+        }
+        assert_eq!(waits, [0, 0, 0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 300]);
+        let other = ("air".to_string(), "trains".to_string());
+        assert_eq!(quarrels.touched(&other, now), Some(Duration::ZERO));
+        assert_eq!(quarrels.touched(&job, now + CALM), Some(Duration::ZERO), "it has been calm");
     }
 
     #[test]

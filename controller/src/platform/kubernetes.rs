@@ -10,7 +10,14 @@ pub mod ledger;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -24,7 +31,7 @@ use kube::{
     },
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
     task::JoinSet,
 };
 use weir_protocol::ids::random_digits;
@@ -37,6 +44,11 @@ use crate::cluster::names::TEMPLATE_LABEL;
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 /// The longest wait between two tries. A quota that is raised, or an API server that is back, is noticed in this time.
 const MAX_RETRY: Duration = Duration::from_secs(15);
+/// Creations of one job's pods under way at once, among them those that were refused and wait: a quota that lets no pod in is asked some
+/// times in [`MAX_RETRY`], however many are wanted, and one that lets all in holds nobody up for long.
+const CREATES: usize = 16;
+/// Calls about pods of all jobs that the API server is asked at once. Its own bounds are wider, and others need it too.
+static CALLS: Semaphore = Semaphore::const_new(64);
 /// An API server that has not answered a call in this time is asked again.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// So long an end waits for the pods to be gone: the grace period of a pod, and some. What is left then goes on its own, or
@@ -99,6 +111,8 @@ impl Kubernetes {
             ledger: Ledger::from(FOUND_FROM),
             calls: JoinSet::new(),
             creating: BTreeMap::new(),
+            turns: Arc::new(Semaphore::new(CREATES)),
+            failures: Arc::default(),
             finishing: Vec::new(),
         };
         tokio::spawn(keeper.keep(selector.to_string(), inbox));
@@ -149,6 +163,10 @@ struct Keeper {
     calls: JoinSet<Called>,
     /// Pods whose creation has not been answered; false: they are not wanted any more.
     creating: BTreeMap<ProcessNumber, bool>,
+    /// See [`CREATES`].
+    turns: Arc<Semaphore>,
+    /// Creations that failed since the last one that did not.
+    failures: Arc<AtomicU32>,
     finishing: Vec<oneshot::Sender<()>>,
 }
 
@@ -295,15 +313,24 @@ impl Keeper {
     }
 
     fn create(&mut self, create: Create) {
-        let api = self.api.clone();
+        let (api, turns, failures) = (self.api.clone(), Arc::clone(&self.turns), Arc::clone(&self.failures));
         self.calls.spawn(async move {
             let process = create.process;
-            if create.tries > 0 {
-                tokio::time::sleep(retry_after(create.tries)).await;
+            let _turn = turns.acquire_owned().await;
+            // What was refused to so many is refused to the next as well: also one that has not been tried waits then.
+            let rounds = failures.load(Ordering::Relaxed) / CREATES as u32;
+            let tries = create.tries.max(rounds);
+            if tries > 0 {
+                tokio::time::sleep(retry_after(tries)).await;
             }
+            let call = CALLS.acquire().await;
             let created = tokio::time::timeout(CALL_TIMEOUT, api.create(&PostParams::default(), &create.pod)).await;
+            drop(call);
             let reason = match created {
-                Ok(Ok(_)) => return Called::Created(process),
+                Ok(Ok(_)) => {
+                    failures.store(0, Ordering::Relaxed);
+                    return Called::Created(process);
+                }
                 // An earlier try came through, though its answer did not.
                 Ok(Err(kube::Error::Api(status))) if status.code == 409 && create.tries > 0 => {
                     return Called::Created(process);
@@ -318,6 +345,7 @@ impl Keeper {
                     CALL_TIMEOUT.as_secs()
                 ),
             };
+            failures.fetch_add(1, Ordering::Relaxed);
             let again = Box::new(Create { tries: create.tries + 1, ..create });
             Called::NotCreated { process, reason, again }
         });
@@ -328,7 +356,10 @@ impl Keeper {
         let how = if at_once { DeleteParams::default().grace_period(0) } else { DeleteParams::default() };
         self.calls.spawn(async move {
             for tries in 1.. {
-                match tokio::time::timeout(CALL_TIMEOUT, api.delete(&pod, &how)).await {
+                let call = CALLS.acquire().await;
+                let deleted = tokio::time::timeout(CALL_TIMEOUT, api.delete(&pod, &how)).await;
+                drop(call);
+                match deleted {
                     Ok(Ok(_)) => break,
                     Ok(Err(kube::Error::Api(status))) if status.code == 404 => break,
                     Ok(Err(error)) => tracing::warn!(pod, %error, "a worker pod is not deleted yet; tried again"),

@@ -1,11 +1,13 @@
 //! Three pages for the platform, over plain HTTP/1.1: `/healthz` (is the process well; `/livez` is the same), `/readyz` (may it be
 //! given work) and `/metrics`.
 //!
-//! Whoever reaches the port may read them: what answers puts names and numbers into them, and no data. Connections, and the time
-//! of each, are bounded, so that nobody holds the kubelet off by opening many.
+//! Whoever reaches the port may read them: what answers puts names and numbers into them, and no data. A connection is answered once
+//! and closed. They are bounded in number and time, and the newest is always let in: nobody keeps others out by opening many and
+//! saying nothing. Still, a flood can close connections before they are answered, so probes, by which a process lives or dies, have a
+//! listener of their own ([`Scope::Probes`]) that nobody but the kubelet need reach.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-use std::{convert::Infallible, future::ready, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, future::ready, sync::Arc, time::Duration};
 
 use http_body_util::Full;
 use hyper::{
@@ -18,16 +20,16 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::TcpListener,
-    sync::Semaphore,
+    task::AbortHandle,
     time::{sleep, timeout},
 };
 
-/// Connections served at once: a kubelet and a few scrapers.
+/// Connections served at once: a kubelet and a few scrapers. When another comes the oldest is closed.
 const CONNECTIONS: usize = 32;
 /// A request that has not been read by then is none.
 const REQUEST: Duration = Duration::from_secs(5);
-/// A connection is closed after this, so that none is held for ever.
-const CONNECTION: Duration = Duration::from_mins(5);
+/// A connection is closed after this, whatever is left to be written to it: a scraper waits ten seconds by default.
+const CONNECTION: Duration = Duration::from_secs(30);
 /// After an accept that failed, as it does when there are no more files to be opened.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -45,11 +47,19 @@ pub trait Answers: Send + Sync + 'static {
     fn not_well(&self) -> Option<String>;
 }
 
+/// Which pages a listener serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All three.
+    All,
+    /// Health and readiness.
+    Probes,
+}
+
 /// Serves until it is dropped.
-pub async fn serve(listener: TcpListener, answers: Arc<dyn Answers>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+pub async fn serve(listener: TcpListener, scope: Scope, answers: Arc<dyn Answers>) {
+    let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let Ok(place) = Arc::clone(&room).acquire_owned().await else { return };
         let connection = match listener.accept().await {
             Ok((connection, _)) => connection,
             Err(error) => {
@@ -58,30 +68,41 @@ pub async fn serve(listener: TcpListener, answers: Arc<dyn Answers>) {
                 continue;
             }
         };
+        open.retain(|connection| !connection.is_finished());
+        if open.len() >= CONNECTIONS
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+        }
         let answers = Arc::clone(&answers);
-        tokio::spawn(async move {
+        let serving = tokio::spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
-                ready(Ok::<_, Infallible>(answer(request.method(), request.uri().path(), answers.as_ref())))
+                ready(Ok::<_, Infallible>(answer(request.method(), request.uri().path(), scope, answers.as_ref())))
             });
             let mut http = http1::Builder::new();
-            http.timer(TokioTimer::new()).header_read_timeout(REQUEST);
+            http.timer(TokioTimer::new()).header_read_timeout(REQUEST).keep_alive(false);
             let serving = http.serve_connection(TokioIo::new(connection), service);
             // Somebody who hangs up in the middle is nobody's concern.
             drop(timeout(CONNECTION, serving).await);
-            drop(place);
         });
+        open.push_back(serving.abort_handle());
     }
 }
 
-fn answer(method: &Method, path: &str, answers: &dyn Answers) -> Response<Full<Bytes>> {
+fn answer(method: &Method, path: &str, scope: Scope, answers: &dyn Answers) -> Response<Full<Bytes>> {
     let probe = |problem: Option<String>| match problem {
         None => (StatusCode::OK, TEXT, "ok\n".to_string()),
         Some(problem) => (StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{problem}\n")),
     };
     let (status, kind, body) = match (method, path) {
-        (&Method::GET | &Method::HEAD, "/metrics") => (StatusCode::OK, METRICS, answers.metrics()),
+        (&Method::GET | &Method::HEAD, "/metrics") if scope == Scope::All => {
+            (StatusCode::OK, METRICS, answers.metrics())
+        }
         (&Method::GET | &Method::HEAD, "/healthz" | "/livez") => probe(answers.not_well()),
         (&Method::GET | &Method::HEAD, "/readyz") => probe(answers.not_ready()),
+        (_, "/metrics") if scope == Scope::Probes => {
+            (StatusCode::NOT_FOUND, TEXT, "metrics are served on another port\n".to_string())
+        }
         (_, "/metrics" | "/healthz" | "/livez" | "/readyz") => {
             (StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET it\n".to_string())
         }
@@ -130,11 +151,50 @@ mod tests {
         answer
     }
 
-    #[tokio::test]
-    async fn the_platform_is_told_health_readiness_and_numbers() {
+    async fn served(scope: Scope) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(serve(listener, Arc::new(Busy)));
+        tokio::spawn(serve(listener, scope, Arc::new(Busy)));
+        address
+    }
+
+    #[tokio::test]
+    async fn probes_have_no_metrics_beside_them() {
+        let address = served(Scope::Probes).await;
+        assert!(get(address, "GET /healthz").await.starts_with("HTTP/1.1 200"));
+        let metrics = get(address, "GET /metrics").await;
+        assert!(metrics.starts_with("HTTP/1.1 404") && metrics.contains("another port"), "{metrics}");
+    }
+
+    #[tokio::test]
+    async fn whoever_opens_many_connections_and_says_nothing_keeps_nobody_out() {
+        let address = served(Scope::All).await;
+        let mut idle = Vec::new();
+        for _ in 0..2 * CONNECTIONS {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            // The beginning of a request, as of somebody who is slow.
+            stream.write_all(b"GET /healthz HTTP/1.1\r\n").await.unwrap();
+            idle.push(stream);
+        }
+        let asked = tokio::time::timeout(REQUEST / 2, get(address, "GET /healthz")).await;
+        assert!(asked.unwrap().starts_with("HTTP/1.1 200"), "before any of them is given up");
+        // The oldest were closed for the others.
+        assert_eq!(idle[0].read(&mut [0; 1]).await.unwrap_or(0), 0);
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_answered_once() {
+        let address = served(Scope::All).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: here\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn the_platform_is_told_health_readiness_and_numbers() {
+        let address = served(Scope::All).await;
         assert!(get(address, "GET /healthz").await.starts_with("HTTP/1.1 200"));
         assert!(get(address, "GET /livez").await.starts_with("HTTP/1.1 200"));
         let ready = get(address, "GET /readyz").await;

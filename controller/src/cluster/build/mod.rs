@@ -4,6 +4,7 @@ pub mod pod;
 pub mod policy;
 pub mod secrets;
 pub mod service;
+pub mod template;
 
 use std::collections::BTreeMap;
 

@@ -22,14 +22,15 @@ use sha2::{Digest, Sha256};
 use weir_crds::{PodTemplate, Resources};
 use weir_storage::S3Keys;
 
-use super::{labels, selector};
+use super::{
+    labels, selector,
+    template::{self, FIELD, refuse},
+};
 use crate::cluster::{
     names::{self, WORKER_CONTAINER},
     validate::{Identity, PodInputs, Problem},
 };
 
-/// Where the template stands in the resource, for messages.
-const FIELD: &str = "spec.workers.podTemplate.spec";
 /// Nobody in particular, and not root.
 const NOBODY: i64 = 65532;
 /// A worker works on until it is told to stop; the hand-over takes less than this.
@@ -42,17 +43,10 @@ const TMP_VOLUME: &str = "weir-tmp";
 const TLS_VOLUME: &str = "weir-tls";
 const STATE_DIR: &str = "/var/lib/weir";
 const TLS_DIR: &str = "/etc/weir/tls";
-/// What of a pod reaches beyond it; the restricted profile refuses them, and so does Weir, with a name for the field.
-const FORBIDDEN: [&str; 4] = ["hostNetwork", "hostPID", "hostIPC", "ephemeralContainers"];
-/// What of a pod Weir sets itself: how it ends, and what it finds and is found by.
-const OURS: [&str; 4] = ["restartPolicy", "terminationGracePeriodSeconds", "subdomain", "enableServiceLinks"];
-/// Volumes that the restricted profile allows.
-const ALLOWED_VOLUMES: [&str; 8] =
-    ["configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"];
 
-/// Checks what the user writes, with the field that is wrong.
-pub fn check(template: &PodTemplate) -> Result<(), Problem> {
-    for label in template.metadata.labels.keys() {
+/// Checks what the user writes, with the field that is wrong. `classes` are the priority classes that are allowed.
+pub fn check(user: &PodTemplate, classes: &[String]) -> Result<(), Problem> {
+    for label in user.metadata.labels.keys() {
         let ours = [names::NAME_LABEL, names::MANAGED_BY_LABEL].contains(&label.as_str());
         if ours || label.starts_with("weir.dev/") {
             return Err(Problem::spec(format!(
@@ -60,83 +54,14 @@ pub fn check(template: &PodTemplate) -> Result<(), Problem> {
             )));
         }
     }
-    let spec = parse(&template.spec)?;
-    for field in FORBIDDEN {
-        if template.spec.get(field).is_some_and(|value| *value != Value::Bool(false)) {
-            return Err(refuse(
-                field,
-                "reaches beyond the pod, which the restricted profile does not allow; leave it out",
-            ));
-        }
-    }
-    for field in OURS {
-        if template.spec.get(field).is_some_and(|value| !value.is_null()) {
-            return Err(refuse(field, "is Weir's own; leave it out"));
-        }
-    }
-    let volumes = template.spec.get("volumes").and_then(Value::as_array);
-    for (i, volume) in volumes.into_iter().flatten().enumerate() {
-        let kinds = volume.as_object().into_iter().flat_map(Map::keys).filter(|key| *key != "name");
-        if let Some(kind) = kinds.into_iter().find(|kind| !ALLOWED_VOLUMES.contains(&kind.as_str())) {
-            return Err(refuse(&format!("volumes[{i}].{kind}"), "is not allowed by the restricted profile"));
-        }
-    }
+    let spec = parse(&user.spec)?;
+    template::check(&user.spec, classes)?;
     for (i, volume) in spec.volumes.iter().flatten().enumerate() {
         if [STATE_VOLUME, TMP_VOLUME, TLS_VOLUME].contains(&volume.name.as_str()) {
             return Err(refuse(&format!("volumes[{i}].name"), &format!("{} is Weir's own; take another", volume.name)));
         }
     }
-    let init = spec.init_containers.iter().flatten().enumerate().map(|(i, c)| (format!("initContainers[{i}]"), c));
-    for (place, container) in
-        spec.containers.iter().enumerate().map(|(i, c)| (format!("containers[{i}]"), c)).chain(init)
-    {
-        check_container(&place, container)?;
-    }
     Ok(())
-}
-
-fn check_container(place: &str, container: &Container) -> Result<(), Problem> {
-    let context = container.security_context.as_ref();
-    if context.and_then(|context| context.privileged) == Some(true) {
-        return Err(refuse(&format!("{place}.securityContext.privileged"), "is not allowed by the restricted profile"));
-    }
-    let added = context.and_then(|context| context.capabilities.as_ref()).and_then(|c| c.add.as_ref());
-    if added.is_some_and(|added| added.iter().any(|name| name != "NET_BIND_SERVICE")) {
-        return Err(refuse(
-            &format!("{place}.securityContext.capabilities.add"),
-            "is not allowed by the restricted profile",
-        ));
-    }
-    if context.and_then(|context| context.run_as_user) == Some(0) {
-        return Err(refuse(&format!("{place}.securityContext.runAsUser"), "is root; name another user"));
-    }
-    if container.ports.iter().flatten().any(|port| port.host_port.is_some_and(|port| port > 0)) {
-        return Err(refuse(&format!("{place}.ports"), "name a hostPort, which the restricted profile does not allow"));
-    }
-    if container.name != WORKER_CONTAINER {
-        return Ok(());
-    }
-    let ours = [
-        ("image", container.image.is_some()),
-        ("command", container.command.is_some()),
-        ("args", container.args.is_some()),
-        ("livenessProbe", container.liveness_probe.is_some()),
-        ("readinessProbe", container.readiness_probe.is_some()),
-        ("startupProbe", container.startup_probe.is_some()),
-        ("lifecycle", container.lifecycle.is_some()),
-        ("resources", container.resources.is_some()),
-    ];
-    match ours.into_iter().find(|(_, written)| *written) {
-        Some((field @ ("image" | "resources"), _)) => {
-            Err(refuse(&format!("{place}.{field}"), &format!("is written at spec.workers.{field}")))
-        }
-        Some((field, _)) => Err(refuse(&format!("{place}.{field}"), "is Weir's own for this container; leave it out")),
-        None => Ok(()),
-    }
-}
-
-fn refuse(field: &str, why: &str) -> Problem {
-    Problem::spec(format!("{FIELD}.{field} {why}"))
 }
 
 /// Reads the template's spec; a field that Kubernetes does not know is an error, as it would be at `kubectl apply`.
@@ -259,7 +184,7 @@ fn worker(job: &str, inputs: &PodInputs, user: Container) -> Container {
     let probe = |path: &str, period: i32, failures: i32| Probe {
         http_get: Some(HTTPGetAction {
             path: Some(path.to_string()),
-            port: IntOrString::String("http".to_string()),
+            port: IntOrString::String("probes".to_string()),
             ..HTTPGetAction::default()
         }),
         period_seconds: Some(period),
@@ -288,7 +213,7 @@ fn worker(job: &str, inputs: &PodInputs, user: Container) -> Container {
         &format!("--advertise=$(POD_IP):{}", names::GRPC_PORT),
         "--memory=$(WEIR_MEMORY)",
         &format!("--state-dir={STATE_DIR}"),
-        &format!("--http=0.0.0.0:{}", names::HTTP_PORT),
+        &format!("--http=0.0.0.0:{}", names::PROBES_PORT),
         &format!("--tls-dir={TLS_DIR}"),
     ];
     restricted(Container {
@@ -299,7 +224,7 @@ fn worker(job: &str, inputs: &PodInputs, user: Container) -> Container {
         env: Some(env(job, inputs, user.env.clone().unwrap_or_default())),
         resources: Some(resources(&inputs.resources)),
         ports: Some(
-            [port("grpc", names::GRPC_PORT), port("http", names::HTTP_PORT)]
+            [port("grpc", names::GRPC_PORT), port("http", names::HTTP_PORT), port("probes", names::PROBES_PORT)]
                 .into_iter()
                 .chain(user.ports.clone().unwrap_or_default())
                 .collect(),
@@ -341,6 +266,8 @@ fn env(job: &str, inputs: &PodInputs, user: Vec<EnvVar>) -> Vec<EnvVar> {
         from("POD_NAME", field("metadata.name")),
         from("WEIR_MEMORY", memory),
         plain("WEIR_JOB", job),
+        // Not an argument: a worker of an older version, which has its metrics beside its probes, passes over it.
+        plain("WEIR_METRICS", &format!("0.0.0.0:{}", names::HTTP_PORT)),
     ];
     if let Some(secret) = &inputs.secret {
         for (key, optional) in
@@ -430,7 +357,7 @@ mod tests {
     use crate::cluster::validate::{tests::resource, validate};
 
     fn built(extra: &str) -> Pod {
-        let job = validate(&resource(extra), "weir/worker:1").unwrap();
+        let job = validate(&resource(extra), "weir/worker:1", &[]).unwrap();
         pod(&job.identity, &job.pods)
     }
 
@@ -467,13 +394,13 @@ mod tests {
 
     #[test]
     fn only_what_the_user_decides_makes_another_pod() {
-        let of = |extra: &str, image: &str| hash(&validate(&resource(extra), image).unwrap().pods, None);
+        let of = |extra: &str, image: &str| hash(&validate(&resource(extra), image, &[]).unwrap().pods, None);
         let keys = |secret: &str| S3Keys {
             access_key_id: "a".to_string(),
             secret_access_key: secret.to_string(),
             session_token: None,
         };
-        let with = |secret: &str| hash(&validate(&resource(""), "a").unwrap().pods, Some(&keys(secret)));
+        let with = |secret: &str| hash(&validate(&resource(""), "a", &[]).unwrap().pods, Some(&keys(secret)));
         assert_eq!(with("b"), with("b"));
         assert_ne!(with("b"), with("c"), "a container has its keys from its start");
         let plain = of("", "a");

@@ -5,7 +5,7 @@ use crate::cluster::validate::{tests::resource, validate};
 fn wanted(extra: &str, generation: i64) -> ValidJob {
     let mut resource = resource(extra);
     resource.metadata.generation = Some(generation);
-    validate(&resource, "weir/worker:2").unwrap()
+    validate(&resource, "weir/worker:2", &[]).unwrap()
 }
 
 fn accepted(job: &ValidJob) -> Accepted {

@@ -322,3 +322,71 @@ fn tries_are_spaced_out_up_to_a_limit() {
     let waits: Vec<u128> = [1, 2, 3, 4, 5, 6, 60].map(|tries| retry_after(tries).as_millis()).to_vec();
     assert_eq!(waits, [500, 1_000, 2_000, 4_000, 8_000, 15_000, 15_000]);
 }
+
+/// An API server that refuses every pod by a quota, and counts.
+#[derive(Default)]
+struct Refuses {
+    asked: AtomicU32,
+    at_once: AtomicU32,
+    most_at_once: AtomicU32,
+}
+
+impl Refuses {
+    fn client(self: &Arc<Self>) -> kube::Client {
+        let server = Arc::clone(self);
+        let answers = tower::service_fn(move |request: hyper::Request<kube::client::Body>| {
+            let server = Arc::clone(&server);
+            async move { server.answer(request).await }
+        });
+        kube::Client::new(answers, "default")
+    }
+
+    async fn answer(
+        &self,
+        request: hyper::Request<kube::client::Body>,
+    ) -> Result<hyper::Response<kube::client::Body>, std::convert::Infallible> {
+        let (code, body) = match *request.method() {
+            hyper::Method::POST => {
+                self.asked.fetch_add(1, Ordering::Relaxed);
+                let at_once = self.at_once.fetch_add(1, Ordering::Relaxed) + 1;
+                self.most_at_once.fetch_max(at_once, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                self.at_once.fetch_sub(1, Ordering::Relaxed);
+                let message = "pods is forbidden: exceeded quota";
+                (
+                    403,
+                    json!({"kind": "Status", "apiVersion": "v1", "code": 403, "reason": "Forbidden", "message": message}),
+                )
+            }
+            _ if request.uri().query().is_some_and(|query| query.contains("watch=")) => std::future::pending().await,
+            _ => {
+                (200, json!({"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": []}))
+            }
+        };
+        let body = kube::client::Body::from(serde_json::to_vec(&body).unwrap());
+        Ok(hyper::Response::builder().status(code).body(body).unwrap())
+    }
+}
+
+#[tokio::test]
+async fn a_quota_that_refuses_a_thousand_pods_is_not_asked_for_all_of_them_at_once() {
+    let server = Arc::new(Refuses::default());
+    let (events, mut told) = mpsc::channel(1024);
+    tokio::spawn(async move { while told.recv().await.is_some() {} });
+    let mut platform = Kubernetes::new(server.client(), "default", "weir.dev/job=j", events);
+    for _ in 0..1000 {
+        platform.start(&WorkerTemplate::default());
+    }
+    let asked = || server.asked.load(Ordering::Relaxed);
+    // Those that have not been tried wait too, once a whole round was refused.
+    let second_round = async {
+        while asked() <= CREATES as u32 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let begun = std::time::Instant::now();
+    tokio::time::timeout(20 * FIRST_RETRY, second_round).await.expect("it is asked again");
+    assert!(begun.elapsed() >= FIRST_RETRY, "{:?}", begun.elapsed());
+    assert!(asked() <= 2 * CREATES as u32, "{}", asked());
+    assert_eq!(server.most_at_once.load(Ordering::Relaxed), CREATES as u32);
+}
