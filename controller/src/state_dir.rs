@@ -4,8 +4,10 @@
 //! it the right to take the job up without `--restore previous`.
 
 use std::{
-    fs::{self, File, TryLockError},
+    env,
+    fs::{self, DirBuilder, File, TryLockError},
     io::{Read, Seek, Write},
+    os::unix::{ffi::OsStrExt, fs::DirBuilderExt},
     path::{Path, PathBuf},
 };
 
@@ -34,11 +36,16 @@ pub enum StateDirError {
     },
 }
 
+/// The longest path that the address of a socket has room for, with the zero at its end.
+const SOCKET_PATH: usize = 108;
+
 /// The folder, locked until this is dropped or the process ends, however it ends.
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
     owner: String,
+    /// Where the sockets of workers are, where their own folders have too long names.
+    sockets: Option<PathBuf>,
     /// The kernel frees the lock with the file. Children do not inherit it.
     _lock: File,
 }
@@ -56,10 +63,17 @@ impl StateDir {
         if workers.exists() {
             fs::remove_dir_all(&workers).map_err(failed)?;
         }
-        for folder in [workers, path.join("logs")] {
-            fs::create_dir_all(folder).map_err(failed)?;
+        // For nobody else: whoever reaches a worker's socket could tell it what to run.
+        DirBuilder::new().mode(0o700).create(&workers).map_err(failed)?;
+        fs::create_dir_all(path.join("logs")).map_err(failed)?;
+        let mut state_dir = Self { path, owner, sockets: None, _lock: lock };
+        if state_dir.socket(u64::MAX).as_os_str().as_bytes().len() >= SOCKET_PATH {
+            let sockets = env::temp_dir().join(format!("weir-{}", uuid::Uuid::new_v4().simple()));
+            let failed = |source| StateDirError::Io { path: sockets.display().to_string(), source };
+            DirBuilder::new().mode(0o700).create(&sockets).map_err(failed)?;
+            state_dir.sockets = Some(sockets);
         }
-        Ok(Self { path, owner, _lock: lock })
+        Ok(state_dir)
     }
 
     /// The folder itself.
@@ -77,6 +91,14 @@ impl StateDir {
         self.path.join("workers").join(number.to_string())
     }
 
+    /// Where the n-th worker process listens, in a folder that only this user can enter.
+    pub fn socket(&self, number: u64) -> PathBuf {
+        match &self.sockets {
+            Some(sockets) => sockets.join(number.to_string()),
+            None => self.worker(number).join("socket"),
+        }
+    }
+
     /// Where the n-th worker process logs.
     pub fn log(&self, number: u64) -> PathBuf {
         self.path.join("logs").join(format!("worker-{number}.log"))
@@ -92,6 +114,15 @@ impl StateDir {
     /// Reads a small file; `None` if there is none.
     pub fn read(&self, name: &str) -> Option<String> {
         fs::read_to_string(self.path.join(name)).ok()
+    }
+}
+
+impl Drop for StateDir {
+    fn drop(&mut self) {
+        if let Some(sockets) = &self.sockets {
+            // It is empty of all but names; what cannot be removed is for whoever tidies the folder of temporary files.
+            let _ = fs::remove_dir_all(sockets);
+        }
     }
 }
 
@@ -145,6 +176,28 @@ mod tests {
         assert!(message.contains(&format!("(pid {})", std::process::id())), "{message}");
         drop(first);
         StateDir::open(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn sockets_are_where_only_their_user_comes_and_their_paths_fit() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let deep = folder.path().join("x".repeat(60)).join("y".repeat(60));
+        let mut kept = Vec::new();
+        for path in [folder.path(), deep.as_path()] {
+            let state_dir = StateDir::open(path).unwrap();
+            let socket = state_dir.socket(3);
+            fs::create_dir_all(state_dir.worker(3)).unwrap();
+            std::os::unix::net::UnixListener::bind(&socket).unwrap();
+            let closed = |folder: &Path| fs::metadata(folder).unwrap().permissions().mode() & 0o777 == 0o700;
+            assert!(socket.ancestors().skip(1).take(2).any(closed), "{}", socket.display());
+            kept.push(socket);
+        }
+        assert!(
+            kept[0].starts_with(fs::canonicalize(folder.path()).unwrap()),
+            "beside the worker's files where that fits"
+        );
+        assert!(!kept[1].exists() && !kept[1].parent().unwrap().exists(), "it goes with the run");
     }
 
     #[test]

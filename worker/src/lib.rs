@@ -109,9 +109,10 @@ struct ServeOptions {
     /// The folder below which this worker has a folder of its own for local state
     #[arg(long, value_name = "DIR")]
     state_dir: PathBuf,
-    /// The address to listen on; the one that was got is printed on standard output
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:0")]
-    listen: String,
+    /// The address to listen on, or `unix:` and the path of a socket, which is for this user on this machine; the one that was got is
+    /// printed on standard output. By default a socket in the state folder
+    #[arg(long, value_name = "HOST:PORT|unix:PATH")]
+    listen: Option<String>,
     /// The address that others reach this worker at, where it is not the one that it listens on
     #[arg(long, value_name = "HOST:PORT", value_parser = dialable)]
     advertise: Option<String>,
@@ -122,8 +123,8 @@ struct ServeOptions {
     /// The address to serve /metrics on, apart from the probes, so that whoever may read metrics cannot keep the kubelet out
     #[arg(long, value_name = "HOST:PORT", env = METRICS_ENV)]
     metrics: Option<String>,
-    /// The folder with ca.crt, tls.crt and tls.key, which are read anew for each connection; without it connections are in
-    /// plain text, which is for one machine only
+    /// The folder with ca.crt, tls.crt and tls.key, which are read anew for each connection; needed for an address, at which anybody
+    /// could connect
     #[arg(long, value_name = "DIR")]
     tls_dir: Option<PathBuf>,
     /// The memory that this worker may use
@@ -179,7 +180,7 @@ mod tests {
         let cli = Cli::try_parse_from(["weir-worker", "plan"]);
         assert!(matches!(cli.map(|cli| cli.command), Ok(Command::Plan)));
         let cli = Cli::try_parse_from(["weir-worker", "serve", "--memory", "1000", "--state-dir", "/tmp/x"]).unwrap();
-        assert!(matches!(cli.command, Command::Serve(options) if options.memory == 1000));
+        assert!(matches!(cli.command, Command::Serve(options) if options.memory == 1000 && options.listen.is_none()));
         assert!(Cli::try_parse_from(["weir-worker", "serve"]).is_err());
     }
 

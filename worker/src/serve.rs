@@ -21,7 +21,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use weir_engine::{
     control::server::{ServeError, WorkerOptions, WorkerServer},
-    net::tls::{self, Tls, TlsError},
+    net::{
+        listener::{Listener, UNIX},
+        tls::{self, Tls, TlsError},
+    },
 };
 use weir_pages::Scope;
 use weir_protocol::BUILD_VERSION;
@@ -43,6 +46,11 @@ enum Failed {
     Runtime(#[source] io::Error),
     #[error("cannot listen on {address}; name another address with --listen")]
     Listen { address: String, source: io::Error },
+    #[error(
+        "{address} is an address at which anybody could tell this worker what to run: name the folder of certificates in --tls-dir, or \
+         a socket in --listen unix:PATH"
+    )]
+    Open { address: String },
     #[error("signals cannot be received")]
     Signals(#[source] io::Error),
     #[error(transparent)]
@@ -101,8 +109,15 @@ async fn serve(options: ServeOptions, catalog: Catalog, backends: BackendRegistr
         let address = address.to_string();
         move |source| Failed::Listen { address, source }
     };
-    let listener = TcpListener::bind(&options.listen).await.map_err(refused(&options.listen))?;
-    let bound = listener.local_addr().map_err(refused(&options.listen))?.to_string();
+    let listen = match options.listen {
+        Some(listen) => listen,
+        None => format!("{UNIX}{}", options.state_dir.join("socket").display()),
+    };
+    if options.tls_dir.is_none() && !listen.starts_with(UNIX) {
+        return Err(Failed::Open { address: listen });
+    }
+    let listener = Listener::bind(&listen).await.map_err(refused(&listen))?;
+    let bound = listener.address().map_err(refused(&listen))?;
     let address = options.advertise.unwrap_or(bound);
     let alone = options.metrics.is_none();
     let mut pages = Vec::new();

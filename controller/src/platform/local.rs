@@ -1,5 +1,7 @@
 //! Workers as child processes. Each is named `weir-worker`, has a folder for local files and a log of its own, and holds the
 //! read end of a pipe on its standard input: it ends when the pipe closes, so no worker outlives `weir run`, however that ends.
+//! They are spoken to, and speak to each other, by sockets in a folder that only this user can enter: whoever else works on this
+//! machine can tell them nothing.
 
 use std::{
     collections::BTreeMap,
@@ -127,8 +129,12 @@ impl Local {
         let folder = self.state_dir.worker(process.0);
         std::fs::create_dir_all(&folder)?;
         let mut command = Command::new(&self.binary);
+        let mut listen = OsString::from("unix:");
+        listen.push(self.state_dir.socket(process.0));
         command
             .args(&self.arguments)
+            .arg("--listen")
+            .arg(listen)
             .arg("--state-dir")
             .arg(folder)
             .stdin(Stdio::piped())

@@ -14,11 +14,8 @@ use std::{
 
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::mpsc,
-};
-use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
+use tokio::{net::TcpStream, sync::mpsc};
+use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 use weir_protocol::{
@@ -38,6 +35,7 @@ use crate::{
     control::{Control, Event, metrics::Metrics},
     deploy::{self, Host, local::LocalFolder},
     net::{
+        listener::Listener,
         network::{self, ExchangeHub},
         tls::{Caller, Connection, Tls},
     },
@@ -63,7 +61,7 @@ pub struct WorkerOptions {
     pub planner: Arc<dyn Planner>,
     /// Processing time.
     pub clock: Arc<dyn Clock>,
-    /// By default connections are in plain text, which is for workers and a coordinator on one machine.
+    /// By default connections are in plain text, which is for the socket of one user on one machine.
     pub tls: Option<Tls>,
     /// Cancelled when the process has been told to go, and may take [`LEAVING`] for it: so long it waits for its coordinator
     /// to say Stop, if anything is deployed. By default nobody cancels it.
@@ -135,11 +133,11 @@ impl WorkerServer {
     }
 
     /// Serves until a coordinator says Stop or `shutdown` is cancelled; then the attempt has ended and local state is gone.
-    pub async fn serve(self, listener: TcpListener, shutdown: CancellationToken) -> Result<(), ServeError> {
+    pub async fn serve(self, listener: impl Into<Listener>, shutdown: CancellationToken) -> Result<(), ServeError> {
         let service = Service { host: Arc::clone(&self.host), sessions: AtomicU64::new(0) };
         let service =
             GrpcServer::new(service).max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX);
-        let incoming = incoming(listener, self.host.tls.clone());
+        let incoming = incoming(listener.into(), self.host.tls.clone());
         let ended = CancellationToken::new();
         let serving = network::server()
             .add_service(service)
@@ -155,25 +153,43 @@ impl WorkerServer {
 
 /// Connections that are ready for gRPC. One that cannot be made ready is told of and dropped: an error in this stream would
 /// end the server.
-fn incoming(listener: TcpListener, tls: Option<Tls>) -> impl Stream<Item = io::Result<Connection>> {
-    let ready = move |connection: io::Result<TcpStream>| {
-        let tls = tls.clone();
-        async move {
-            let connection = match connection {
-                Ok(connection) => connection,
-                Err(error) => return Some(Err(error)),
-            };
-            let peer = connection.peer_addr().map_or_else(|_| "somebody".to_string(), |peer| peer.to_string());
-            match make_ready(connection, tls).await {
-                Ok(connection) => Some(Ok(connection)),
-                Err(error) => {
-                    tracing::warn!(peer, %error, "a connection is refused");
-                    None
+fn incoming(listener: Listener, tls: Option<Tls>) -> Pin<Box<dyn Stream<Item = io::Result<Connection>> + Send>> {
+    let (listener, owner) = match listener {
+        Listener::Tcp(listener) => {
+            let ready = move |connection: io::Result<TcpStream>| {
+                let tls = tls.clone();
+                async move {
+                    let connection = match connection {
+                        Ok(connection) => connection,
+                        Err(error) => return Some(Err(error)),
+                    };
+                    let peer = connection.peer_addr().map_or_else(|_| "somebody".to_string(), |peer| peer.to_string());
+                    unless_refused(&peer, make_ready(connection, tls).await)
                 }
-            }
+            };
+            let ready = TcpListenerStream::new(listener).map(ready).buffer_unordered(HANDSHAKES);
+            return Box::pin(ready.filter_map(std::future::ready));
         }
+        Listener::Unix { listener, owner } => (listener, owner),
     };
-    TcpListenerStream::new(listener).map(ready).buffer_unordered(HANDSHAKES).filter_map(std::future::ready)
+    let ready = UnixListenerStream::new(listener).filter_map(move |connection| {
+        let ready = match connection {
+            Ok(connection) => unless_refused("somebody of this machine", Connection::local(connection, owner)),
+            Err(error) => Some(Err(error)),
+        };
+        std::future::ready(ready)
+    });
+    Box::pin(ready)
+}
+
+fn unless_refused(peer: &str, connection: io::Result<Connection>) -> Option<io::Result<Connection>> {
+    match connection {
+        Ok(connection) => Some(Ok(connection)),
+        Err(error) => {
+            tracing::warn!(peer, %error, "a connection is refused");
+            None
+        }
+    }
 }
 
 async fn make_ready(connection: TcpStream, tls: Option<Tls>) -> io::Result<Connection> {

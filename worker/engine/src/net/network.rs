@@ -36,7 +36,7 @@ use weir_protocol::{
 use crate::{
     api::failure::{PeerLost, chain},
     data::wire::{FrameDecoder, FrameEncoder, WireError},
-    net::tls::Tls,
+    net::{listener::UNIX, tls::Tls},
     seam::{ChannelId, Element, Remote, RemoteSender, Stopped},
 };
 
@@ -67,6 +67,7 @@ pub fn server() -> Server {
 
 fn endpoint(address: &str, tls: Option<&Tls>) -> Result<Endpoint, tonic::transport::Error> {
     let endpoint = match tls {
+        None if address.starts_with(UNIX) => Endpoint::from_shared(address.to_string())?,
         None => Endpoint::from_shared(format!("http://{address}"))?,
         Some(tls) => Endpoint::from_shared(format!("https://{address}"))?.tls_config(tls.client())?,
     };

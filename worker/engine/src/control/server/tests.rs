@@ -5,7 +5,9 @@ use std::{sync::atomic::Ordering, time::Duration};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use weir_protocol::{
-    Attempt, BUILD_VERSION, CheckpointId, JobName, PROTOCOL_VERSION, RecordNumber, Term, paths,
+    Attempt, BUILD_VERSION, CheckpointId, JobName, PROTOCOL_VERSION, RecordNumber, Term,
+    ids::random_digits,
+    paths,
     record::{PartRef, RECORD_VERSION, Record, Slot, encode},
     rpc::{
         Acked, Commit, Deploy, Deployed, Hello, Peer, Ping, Run, TaskFailed, TriggerCheckpoint, Welcome,
@@ -34,13 +36,12 @@ struct TestWorker {
 impl TestWorker {
     fn start(job: &CountingJob, folder: &TempDir, slot: u32) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
+        let socket = folder.path().join(format!("socket-{slot}-{}", random_digits(8)));
         let listener = {
             let _inside = runtime.enter();
-            TcpListener::from_std(listener).unwrap()
+            Listener::unix(&socket).unwrap()
         };
-        let address = listener.local_addr().unwrap().to_string();
+        let address = listener.address().unwrap();
         let mut options = WorkerOptions::new(
             folder.path().join("local"),
             256 << 20,
@@ -84,7 +85,7 @@ struct TestSession {
 
 impl TestSession {
     async fn connect(worker: &TestWorker, term: u64) -> Self {
-        let mut client = WorkerClient::connect(format!("http://{}", worker.address)).await.unwrap();
+        let mut client = WorkerClient::connect(worker.address.clone()).await.unwrap();
         let (out, said) = mpsc::unbounded_channel();
         let answers = client.session(UnboundedReceiverStream::new(said)).await.unwrap().into_inner();
         Self { term, attempt: 0, out, answers, welcome: None }
@@ -615,7 +616,7 @@ async fn deploy_fails(
 async fn a_worker_plans_for_whoever_asks_without_a_session() {
     let coordinator = TestCoordinator::new(job(1));
     let worker = coordinator.worker(0);
-    let mut client = WorkerClient::connect(format!("http://{}", worker.address)).await.unwrap();
+    let mut client = WorkerClient::connect(worker.address.clone()).await.unwrap();
     let mut ask = async |script: &str| {
         let request = PlanRequest { script: script.into(), base_dir: "/".into(), max_parallelism: MAX_PARALLELISM };
         let call = PlanCall { plan_request: serde_json::to_vec(&request).unwrap().into(), ..PlanCall::default() };
@@ -634,7 +635,7 @@ async fn a_plan_is_held_against_a_record_and_nothing_is_touched() {
     coordinator.checkpoint().await;
     // With the record that a Deploy would carry now.
     let Deploy { restore_path, restore_record, settings, .. } = coordinator.order(&[&workers[0], &workers[1]]);
-    let mut client = WorkerClient::connect(format!("http://{}", workers[0].address)).await.unwrap();
+    let mut client = WorkerClient::connect(workers[0].address.clone()).await.unwrap();
     let mut ask = async |script: &str, path: &str| {
         let request = PlanRequest { script: script.into(), base_dir: "/".into(), max_parallelism: MAX_PARALLELISM };
         let call = PlanCall {
@@ -709,4 +710,35 @@ async fn a_worker_that_is_told_to_go_works_on_until_its_coordinator_lets_it() {
     let mut idle = coordinator.worker(2);
     idle.leave.cancel();
     tokio::time::timeout(PATIENCE, &mut idle.served).await.unwrap().unwrap().unwrap();
+}
+
+/// Whether a session, a plan and a stream of rows are answered by a worker, if only by a no.
+async fn answered(address: String) -> [bool; 3] {
+    let Ok(mut client) = WorkerClient::connect(address).await else { return [false; 3] };
+    let by_it = |failed: Option<Status>| failed.is_none_or(|status| std::error::Error::source(&status).is_none());
+    let session = client.session(futures::stream::empty()).await.err();
+    let plan = client.plan(PlanCall::default()).await.err();
+    let exchange = client.exchange(futures::stream::empty()).await.err();
+    [session, plan, exchange].map(by_it)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_on_this_machine_can_tell_a_worker_nothing_and_hear_nothing_of_it() {
+    for stranger in [false, true] {
+        let folder = TempDir::new().unwrap();
+        let Listener::Unix { listener, owner } = Listener::unix(&folder.path().join("socket")).unwrap() else {
+            panic!()
+        };
+        // Whoever runs this is nobody else; so the worker is made somebody else's.
+        let listener = Listener::Unix { listener, owner: owner + u32::from(stranger) };
+        let address = listener.address().unwrap();
+        let (local, planner) = (folder.path().join("local"), Arc::new(job(1)));
+        let worker = WorkerServer::new(WorkerOptions::new(local, 256 << 20, BackendRegistry::with_builtin(), planner));
+        let ended = CancellationToken::new();
+        let serving = tokio::spawn(worker.serve(listener, ended.clone()));
+        let answered = tokio::time::timeout(PATIENCE, answered(address)).await.expect("nobody is kept waiting");
+        assert_eq!(answered, [!stranger; 3]);
+        ended.cancel();
+        serving.await.unwrap().unwrap();
+    }
 }
