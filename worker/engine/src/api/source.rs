@@ -9,6 +9,7 @@ use arrow::array::RecordBatch;
 use crate::api::clock::Clock;
 use crate::api::counters::Counters;
 use crate::api::error::SourceError;
+use crate::api::time::Timestamp;
 
 /// Makes a source's subtasks.
 pub trait SourceFactory: Send + Sync {
@@ -72,6 +73,19 @@ impl fmt::Debug for Waker {
 pub trait Source: Send {
     /// The next rows, at most about `max_rows`. Never blocks longer than a few milliseconds.
     fn poll(&mut self, max_rows: usize) -> Result<SourcePoll, SourceError>;
+
+    /// Event time has got so far in a split, by the rows that it has given; also said of restored splits before the first poll.
+    /// A source that chooses among its splits reads the one furthest back, so that rows do not wait for it downstream.
+    fn event_time(&mut self, split: usize, reached: Timestamp) {
+        let _ = (split, reached);
+    }
+
+    /// The source has not asked the split for rows because others come first. A split that is held back is not idle: it still
+    /// holds back the watermark.
+    fn holds_back(&self, split: usize) -> bool {
+        let _ = split;
+        false
+    }
 
     /// The positions of all splits, in the order of [`SourceContext::splits`], including finished ones: after all rows that
     /// have been polled and before the next. Self-contained JSON from which `create` goes on.

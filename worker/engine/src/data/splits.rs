@@ -128,18 +128,28 @@ impl Splits {
         self.watermarks.end(split)
     }
 
-    /// Marks the splits that have given nothing for too long.
-    pub(crate) fn find_idle(&mut self, now: Instant) -> Option<Change> {
+    /// Marks the splits that have given nothing for too long. One that the source holds back has not been asked.
+    pub(crate) fn find_idle(&mut self, now: Instant, held_back: impl Fn(usize) -> bool) -> Option<Change> {
         let timeout = self.idle_timeout?;
         let now = self.clock(now);
         let mut change = None;
-        for (i, active) in self.active.iter().enumerate() {
+        for (i, active) in self.active.iter_mut().enumerate() {
             let counts = !self.watermarks.is_input_ended(i) && !self.watermarks.is_input_idle(i);
-            if counts && *active + timeout <= now {
+            if !counts || *active + timeout > now {
+                continue;
+            }
+            if held_back(i) {
+                *active = now;
+            } else {
                 change = self.watermarks.set_idle(i).or(change);
             }
         }
         change
+    }
+
+    /// How far event time has got in a split, if it has given rows.
+    pub(crate) fn reached(&self, split: usize) -> Option<Timestamp> {
+        Some(self.watermarks.of(split)).filter(|reached| *reached > MIN_WATERMARK)
     }
 
     /// When [`Self::find_idle`] has something to find.
@@ -164,7 +174,8 @@ impl Splits {
     /// The items of a snapshot.
     pub(crate) fn items(&mut self) -> Vec<Item> {
         for (i, state) in self.states.iter_mut().enumerate() {
-            state.watermark_ms = Some(self.watermarks.of(i)).filter(|watermark| *watermark > MIN_WATERMARK);
+            let reached = self.watermarks.of(i);
+            state.watermark_ms = Some(reached).filter(|reached| *reached > MIN_WATERMARK);
             state.idle = self.watermarks.is_input_idle(i);
             state.finished = self.watermarks.is_input_ended(i);
         }
@@ -190,12 +201,30 @@ mod tests {
         assert_eq!(splits.activate(0, now + timeout / 2), None);
         assert_eq!(splits.advance(0, 10), None);
         assert_eq!(splits.deadline(), Some(now + timeout));
-        assert_eq!(splits.find_idle(now + timeout), Some(Change::Watermark(10)));
-        assert_eq!(splits.find_idle(now + timeout * 2), Some(Change::Idle));
+        assert_eq!(splits.find_idle(now + timeout, asked), Some(Change::Watermark(10)));
+        assert_eq!(splits.find_idle(now + timeout * 2, asked), Some(Change::Idle));
         assert_eq!(splits.deadline(), None);
         assert_eq!(splits.activate(1, now + timeout * 2), Some(Change::Watermark(10)));
-        let forever = Splits::new(vec![SplitState::initial(json!(0))], None, now).find_idle(now + timeout * 9);
+        let forever = Splits::new(vec![SplitState::initial(json!(0))], None, now).find_idle(now + timeout * 9, asked);
         assert_eq!(forever, None);
+    }
+
+    /// The source asks every split.
+    fn asked(_: usize) -> bool {
+        false
+    }
+
+    #[test]
+    fn a_split_that_the_source_holds_back_holds_back_the_watermark() {
+        let (now, timeout) = (Instant::now(), Duration::from_secs(3));
+        let mut splits = splits(2, Some(timeout), now);
+        splits.advance(0, 10);
+        splits.advance(1, 90);
+        assert_eq!(splits.find_idle(now + timeout, |_| true), None);
+        assert_eq!(splits.deadline(), Some(now + timeout * 2));
+        assert_eq!(splits.advance(0, 100), Some(Change::Watermark(90)), "not 100: the other may go on at 90");
+        assert_eq!(splits.find_idle(now + timeout * 2, |split| split == 0), Some(Change::Watermark(100)));
+        assert_eq!((splits.reached(0), splits.reached(1)), (Some(100), Some(90)));
     }
 
     #[test]
@@ -204,16 +233,16 @@ mod tests {
         let timeout = Duration::from_secs(3);
         let mut splits = splits(2, Some(timeout), now);
         splits.was_away(timeout);
-        assert_eq!(splits.find_idle(now + timeout), None);
+        assert_eq!(splits.find_idle(now + timeout, asked), None);
         assert_eq!(splits.deadline(), Some(now + timeout * 2));
-        assert_eq!(splits.find_idle(now + timeout * 2), Some(Change::Idle));
+        assert_eq!(splits.find_idle(now + timeout * 2, asked), Some(Change::Idle));
     }
 
     #[test]
     fn event_time_idleness_and_end_come_back_from_the_snapshot() {
         let now = Instant::now();
         let mut before = splits(4, Some(Duration::ZERO), now);
-        before.find_idle(now);
+        before.find_idle(now, asked);
         before.activate(0, now);
         before.advance(0, 7);
         before.activate(1, now);
@@ -237,7 +266,7 @@ mod tests {
         let mut before = splits(2, Some(timeout), now);
         before.advance(0, 100);
         before.advance(1, 50);
-        assert_eq!(before.find_idle(now + timeout), Some(Change::Idle));
+        assert_eq!(before.find_idle(now + timeout, asked), Some(Change::Idle));
         let states = before.items().iter().map(|item| SplitState::from_item(item).unwrap().unwrap()).collect();
         let mut after = Splits::new(states, Some(timeout), now);
         assert_eq!(after.restore(now), [Change::Idle]);

@@ -86,6 +86,19 @@ impl SourceHead {
         }
     }
 
+    /// Tells the source how far event time has got in a split.
+    fn tell_event_time(&mut self, split: usize) {
+        if let (Some(source), Some(reached)) = (&mut self.source, self.splits.reached(split)) {
+            source.event_time(split, reached);
+        }
+    }
+
+    /// Marks the splits that have given nothing for too long.
+    fn find_idle(&mut self, now: Instant) -> Option<Change> {
+        let source = &self.source;
+        self.splits.find_idle(now, |split| source.as_ref().is_some_and(|source| source.holds_back(split)))
+    }
+
     /// Asks the source for its positions.
     fn note_positions(&mut self) -> Result<(), OperatorError> {
         if let Some(source) = &mut self.source {
@@ -140,7 +153,11 @@ impl Subtask {
     /// Tells the chain the event time of the snapshot, so that a firing which its barrier interrupted goes on.
     fn resume_event_time(&mut self) -> Result<(), OperatorError> {
         let changes = match &mut self.head {
-            Head::Source(head) => head.splits.restore(Instant::now()),
+            Head::Source(head) => {
+                let changes = head.splits.restore(Instant::now());
+                (0..head.splits.len()).for_each(|split| head.tell_event_time(split));
+                changes
+            }
             Head::Inputs(head) => vec![Change::Watermark(head.watermarks.current())],
         };
         for change in changes {
@@ -242,9 +259,13 @@ impl Subtask {
         }
         self.chain.process(0, Batch::inserts(rows))?;
         if let Some(watermark) = watermark
-            && let Some(change) = self.splits().and_then(|splits| splits.advance(split, watermark))
+            && let Head::Source(head) = &mut self.head
         {
-            self.changed(change)?;
+            let change = head.splits.advance(split, watermark);
+            head.tell_event_time(split);
+            if let Some(change) = change {
+                self.changed(change)?;
+            }
         }
         Ok(())
     }
@@ -430,9 +451,9 @@ impl Subtask {
         if self.is_finished() {
             return Ok(());
         }
-        if let Some(splits) = self.splits()
-            && splits.deadline().is_some_and(|deadline| deadline <= now)
-            && let Some(change) = splits.find_idle(now)
+        if let Head::Source(head) = &mut self.head
+            && head.splits.deadline().is_some_and(|deadline| deadline <= now)
+            && let Some(change) = head.find_idle(now)
         {
             self.changed(change)?;
         }
