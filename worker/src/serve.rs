@@ -103,7 +103,8 @@ fn runtime() -> Result<Runtime, Failed> {
     builder.worker_threads(RUNTIME_THREADS).thread_name("io").enable_all().build().map_err(Failed::Runtime)
 }
 
-async fn serve(options: ServeOptions, catalog: Catalog, backends: BackendRegistry) -> Result<(), Failed> {
+async fn serve(options: ServeOptions, mut catalog: Catalog, backends: BackendRegistry) -> Result<(), Failed> {
+    catalog.connectors.close(options.tls_dir.iter().chain([&options.state_dir]).cloned());
     tls::install_crypto_provider();
     let refused = |address: &str| {
         let address = address.to_string();

@@ -1,6 +1,7 @@
 //! Names to connectors. A user's own build registers more.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use weir_engine::api::sink::SinkFactory;
@@ -18,6 +19,7 @@ use crate::spec::{ConnectorFactory, TableSpec};
 #[derive(Clone, Default)]
 pub struct ConnectorRegistry {
     factories: BTreeMap<String, Arc<dyn ConnectorFactory>>,
+    closed: Vec<PathBuf>,
 }
 
 impl ConnectorRegistry {
@@ -42,6 +44,11 @@ impl ConnectorRegistry {
         self.factories.insert(name.into(), factory);
     }
 
+    /// Folders of the worker's own, which no table may reach.
+    pub fn close(&mut self, folders: impl IntoIterator<Item = PathBuf>) {
+        self.closed.extend(folders);
+    }
+
     /// The names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.factories.keys().map(String::as_str)
@@ -54,12 +61,25 @@ impl ConnectorRegistry {
 
     /// The table as a source; option names are checked first.
     pub fn source(&self, table: &TableSpec) -> Result<Arc<dyn SourceFactory>, ConnectorError> {
-        self.checked(table)?.source(table)
+        self.checked(table)?.source(&self.told(table))
     }
 
     /// The table as a sink; option names are checked first.
     pub fn sink(&self, table: &TableSpec) -> Result<Arc<dyn SinkFactory>, ConnectorError> {
-        self.checked(table)?.sink(table)
+        self.checked(table)?.sink(&self.told(table))
+    }
+
+    /// Refuses a sink into which a source of the same job looks, see [`ConnectorFactory::apart`].
+    pub fn apart(&self, source: &TableSpec, sink: &TableSpec) -> Result<(), ConnectorError> {
+        if source.options.get("connector") != sink.options.get("connector") {
+            return Ok(());
+        }
+        self.checked(source)?.apart(source, sink)
+    }
+
+    /// The table, and what no table may reach.
+    fn told(&self, table: &TableSpec) -> TableSpec {
+        TableSpec { closed: self.closed.clone(), ..table.clone() }
     }
 
     /// The connector that the table names, if it knows every option that the table gives.

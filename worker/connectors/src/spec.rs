@@ -28,6 +28,8 @@ pub struct TableSpec {
     pub primary_key: Vec<usize>,
     /// Sinks: the query's result has updates and deletes, not only inserts.
     pub updating: bool,
+    /// Folders of the worker's own, which no table may reach.
+    pub closed: Vec<PathBuf>,
 }
 
 impl TableSpec {
@@ -41,6 +43,7 @@ impl TableSpec {
             projection: None,
             primary_key: Vec::new(),
             updating: false,
+            closed: Vec::new(),
         }
     }
 
@@ -90,6 +93,13 @@ pub trait ConnectorFactory: Send + Sync {
 
     /// The table as a sink.
     fn sink(&self, table: &TableSpec) -> Result<Arc<dyn SinkFactory>, ConnectorError>;
+
+    /// Refuses a sink into which one of the job's own sources looks: the job would read what it wrote, or parts of it, whenever it
+    /// starts anew. Both tables are of this connector.
+    fn apart(&self, source: &TableSpec, sink: &TableSpec) -> Result<(), ConnectorError> {
+        let _ = (source, sink);
+        Ok(())
+    }
 
     /// Every option beside `'connector'`.
     fn options(&self) -> &[OptionDoc];

@@ -77,6 +77,10 @@ impl SourceTest {
         self.try_poll(max_rows).unwrap()
     }
 
+    pub(crate) fn event_time(&mut self, split: usize, reached: i64) {
+        self.source.event_time(split, reached);
+    }
+
     pub(crate) fn snapshot(&mut self) -> Vec<serde_json::Value> {
         self.source.snapshot().unwrap()
     }

@@ -71,6 +71,7 @@ pub fn plan_script(request: &PlanRequest, catalog: &Catalog) -> Result<Planned, 
     for insert in inserts {
         script.insert(insert)?;
     }
+    script.check_apart()?;
     script.tell_apart();
     Ok(Planned { stages: script.stages, warnings: script.warnings, details: script.details })
 }
@@ -349,6 +350,26 @@ impl Script<'_> {
             self.details.push(format!("{} {options:?} {watermark}", table.name));
         }
         self.details.push(format!("{:?}", self.settings));
+    }
+
+    /// Refuses a table that is written where another one is read.
+    fn check_apart(&self) -> Result<(), PlanError> {
+        let sources = self.stages.iter().filter_map(|stage| match &stage.head {
+            weir_engine::StageHead::Source(source) => self.names.table(&source.name),
+            weir_engine::StageHead::Inputs(_) => None,
+        });
+        let sinks: Vec<_> = self
+            .stages
+            .iter()
+            .filter_map(|stage| stage.sink.as_ref().and_then(|sink| self.names.table(&sink.name)))
+            .collect();
+        for source in sources {
+            for sink in &sinks {
+                let (read, written) = (source.spec(self.base_dir), sink.spec(self.base_dir));
+                self.catalog.connectors.apart(&read, &written).map_err(|error| sink.refused(&error))?;
+            }
+        }
+        Ok(())
     }
 
     /// Two operators of the same meaning keep two states: the later one gets a number behind its identity.

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use futures::TryStreamExt;
 use object_store::multipart::MultipartStore;
 use object_store::path::Path as ObjectPath;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
-use url::Url;
 use weir_engine::api::error::SourceError;
 
+use super::input::Input;
 use super::location::{LocationError, is_hidden};
 
 /// Which bucket, and how it is reached where the environment does not say so. Part of pending commits; no keys are in it.
@@ -97,10 +97,18 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    /// Where a URL and a table's options point to. Nothing is asked of the server yet.
-    pub(super) fn open(url: &Url, endpoint: Option<&str>, region: Option<&str>) -> Result<Self, LocationError> {
-        let bucket = url.host_str().filter(|bucket| !bucket.is_empty()).ok_or(LocationError::Form)?.to_string();
-        let path = ObjectPath::from_url_path(url.path()).map_err(|_| LocationError::Form)?;
+    /// Where a path and a table's options point to. Nothing is asked of the server yet.
+    pub(super) fn open(
+        bucket: &str,
+        prefix: &str,
+        endpoint: Option<&str>,
+        region: Option<&str>,
+    ) -> Result<Self, LocationError> {
+        if bucket.is_empty() {
+            return Err(LocationError::Form);
+        }
+        let bucket = bucket.to_string();
+        let path = ObjectPath::parse(prefix).map_err(|_| LocationError::Form)?;
         let owned = |text: Option<&str>| text.map(str::to_string);
         let place = Place { bucket, endpoint: owned(endpoint), region: owned(region) };
         let objects = place.open().map_err(LocationError::Store)?;
@@ -114,30 +122,42 @@ impl Bucket {
 
     /// The objects here, in a fixed order, as URLs: one of this very name, else all below it that are neither hidden nor empty. What
     /// consoles make for folders is an empty object, whose name ends in a slash and cannot be asked for.
-    pub(super) fn files(&self) -> Result<Vec<String>, SourceError> {
+    pub(super) fn files(&self) -> Result<Vec<Input>, SourceError> {
         let store = &self.objects.store;
-        let below = off_runtime(async {
-            if !self.path.as_ref().is_empty() && store.head(&self.path).await.is_ok() {
-                return Ok(None);
+        let found = off_runtime(async {
+            if !self.path.as_ref().is_empty()
+                && let Ok(object) = store.head(&self.path).await
+            {
+                return Ok(Found::One(object));
             }
-            let objects = store.list(Some(&self.path)).map_ok(|object| (object.location, object.size));
-            objects.try_collect::<Vec<_>>().await.map(Some)
+            store.list(Some(&self.path)).try_collect().await.map(Found::Below)
         })
         .map_err(|error| SourceError::io(format!("cannot list {}/{}", self.url(), self.path)).because(error))?;
         let depth = self.path.parts().count();
-        let is_input = |(key, size): &(ObjectPath, u64)| {
-            *size > 0 && !key.parts().skip(depth).any(|part| is_hidden(part.as_ref()))
+        let is_input = |object: &ObjectMeta| {
+            object.size > 0 && !object.location.parts().skip(depth).any(|part| is_hidden(part.as_ref()))
         };
-        let mut keys: Vec<ObjectPath> = match below {
-            None => vec![self.path.clone()],
-            Some(objects) if objects.is_empty() => {
+        let mut objects: Vec<ObjectMeta> = match found {
+            Found::One(object) => vec![object],
+            Found::Below(objects) if objects.is_empty() => {
                 return Err(SourceError::bad_input(format!("there is no object at {}/{}", self.url(), self.path)));
             }
-            Some(objects) => objects.into_iter().filter(is_input).map(|(key, _)| key).collect(),
+            Found::Below(objects) => objects.into_iter().filter(is_input).collect(),
         };
-        keys.sort();
-        Ok(keys.into_iter().map(|key| format!("{}/{key}", self.url())).collect())
+        objects.sort_by(|a, b| a.location.cmp(&b.location));
+        let input = |object: ObjectMeta| {
+            Input::object(format!("{}/{}", self.url(), object.location), object.size, object.e_tag)
+        };
+        Ok(objects.into_iter().map(input).collect())
     }
+}
+
+/// What stands at a path.
+enum Found {
+    /// An object of this very name.
+    One(ObjectMeta),
+    /// All that are below it.
+    Below(Vec<ObjectMeta>),
 }
 
 /// Waits for a future from a thread that may or may not be one of a runtime's own.
@@ -174,9 +194,13 @@ mod tests {
         let objects = Objects::new(store);
         let place = Place { bucket: "data".to_string(), endpoint: None, region: None };
         let at = |path: &str| Bucket { place: place.clone(), objects: objects.clone(), path: path.into() };
-        assert_eq!(at("in").files().unwrap(), ["s3://data/in/a.csv", "s3://data/in/b.csv"]);
-        assert_eq!(at("in/.d").files().unwrap(), ["s3://data/in/.d"]);
-        assert_eq!(at("empty").files().unwrap(), Vec::<String>::new(), "an input of no rows");
+        let names = |path: &str| -> Vec<String> {
+            let files = at(path).files().unwrap().into_iter();
+            files.inspect(|file| assert!(file.bytes == Some(2) && file.etag.is_some())).map(|file| file.name).collect()
+        };
+        assert_eq!(names("in"), ["s3://data/in/a.csv", "s3://data/in/b.csv"]);
+        assert_eq!(names("in/.d"), ["s3://data/in/.d"]);
+        assert_eq!(names("empty"), Vec::<String>::new(), "an input of no rows");
         let error = at("nothing").files().unwrap_err();
         assert!(error.to_string().contains("s3://data/nothing"), "{error}");
     }

@@ -1,15 +1,14 @@
 //! One open file: bytes in, batches out, with the position behind the last row given.
 
 use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
-use tokio::runtime::Handle;
+use memchr::memchr;
 use weir_engine::api::counters::Counters;
 use weir_engine::api::error::SourceError;
-use weir_engine::api::source::Waker;
 
+use super::input::Input;
 use super::location::Location;
-use super::stream::{Got, Stream};
-use crate::formats::decode::{OnBadRecord, Rows, parse_records};
+use super::stream::{Got, Opening, Stream};
+use crate::formats::decode::{OnBadRecord, Rows};
 use crate::formats::records::{Framing, Record, is_blank};
 
 /// The longest record. It bounds what a file without line ends, or an unclosed quote, can make us hold.
@@ -47,14 +46,13 @@ pub(super) struct Reading {
     pub(super) framing: Framing,
     pub(super) header: bool,
     pub(super) on_bad: OnBadRecord,
-    pub(super) runtime: Handle,
-    pub(super) waker: Waker,
+    pub(super) opening: Opening,
 }
 
 /// See the module.
 pub(super) struct OpenFile {
     location: Location,
-    name: String,
+    input: Input,
     rows: Rows,
     stream: Stream,
     phase: Phase,
@@ -65,6 +63,8 @@ pub(super) struct OpenFile {
     /// A line end was added behind the last record, which had none.
     added: bool,
     place: Place,
+    /// Bytes behind `place` of a record that is too long, which are gone already.
+    given_up: u64,
     records: Vec<Record>,
 }
 
@@ -75,12 +75,17 @@ enum Phase {
 }
 
 impl OpenFile {
-    pub(super) fn open(location: Location, name: &str, place: Place, reading: &Reading) -> Result<Self, SourceError> {
+    pub(super) fn open(
+        location: Location,
+        input: &Input,
+        place: Place,
+        reading: &Reading,
+    ) -> Result<Self, SourceError> {
         let (phase, from) = if reading.header { (Phase::Header(place), Place::START) } else { (Phase::Rows, place) };
         Ok(Self {
-            stream: Stream::open(&location, name, from.offset, &reading.runtime, &reading.waker)?,
+            stream: Stream::open(&location, input, from.offset, &reading.opening)?,
             location,
-            name: name.to_string(),
+            input: input.clone(),
             rows: reading.rows.clone(),
             phase,
             buffer: Vec::new(),
@@ -88,6 +93,7 @@ impl OpenFile {
             ended: false,
             added: false,
             place: from,
+            given_up: 0,
             records: Vec::new(),
         })
     }
@@ -103,29 +109,25 @@ impl OpenFile {
     /// The next rows, at most `max`.
     pub(super) fn step(&mut self, max: usize, reading: &Reading, counters: &Counters) -> Result<Step, SourceError> {
         if let Phase::Header(place) = self.phase {
-            return self.header(place, reading);
+            return self.header(place, reading, counters);
         }
-        match self.collect(max, reading)? {
+        match self.collect(max, reading, counters)? {
             Collected::Records => {}
             Collected::Wait => return Ok(Step::Wait),
             Collected::Again => return Ok(Step::Again),
             Collected::End => return Ok(Step::End),
         }
-        let parsed = parse_records(&self.rows, &self.buffer, &self.records, reading.on_bad, &self.name)?;
+        let parsed = self.rows.parse(&self.buffer, &self.records, reading.on_bad, &self.input.name)?;
         counters.skipped_rows.add(parsed.skipped);
         let behind = self.records.last().map(|last| (last.end, last.line + u64::from(last.lines)));
         if let Some((end, line)) = parsed.resume.or(behind) {
             self.move_to(end, line);
         }
-        Ok(Step::Rows(match parsed.batches.as_slice() {
-            [] => None,
-            [one] => Some(one.clone()),
-            [first, ..] => Some(concat_batches(first.schema_ref(), &parsed.batches)?),
-        }))
+        Ok(Step::Rows(parsed.rows))
     }
 
-    fn header(&mut self, place: Place, reading: &Reading) -> Result<Step, SourceError> {
-        match self.collect(1, reading)? {
+    fn header(&mut self, place: Place, reading: &Reading, counters: &Counters) -> Result<Step, SourceError> {
+        match self.collect(1, reading, counters)? {
             Collected::Records => {}
             Collected::Wait => return Ok(Step::Wait),
             Collected::Again => return Ok(Step::Again),
@@ -137,13 +139,13 @@ impl OpenFile {
         self.rows = reading.rows.with_header(&self.buffer[record.start..record.end]).map_err(|reason| {
             SourceError::bad_input(format!(
                 "{}:{}: {reason}; correct the header or the table's columns, or take out 'csv.header'",
-                self.name, record.line
+                self.input.name, record.line
             ))
         })?;
         self.move_to(record.end, record.line + u64::from(record.lines));
         self.phase = Phase::Rows;
         if place.offset > self.place.offset {
-            self.stream = Stream::open(&self.location, &self.name, place.offset, &reading.runtime, &reading.waker)?;
+            self.stream = Stream::open(&self.location, &self.input, place.offset, &reading.opening)?;
             self.buffer.clear();
             (self.start, self.ended, self.added, self.place) = (0, false, false, place);
         }
@@ -158,12 +160,16 @@ impl OpenFile {
     }
 
     /// Reads on until there are `max` records, enough bytes, or no more.
-    fn collect(&mut self, max: usize, reading: &Reading) -> Result<Collected, SourceError> {
+    fn collect(&mut self, max: usize, reading: &Reading, counters: &Counters) -> Result<Collected, SourceError> {
         self.records.clear();
         self.buffer.drain(..self.start);
         self.start = 0;
         let (mut at, mut line) = (0, self.place.line);
         loop {
+            if self.given_up > 0 {
+                self.find_line_end();
+                line = self.place.line;
+            }
             while self.records.len() < max
                 && let Some((end, lines)) = reading.framing.end_of_record(&self.buffer, at)
             {
@@ -188,15 +194,18 @@ impl OpenFile {
                 if !self.records.is_empty() {
                     return Ok(Collected::Records);
                 }
-                return Err(SourceError::bad_input(format!(
-                    "{}:{line}: no end of the record within {} MiB; check for a quote that is not closed, or for another format",
-                    self.name,
-                    MAX_RECORD >> 20
-                )));
+                self.too_long(line, reading.on_bad)?;
+                counters.skipped_rows.add(1);
+                line = self.place.line;
+                continue;
             }
             match self.stream.read(&mut self.buffer)? {
                 Got::Bytes(_) => {
-                    if self.place == Place::START && self.buffer.starts_with(BYTE_ORDER_MARK) && at == 0 {
+                    if self.place == Place::START
+                        && self.given_up == 0
+                        && self.buffer.starts_with(BYTE_ORDER_MARK)
+                        && at == 0
+                    {
                         // Part of the file, not of its first field.
                         self.move_to(BYTE_ORDER_MARK.len(), 1);
                         self.buffer.drain(..BYTE_ORDER_MARK.len());
@@ -208,6 +217,42 @@ impl OpenFile {
                 Got::Nothing if self.stream.is_skipping() => return Ok(Collected::Again),
                 Got::Nothing => return Ok(Collected::Wait),
             }
+        }
+    }
+
+    /// A record has no end within [`MAX_RECORD`]. Where it is skipped only its first line is: a quote that is never closed
+    /// swallows good lines.
+    fn too_long(&mut self, line: u64, on_bad: OnBadRecord) -> Result<(), SourceError> {
+        if on_bad == OnBadRecord::Fail {
+            return Err(SourceError::bad_input(format!(
+                "{}:{line}: no end of the record within {} MiB; check for a quote that is not closed, or for another format",
+                self.input.name,
+                MAX_RECORD >> 20
+            )));
+        }
+        match memchr(b'\n', &self.buffer) {
+            Some(end) => {
+                self.move_to(end + 1, line + 1);
+                self.buffer.drain(..self.start);
+                self.start = 0;
+            }
+            None => {
+                self.given_up = self.buffer.len() as u64;
+                self.buffer = Vec::new();
+            }
+        }
+        Ok(())
+    }
+
+    /// Throws away what belongs to a line that is too long.
+    fn find_line_end(&mut self) {
+        let end = memchr(b'\n', &self.buffer).map(|end| end + 1);
+        let gone = end.unwrap_or(self.buffer.len());
+        self.buffer.drain(..gone);
+        self.given_up += gone as u64;
+        if end.is_some() || self.ended {
+            self.place = Place { offset: self.place.offset + self.given_up, line: self.place.line + 1 };
+            self.given_up = 0;
         }
     }
 

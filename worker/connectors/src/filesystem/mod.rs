@@ -11,8 +11,11 @@
 //! Not here: watching a folder for new files, partitions, other formats.
 
 mod bucket;
+mod closed;
 mod commit;
 mod file;
+mod gzip;
+mod input;
 mod location;
 mod names;
 mod object_sink;
@@ -32,13 +35,14 @@ use std::sync::Arc;
 use weir_engine::api::sink::SinkFactory;
 use weir_engine::api::source::SourceFactory;
 
+use self::closed::Closed;
 use self::location::{Location, LocationError, S3Options};
 use self::names::hidden_end;
 use self::object_sink::ObjectSinkFactory;
 use self::sink::FileSinkFactory;
 use self::source::FileSourceFactory;
 use crate::error::ConnectorError;
-use crate::formats::decode::{Csv, Format, OnBadRecord, Rows, csv_carries};
+use crate::formats::decode::{Csv, Format, Json, OnBadRecord, carries};
 use crate::formats::encode::OP;
 use crate::formats::records::QUOTE;
 use crate::options::Options;
@@ -109,6 +113,12 @@ const OPTIONS: &[OptionDoc] = &[
         about: "The same for JSON.",
     },
     OptionDoc {
+        name: "json.timestamp-format.standard",
+        expects: "'SQL' or 'ISO-8601'",
+        default: Some("SQL"),
+        about: "Sink: the form of timestamps, '2024-05-06 07:08:09' or '2024-05-06T07:08:09'. A source reads both.",
+    },
+    OptionDoc {
         name: "scan.rate-limit",
         expects: "a whole number of rows per second, at least 1",
         default: Some("no limit"),
@@ -147,12 +157,13 @@ impl ConnectorFactory for Filesystem {
         let format = format(table, &options)?;
         let key = match format {
             Format::Csv(_) => "csv.ignore-parse-errors",
-            Format::Json => "json.ignore-parse-errors",
+            Format::Json(_) => "json.ignore-parse-errors",
         };
         let needed = table.needed();
-        check_readable(table, &format, &needed)?;
+        check_columns(table, &format, &needed)?;
         Ok(Arc::new(FileSourceFactory {
             location: location(table, &options)?,
+            closed: Closed::with(&table.closed),
             schema: Arc::clone(&table.schema),
             needed,
             on_bad: if options.flag(key, false)? { OnBadRecord::Skip } else { OnBadRecord::Fail },
@@ -177,7 +188,7 @@ impl ConnectorFactory for Filesystem {
             return Err(column(table, field.name(), "is what 'changelog' adds", "give the column another name"));
         }
         let format = format(table, &options)?;
-        check_csv(table, &format, &table.needed())?;
+        check_columns(table, &format, &table.needed())?;
         let roll_at = options.bytes("sink.rolling-policy.file-size")?.unwrap_or(DEFAULT_ROLL_AT);
         let hidden = |name: &str| {
             options.unsupported(
@@ -201,7 +212,19 @@ impl ConnectorFactory for Filesystem {
         if folder.is_file() {
             return Err(options.invalid("path", "a folder; there is a file of this name"));
         }
-        Ok(Arc::new(FileSinkFactory { folder, format, changelog, roll_at }))
+        Ok(Arc::new(FileSinkFactory { folder, closed: Closed::with(&table.closed), format, changelog, roll_at }))
+    }
+
+    fn apart(&self, source: &TableSpec, sink: &TableSpec) -> Result<(), ConnectorError> {
+        let (read, written) = (location(source, &Options::of(source))?, location(sink, &Options::of(sink))?);
+        if !read.reads(&written) {
+            return Ok(());
+        }
+        let what = format!(
+            "what is written here is below the 'path' of {}, and would be read by the job when it starts anew",
+            source.name
+        );
+        Err(Options::of(sink).unsupported(Some("path"), &what, "give a folder that no table of the job reads"))
     }
 
     fn options(&self) -> &[OptionDoc] {
@@ -224,12 +247,19 @@ fn location(table: &TableSpec, options: &Options<'_>) -> Result<Location, Connec
         let what = format!("'{option}' has no meaning for a path that is not on s3://");
         return Err(options.unsupported(Some(option), &what, "take it out, or give a path on s3://"));
     }
-    Location::parse(path, &table.base_dir, s3).map_err(|error| match error {
+    let location = Location::parse(path, &table.base_dir, s3).map_err(|error| match error {
         LocationError::Form => options.invalid("path", PATH_FORM),
         LocationError::Store(source) => {
             ConnectorError::Store { table: table.name.clone(), url: path.to_string(), source }
         }
-    })
+    })?;
+    if let Location::Local(path) = &location
+        && let Some(closed) = Closed::with(&table.closed).written(path)
+    {
+        let what = format!("'path' leads into {}, which no table reaches", closed.display());
+        return Err(options.unsupported(Some("path"), &what, "give a folder of your own"));
+    }
+    Ok(location)
 }
 
 fn format(table: &TableSpec, options: &Options<'_>) -> Result<Format, ConnectorError> {
@@ -244,7 +274,12 @@ fn format(table: &TableSpec, options: &Options<'_>) -> Result<Format, ConnectorE
         return Err(options.unsupported(Some(option), &what, "take it out, or give the other format"));
     }
     if name == "json" {
-        return Ok(Format::Json);
+        let iso = match options.text("json.timestamp-format.standard") {
+            None | Some("SQL") => false,
+            Some("ISO-8601") => true,
+            Some(_) => return Err(options.invalid("json.timestamp-format.standard", "'SQL' or 'ISO-8601'")),
+        };
+        return Ok(Format::Json(Json { iso }));
     }
     let delimiter = match options.text("csv.field-delimiter") {
         None => b',',
@@ -261,38 +296,19 @@ fn format(table: &TableSpec, options: &Options<'_>) -> Result<Format, ConnectorE
     }))
 }
 
-fn check_readable(table: &TableSpec, format: &Format, needed: &[usize]) -> Result<(), ConnectorError> {
-    check_csv(table, format, needed)?;
-    // An empty text is read with the columns' types, all that can be known before there is a file.
-    let each = |&index: &usize| {
-        let read = Rows::new(format, &table.schema, &[index]).and_then(|rows| match rows {
-            Rows::Json(_) => rows.parse(b"{}", 1).map(|_| ()),
-            Rows::Csv(_) => Ok(()),
-        });
-        match read {
-            Err(arrow::error::ArrowError::NotYetImplemented(_)) => Err(column(
-                table,
-                table.schema.field(index).name(),
-                "has a type that cannot be read from JSON",
-                "declare it as STRING and convert it in the query",
-            )),
-            _ => Ok(()),
-        }
-    };
-    needed.iter().try_for_each(each)
+#[cfg(test)]
+pub(crate) fn format_of(table: &TableSpec) -> Result<Format, ConnectorError> {
+    format(table, &Options::of(table))
 }
 
-fn check_csv(table: &TableSpec, format: &Format, columns: &[usize]) -> Result<(), ConnectorError> {
-    let fields = columns.iter().map(|&index| table.schema.field(index));
-    match fields.filter(|field| !csv_carries(field.data_type())).find(|_| matches!(format, Format::Csv(_))) {
-        Some(field) => Err(column(
-            table,
-            field.name(),
-            "has a type that CSV has no text for",
-            "write it as STRING, or give 'format' = 'json'",
-        )),
-        None => Ok(()),
-    }
+fn check_columns(table: &TableSpec, format: &Format, columns: &[usize]) -> Result<(), ConnectorError> {
+    let mut fields = columns.iter().map(|&index| table.schema.field(index));
+    let Some(field) = fields.find(|field| !carries(format, field.data_type())) else { return Ok(()) };
+    let (what, remedy) = match format {
+        Format::Csv(_) => ("has a type that CSV has no text for", "write it as STRING, or give 'format' = 'json'"),
+        Format::Json(_) => ("has a type that JSON has no text for", "declare it as STRING and convert it in the query"),
+    };
+    Err(column(table, field.name(), what, remedy))
 }
 
 fn column(table: &TableSpec, column: &str, what: &str, remedy: &str) -> ConnectorError {

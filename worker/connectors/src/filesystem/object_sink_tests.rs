@@ -23,7 +23,7 @@ use weir_storage::minio::Minio;
 use super::bucket::{Bucket, Objects, Place};
 use super::location::is_hidden;
 use super::object_sink::ObjectSinkFactory;
-use crate::formats::decode::Format;
+use crate::formats::decode::{Format, Json};
 use crate::testing::sink_context;
 
 const MEBIBYTE: usize = 1 << 20;
@@ -72,7 +72,7 @@ impl Table {
 
     fn factory(&self) -> ObjectSinkFactory {
         let bucket = Bucket { place: self.place.clone(), objects: self.objects.clone(), path: "out".into() };
-        ObjectSinkFactory { bucket, format: Format::Json, changelog: false, roll_at: self.roll_at }
+        ObjectSinkFactory { bucket, format: Format::Json(Json::default()), changelog: false, roll_at: self.roll_at }
     }
 
     fn sink(&self) -> Box<dyn Sink> {

@@ -11,6 +11,7 @@ use weir_engine::api::error::SinkError;
 use weir_engine::api::sink::{CommitContext, Committer, PrepareJob, Sink, SinkContext, SinkFactory};
 use weir_protocol::CheckpointId;
 
+use super::closed::Closed;
 use super::commit::FileCommitter;
 use super::names::{Owner, Pending, Writer};
 use crate::formats::decode::Format;
@@ -26,6 +27,7 @@ static NEXT_FILE: AtomicU64 = AtomicU64::new(0);
 #[derive(Clone, Debug)]
 pub(super) struct FileSinkFactory {
     pub(super) folder: PathBuf,
+    pub(super) closed: Closed,
     pub(super) format: Format,
     /// Write what each row does in a first column.
     pub(super) changelog: bool,
@@ -35,6 +37,7 @@ pub(super) struct FileSinkFactory {
 
 impl SinkFactory for FileSinkFactory {
     fn create(&self, ctx: &SinkContext) -> Result<Box<dyn Sink>, SinkError> {
+        self.closed.open(&self.folder).map_err(|reached| SinkError::bad_input(reached.to_string()))?;
         create_folder(&self.folder).map_err(|error| cannot("create the folder", &self.folder, error))?;
         Ok(Box::new(FileSink { options: self.clone(), writer: Writer::of(ctx), open: None, closed: Vec::new() }))
     }

@@ -302,8 +302,8 @@ fn times_are_written_in_sqls_form() {
         vec![Arc::new(TimestampMillisecondArray::from(vec![1000, 1500]))],
     );
     for (format, expected) in [
-        ("csv", ["1970-01-01 00:00:01", "1970-01-01 00:00:01.500"]),
-        ("json", [r#"{"t":"1970-01-01 00:00:01"}"#, r#"{"t":"1970-01-01 00:00:01.500"}"#]),
+        ("csv", ["1970-01-01 00:00:01", "1970-01-01 00:00:01.5"]),
+        ("json", [r#"{"t":"1970-01-01 00:00:01"}"#, r#"{"t":"1970-01-01 00:00:01.5"}"#]),
     ] {
         let job = Job::of("job", format, |table| TableSpec { schema: Arc::new(schema.clone()), ..table });
         let mut sink = job.sink(1, 0);

@@ -7,12 +7,18 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimeUnit, TimestampMillisecondType};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use object_store::ObjectStoreExt;
+use futures::stream::BoxStream;
 use object_store::memory::InMemory;
+use object_store::path::Path as ObjectPath;
+use object_store::{
+    CopyOptions, GetOptions, GetRange, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult,
+};
 use proptest::prelude::*;
 use serde_json::json;
 use tempfile::TempDir;
 use weir_engine::api::source::SourcePoll;
+use weir_engine::data::watermark::Watermarks;
 
 use super::bucket::{Bucket, Objects, Place};
 use super::*;
@@ -70,6 +76,13 @@ fn read(table: &TableSpec) -> Vec<Row> {
     all
 }
 
+/// The columns of every batch, one behind another.
+fn read_all(table: &TableSpec) -> Vec<RecordBatch> {
+    let mut all = Vec::new();
+    SourceTest::start(&*factory(table), 1).run(100, |_, rows| all.push(rows));
+    all
+}
+
 fn fails(table: &TableSpec) -> String {
     SourceTest::start(&*factory(table), 1).try_run(100, |_, _| {}).unwrap_err().to_string()
 }
@@ -118,9 +131,8 @@ fn times_are_read_in_sqls_form_and_in_isos() {
     let schema = Schema::new(vec![Field::new("t", DataType::Timestamp(TimeUnit::Millisecond, None), true)]);
     let path = write(&folder, "a.csv", "1970-01-01 00:00:01\n1970-01-01T00:00:02.5Z\n");
     let table = TableSpec { schema: Arc::new(schema), ..table(&path, "csv") };
-    SourceTest::start(&*factory(&table), 1).run(100, |_, rows| {
-        assert_eq!(rows.column(0).as_primitive::<TimestampMillisecondType>().values(), &[1000, 2500]);
-    });
+    let rows = read_all(&table);
+    assert_eq!(rows[0].column(0).as_primitive::<TimestampMillisecondType>().values(), &[1000, 2500]);
 }
 
 #[test]
@@ -154,13 +166,13 @@ fn a_corrupt_line_fails_with_file_and_line_and_what_to_do() {
     assert_eq!(
         fails(&table(&path, "csv")),
         format!(
-            "{}:1001: Error while parsing value 'many' as type 'Int64' for column 'id'; correct the line, or set 'csv.ignore-parse-errors' = 'true' to skip and count such lines",
+            "{}:1001: 'many' is no BIGINT for column 'id'; correct the line, or set 'csv.ignore-parse-errors' = 'true' to skip and count such lines",
             path.display()
         )
     );
     let path = write(&folder, "b.csv", "1,a\n2,b,c\n");
     let error = fails(&table(&path, "csv"));
-    assert!(error.contains("b.csv:2: incorrect number of fields, expected 2 got more than 2"), "{error}");
+    assert!(error.contains("b.csv:2: the line has 3 fields, and 2 are expected"), "{error}");
     let path = write(&folder, "c.csv", "id,text\n1,a\n");
     assert!(fails(&table(&path, "csv")).ends_with("if this line has the columns' names, set 'csv.header' = 'true'"));
     let path = write(&folder, "g.csv", "1,a\n2,\"b\n3,c\n");
@@ -174,7 +186,7 @@ fn a_corrupt_line_fails_with_file_and_line_and_what_to_do() {
     assert!(error.contains("e.json:1: "), "{error}");
     let path = write(&folder, "f.csv", b"1,a\n2,\xff\n");
     let error = fails(&table(&path, "csv"));
-    assert!(error.contains("f.csv:2: Encountered invalid UTF-8 data"), "{error}");
+    assert!(error.contains("f.csv:2: a text is not UTF-8, from byte 3 of the line on"), "{error}");
 }
 
 #[test]
@@ -352,16 +364,370 @@ proptest! {
 }
 
 #[test]
-fn files_are_dealt_to_as_many_splits_as_are_useful() {
+fn files_are_dealt_to_so_many_splits_that_each_subtask_has_as_many() {
+    let folder = tempfile::tempdir().unwrap();
+    let table = table(folder.path(), "csv");
+    for (files, parallelism, splits) in
+        [(3, 1, 3), (3, 8, 3), (40, 1, 16), (40, 3, 18), (40, 16, 16), (40, 30, 30), (40, 64, 40)]
+    {
+        for file in 0..files {
+            write(&folder, &format!("{file:02}.csv"), "1,a\n");
+        }
+        let factory = factory(&table);
+        let found = factory.splits(parallelism).unwrap();
+        assert_eq!(found.len(), splits, "{files} files for {parallelism}");
+        let all: usize = found.iter().map(|split| split["files"].as_array().unwrap().len()).sum();
+        assert_eq!(all, files);
+        assert!(factory.bounded());
+    }
+}
+
+/// A file that changes between two attempts, and what the second says.
+fn changed(bytes: &[u8], change: impl Fn(&Path)) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(&folder, "a.csv", bytes);
+    let factory = factory(&table(&path, "csv"));
+    let mut test = SourceTest::start(&*factory, 1);
+    assert!(matches!(test.poll(1), SourcePoll::Rows { .. }));
+    let positions = test.snapshot();
+    let mut rest = 0;
+    SourceTest::restored(&*factory, 1, positions.clone()).run(10, |_, rows| rest += rows.num_rows());
+    assert_eq!(rest, 1);
+    change(&path);
+    SourceTest::restored(&*factory, 1, positions).try_run(10, |_, _| {}).unwrap_err().to_string()
+}
+
+#[test]
+fn a_file_that_is_another_one_in_the_next_attempt_is_refused() {
+    let later = |path: &Path| {
+        let file = fs::File::options().append(true).open(path).unwrap();
+        file.set_modified(std::time::SystemTime::now() + std::time::Duration::from_secs(9)).unwrap();
+    };
+    let error = changed(b"1,a\n2,b\n", |path| fs::write(path, "1,a\n2,b\n3,c\n").unwrap());
+    assert!(error.contains("has changed since the job first saw it: it had 8 bytes and has 12"), "{error}");
+    let error = changed(b"1,a\n2,b\n", |path| fs::write(path, "1,a\n").unwrap());
+    assert!(error.contains("it had 8 bytes and has 4"), "{error}");
+    let error = changed(b"1,a\n2,b\n", |path| {
+        fs::remove_file(path).unwrap();
+        fs::write(path, "5,e\n6,f\n").unwrap();
+        later(path);
+    });
+    assert!(error.contains("it was written again"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_written_while_it_is_read_is_refused_at_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(&folder, "a.csv", "1,a\n2,b\n");
+    let mut test = SourceTest::start(&*factory(&table(&path, "csv")), 1);
+    assert!(matches!(test.poll(1), SourcePoll::Rows { .. }));
+    fs::File::options().append(true).open(&path).unwrap().write_all(b"3,c\n").unwrap();
+    let error = test.try_run(10, |_, _| {}).unwrap_err();
+    assert!(error.to_string().contains("it had 8 bytes and has 12"), "{error}");
+}
+
+#[test]
+fn splits_of_the_first_version_are_read_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (write(&folder, "a.csv", "1,a\n2,b\n"), write(&folder, "b.csv", "3,c\n"));
+    let factory = factory(&table(folder.path(), "csv"));
+    let stored = json!({"of": 1, "files": [a, b], "offset": 4, "line": 2});
+    let mut test = SourceTest::restored(&*factory, 1, vec![stored]);
+    let mut all = Vec::new();
+    test.run(10, |_, rows| all.extend(rows_of(&rows)));
+    assert_eq!(all, [row(2, "b"), row(3, "c")]);
+    let later = json!({"version": 3, "of": 1, "files": [], "offset": 0, "line": 1});
+    let error = SourceTest::try_restored(&*factory, 1, vec![later]).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("a later one's"), "{error}");
+}
+
+#[test]
+fn paths_of_the_process_of_the_machine_and_of_the_worker_are_closed() {
+    let own = tempfile::tempdir().unwrap();
+    for path in ["/proc/self/environ", "/etc/weir/tls/tls.key", "/data/../sys/kernel", own.path().to_str().unwrap()] {
+        let table = TableSpec { closed: vec![own.path().to_path_buf()], ..table(Path::new(path), "csv") };
+        assert!(refused(&table).to_string().contains("which no table reaches"), "{path}");
+        assert!(Filesystem.sink(&table).is_err(), "{path}");
+    }
+    // What a link leads to is known when it is followed.
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("/proc/self/environ", folder.path().join("a.csv")).unwrap();
+    let error = fails(&table(folder.path(), "csv"));
+    assert!(error.contains("a.csv is in /proc, which no table reaches"), "{error}");
+}
+
+#[test]
+fn a_sink_within_a_source_of_the_job_is_refused() {
+    let (read, written) = (table(Path::new("/data"), "csv"), table(Path::new("/data/out"), "json"));
+    let error = Filesystem.apart(&read, &written).unwrap_err();
+    assert!(error.to_string().contains("below the 'path' of input"), "{error}");
+    assert_eq!(error.option(), Some("path"));
+    assert!(Filesystem.apart(&written, &read).is_ok());
+}
+
+#[test]
+fn of_a_record_that_is_too_long_only_the_first_line_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let count = |name: &str, text: &[u8], format: &str| {
+        let path = write(&folder, name, text);
+        let table = table(&path, format).with(&format!("{format}.ignore-parse-errors"), "true");
+        let mut test = SourceTest::start(&*factory(&table), 1);
+        let mut ids = Vec::new();
+        test.run(10_000, |_, rows| ids.extend(rows_of(&rows).into_iter().map(|(id, _)| id.unwrap())));
+        let end: Vec<_> = test.snapshot();
+        assert!(end[0]["files"].as_array().unwrap().is_empty());
+        (ids, test.counters.skipped_rows.get())
+    };
+    let long =
+        [b"{\"id\":1}\n{\"id\":2,\"text\":\"".to_vec(), vec![b'x'; 17 << 20], b"\"}\n{\"id\":3}\n".to_vec()].concat();
+    assert_eq!(count("a.json", &long, "json"), (vec![1, 3], 1));
+    let unended = &long[..long.len() - 12];
+    assert_eq!(count("b.json", unended, "json"), (vec![1], 1));
+    let good = "3,text\n".repeat((17 << 20) / 7);
+    let (ids, skipped) = count("c.csv", format!("1,a\n2,\"open\n{good}").as_bytes(), "csv");
+    assert_eq!((ids.len(), ids[0], skipped), (1 + good.len() / 7, 1, 1));
+}
+
+#[test]
+fn the_split_furthest_back_in_event_time_is_read_first() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["a.csv", "b.csv", "c.csv"] {
-        write(&folder, name, "1,a\n");
+        write(&folder, name, "1,a\n2,b\n3,c\n");
     }
     let factory = factory(&table(folder.path(), "csv"));
-    assert_eq!(factory.splits(2).unwrap().len(), 2);
-    assert_eq!(factory.splits(8).unwrap().len(), 3);
-    assert_eq!(factory.splits(2).unwrap()[0]["files"].as_array().unwrap().len(), 2);
-    assert!(factory.bounded());
+    let mut test = SourceTest::start(&*factory, 1);
+    let mut read = Vec::new();
+    // Each row of the first file is an hour further, those of the others a minute.
+    let step = [60, 1, 1];
+    let mut reached = [0; 3];
+    loop {
+        match test.poll(1) {
+            SourcePoll::Rows { split, .. } => {
+                read.push(split);
+                reached[split] += step[split];
+                test.event_time(split, reached[split]);
+            }
+            SourcePoll::Pending { .. } | SourcePoll::SplitFinished(_) => {}
+            SourcePoll::End => break,
+        }
+    }
+    assert_eq!(read, [0, 1, 2, 1, 2, 1, 2, 0, 0]);
+}
+
+/// Rows of the flights example whose hour has closed before they come, where so many subtasks share the files.
+fn late_flights(parallelism: usize) -> usize {
+    const DELAY: i64 = 24 * 3_600_000;
+    const HOUR: i64 = 3_600_000;
+    let time = Field::new("time_hour", DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into())), true);
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/flights/data");
+    let table = table(Path::new(path), "csv").with("csv.header", "true").with("csv.null-literal", "NA");
+    let factory = factory(&TableSpec { schema: Arc::new(Schema::new(vec![time])), ..table });
+    let splits = factory.splits(parallelism as u32).unwrap();
+    let mut all = Watermarks::new(splits.len(), i64::MIN);
+    let mut subtasks: Vec<(SourceTest, Vec<usize>)> = (0..parallelism)
+        .map(|subtask| {
+            let dealt: Vec<usize> = (subtask..splits.len()).step_by(parallelism).collect();
+            let own = dealt.iter().map(|&split| splits[split].clone()).collect();
+            (SourceTest::restored(&*factory, parallelism as u32, own), dealt)
+        })
+        .collect();
+    let (mut rows, mut late) = (0, 0);
+    while !all.is_ended() {
+        for (test, dealt) in &mut subtasks {
+            match test.poll(1024) {
+                SourcePoll::Rows { split, rows: batch } => {
+                    let times = batch.column(0).as_primitive::<TimestampMillisecondType>().values().to_vec();
+                    rows += times.len();
+                    late +=
+                        times.iter().filter(|&&time| time - time.rem_euclid(HOUR) + HOUR - 1 <= all.current()).count();
+                    all.advance(dealt[split], times.iter().max().unwrap() - DELAY);
+                    test.event_time(split, all.of(dealt[split]));
+                }
+                SourcePoll::SplitFinished(split) => drop(all.end(dealt[split])),
+                SourcePoll::Pending { .. } | SourcePoll::End => {}
+            }
+        }
+    }
+    assert_eq!(rows, 27_004);
+    late
+}
+
+#[test]
+fn how_many_subtasks_share_the_files_makes_no_row_late() {
+    assert_eq!([1, 2, 3, 4].map(late_flights), [0; 4]);
+}
+
+/// What `gzip` makes of it: its content, if it says without a warning that all is well.
+fn by_gzip(bytes: &[u8]) -> Option<Vec<u8>> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), bytes).unwrap();
+    let gzip =
+        std::process::Command::new("gzip").arg("-dc").stdin(fs::File::open(file.path()).unwrap()).output().unwrap();
+    gzip.status.success().then_some(gzip.stdout)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn a_zipped_file_is_read_where_gzip_finds_it_whole_and_nowhere_else(
+        sizes in proptest::collection::vec(0_i64..400, 1..4),
+        padding in 0_usize..3,
+        flips in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+        cut in proptest::option::of(any::<prop::sample::Index>()),
+    ) {
+        let mut next = 0;
+        let mut bytes = Vec::new();
+        for rows in sizes {
+            bytes.extend(zip(lines(next..next + rows, |i| format!("{i},row {}", i * 7919 % 10_007)).as_bytes()));
+            next += rows;
+        }
+        bytes.resize(bytes.len() + padding, 0);
+        for (at, byte) in flips {
+            let at = at.index(bytes.len());
+            bytes[at] ^= byte;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = write(&folder, "a.csv.gz", &bytes);
+        let expected = by_gzip(&bytes).map(|text| String::from_utf8(text).unwrap().lines().count());
+        // Another format that gzip reads, and we do not.
+        prop_assume!(!bytes.windows(2).any(|magic| matches!(magic, [0x1F, 0x9D | 0x9E | 0x1E | 0xA0])));
+        let table = table(&path, "csv");
+        let mut rows = 0;
+        let read = SourceTest::start(&*factory(&table), 1).try_run(100, |_, batch| rows += batch.num_rows());
+        prop_assert_eq!(read.map(|()| rows).ok(), expected);
+
+        let (factory, _) = objects(&[("in/a.csv.gz", bytes.clone())]);
+        let mut rows = 0;
+        let read = factory.splits(1).and_then(|splits| {
+            SourceTest::restored(&factory, 1, splits).try_run(100, |_, batch| rows += batch.num_rows())
+        });
+        if !bytes.is_empty() {
+            prop_assert_eq!(read.map(|()| rows).ok(), expected);
+        }
+    }
+}
+
+#[test]
+fn a_fault_behind_a_member_is_told_however_often_it_is_asked_for() {
+    let mut bytes = zip(b"1,a\n");
+    let trailer = bytes.len() - 8;
+    bytes[trailer] ^= 1;
+    bytes.extend(zip(b"2,b\n"));
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(&folder, "a.csv.gz", &bytes);
+    let mut test = SourceTest::start(&*factory(&table(&path, "csv")), 1);
+    let error = test.try_run(100, |_, _| {}).unwrap_err().to_string();
+    assert!(error.contains("a.csv.gz is not valid gzip"), "{error}");
+    assert!(test.try_run(100, |_, _| {}).is_err(), "and it does not end after that");
+}
+
+/// Passes requests on, and panics at the first that comes behind so many bytes.
+#[derive(Debug)]
+struct Panicking {
+    inner: Arc<InMemory>,
+    behind: u64,
+}
+
+impl std::fmt::Display for Panicking {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Panicking")
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for Panicking {
+    async fn put_opts(
+        &self,
+        to: &ObjectPath,
+        bytes: PutPayload,
+        options: PutOptions,
+    ) -> object_store::Result<PutResult> {
+        self.inner.put_opts(to, bytes, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        to: &ObjectPath,
+        options: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(to, options).await
+    }
+
+    async fn get_opts(&self, from: &ObjectPath, options: GetOptions) -> object_store::Result<GetResult> {
+        if let Some(GetRange::Bounded(range)) = &options.range {
+            assert!(range.start < self.behind, "a connector's mistake");
+        }
+        self.inner.get_opts(from, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        all: BoxStream<'static, object_store::Result<ObjectPath>>,
+    ) -> BoxStream<'static, object_store::Result<ObjectPath>> {
+        self.inner.delete_stream(all)
+    }
+
+    fn list(&self, prefix: Option<&ObjectPath>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&ObjectPath>) -> object_store::Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &ObjectPath, to: &ObjectPath, options: CopyOptions) -> object_store::Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+#[test]
+fn a_panic_where_an_object_is_fetched_is_a_failure_and_not_its_end() {
+    let text = lines(0..1_000_000, |i| format!("{i},row {i}")).into_bytes();
+    assert!(text.len() > 9 << 20);
+    for behind in [1, 5 << 20] {
+        let (mut factory, store) = objects(&[("in/a.csv", text.clone())]);
+        let splits = factory.splits(1).unwrap();
+        if let Location::Remote(bucket) = &mut factory.location {
+            bucket.objects.store = Arc::new(Panicking { inner: Arc::clone(&store), behind });
+        }
+        // The first range is asked for from the start, so the first panics later than that.
+        let error = SourceTest::restored(&factory, 1, splits).try_run(1000, |_, _| {}).unwrap_err();
+        assert!(error.to_string().contains("ended without a word"), "{error}");
+    }
+}
+
+/// What Hive, Spark and people put into names.
+const STRANGE: [&str; 6] =
+    ["ts=2024-01-01 00%3A00%3A00/a.csv", "a~b#c.csv", "[d]{e}^|.csv", "100%.csv", "ü ? *.csv", "<f>`g`.csv"];
+
+#[test]
+fn objects_are_read_whatever_their_names_are() {
+    let check = |objects: Objects, place: Place| {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        for (id, name) in STRANGE.iter().enumerate() {
+            let key = ObjectPath::parse(format!("in/{name}")).unwrap();
+            runtime.block_on(objects.store.put(&key, format!("{id},x\n").into())).unwrap();
+        }
+        let (mut factory, _) = self::objects(&[]);
+        factory.location = Location::Remote(Bucket { place, objects, path: "in".into() });
+        let mut ids = Vec::new();
+        SourceTest::restored(&factory, 1, factory.splits(1).unwrap()).run(10, |_, rows| {
+            ids.extend_from_slice(rows.column(0).as_primitive::<Int64Type>().values());
+        });
+        ids.sort_unstable();
+        assert_eq!(ids, [0, 1, 2, 3, 4, 5]);
+    };
+    let place = |endpoint: Option<String>| {
+        let region = endpoint.as_ref().map(|_| "us-east-1".to_string());
+        Place { bucket: "data".to_string(), endpoint, region }
+    };
+    check(Objects::new(InMemory::new()), place(None));
+    if let Some(server) = weir_storage::minio::Minio::start("objects_are_read_whatever_their_names_are", &["data"]) {
+        check(Objects::new((*server.client("data")).clone()), place(Some(server.endpoint())));
+    }
 }
 
 /// These objects below `in/`, as lines of CSV.
@@ -377,6 +743,7 @@ fn objects(objects: &[(&str, Vec<u8>)]) -> (FileSourceFactory, Arc<InMemory>) {
             objects: Objects { store: Arc::clone(&store) as _, uploads: Arc::clone(&store) as _ },
             path: "in".into(),
         }),
+        closed: Closed::default(),
         format: Format::Csv(Csv { delimiter: b',', header: false, null_literal: None }),
         schema: fields(),
         needed: vec![0, 1],
@@ -386,11 +753,17 @@ fn objects(objects: &[(&str, Vec<u8>)]) -> (FileSourceFactory, Arc<InMemory>) {
     (factory, store)
 }
 
+/// One split with all of these objects.
+fn one_split(factory: &FileSourceFactory) -> Vec<serde_json::Value> {
+    let files: Vec<_> = factory.splits(1).unwrap().iter().map(|split| split["files"][0].clone()).collect();
+    vec![json!({"version": 2, "of": 1, "files": files, "offset": 0, "line": 1})]
+}
+
 #[test]
-fn a_checkpoint_at_the_end_of_an_object_is_restored_and_one_beyond_it_is_refused() {
+fn a_checkpoint_at_the_end_of_an_object_is_restored_and_one_of_another_object_is_refused() {
     let text = lines(0..1_000, |i| format!("{i},row {i}"));
     let (factory, store) = objects(&[("in/a.csv", text.clone().into_bytes()), ("in/b.csv", b"1000,last\n".to_vec())]);
-    let mut test = SourceTest::restored(&factory, 1, factory.splits(1).unwrap());
+    let mut test = SourceTest::restored(&factory, 1, one_split(&factory));
     let mut seen = 0;
     while seen < 1_000 {
         match test.poll(100) {
@@ -409,24 +782,31 @@ fn a_checkpoint_at_the_end_of_an_object_is_restored_and_one_beyond_it_is_refused
 
     let shorter = text.as_bytes()[..text.len() - 7].to_vec();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(store.put(&"in/a.csv".into(), shorter.into())).unwrap();
-    let mut test = SourceTest::restored(&factory, 1, positions);
-    let error = loop {
-        match test.try_poll(100) {
-            Ok(SourcePoll::Pending { .. }) => std::thread::yield_now(),
-            Ok(other) => panic!("{other:?}"),
-            Err(error) => break error,
-        }
+    let refused = |bytes: Vec<u8>, positions: &[serde_json::Value]| {
+        runtime.block_on(store.put(&"in/a.csv".into(), bytes.into())).unwrap();
+        let mut test = SourceTest::restored(&factory, 1, positions.to_vec());
+        test.try_run(100, |_, _| {}).unwrap_err().to_string()
     };
-    assert!(error.to_string().contains("ends 7 bytes before the position of the checkpoint"), "{error}");
+    // The first version of a split knows no more than a name.
+    let first = json!({"of": 1, "files": ["s3://bucket/in/a.csv"], "offset": text.len(), "line": 1001});
+    let error = refused(shorter.clone(), &[first]);
+    assert!(error.contains("ends 7 bytes before the position of the checkpoint"), "{error}");
+    let error = refused(shorter, &positions);
+    assert!(error.contains("has changed since the job first saw it"), "{error}");
+    let error = refused(text.replace("row", "ROW").into_bytes(), &positions);
+    assert!(error.contains("has changed since the job first saw it: its ETag is another one"), "{error}");
+    let begun = json!({"version": 2, "of": 1, "files": positions[0]["files"], "offset": 6, "line": 2});
+    let error = refused(text.replace("row", "Row").into_bytes(), &[begun]);
+    assert!(error.contains("its ETag is another one"), "{error}");
 }
 
 #[test]
 fn objects_are_read_ahead_and_restored_like_files() {
     let text = lines(0..100_000, |i| format!("{i},row {i}"));
     let (factory, _) = objects(&[("in/a.csv", text.clone().into_bytes()), ("in/b.csv.gz", zip(text.as_bytes()))]);
-    let splits = factory.splits(1).unwrap();
-    assert_eq!(splits[0]["files"], json!(["s3://bucket/in/a.csv", "s3://bucket/in/b.csv.gz"]));
+    let splits = one_split(&factory);
+    let names: Vec<_> = splits[0]["files"].as_array().unwrap().iter().map(|file| &file["name"]).collect();
+    assert_eq!(names, ["s3://bucket/in/a.csv", "s3://bucket/in/b.csv.gz"]);
     let mut ids = Vec::new();
     let mut take = |rows: &RecordBatch| ids.extend_from_slice(rows.column(0).as_primitive::<Int64Type>().values());
     let mut positions = splits;

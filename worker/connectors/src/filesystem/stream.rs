@@ -1,27 +1,62 @@
 //! The bytes of one file from an offset on, unzipped by name. Local files are read where they are wanted; an object is
 //! fetched and unzipped beside, a few pieces ahead, and its reader is woken. It is asked for range by range: a request that is
 //! answered as slowly as rows are wanted would be out of time before its end.
+//!
+//! **Invariant:** what cannot be read is a fault and never the end of the file. A fault that comes behind good bytes is kept
+//! until they have been given, and then given each time: decoders tell theirs once, and end afterwards. An object has ended
+//! only when its thread has said so: one that panicked says nothing.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
+use std::sync::Arc;
 
-use flate2::read::MultiGzDecoder;
-use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStoreExt};
+use object_store::{GetOptions, GetRange, ObjectMeta};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender, channel, error::TryRecvError};
 use weir_engine::api::error::SourceError;
 use weir_engine::api::source::Waker;
 
 use super::bucket::Bucket;
-use super::location::Location;
+use super::closed::Closed;
+use super::gzip::Members;
+use super::input::Input;
+use super::location::{Location, regular};
 
 /// One read.
 const PIECE: usize = 256 << 10;
-/// Pieces of an object fetched ahead: with [`PIECE`] and [`RANGE`] this bounds its memory.
-const PIECES_AHEAD: usize = 8;
-/// Bytes of an object that are asked for at once.
-const RANGE: u64 = 4 << 20;
+/// What one object is asked for at once, at most.
+const LARGEST_RANGE: u64 = 4 << 20;
+/// And at least: the time that a request takes should be spent on bytes.
+const LEAST_RANGE: u64 = 256 << 10;
+/// Bytes of objects that a subtask holds ahead of what is read, all its splits together: half as ranges, half as pieces.
+const AHEAD: u64 = 12 << 20;
+/// The stack of a thread that fetches; it holds nothing.
+const STACK: usize = 512 << 10;
+
+/// How far objects are read ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ahead {
+    range: u64,
+    pieces: usize,
+}
+
+impl Ahead {
+    /// Of each of so many objects that one subtask reads beside each other.
+    pub(super) fn of_each(objects: usize) -> Self {
+        let share = AHEAD / 2 / objects.max(1) as u64;
+        let pieces = (share / PIECE as u64).clamp(1, LARGEST_RANGE / PIECE as u64);
+        Self { range: share.clamp(LEAST_RANGE, LARGEST_RANGE), pieces: pieces as usize }
+    }
+}
+
+/// What all files of a subtask are opened with.
+pub(super) struct Opening {
+    pub(super) closed: Closed,
+    pub(super) ahead: Ahead,
+    pub(super) runtime: Handle,
+    pub(super) waker: Waker,
+}
 
 /// What a read gives.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,66 +71,105 @@ pub(super) enum Got {
 
 /// See the module.
 pub(super) struct Stream {
-    /// For messages.
-    name: String,
+    input: Input,
     bytes: Bytes,
     /// Bytes still to be thrown away before the offset is reached.
     skip: u64,
 }
 
 enum Bytes {
-    Here(Box<dyn Read + Send>),
-    Ahead(Receiver<io::Result<Vec<u8>>>),
+    /// The file is kept so that it can be looked at again at its end.
+    Here(Kept<Box<dyn Read + Send>>, Arc<File>),
+    Ahead(Receiver<io::Result<Piece>>),
+    /// A fault has been given.
+    Broken,
+    Ended,
+}
+
+/// What a fetching thread sends.
+enum Piece {
+    /// At least one.
+    Bytes(Vec<u8>),
+    End,
 }
 
 impl Stream {
     /// Opens a file at an offset of its unzipped bytes.
-    pub(super) fn open(
-        file: &Location,
-        name: &str,
-        offset: u64,
-        runtime: &Handle,
-        waker: &Waker,
-    ) -> Result<Self, SourceError> {
-        let zipped = is_zipped(name);
+    pub(super) fn open(file: &Location, input: &Input, offset: u64, with: &Opening) -> Result<Self, SourceError> {
+        let zipped = is_zipped(&input.name);
         let start = if zipped { 0 } else { offset };
         let bytes = match file {
-            Location::Local(path) => Bytes::Here(open_local(path, zipped, start)?),
-            Location::Remote(bucket) => Bytes::Ahead(fetch(bucket, zipped, start, runtime, waker)),
+            Location::Local(path) => {
+                let file = Arc::new(open_local(path, input, start, &with.closed)?);
+                let reader: Box<dyn Read + Send> = match zipped {
+                    true => Box::new(Members::new(BufReader::with_capacity(PIECE, Arc::clone(&file)))),
+                    false => Box::new(Arc::clone(&file)),
+                };
+                Bytes::Here(Kept::new(reader), file)
+            }
+            Location::Remote(bucket) => Bytes::Ahead(fetch(bucket, input, zipped, start, with)?),
         };
-        Ok(Self { name: name.to_string(), bytes, skip: offset - start })
+        Ok(Self { input: input.clone(), bytes, skip: offset - start })
     }
 
     /// Appends the next bytes to `buffer`.
     pub(super) fn read(&mut self, buffer: &mut Vec<u8>) -> Result<Got, SourceError> {
         let old = buffer.len();
-        let got = match &mut self.bytes {
-            Bytes::Here(reader) => {
+        match self.next(buffer) {
+            Ok(Some(0)) => {
+                self.bytes = Bytes::Ended;
+                Ok(Got::End)
+            }
+            Ok(Some(got)) => {
+                let skipped = self.skip.min(got as u64);
+                self.skip -= skipped;
+                buffer.drain(old..old + skipped as usize);
+                Ok(if buffer.len() == old { Got::Nothing } else { Got::Bytes(buffer.len() - old) })
+            }
+            Ok(None) => Ok(Got::Nothing),
+            Err(error) => {
+                buffer.truncate(old);
+                self.bytes = Bytes::Broken;
+                Err(error)
+            }
+        }
+    }
+
+    /// So many more bytes, 0 at the end; none where there is nothing yet.
+    fn next(&mut self, buffer: &mut Vec<u8>) -> Result<Option<usize>, SourceError> {
+        let read = match &mut self.bytes {
+            Bytes::Here(reader, file) => {
+                let old = buffer.len();
                 buffer.resize(old + PIECE, 0);
-                let read = read_some(&mut **reader, &mut buffer[old..]).map_err(|error| broken(&self.name, error))?;
+                let read = reader.fill(&mut buffer[old..]).map_err(|error| broken(&self.input, error))?;
                 buffer.truncate(old + read);
+                if read == 0 {
+                    let metadata = file.metadata().map_err(|error| broken(&self.input, error))?;
+                    self.input.check(&metadata)?;
+                }
                 read
             }
             Bytes::Ahead(pieces) => match pieces.try_recv() {
-                Ok(piece) => {
-                    let piece = piece.map_err(|error| broken(&self.name, error))?;
+                Ok(Ok(Piece::Bytes(piece))) => {
                     buffer.extend_from_slice(&piece);
                     piece.len()
                 }
-                Err(TryRecvError::Empty) => return Ok(Got::Nothing),
-                Err(TryRecvError::Disconnected) => 0,
+                Ok(Ok(Piece::End)) => 0,
+                Ok(Err(error)) => return Err(broken(&self.input, error)),
+                Err(TryRecvError::Empty) => return Ok(None),
+                Err(TryRecvError::Disconnected) => {
+                    let message =
+                        format!("what fetched {} ended without a word; the worker's log says why", self.input.name);
+                    return Err(SourceError::io(message));
+                }
             },
+            Bytes::Broken => return Err(SourceError::io(format!("{} could not be read before", self.input.name))),
+            Bytes::Ended => 0,
         };
-        if got == 0 {
-            if self.skip > 0 {
-                return Err(changed(&self.name, self.skip));
-            }
-            return Ok(Got::End);
+        if read == 0 && self.skip > 0 {
+            return Err(shorter(&self.input.name, self.skip));
         }
-        let skipped = self.skip.min(got as u64);
-        self.skip -= skipped;
-        buffer.drain(old..old + skipped as usize);
-        if buffer.len() == old { Ok(Got::Nothing) } else { Ok(Got::Bytes(buffer.len() - old)) }
+        Ok(Some(read))
     }
 
     /// Still on the way to its offset: a read may give nothing although there is more, and nobody will wake.
@@ -108,7 +182,7 @@ pub(super) fn is_zipped(name: &str) -> bool {
     Path::new(name).extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz"))
 }
 
-fn changed(name: &str, missing: u64) -> SourceError {
+fn shorter(name: &str, missing: u64) -> SourceError {
     SourceError::bad_input(format!(
         "{name} ends {missing} bytes before the position of the checkpoint: it has changed since; put the old file back, or start without the checkpoint"
     ))
@@ -119,15 +193,24 @@ fn changed(name: &str, missing: u64) -> SourceError {
 #[error("it ends {0} bytes earlier")]
 struct Shorter(u64);
 
-fn broken(name: &str, error: io::Error) -> SourceError {
+/// An object is not as long as it was.
+#[derive(Debug, thiserror::Error)]
+#[error("it has {0} bytes now")]
+struct OtherLength(u64);
+
+fn broken(input: &Input, error: io::Error) -> SourceError {
+    let name = &input.name;
+    if let Some(OtherLength(now)) = error.get_ref().and_then(|error| error.downcast_ref())
+        && let Err(changed) = input.check_length(*now)
+    {
+        return changed;
+    }
     if let Some(Shorter(missing)) = error.get_ref().and_then(|error| error.downcast_ref()) {
-        return changed(name, *missing);
+        return shorter(name, *missing);
     }
     let refused = error.get_ref().and_then(|error| error.downcast_ref::<object_store::Error>());
     if let Some(object_store::Error::Precondition { .. }) = refused {
-        return SourceError::bad_input(format!(
-            "{name} has changed while it was read; what is read may not be written again"
-        ));
+        return input.changed("its ETag is another one");
     }
     let message = match error.kind() {
         io::ErrorKind::UnexpectedEof if is_zipped(name) => {
@@ -141,67 +224,116 @@ fn broken(name: &str, error: io::Error) -> SourceError {
     SourceError::bad_input(message).because(error)
 }
 
-fn read_some(reader: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match reader.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // What came before the fault is good, and the fault will come again.
-            Err(_) if filled > 0 => break,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
+/// A reader that fills what it is given, and keeps a fault until what came before it was given.
+struct Kept<R> {
+    reader: R,
+    fault: Option<io::Error>,
 }
 
-fn open_local(path: &Path, zipped: bool, start: u64) -> Result<Box<dyn Read + Send>, SourceError> {
-    let cannot = |error: io::Error| SourceError::bad_input(format!("cannot open {}", path.display())).because(error);
-    let mut file = File::open(path).map_err(cannot)?;
-    if start > 0 {
-        let length = file.metadata().map_err(cannot)?.len();
-        if length < start {
-            return Err(changed(&path.display().to_string(), start - length));
+impl<R: Read> Kept<R> {
+    const fn new(reader: R) -> Self {
+        Self { reader, fault: None }
+    }
+
+    /// Fewer bytes than there is room for only before a fault or the end; none at the end.
+    fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() && self.fault.is_none() {
+            match self.reader.read(&mut buffer[filled..]) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => self.fault = Some(error),
+            }
         }
+        match self.fault.take_if(|_| filled == 0) {
+            Some(fault) => Err(fault),
+            None => Ok(filled),
+        }
+    }
+}
+
+fn open_local(path: &Path, input: &Input, start: u64, closed: &Closed) -> Result<File, SourceError> {
+    let cannot = |error: io::Error| SourceError::bad_input(format!("cannot open {}", path.display())).because(error);
+    let mut file = File::open(closed.open(path)?).map_err(cannot)?;
+    let metadata = file.metadata().map_err(cannot)?;
+    regular(path, &metadata)?;
+    input.check(&metadata)?;
+    if metadata.len() < start {
+        return Err(shorter(&input.name, start - metadata.len()));
+    }
+    if start > 0 {
         file.seek(SeekFrom::Start(start)).map_err(cannot)?;
     }
-    Ok(if zipped { Box::new(MultiGzDecoder::new(BufReader::with_capacity(PIECE, file))) } else { Box::new(file) })
+    Ok(file)
 }
 
-/// Reads an object on a blocking thread of the runtime, which waits for the pieces and for room in the channel.
-fn fetch(bucket: &Bucket, zipped: bool, start: u64, runtime: &Handle, waker: &Waker) -> Receiver<io::Result<Vec<u8>>> {
-    let (sender, receiver) = channel(PIECES_AHEAD);
-    let (bucket, waker, handle) = (bucket.clone(), waker.clone(), runtime.clone());
-    runtime.spawn_blocking(move || {
-        match Ranges::open(bucket, start, handle) {
-            Ok(ranges) if zipped => pump(MultiGzDecoder::new(ranges), &sender, &waker),
-            Ok(ranges) => pump(ranges, &sender, &waker),
-            Err(error) => drop(sender.blocking_send(Err(error))),
-        }
-        drop(sender);
-        waker.wake();
-    });
-    receiver
+/// Reads an object on a thread of its own, which waits for the pieces and for room in the channel. The runtime's blocking threads
+/// are few, and others need them: one that waits for a reader would keep a plan or a checkpoint waiting.
+fn fetch(
+    bucket: &Bucket,
+    input: &Input,
+    zipped: bool,
+    start: u64,
+    with: &Opening,
+) -> Result<Receiver<io::Result<Piece>>, SourceError> {
+    let (sender, receiver) = channel(with.ahead.pieces);
+    let ranges = Ranges {
+        bucket: bucket.clone(),
+        handle: with.runtime.clone(),
+        version: input.etag.clone(),
+        size: input.bytes,
+        range: with.ahead.range,
+        at: start,
+        left: bytes::Bytes::new(),
+    };
+    let to = Reader { sender: Some(sender), waker: with.waker.clone() };
+    let fetching = move || match ranges.open() {
+        Ok(ranges) if zipped => pump(Members::new(BufReader::with_capacity(PIECE, ranges)), &to),
+        Ok(ranges) => pump(ranges, &to),
+        Err(error) => drop(to.give(Err(error))),
+    };
+    let thread = std::thread::Builder::new().name("fetch".to_string()).stack_size(STACK).spawn(fetching);
+    thread.map_err(|error| SourceError::io(format!("no thread to fetch {}", input.name)).because(error))?;
+    Ok(receiver)
+}
+
+/// Where pieces go. However the thread ends, the reader is woken when there is no more to come.
+struct Reader {
+    sender: Option<Sender<io::Result<Piece>>>,
+    waker: Waker,
+}
+
+impl Reader {
+    /// False where nobody listens any more.
+    fn give(&self, piece: io::Result<Piece>) -> bool {
+        let given = self.sender.as_ref().is_some_and(|sender| sender.blocking_send(piece).is_ok());
+        self.waker.wake();
+        given
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.sender = None;
+        self.waker.wake();
+    }
 }
 
 /// Until the end, a fault, or nobody listens.
-fn pump(mut reader: impl Read, sender: &Sender<io::Result<Vec<u8>>>, waker: &Waker) {
+fn pump(reader: impl Read, to: &Reader) {
+    let mut reader = Kept::new(reader);
     loop {
         let mut piece = vec![0; PIECE];
-        let read = read_some(&mut reader, &mut piece);
+        let read = reader.fill(&mut piece);
         let last = !matches!(read, Ok(read) if read > 0);
-        if let Ok(0) = read {
-            return;
-        }
         let piece = read.map(|read| {
             piece.truncate(read);
-            piece
+            if last { Piece::End } else { Piece::Bytes(piece) }
         });
-        if sender.blocking_send(piece).is_err() || last {
+        if !to.give(piece) || last {
             return;
         }
-        waker.wake();
     }
 }
 
@@ -209,38 +341,65 @@ fn pump(mut reader: impl Read, sender: &Sender<io::Result<Vec<u8>>>, waker: &Wak
 struct Ranges {
     bucket: Bucket,
     handle: Handle,
-    /// The object as it was when it was opened.
+    /// The object as the job first saw it, or else as it was when it was opened.
     version: Option<String>,
-    size: u64,
+    /// Where that is known.
+    size: Option<u64>,
+    /// What is asked for at once.
+    range: u64,
     at: u64,
     left: bytes::Bytes,
 }
 
 impl Ranges {
     /// Asks for the first range; the answer says how much there is. From the end on there is no range to ask for.
-    fn open(bucket: Bucket, start: u64, handle: Handle) -> io::Result<Self> {
-        let mut ranges = Self { bucket, handle, version: None, size: u64::MAX, at: start, left: bytes::Bytes::new() };
-        match ranges.next() {
+    fn open(mut self) -> io::Result<Self> {
+        if self.size.is_some_and(|size| size <= self.at) {
+            return self.open_at_end();
+        }
+        match self.next() {
             Ok((object, bytes)) => {
-                (ranges.version, ranges.size) = (object.e_tag, object.size);
-                ranges.came(bytes)?;
+                self.is(&object)?;
+                self.came(bytes)?;
             }
+            Err(refused @ object_store::Error::Precondition { .. }) => return Err(io::Error::other(refused)),
             Err(refused) => {
-                let object = ranges.handle.block_on(ranges.bucket.objects.store.head(&ranges.bucket.path));
-                ranges.size = object.map_err(io::Error::other)?.size;
-                if ranges.size < start {
-                    return Err(io::Error::other(Shorter(start - ranges.size)));
-                }
-                if ranges.size > start {
+                self = self.open_at_end()?;
+                if self.size > Some(self.at) {
                     return Err(io::Error::other(refused));
                 }
             }
         }
-        Ok(ranges)
+        Ok(self)
+    }
+
+    /// Asks for no bytes, only whether the object is the one.
+    fn open_at_end(mut self) -> io::Result<Self> {
+        let options = GetOptions { head: true, if_match: self.version.clone(), ..GetOptions::default() };
+        let object = self.bucket.objects.store.get_opts(&self.bucket.path, options);
+        let object = self.handle.block_on(object).map_err(io::Error::other)?.meta;
+        if object.size < self.at {
+            return Err(io::Error::other(Shorter(self.at - object.size)));
+        }
+        self.is(&object)?;
+        Ok(self)
+    }
+
+    /// Takes an object for the one that is to be read.
+    fn is(&mut self, object: &ObjectMeta) -> io::Result<()> {
+        if self.size.is_some_and(|size| size != object.size) {
+            return Err(io::Error::other(OtherLength(object.size)));
+        }
+        self.size = Some(object.size);
+        if self.version.is_none() {
+            self.version.clone_from(&object.e_tag);
+        }
+        Ok(())
     }
 
     fn next(&self) -> object_store::Result<(ObjectMeta, bytes::Bytes)> {
-        let range = self.at..self.size.min(self.at + RANGE);
+        let end = self.at + self.range;
+        let range = self.at..self.size.map_or(end, |size| end.min(size));
         let options = GetOptions {
             range: Some(GetRange::Bounded(range)),
             if_match: self.version.clone(),
@@ -254,7 +413,7 @@ impl Ranges {
     }
 
     fn came(&mut self, bytes: bytes::Bytes) -> io::Result<()> {
-        if bytes.is_empty() && self.at < self.size {
+        if bytes.is_empty() && Some(self.at) < self.size {
             return Err(io::Error::other("an answer had no bytes"));
         }
         self.at += bytes.len() as u64;
@@ -265,7 +424,7 @@ impl Ranges {
 
 impl Read for Ranges {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.left.is_empty() && self.at < self.size {
+        if self.left.is_empty() && Some(self.at) < self.size {
             let (_, bytes) = self.next().map_err(io::Error::other)?;
             self.came(bytes)?;
         }

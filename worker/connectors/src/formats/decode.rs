@@ -1,22 +1,22 @@
-//! From records to rows. Arrow's readers do the parsing, a batch at a time; only where a batch fails is it halved until the
-//! record at fault is alone.
+//! From records to rows: each record's fields into columns, by what the table says of their types. A record that cannot be read
+//! leaves nothing behind in them.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use arrow::error::ArrowError;
-use regex::Regex;
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use weir_engine::api::error::SourceError;
 
-use super::records::{Framing, Record, csv_fields, is_blank};
+use super::columns::{Column, Text, is_carried};
+use super::csv::{Field, names, split};
+use super::json;
+use super::records::{Framing, Record};
 
 /// How a table's files are written.
 #[derive(Clone, Debug)]
 pub(crate) enum Format {
     Csv(Csv),
-    Json,
+    Json(Json),
 }
 
 /// The options of CSV.
@@ -29,11 +29,18 @@ pub(crate) struct Csv {
     pub(crate) null_literal: Option<String>,
 }
 
+/// The options of JSON.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Json {
+    /// Times are written in ISO's form, not in SQL's. Both are read.
+    pub(crate) iso: bool,
+}
+
 impl Format {
     pub(crate) const fn framing(&self) -> Framing {
         match self {
             Self::Csv(csv) => Framing::Csv { delimiter: csv.delimiter },
-            Self::Json => Framing::Lines,
+            Self::Json(_) => Framing::Lines,
         }
     }
 
@@ -45,69 +52,71 @@ impl Format {
     pub(crate) const fn extension(&self) -> &'static str {
         match self {
             Self::Csv(_) => "csv",
-            Self::Json => "json",
+            Self::Json(_) => "json",
         }
     }
 }
 
-/// Whether CSV has a text for values of this type.
-pub(crate) fn csv_carries(data_type: &DataType) -> bool {
-    match data_type {
-        DataType::Null | DataType::Binary | DataType::LargeBinary | DataType::FixedSizeBinary(_) => false,
-        other => !other.is_nested(),
-    }
+/// Whether the format has a text for values of this type.
+pub(crate) fn carries(format: &Format, data_type: &DataType) -> bool {
+    is_carried(data_type) && !(matches!(format, Format::Csv(_)) && data_type.is_nested())
 }
 
 /// Reads the records of one file.
 #[derive(Clone, Debug)]
-pub(crate) enum Rows {
-    Csv(CsvRows),
-    /// The columns wanted.
-    Json(SchemaRef),
+pub(crate) struct Rows {
+    fields: Fields,
+    columns: Vec<Column>,
+    schema: SchemaRef,
 }
 
-/// See [`Rows`].
+/// How a record is taken apart.
 #[derive(Clone, Debug)]
-pub(crate) struct CsvRows {
-    csv: Csv,
-    nulls: Option<Regex>,
-    /// A column for each field of a record.
-    fields: SchemaRef,
-    /// Those wanted, in the order in which they are wanted.
-    wanted: Vec<usize>,
-    schema: SchemaRef,
+enum Fields {
+    Csv {
+        csv: Csv,
+        /// So many fields has each record.
+        count: usize,
+        /// Where those of the columns stand.
+        wanted: Vec<usize>,
+        /// Of the record that is being read.
+        fields: Vec<Field>,
+    },
+    Json,
 }
 
 impl Rows {
     /// For files whose fields stand in the order of the declaration, or have names.
-    pub(crate) fn new(format: &Format, physical: &SchemaRef, needed: &[usize]) -> Result<Self, ArrowError> {
-        let wanted: Vec<_> = needed.iter().map(|&column| Arc::clone(&physical.fields()[column])).collect();
-        let schema = Arc::new(Schema::new(wanted));
-        Ok(match format {
-            Format::Json => Self::Json(schema),
-            Format::Csv(csv) => {
-                let nulls =
-                    csv.null_literal.as_ref().map(|literal| Regex::new(&format!("^{}$", regex::escape(literal))));
-                Self::Csv(CsvRows {
-                    csv: csv.clone(),
-                    nulls: nulls.transpose().map_err(|error| ArrowError::ExternalError(Box::new(error)))?,
-                    fields: Arc::clone(physical),
-                    wanted: needed.to_vec(),
-                    schema,
-                })
-            }
-        })
+    pub(crate) fn new(format: &Format, physical: &SchemaRef, needed: &[usize]) -> Result<Self, SourceError> {
+        let schema: SchemaRef = Arc::new(Schema::new(
+            needed.iter().map(|&column| Arc::clone(&physical.fields()[column])).collect::<Vec<_>>(),
+        ));
+        let column = |field: &FieldRef| {
+            let refused = || SourceError::bad_input(format!("the column {} cannot be read from files", field.name()));
+            Column::new(field).ok_or_else(refused)
+        };
+        let columns = schema.fields().iter().map(column).collect::<Result<_, _>>()?;
+        let fields = match format {
+            Format::Json(_) => Fields::Json,
+            Format::Csv(csv) => Fields::Csv {
+                csv: csv.clone(),
+                count: physical.fields().len(),
+                wanted: needed.to_vec(),
+                fields: Vec::new(),
+            },
+        };
+        Ok(Self { fields, columns, schema })
     }
 
     /// The same for a file with this header.
     pub(crate) fn with_header(&self, record: &[u8]) -> Result<Self, String> {
-        let Self::Csv(rows) = self else {
+        let Fields::Csv { csv, .. } = &self.fields else {
             return Ok(self.clone());
         };
         let text = std::str::from_utf8(record).map_err(|_| "the header is not UTF-8".to_string())?;
-        let names = csv_fields(text, rows.csv.delimiter);
+        let names = names(text, csv.delimiter)?;
         let mut wanted = Vec::new();
-        for field in rows.schema.fields() {
+        for field in self.schema.fields() {
             let exact = names.iter().position(|name| name.trim() == field.name());
             let found = exact.or_else(|| names.iter().position(|name| name.trim().eq_ignore_ascii_case(field.name())));
             wanted.push(
@@ -116,112 +125,94 @@ impl Rows {
                 })?,
             );
         }
-        let mut fields: Vec<_> =
-            (0..names.len()).map(|i| Arc::new(Field::new(format!("{i}"), DataType::Utf8, true))).collect();
-        for (&position, field) in wanted.iter().zip(rows.schema.fields()) {
-            fields[position] = Arc::clone(field);
-        }
-        Ok(Self::Csv(CsvRows { fields: Arc::new(Schema::new(fields)), wanted, ..rows.clone() }))
+        let fields = Fields::Csv { csv: csv.clone(), count: names.len(), wanted, fields: Vec::new() };
+        Ok(Self { fields, ..self.clone() })
     }
 
-    /// Parses bytes that hold exactly this many records.
-    pub(crate) fn parse(&self, bytes: &[u8], records: usize) -> Result<RecordBatch, ArrowError> {
-        match self {
-            Self::Csv(rows) => rows.parse(bytes, records),
-            Self::Json(schema) => parse_json(schema, bytes, records),
-        }
-    }
-
-    /// Why a record cannot be read, in few words.
-    pub(crate) fn reason(&self, error: &ArrowError) -> String {
-        let text = match error {
-            ArrowError::CsvError(text)
-            | ArrowError::JsonError(text)
-            | ArrowError::ParseError(text)
-            | ArrowError::InvalidArgumentError(text) => text.clone(),
-            other => other.to_string(),
-        };
-        // Arrow counts lines from the start of what it was given.
-        let mut reason = text.replace(" for line 1,", ",").replace(" for line 1 ", " ");
-        if let Some(at) = reason.find(" at line ") {
-            reason.truncate(at);
-        }
-        if let Self::Csv(rows) = self
-            && let Some((_, number)) = reason.rsplit_once("for column ")
-            && let Ok(number) = number.parse::<usize>()
-            && let Some(field) = rows.fields.fields().get(number)
-        {
-            let cut = reason.len() - number.to_string().len();
-            reason.truncate(cut);
-            let _ = write!(reason, "'{}'", field.name());
-        }
-        reason
-    }
-}
-
-impl CsvRows {
-    fn parse(&self, bytes: &[u8], records: usize) -> Result<RecordBatch, ArrowError> {
-        let mut reader = arrow::csv::ReaderBuilder::new(Arc::clone(&self.fields))
-            .with_delimiter(self.csv.delimiter)
-            .with_batch_size(records)
-            .with_projection(self.wanted.clone());
-        if let Some(nulls) = &self.nulls {
-            reader = reader.with_null_regex(nulls.clone());
-        }
-        let mut decoder = reader.build_decoder();
-        let read = feed(bytes, |rest| decoder.decode(rest))?;
-        match decoder.flush()? {
-            None => Err(ArrowError::CsvError("a quote is not closed".to_string())),
-            rows => whole(rows, &bytes[read..], records, &self.schema),
-        }
-    }
-}
-
-fn parse_json(schema: &SchemaRef, bytes: &[u8], records: usize) -> Result<RecordBatch, ArrowError> {
-    let mut decoder = arrow::json::ReaderBuilder::new(Arc::clone(schema))
-        .with_batch_size(records)
-        .with_coerce_primitive(true)
-        .build_decoder()?;
-    let read = feed(bytes, |rest| decoder.decode(rest))?;
-    if decoder.has_partial_record() {
-        return Err(ArrowError::JsonError("the line ends within the object".to_string()));
-    }
-    let rows = decoder.flush()?;
-    whole(rows, &bytes[read..], records, schema)
-}
-
-/// How many bytes a decoder takes before it is full or they are all read.
-fn feed(bytes: &[u8], mut decode: impl FnMut(&[u8]) -> Result<usize, ArrowError>) -> Result<usize, ArrowError> {
-    let mut read = 0;
-    while read < bytes.len() {
-        match decode(&bytes[read..])? {
-            0 => break,
-            more => read += more,
-        }
-    }
-    Ok(read)
-}
-
-/// As many rows as records, and nothing left over: one row a record.
-fn whole(
-    rows: Option<RecordBatch>,
-    left: &[u8],
-    records: usize,
-    schema: &SchemaRef,
-) -> Result<RecordBatch, ArrowError> {
-    match rows {
-        Some(rows) if rows.num_rows() == records && is_blank(left) => {
-            if rows.schema_ref() == schema {
-                return Ok(rows);
+    /// Appends a record as the row of this number. Where it cannot be read the columns may have a part of it.
+    fn push(&mut self, record: &[u8], row: usize) -> Result<(), String> {
+        let text = std::str::from_utf8(record)
+            .map_err(|error| format!("a text is not UTF-8, from byte {} of the line on", error.valid_up_to() + 1))?;
+        match &mut self.fields {
+            Fields::Json => json::push_row(text, row, &mut self.columns),
+            Fields::Csv { csv, count, wanted, fields } => {
+                split(text, csv.delimiter, fields)?;
+                if fields.len() == *count + 1 && fields.last().is_some_and(Field::is_nothing) {
+                    // A delimiter may also end the record.
+                    fields.pop();
+                }
+                if fields.len() != *count {
+                    return Err(format!("the line has {} fields, and {count} are expected", fields.len()));
+                }
+                let mut room = String::new();
+                for (&place, column) in wanted.iter().zip(&mut self.columns) {
+                    let field = fields[place];
+                    let text = field.text(text, &mut room);
+                    if csv.is_null(text, field.quoted) {
+                        column.push_null()?
+                    } else {
+                        column.push(Text::Field(text))?
+                    }
+                }
+                Ok(())
             }
-            let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(records));
-            RecordBatch::try_new_with_options(Arc::clone(schema), rows.columns().to_vec(), &options)
         }
-        rows => Err(ArrowError::ParseError(format!(
-            "expected one row, found {}{}",
-            rows.map_or(0, |rows| rows.num_rows()),
-            if is_blank(left) { "" } else { " and more text behind it" },
-        ))),
+    }
+
+    /// Reads a run of records; `name` is the file's, for messages.
+    pub(crate) fn parse(
+        &mut self,
+        bytes: &[u8],
+        records: &[Record],
+        on_bad: OnBadRecord,
+        name: &str,
+    ) -> Result<Parsed, SourceError> {
+        let (mut rows, mut skipped, mut resume) = (0, 0, None);
+        for record in records {
+            let Err(reason) = self.push(&bytes[record.start..record.end], rows) else {
+                rows += 1;
+                continue;
+            };
+            self.columns.iter_mut().for_each(|column| column.truncate(rows));
+            if on_bad == OnBadRecord::Fail {
+                return Err(self.bad_record(&reason, name, record));
+            }
+            skipped += 1;
+            if record.lines > 1 {
+                // A quote that is never closed swallows good lines: only the first line is given up.
+                let line_end = memchr::memchr(b'\n', &bytes[record.start..]).map_or(0, |i| i + 1);
+                resume = Some((record.start + line_end, record.line + 1));
+                break;
+            }
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let arrays = self.columns.iter_mut().map(Column::finish).collect::<Result<_, _>>()?;
+        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)?;
+        Ok(Parsed { rows: (rows > 0).then_some(batch), skipped, resume })
+    }
+
+    fn bad_record(&self, reason: &str, name: &str, record: &Record) -> SourceError {
+        let (option, hint) = match &self.fields {
+            Fields::Csv { csv, .. } if record.line == 1 && !csv.header => {
+                ("csv.ignore-parse-errors", "; if this line has the columns' names, set 'csv.header' = 'true'")
+            }
+            Fields::Csv { .. } => ("csv.ignore-parse-errors", ""),
+            Fields::Json => ("json.ignore-parse-errors", ""),
+        };
+        SourceError::bad_input(format!(
+            "{name}:{}: {reason}; correct the line, or set '{option}' = 'true' to skip and count such lines{hint}",
+            record.line,
+        ))
+    }
+}
+
+impl Csv {
+    /// Whether a field stands for no value: by the table's text for that, else an empty one that is not in quotes.
+    fn is_null(&self, text: &str, quoted: bool) -> bool {
+        match &self.null_literal {
+            Some(literal) => text == literal,
+            None => text.is_empty() && !quoted,
+        }
     }
 }
 
@@ -235,61 +226,10 @@ pub(crate) enum OnBadRecord {
 /// Rows of a run of records.
 #[derive(Debug, Default)]
 pub(crate) struct Parsed {
-    pub(crate) batches: Vec<RecordBatch>,
+    /// None if all were skipped.
+    pub(crate) rows: Option<RecordBatch>,
     /// Records skipped.
     pub(crate) skipped: u64,
     /// Reading goes on here if not behind the last record: at the second line of a bad record that has several.
     pub(crate) resume: Option<(usize, u64)>,
-}
-
-/// Parses a run of records; `name` is the file's, for messages.
-pub(crate) fn parse_records(
-    rows: &Rows,
-    bytes: &[u8],
-    records: &[Record],
-    on_bad: OnBadRecord,
-    name: &str,
-) -> Result<Parsed, SourceError> {
-    let mut parsed = Parsed::default();
-    let mut runs = vec![records];
-    while let Some(run) = runs.pop() {
-        let (Some(first), Some(last)) = (run.first(), run.last()) else {
-            continue;
-        };
-        // Blank lines between records are the format's to pass over.
-        match rows.parse(&bytes[first.start..last.end], run.len()) {
-            Ok(batch) => parsed.batches.push(batch),
-            Err(_) if run.len() > 1 => {
-                let (head, tail) = run.split_at(run.len() / 2);
-                runs.push(tail);
-                runs.push(head);
-            }
-            Err(error) if on_bad == OnBadRecord::Fail => return Err(bad_record(rows, &error, name, first)),
-            Err(_) => {
-                parsed.skipped += 1;
-                if first.lines > 1 {
-                    // A quote that is never closed swallows good lines: only the first line is given up.
-                    let line_end = memchr::memchr(b'\n', &bytes[first.start..]).map_or(0, |i| i + 1);
-                    parsed.resume = Some((first.start + line_end, first.line + 1));
-                    return Ok(parsed);
-                }
-            }
-        }
-    }
-    Ok(parsed)
-}
-
-fn bad_record(rows: &Rows, error: &ArrowError, name: &str, record: &Record) -> SourceError {
-    let (option, hint) = match rows {
-        Rows::Csv(csv) if record.line == 1 && !csv.csv.header => {
-            ("csv.ignore-parse-errors", "; if this line has the columns' names, set 'csv.header' = 'true'")
-        }
-        Rows::Csv(_) => ("csv.ignore-parse-errors", ""),
-        Rows::Json(_) => ("json.ignore-parse-errors", ""),
-    };
-    SourceError::bad_input(format!(
-        "{name}:{}: {}; correct the line, or set '{option}' = 'true' to skip and count such lines{hint}",
-        record.line,
-        rows.reason(error),
-    ))
 }

@@ -1,46 +1,301 @@
-//! Rows to bytes: CSV and JSON lines by Arrow's writers.
+//! Rows to bytes: CSV and JSON lines.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Decimal128Array, PrimitiveArray, RecordBatch, StringArray,
+};
+use arrow::datatypes::{
+    ArrowPrimitiveType, DataType, Date32Type, Decimal128Type, Field, Float32Type, Float64Type, Int8Type, Int16Type,
+    Int32Type, Int64Type, Schema, Time32MillisecondType, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
+    TimestampNanosecondType, TimestampSecondType,
+};
 use arrow::error::ArrowError;
-use arrow::json::writer::LineDelimited;
+use chrono::{DateTime, Datelike as _, NaiveDate, NaiveDateTime, NaiveTime, Timelike as _};
 use weir_engine::api::batch::{Batch, RowKind};
 use weir_engine::api::error::SinkError;
 
 use super::decode::{Csv, Format};
+use super::json::quote;
+use super::records::QUOTE;
+use super::values::{per_second, to_base64, to_java};
 
 /// The column that says what a row does to the result.
 pub(crate) const OP: &str = "op";
 
-/// SQL's form, with a fraction only where there is one.
-const TIMESTAMP: &str = "%Y-%m-%d %H:%M:%S%.f";
-/// The same for an instant, which stands in UTC.
-const INSTANT: &str = "%Y-%m-%d %H:%M:%S%.fZ";
-
 /// Appends a batch to `bytes`; `first` is the first of a file.
 pub(crate) fn encode(format: &Format, rows: &RecordBatch, first: bool, bytes: &mut Vec<u8>) -> Result<(), ArrowError> {
-    match format {
-        Format::Csv(Csv { delimiter, header, null_literal }) => {
-            let mut writer = arrow::csv::WriterBuilder::new()
-                .with_delimiter(*delimiter)
-                .with_header(*header && first)
-                .with_null(null_literal.clone().unwrap_or_default())
-                .with_timestamp_format(TIMESTAMP.to_string())
-                .with_timestamp_tz_format(INSTANT.to_string())
-                .build(bytes);
-            writer.write(rows)
+    let iso = matches!(format, Format::Json(json) if json.iso);
+    let schema = rows.schema_ref();
+    let columns = schema.fields().iter().zip(rows.columns());
+    let columns = columns.map(|(field, array)| Column::of(field, array, iso)).collect::<Result<Vec<_>, _>>()?;
+    let mut text = String::new();
+    if let Format::Csv(csv) = format
+        && csv.header
+        && first
+    {
+        let names: Vec<_> = columns.iter().map(|column| Some(column.name)).collect();
+        write_csv(csv, &names, &mut text);
+    }
+    for row in 0..rows.num_rows() {
+        match format {
+            Format::Json(_) => {
+                write_object(&columns, row, &mut text)?;
+                text.push('\n');
+            }
+            Format::Csv(csv) => {
+                let mut fields = Vec::with_capacity(columns.len());
+                for column in &columns {
+                    fields.push(column.text(row)?);
+                }
+                write_csv(csv, &fields, &mut text);
+            }
         }
-        Format::Json => {
-            let mut writer = arrow::json::WriterBuilder::new()
-                .with_explicit_nulls(true)
-                .with_timestamp_format(TIMESTAMP.to_string())
-                .with_timestamp_tz_format(INSTANT.to_string())
-                .build::<_, LineDelimited>(bytes);
-            writer.write(rows)?;
-            writer.finish()
+    }
+    bytes.extend_from_slice(text.as_bytes());
+    Ok(())
+}
+
+/// A line of these fields; none is NULL. Only what would be read as something else is quoted.
+fn write_csv<T: AsRef<str>>(csv: &Csv, fields: &[Option<T>], to: &mut String) {
+    for (i, field) in fields.iter().enumerate() {
+        if i > 0 {
+            to.push(char::from(csv.delimiter));
         }
+        match field.as_ref().map(AsRef::as_ref) {
+            None => to.push_str(csv.null_literal.as_deref().unwrap_or_default()),
+            Some(text) if needs_quotes(csv, text) => {
+                to.push('"');
+                to.push_str(&text.replace('"', "\"\""));
+                to.push('"');
+            }
+            Some(text) => to.push_str(text),
+        }
+    }
+    to.push('\n');
+}
+
+fn needs_quotes(csv: &Csv, text: &str) -> bool {
+    let outer = |c: Option<char>| c.is_none_or(|c| c <= ' ');
+    outer(text.chars().next())
+        || outer(text.chars().next_back())
+        || text.bytes().any(|byte| byte == csv.delimiter || matches!(byte, QUOTE | b'\n' | b'\r'))
+}
+
+fn write_object(columns: &[Column<'_>], row: usize, to: &mut String) -> Result<(), ArrowError> {
+    to.push('{');
+    for (i, column) in columns.iter().enumerate() {
+        if i > 0 {
+            to.push(',');
+        }
+        quote(column.name, to);
+        to.push(':');
+        column.write_json(row, to)?;
+    }
+    to.push('}');
+    Ok(())
+}
+
+/// One column of a batch.
+struct Column<'a> {
+    name: &'a str,
+    array: &'a dyn Array,
+    values: Values<'a>,
+}
+
+enum Values<'a> {
+    Boolean(&'a BooleanArray),
+    Int8(&'a PrimitiveArray<Int8Type>),
+    Int16(&'a PrimitiveArray<Int16Type>),
+    Int32(&'a PrimitiveArray<Int32Type>),
+    Int64(&'a PrimitiveArray<Int64Type>),
+    Float32(&'a PrimitiveArray<Float32Type>),
+    Float64(&'a PrimitiveArray<Float64Type>),
+    Decimal(&'a Decimal128Array, i8),
+    Text(&'a StringArray),
+    Bytes(&'a BinaryArray),
+    Date(&'a PrimitiveArray<Date32Type>),
+    Time(&'a PrimitiveArray<Time32MillisecondType>),
+    Timestamp(Timestamps<'a>),
+    Row(Vec<Column<'a>>),
+}
+
+struct Timestamps<'a> {
+    values: &'a [i64],
+    unit: TimeUnit,
+    instant: bool,
+    iso: bool,
+}
+
+impl<'a> Column<'a> {
+    fn of(field: &'a Field, array: &'a ArrayRef, iso: bool) -> Result<Self, ArrowError> {
+        fn values<T: ArrowPrimitiveType<Native = i64>>(array: &ArrayRef) -> &[i64] {
+            array.as_primitive::<T>().values()
+        }
+        let values = match array.data_type() {
+            DataType::Boolean => Values::Boolean(array.as_boolean()),
+            DataType::Int8 => Values::Int8(array.as_primitive()),
+            DataType::Int16 => Values::Int16(array.as_primitive()),
+            DataType::Int32 => Values::Int32(array.as_primitive()),
+            DataType::Int64 => Values::Int64(array.as_primitive()),
+            DataType::Float32 => Values::Float32(array.as_primitive()),
+            DataType::Float64 => Values::Float64(array.as_primitive()),
+            DataType::Decimal128(_, scale) => Values::Decimal(array.as_primitive::<Decimal128Type>(), *scale),
+            DataType::Utf8 => Values::Text(array.as_string()),
+            DataType::Binary => Values::Bytes(array.as_binary()),
+            DataType::Date32 => Values::Date(array.as_primitive()),
+            DataType::Time32(TimeUnit::Millisecond) => Values::Time(array.as_primitive()),
+            DataType::Timestamp(unit, zone) => Values::Timestamp(Timestamps {
+                values: match unit {
+                    TimeUnit::Second => values::<TimestampSecondType>(array),
+                    TimeUnit::Millisecond => values::<TimestampMillisecondType>(array),
+                    TimeUnit::Microsecond => values::<TimestampMicrosecondType>(array),
+                    TimeUnit::Nanosecond => values::<TimestampNanosecondType>(array),
+                },
+                unit: *unit,
+                instant: zone.is_some(),
+                iso,
+            }),
+            DataType::Struct(fields) => {
+                let row = array.as_struct();
+                let columns = fields.iter().zip(row.columns()).map(|(field, array)| Self::of(field, array, iso));
+                Values::Row(columns.collect::<Result<_, _>>()?)
+            }
+            other => {
+                let message = format!("the column '{}' of type {other} cannot be written to files", field.name());
+                return Err(ArrowError::NotYetImplemented(message));
+            }
+        };
+        Ok(Self { name: field.name(), array: array.as_ref(), values })
+    }
+
+    /// The value as a text; none if there is no value.
+    fn text(&self, row: usize) -> Result<Option<String>, ArrowError> {
+        if self.array.is_null(row) {
+            return Ok(None);
+        }
+        let mut text = String::new();
+        self.write_text(row, &mut text)?;
+        Ok(Some(text))
+    }
+
+    /// A value that is there.
+    fn write_text(&self, row: usize, to: &mut String) -> Result<(), ArrowError> {
+        // A String takes whatever is written.
+        let _ = match &self.values {
+            Values::Boolean(all) => write!(to, "{}", all.value(row)),
+            Values::Int8(all) => write!(to, "{}", all.value(row)),
+            Values::Int16(all) => write!(to, "{}", all.value(row)),
+            Values::Int32(all) => write!(to, "{}", all.value(row)),
+            Values::Int64(all) => write!(to, "{}", all.value(row)),
+            Values::Float32(all) => write!(to, "{}", to_java(all.value(row))),
+            Values::Float64(all) => write!(to, "{}", to_java(all.value(row))),
+            Values::Decimal(all, scale) => {
+                write_decimal(all.value(row), *scale, to);
+                Ok(())
+            }
+            Values::Text(all) => write!(to, "{}", all.value(row)),
+            Values::Bytes(all) => {
+                let mut text = Vec::new();
+                to_base64(all.value(row), &mut text);
+                to.extend(text.into_iter().map(char::from));
+                Ok(())
+            }
+            Values::Date(all) => write_date(date_of(all.value(row)).ok_or_else(|| self.beyond(row))?, to),
+            Values::Time(all) => {
+                let millis = all.value(row).cast_unsigned();
+                let time = NaiveTime::from_num_seconds_from_midnight_opt(millis / 1000, millis % 1000 * 1_000_000);
+                write_time(time.ok_or_else(|| self.beyond(row))?, to)
+            }
+            Values::Timestamp(all) => all.write(row, to).ok_or_else(|| self.beyond(row))?,
+            Values::Row(columns) => return write_object(columns, row, to),
+        };
+        Ok(())
+    }
+
+    fn write_json(&self, row: usize, to: &mut String) -> Result<(), ArrowError> {
+        if self.array.is_null(row) {
+            to.push_str("null");
+            return Ok(());
+        }
+        let quoted = match &self.values {
+            Values::Text(all) => {
+                quote(all.value(row), to);
+                return Ok(());
+            }
+            // No number of JSON.
+            Values::Float32(all) => !all.value(row).is_finite(),
+            Values::Float64(all) => !all.value(row).is_finite(),
+            Values::Bytes(_) | Values::Date(_) | Values::Time(_) | Values::Timestamp(_) => true,
+            _ => false,
+        };
+        if quoted {
+            to.push('"');
+        }
+        self.write_text(row, to)?;
+        if quoted {
+            to.push('"');
+        }
+        Ok(())
+    }
+
+    fn beyond(&self, row: usize) -> ArrowError {
+        ArrowError::InvalidArgumentError(format!(
+            "the time in column '{}', row {row}, is beyond what can be written",
+            self.name
+        ))
+    }
+}
+
+fn write_decimal(value: i128, scale: i8, to: &mut String) {
+    let scale = usize::try_from(scale).unwrap_or(0);
+    let digits = format!("{:0>width$}", value.unsigned_abs(), width = scale + 1);
+    let (before, behind) = digits.split_at(digits.len() - scale);
+    if value < 0 {
+        to.push('-');
+    }
+    to.push_str(before);
+    if scale > 0 {
+        to.push('.');
+        to.push_str(behind);
+    }
+}
+
+fn date_of(days: i32) -> Option<NaiveDate> {
+    DateTime::from_timestamp(i64::from(days) * 86_400, 0).map(|time| time.date_naive())
+}
+
+fn write_date(date: NaiveDate, to: &mut String) -> std::fmt::Result {
+    let sign = if date.year() > 9999 { "+" } else { "" };
+    write!(to, "{sign}{:04}-{:02}-{:02}", date.year(), date.month(), date.day())
+}
+
+/// With a fraction only where there is one, and no longer than it is.
+fn write_time(time: NaiveTime, to: &mut String) -> std::fmt::Result {
+    write!(to, "{:02}:{:02}:{:02}", time.hour(), time.minute(), time.second())?;
+    if time.nanosecond() > 0 {
+        let fraction = format!("{:09}", time.nanosecond());
+        write!(to, ".{}", fraction.trim_end_matches('0'))?;
+    }
+    Ok(())
+}
+
+impl Timestamps<'_> {
+    /// None if it is beyond the years that there are.
+    fn write(&self, row: usize, to: &mut String) -> Option<std::fmt::Result> {
+        let (value, per_second) = (self.values[row], per_second(self.unit));
+        let nanos = value.rem_euclid(per_second) * (1_000_000_000 / per_second);
+        let time: NaiveDateTime =
+            DateTime::from_timestamp(value.div_euclid(per_second), u32::try_from(nanos).ok()?)?.naive_utc();
+        Some(write_date(time.date(), to).and_then(|()| {
+            to.push(if self.iso { 'T' } else { ' ' });
+            write_time(time.time(), to)?;
+            if self.instant {
+                to.push('Z');
+            }
+            Ok(())
+        }))
     }
 }
 
