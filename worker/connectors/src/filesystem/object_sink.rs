@@ -4,8 +4,9 @@
 //! is a multipart upload, completed before the checkpoint is. It would be the hidden file itself, and completing it the commit,
 //! if every server completed uploads wholly or not at all; but some lose one when whoever completes it dies meanwhile.
 //!
-//! Parts are uploaded beside processing while rows come; one waits while the one before it is under way, which bounds the
-//! memory of a subtask to two parts. Where storage fails for a while, requests are tried again until the attempt is stopped:
+//! Parts are uploaded beside processing while rows come. What a subtask holds of rows that are not in
+//! storage is bounded, in however many objects they are and however small these are: also what earlier checkpoints have cut and
+//! could not finish. Whoever writes more waits. Where storage fails for a while, requests are tried again until the attempt is stopped:
 //! the data plane waits, and goes on. What storage refuses for good ends the attempt.
 //!
 //! What is left behind is seen by nobody. A sink that is dropped aborts the uploads that it was making; objects under hidden
@@ -21,6 +22,7 @@ use object_store::multipart::PartId;
 use object_store::path::Path as ObjectPath;
 use object_store::{MultipartId, ObjectStoreExt, PutPayload};
 use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use weir_engine::api::batch::Batch;
@@ -36,6 +38,10 @@ use crate::formats::encode::{encode, rows_of};
 
 /// A part is uploaded at this size. S3 wants 5 MiB at least, of all but the last, and at most 10,000 parts.
 const PART: usize = 8 << 20;
+/// Bytes that a subtask holds which are not in storage: a part that is gathered, one under way, and one that a checkpoint has cut.
+const ROOM: usize = 3 * PART;
+/// What an object counts for at least: it has a task, buffers and a connection, however few bytes it has.
+const LEAST_COUNTED: usize = 256 << 10;
 /// Objects are closed at this size, whatever was asked for: to copy one takes storage well under the 30 s that it has to answer.
 const LARGEST: u64 = 1 << 30;
 /// A completion that storage refused so often is not going to succeed: the attempt ends, and what it wrote is written again.
@@ -65,7 +71,7 @@ impl SinkFactory for ObjectSinkFactory {
             options: self.clone(),
             unfinished: Writer::of(ctx).unfinished_objects(&self.bucket.path),
             writer: Writer::of(ctx),
-            io: Io { runtime: ctx.runtime.clone(), stopped: ctx.stopped.clone() },
+            io: Io { runtime: ctx.runtime.clone(), stopped: ctx.stopped.clone(), room: Arc::new(Semaphore::new(ROOM)) },
             open: None,
             closed: Vec::new(),
         }))
@@ -85,9 +91,19 @@ impl SinkFactory for ObjectSinkFactory {
 struct Io {
     runtime: Handle,
     stopped: CancellationToken,
+    /// [`ROOM`], less what is held.
+    room: Arc<Semaphore>,
 }
 
 impl Io {
+    /// Waits until so many more bytes may be held. What is being gathered is under a part, so the rest is there once what is
+    /// under way has arrived; one batch that is larger than that has it all.
+    fn room_for(&self, bytes: usize) -> Result<OwnedSemaphorePermit, SinkError> {
+        let counted = bytes.min(ROOM - PART) as u32;
+        let room = Arc::clone(&self.room).acquire_many_owned(counted);
+        self.wait(async { room.await.map_err(|_| stopping()) })
+    }
+
     /// From a thread that may block.
     fn wait<T>(&self, future: impl Future<Output = Result<T, SinkError>>) -> Result<T, SinkError> {
         self.runtime.block_on(async {
@@ -115,6 +131,8 @@ struct Upload {
     sending: Option<JoinHandle<Result<PartId, SinkError>>>,
     /// What has been gathered since.
     bytes: Vec<u8>,
+    /// The room that this takes.
+    room: Option<OwnedSemaphorePermit>,
     /// Bytes that were sent.
     length: u64,
 }
@@ -130,22 +148,36 @@ impl Upload {
             parts: Vec::new(),
             sending: None,
             bytes: Vec::new(),
+            room: None,
             length: 0,
         }
+    }
+
+    /// Takes room for what has been gathered, which had so many bytes before.
+    fn count(&mut self, before: usize, io: &Io) -> Result<(), SinkError> {
+        let more = self.bytes.len() - before;
+        match &mut self.room {
+            Some(room) => room.merge(io.room_for(more)?),
+            none @ None => *none = Some(io.room_for(more.max(LEAST_COUNTED))?),
+        }
+        Ok(())
     }
 
     /// Sends what has been gathered as one part, once the one before it has been taken.
     fn send(&mut self, io: &Io) -> Result<(), SinkError> {
         io.wait(self.sent())?;
+        let room = self.room.take();
         let bytes = Bytes::from(std::mem::take(&mut self.bytes));
         self.length += bytes.len() as u64;
         let (objects, key, id) = (self.objects.clone(), self.key.clone(), Arc::clone(&self.id));
         let (number, stopped) = (self.parts.len(), io.stopped.clone());
         self.sending = Some(io.runtime.spawn(async move {
-            tokio::select! {
+            let sent = tokio::select! {
                 () = stopped.cancelled() => Err(stopping()),
                 sent = send_part(&objects, &key, &id, number, bytes) => sent,
-            }
+            };
+            drop(room);
+            sent
         }));
         Ok(())
     }
@@ -312,8 +344,9 @@ impl Sink for ObjectSink {
             let number = NEXT_OBJECT.fetch_add(1, Ordering::Relaxed);
             Upload::new(bucket, &self.unfinished, &self.writer.object(number, format.extension()))
         });
-        let first = upload.length == 0 && upload.bytes.is_empty();
-        encode(format, &rows, first, &mut upload.bytes)?;
+        let before = upload.bytes.len();
+        encode(format, &rows, upload.length == 0 && before == 0, &mut upload.bytes)?;
+        upload.count(before, &self.io)?;
         let full = upload.length + upload.bytes.len() as u64 >= LARGEST.min(*roll_at);
         if full || upload.bytes.len() >= PART {
             upload.send(&self.io)?;

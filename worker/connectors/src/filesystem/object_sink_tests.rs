@@ -427,6 +427,50 @@ fn an_upload_that_the_server_has_lost_ends_the_attempt() {
     assert!(table.keys().is_empty());
 }
 
+/// Writes from a thread of its own until nothing goes on any more; says how many bytes were taken, and ends with the attempt.
+fn taken_while_storage_is_away(roll_at: u64, mut between: impl FnMut(&mut dyn Sink, i64) + Send) -> usize {
+    let mut table = Flaky::table(usize::MAX, 0, false);
+    table.roll_at = roll_at;
+    let taken = AtomicUsize::new(0);
+    let mut sink = table.sink();
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            (0..1_000).try_for_each(|row| {
+                sink.write(batch(row..row + 1, MEBIBYTE)).map(|()| taken.fetch_add(MEBIBYTE, Ordering::SeqCst))?;
+                between(&mut *sink, row);
+                Ok::<(), weir_engine::SinkError>(())
+            })
+        });
+        // It stands still when a long look sees no more: longer than a thousand batches would take.
+        let mut before = usize::MAX;
+        while before != taken.load(Ordering::SeqCst) && !writing.is_finished() {
+            before = taken.load(Ordering::SeqCst);
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        let all = taken.load(Ordering::SeqCst);
+        table.stopped.cancel();
+        assert!(writing.join().unwrap().is_err(), "it waits, and ends with the attempt");
+        all
+    })
+}
+
+#[test]
+fn memory_is_bounded_while_storage_is_away_at_every_roll_size() {
+    for roll_at in [1, 4 << 20, 8 << 20, 9 << 20, 128 << 20] {
+        let taken = taken_while_storage_is_away(roll_at, |_, _| ());
+        assert!((8 * MEBIBYTE..=25 * MEBIBYTE).contains(&taken), "{taken} at {roll_at}");
+    }
+}
+
+#[test]
+fn what_aborted_checkpoints_have_cut_counts_too() {
+    let mut preparing = Vec::new();
+    let taken = taken_while_storage_is_away(128 << 20, |sink, row| {
+        preparing.push(sink.prepare(CheckpointId(row as u64)).unwrap());
+    });
+    assert!(taken <= 25 * MEBIBYTE, "{taken}");
+}
+
 #[test]
 fn a_stopped_attempt_waits_for_no_storage() {
     let table = Flaky::table(usize::MAX, 0, false);
