@@ -118,6 +118,20 @@ fn the_delimiter_and_the_null_literal_are_options() {
 }
 
 #[test]
+fn a_line_of_empty_fields_or_of_spaces_is_a_row_and_an_empty_line_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(&folder, "t.tsv", "1\tx\n\t\n2\t\n\ty\n");
+    let tabs = table(&path, "csv").with("csv.field-delimiter", "\\t");
+    let none = || (None, None);
+    assert_eq!(read(&tabs), [row(1, "x"), none(), (Some(2), None), (None, Some("y".to_string()))]);
+    let path = write(&folder, "w.csv", "x\n  \n\ny\r\n\r\n\"\"\n");
+    let texts = Schema::new(vec![Field::new("text", DataType::Utf8, true)]);
+    let rows = read_all(&TableSpec { schema: Arc::new(texts), ..table(&path, "csv") });
+    let texts: Vec<_> = rows[0].column(0).as_string::<i32>().iter().map(Option::unwrap).collect();
+    assert_eq!(texts, ["x", "  ", "y", ""]);
+}
+
+#[test]
 fn json_lines_are_read_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let path =
