@@ -14,6 +14,7 @@ mod guard;
 mod memory;
 pub mod minio;
 mod open;
+pub mod sim;
 
 pub use memory::{LARGEST_READ, Memory, Room};
 pub use open::bucket;
