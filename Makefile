@@ -59,6 +59,7 @@ soak: build
 
 model:
 	@cargo test --release -p weir-controller --test model -- --nocapture --include-ignored
+	@WEIR_SCHEDULES=1000000 cargo test --release -p weir-controller --test simulation -- --nocapture
 
 bench: setup
 	@cargo build --release -p weir-worker -p weir-controller -p weir-bench
