@@ -64,11 +64,11 @@ pub async fn take_over(store: &JobStore, request: &Request, now: impl Fn() -> Mi
         let created = match decide(request, &facts, asked, now()) {
             Decision::CreateSeal(seal) => {
                 let path = paths::slot(seal.term, seal.number);
-                store.create(&path, encode(&Slot::Seal(seal)).into()).await
+                store.create_once(&path, encode(&Slot::Seal(seal)).into()).await
             }
             Decision::CreateOpening(opening) => {
                 asked = Some(opening.term);
-                store.create(&paths::opening(opening.term), encode(&opening).into()).await
+                store.create_once(&paths::opening(opening.term), encode(&opening).into()).await
             }
             Decision::Opened(opened) => return TakeOver::Opened(opened),
             Decision::Lost { to } => return TakeOver::Lost(to),
@@ -219,7 +219,7 @@ pub async fn create_record(store: &JobStore, record: &Arc<Record>) -> Outcome {
         );
         return Outcome::Refused { reason };
     }
-    match store.create(&path, bytes).await {
+    match store.create_once(&path, bytes).await {
         Ok(Created::New) => Outcome::New,
         Ok(Created::Same) => Outcome::Same,
         Ok(Created::Taken(there)) => Outcome::Taken(match decode::<Slot>(&path, &there, RECORD_VERSION) {

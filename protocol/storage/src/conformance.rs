@@ -21,11 +21,13 @@ pub async fn conformance(store: &JobStore) {
     assert_eq!(again, Created::Same, "the same bytes again are recognised");
     let other = store.create("terms/0000000001/opening", bytes("two")).await.expect("a lost race has a clear answer");
     assert_eq!(other, Created::Taken(bytes("one")), "other bytes do not replace what is there");
+    let other = store.create_once("terms/0000000001/opening", bytes("two")).await.expect("with one request too");
+    assert_eq!(other, Created::Taken(bytes("one")), "other bytes do not replace what is there");
 
     let mut winners = 0;
     let racing = futures::future::join_all((0..8).map(|n| {
         let store = store.clone();
-        async move { store.create("terms/0000000001/0000000001", Bytes::from(format!("racer {n}"))).await }
+        async move { store.create_once("terms/0000000001/0000000001", Bytes::from(format!("racer {n}"))).await }
     }))
     .await;
     for result in racing {
@@ -40,6 +42,14 @@ pub async fn conformance(store: &JobStore) {
         "a list shows all that was created, sorted"
     );
     assert!(store.list("parts").await.expect("an empty list is no error").is_empty(), "an empty folder lists nothing");
+
+    let later =
+        store.list_after("terms", "terms/0000000001/0000000001", u64::MAX).await.expect("a list may begin anywhere");
+    assert_eq!(later.len(), 1, "what comes after is listed, and not what it begins at: {later:?}");
+    let later = store.list_after("terms", "terms/0000000001", u64::MAX).await.expect("a list may begin at a folder");
+    assert_eq!(later.len(), 2, "what is in the folder comes after its name: {later:?}");
+    let later = store.list_after("terms", "terms/0000000002", u64::MAX).await.expect("a list may begin after the end");
+    assert!(later.is_empty(), "nothing comes after the last: {later:?}");
 
     let range = store.get_range("terms/0000000001/opening", 1..3).await.expect("a range can be read");
     assert_eq!(range, bytes("ne"), "a range is that range");

@@ -3,7 +3,8 @@
 //! What storage owes: read-after-write, list-after-write and create-if-absent. What this crate adds to [`object_store`]:
 //! a create whose answer was lost is resolved by reading back and comparing bytes, the local filesystem is written
 //! durably, and a store that fails on purpose ([`fault::FaultStore`]) for tests. It does not retry beyond what
-//! `object_store` does: whether to repeat a create in doubt is the coordinator's decision.
+//! `object_store` does, and where it matters how often something was asked for not even that
+//! ([`JobStore::create_once`]): whether to repeat a create in doubt is the coordinator's decision.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -22,9 +23,9 @@ pub use open::bucket;
 use std::{fmt, ops::Range, path::Path, sync::Arc};
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt, TryStreamExt, future};
+use futures::{Stream, StreamExt, TryStreamExt, future, stream::BoxStream};
 use object_store::{
-    ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart, path::Path as ObjectPath,
+    ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, WriteMultipart, path::Path as ObjectPath,
 };
 use thiserror::Error;
 use weir_protocol::{JobName, settings::StorageSettings};
@@ -171,6 +172,8 @@ impl fmt::Debug for S3Keys {
 #[derive(Clone, Debug)]
 pub struct JobStore {
     store: Arc<dyn ObjectStore>,
+    /// The same without any retry below it.
+    once: Arc<dyn ObjectStore>,
     prefix: ObjectPath,
     name: Arc<str>,
     /// The folder of the prefix, where storage is a local folder: files are then copied within the kernel.
@@ -191,10 +194,17 @@ impl JobStore {
         open::open(settings, job, Some(keys))
     }
 
-    /// A job's objects below `prefix` of any object store.
+    /// A job's objects below `prefix` of any object store, which must not retry by itself.
     pub fn with_object_store(store: Arc<dyn ObjectStore>, prefix: &str) -> Self {
         let name = format!("{store}/{prefix}").into();
-        Self { store, prefix: ObjectPath::from(prefix), name, folder: None, memory: Memory::default() }
+        Self {
+            once: Arc::clone(&store),
+            store,
+            prefix: ObjectPath::from(prefix),
+            name,
+            folder: None,
+            memory: Memory::default(),
+        }
     }
 
     /// The same, in room that it shares with others.
@@ -230,11 +240,24 @@ impl JobStore {
     ///
     /// Stores may answer "already exists" or a timeout after having done it, so both are resolved by reading back. A
     /// missing object after a timeout stays in doubt: the create may still land.
+    ///
+    /// The request may be repeated below this call. For names that no other process makes, where what becomes of one of
+    /// several requests is all the same.
     pub async fn create(&self, path: &str, bytes: Bytes) -> Result<Created, StorageError> {
+        self.create_by(&self.store, path, bytes).await
+    }
+
+    /// The same with one request: [`Created::New`] then says that none of this create is on its way any more, and an error
+    /// that at most one is. For what several processes want to create, and for slots that may be given free.
+    pub async fn create_once(&self, path: &str, bytes: Bytes) -> Result<Created, StorageError> {
+        self.create_by(&self.once, path, bytes).await
+    }
+
+    async fn create_by(&self, store: &Arc<dyn ObjectStore>, path: &str, bytes: Bytes) -> Result<Created, StorageError> {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        let put = self.store.put_opts(&self.path(path), PutPayload::from_bytes(bytes.clone()), options).await;
+        let put = store.put_opts(&self.path(path), PutPayload::from_bytes(bytes.clone()), options).await;
         let Err(error) = put else { return Ok(Created::New) };
-        match self.get_at_most(path, READ_BACK.max(bytes.len() as u64)).await {
+        match self.get_by(store, path, READ_BACK.max(bytes.len() as u64)).await {
             Ok(there) if there == bytes => Ok(Created::Same),
             Ok(there) => Ok(Created::Taken(there)),
             // What stands there is another's: ours is not so large.
@@ -252,9 +275,13 @@ impl JobStore {
 
     /// Reads a whole object, unless it has more than `limit` bytes, whatever the storage says of its size.
     pub async fn get_at_most(&self, path: &str, limit: u64) -> Result<Bytes, StorageError> {
+        self.get_by(&self.store, path, limit).await
+    }
+
+    async fn get_by(&self, store: &Arc<dyn ObjectStore>, path: &str, limit: u64) -> Result<Bytes, StorageError> {
         let failed = |source| self.failed("reading", path, source);
         let too_large = || StorageError::TooLarge { path: path.to_string(), store: self.name.to_string(), limit };
-        let result = self.store.get(&self.path(path)).await.map_err(failed)?;
+        let result = store.get(&self.path(path)).await.map_err(failed)?;
         let size = result.meta.size;
         if size > limit {
             return Err(too_large());
@@ -283,8 +310,23 @@ impl JobStore {
 
     /// All objects below `prefix` (a folder), sorted by path, unless their names take more than `limit` bytes of memory.
     pub async fn list_at_most(&self, prefix: &str, limit: u64) -> Result<Vec<Stored>, StorageError> {
+        self.collected(prefix, self.listing(prefix), limit).await
+    }
+
+    /// Those whose paths come after `after`, which need not be one. Storage that can begin a list there does.
+    pub async fn list_after(&self, prefix: &str, after: &str, limit: u64) -> Result<Vec<Stored>, StorageError> {
+        let objects = self.store.list_with_offset(Some(&self.path(prefix)), &self.path(after));
+        self.collected(prefix, self.stored(prefix, objects), limit).await
+    }
+
+    async fn collected(
+        &self,
+        prefix: &str,
+        listed: impl Stream<Item = Result<Stored, StorageError>>,
+        limit: u64,
+    ) -> Result<Vec<Stored>, StorageError> {
         let mut taken = 0;
-        let listed = self.listing(prefix).and_then(|stored| {
+        let listed = listed.and_then(|stored| {
             taken += (size_of::<Stored>() + stored.path.len()) as u64;
             future::ready(if taken <= limit {
                 Ok(stored)
@@ -299,9 +341,17 @@ impl JobStore {
 
     /// All objects below `prefix` (a folder), as storage hands them out, a page at a time.
     pub fn listing(&self, prefix: &str) -> impl Stream<Item = Result<Stored, StorageError>> + Send + '_ {
+        self.stored(prefix, self.store.list(Some(&self.path(prefix))))
+    }
+
+    fn stored(
+        &self,
+        prefix: &str,
+        objects: BoxStream<'static, object_store::Result<ObjectMeta>>,
+    ) -> impl Stream<Item = Result<Stored, StorageError>> + Send + '_ {
         let cut = if self.prefix.as_ref().is_empty() { 0 } else { self.prefix.as_ref().len() + 1 };
         let folder = prefix.to_string();
-        self.store.list(Some(&self.path(prefix))).map(move |object| match object {
+        objects.map(move |object| match object {
             Ok(object) => Ok(Stored {
                 path: object.location.as_ref().get(cut..).unwrap_or_default().to_string(),
                 size: object.size,

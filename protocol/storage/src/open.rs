@@ -1,9 +1,9 @@
 //! From settings to a store: `file://` and `s3://`.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use object_store::{
-    ObjectStore,
+    BackoffConfig, ObjectStore, RetryConfig,
     aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey},
     path::Path as ObjectPath,
 };
@@ -15,6 +15,12 @@ use crate::{JobStore, Memory, S3Keys, StorageError, durable::DurableFolder, guar
 /// What may say where the S3 endpoint is, where the settings do not: the names that AWS's own tools read.
 const ENDPOINT: AmazonS3ConfigKey = AmazonS3ConfigKey::Endpoint;
 
+/// No request is repeated by the client itself.
+const NEVER: RetryConfig = RetryConfig { backoff: NO_BACKOFF, max_retries: 0, retry_timeout: Duration::ZERO };
+/// Without retries there is nothing to wait for.
+const NO_BACKOFF: BackoffConfig =
+    BackoffConfig { init_backoff: Duration::ZERO, max_backoff: Duration::ZERO, base: 2.0 };
+
 /// A bucket's client. Without keys the environment is asked for them, and for what the settings leave open; with keys it
 /// is not, so that one process can serve many jobs. An endpoint that says `http://` is meant so.
 pub fn bucket(
@@ -23,6 +29,10 @@ pub fn bucket(
     region: Option<&str>,
     keys: Option<&S3Keys>,
 ) -> Result<AmazonS3, object_store::Error> {
+    builder(name, endpoint, region, keys).build()
+}
+
+fn builder(name: &str, endpoint: Option<&str>, region: Option<&str>, keys: Option<&S3Keys>) -> AmazonS3Builder {
     let mut builder = match keys {
         None => AmazonS3Builder::from_env(),
         Some(keys) => {
@@ -45,7 +55,7 @@ pub fn bucket(
     if builder.get_config_value(&ENDPOINT).is_some_and(|endpoint| endpoint.starts_with("http://")) {
         builder = builder.with_allow_http(true);
     }
-    builder.with_http_connector(Guarded).build()
+    builder.with_http_connector(Guarded)
 }
 
 pub fn open(settings: &StorageSettings, job: &JobName, keys: Option<&S3Keys>) -> Result<JobStore, StorageError> {
@@ -69,22 +79,20 @@ pub fn open(settings: &StorageSettings, job: &JobName, keys: Option<&S3Keys>) ->
             })?;
             let store = DurableFolder::new(&folder).map_err(|error| refuse(error.to_string()))?;
             let name = format!("file://{}", folder.display()).into();
-            Ok(JobStore {
-                store: Arc::new(store),
-                prefix: ObjectPath::default(),
-                name,
-                folder: Some(Arc::new(folder)),
-                memory: Memory::default(),
-            })
+            let (store, folder): (Arc<dyn ObjectStore>, _) = (Arc::new(store), Some(Arc::new(folder)));
+            let (once, prefix) = (Arc::clone(&store), ObjectPath::default());
+            Ok(JobStore { once, store, prefix, name, folder, memory: Memory::default() })
         }
         "s3" => {
             let bucket = url.host_str().ok_or_else(|| refuse("the bucket is missing: s3://bucket/prefix".into()))?;
-            let client = self::bucket(bucket, settings.endpoint.as_deref(), settings.region.as_deref(), keys);
-            let store: Arc<dyn ObjectStore> = Arc::new(client.map_err(|error| refuse(error.to_string()))?);
+            let builder = builder(bucket, settings.endpoint.as_deref(), settings.region.as_deref(), keys);
+            let client = |builder: AmazonS3Builder| builder.build().map_err(|error| refuse(error.to_string()));
+            let store: Arc<dyn ObjectStore> = Arc::new(client(builder.clone())?);
+            let once: Arc<dyn ObjectStore> = Arc::new(client(builder.with_retry(NEVER))?);
             let prefix =
                 ObjectPath::from(url.path().trim_matches('/')).join(job.namespace.as_str()).join(job.name.as_str());
             let name = format!("s3://{bucket}/{prefix}").into();
-            Ok(JobStore { store, prefix, name, folder: None, memory: Memory::default() })
+            Ok(JobStore { store, once, prefix, name, folder: None, memory: Memory::default() })
         }
         other => Err(refuse(format!("{other}:// is not supported; write file:///folder or s3://bucket/prefix"))),
     }

@@ -226,3 +226,163 @@ async fn what_else_listens_at_an_endpoint_is_not_shown() {
         "{error}"
     );
 }
+
+/// What becomes of a PUT, and what is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Put {
+    /// Done, and said so.
+    Done,
+    /// Not done: 503.
+    Unavailable,
+    /// Done, and the answer is a gateway's: 504.
+    LostAnswer,
+    /// The answer is a gateway's, and it is done when the test says so.
+    Late,
+}
+
+/// Speaks as much of S3 as a create and a read need. The first PUTs fare as they are told, all later ones are done.
+struct Server {
+    address: std::net::SocketAddr,
+    shared: Arc<std::sync::Mutex<Shared>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    puts: usize,
+    fates: Vec<Put>,
+    objects: std::collections::BTreeMap<String, Vec<u8>>,
+    late: Vec<(String, Vec<u8>)>,
+}
+
+impl Server {
+    async fn start(fates: &[Put]) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(std::sync::Mutex::new(Shared { fates: fates.to_vec(), ..Shared::default() }));
+        let served = Arc::clone(&shared);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, Arc::clone(&served)));
+            }
+        });
+        Self { address, shared }
+    }
+
+    fn store(&self) -> JobStore {
+        let settings = StorageSettings {
+            url: "s3://jobs/checkpoints".into(),
+            endpoint: Some(format!("http://{}", self.address)),
+            region: Some("here".into()),
+        };
+        let keys = S3Keys { access_key_id: "a".into(), secret_access_key: "b".into(), session_token: None };
+        JobStore::open_with(&settings, &JobName { namespace: "default".into(), name: "job".into() }, &keys).unwrap()
+    }
+
+    fn puts(&self) -> usize {
+        self.shared.lock().unwrap().puts
+    }
+
+    /// What was held back is done.
+    fn land(&self) {
+        let mut shared = self.shared.lock().unwrap();
+        for (path, body) in std::mem::take(&mut shared.late) {
+            shared.objects.entry(path).or_insert(body);
+        }
+    }
+}
+
+async fn serve(mut stream: tokio::net::TcpStream, shared: Arc<std::sync::Mutex<Shared>>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut buffer = Vec::new();
+    loop {
+        let head = loop {
+            if let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") {
+                break String::from_utf8(buffer.drain(..end + 4).collect()).unwrap();
+            }
+            if stream.read_buf(&mut buffer).await.unwrap_or(0) == 0 {
+                return;
+            }
+        };
+        let length =
+            head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+        let length: usize = length.unwrap_or(0);
+        while buffer.len() < length {
+            if stream.read_buf(&mut buffer).await.unwrap_or(0) == 0 {
+                return;
+            }
+        }
+        let body: Vec<u8> = buffer.drain(..length).collect();
+        let mut line = head.split_whitespace();
+        let (method, path) = (line.next().unwrap().to_string(), line.next().unwrap().to_string());
+        let (status, body) = shared.lock().unwrap().answer(&method, path, body);
+        let head = format!(
+            "HTTP/1.1 {status} x\r\nETag: \"1\"\r\nLast-Modified: Tue, 01 Dec 2026 00:00:00 GMT\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        if stream.write_all(&[head.into_bytes(), body].concat()).await.is_err() {
+            return;
+        }
+    }
+}
+
+impl Shared {
+    fn answer(&mut self, method: &str, path: String, body: Vec<u8>) -> (u16, Vec<u8>) {
+        if method != "PUT" {
+            return self.objects.get(&path).map_or((404, Vec::new()), |body| (200, body.clone()));
+        }
+        self.puts += 1;
+        let fate = if self.fates.is_empty() { Put::Done } else { self.fates.remove(0) };
+        match fate {
+            Put::Unavailable => (503, Vec::new()),
+            Put::Late => {
+                self.late.push((path, body));
+                (504, Vec::new())
+            }
+            Put::Done if self.objects.contains_key(&path) => (412, Vec::new()),
+            Put::Done | Put::LostAnswer => {
+                self.objects.insert(path, body);
+                (if fate == Put::Done { 200 } else { 504 }, Vec::new())
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_create_is_one_request_whatever_a_server_answers() {
+    let bytes = Bytes::from_static(b"record");
+    let server = Server::start(&[Put::Unavailable]).await;
+    let created = server.store().create_once("terms/1/1", bytes.clone()).await;
+    assert!(matches!(created, Err(StorageError::InDoubt { .. })), "{created:?}");
+    assert_eq!(server.puts(), 1, "503");
+
+    let server = Server::start(&[Put::LostAnswer]).await;
+    assert_eq!(server.store().create_once("terms/1/1", bytes.clone()).await.unwrap(), Created::Same);
+    assert_eq!(server.puts(), 1, "504 after the effect");
+
+    let server = Server::start(&[Put::Late]).await;
+    let created = server.store().create_once("terms/1/1", bytes.clone()).await;
+    assert!(matches!(created, Err(StorageError::InDoubt { .. })), "{created:?}");
+    assert_eq!(server.puts(), 1, "504 before the effect");
+    server.land();
+    assert_eq!(server.store().create_once("terms/1/1", bytes.clone()).await.unwrap(), Created::Same);
+    assert_eq!(server.puts(), 2);
+
+    // Under a name of one's own it is repeated, and nobody has to be asked again.
+    let server = Server::start(&[Put::Unavailable]).await;
+    assert_eq!(server.store().create("parts/1-1-w", bytes).await.unwrap(), Created::New);
+    assert_eq!(server.puts(), 2);
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_asked_once() {
+    let server = Server::start(&[]).await;
+    let store = server.store();
+    // Nobody listens there any more.
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let away = Server { address: nobody, shared: Arc::clone(&server.shared) };
+    let began = std::time::Instant::now();
+    let created = away.store().create_once("terms/1/1", Bytes::from_static(b"record")).await;
+    assert!(matches!(created, Err(StorageError::InDoubt { .. })), "{created:?}");
+    assert!(began.elapsed() < Duration::from_secs(60), "nothing is waited for");
+    assert_eq!(store.create_once("terms/1/1", Bytes::from_static(b"record")).await.unwrap(), Created::New);
+}
