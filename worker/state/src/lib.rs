@@ -13,6 +13,7 @@ pub mod budget;
 pub mod conformance;
 pub mod error;
 mod frozen;
+mod guard;
 pub mod keys;
 mod layout;
 mod local;
@@ -25,6 +26,7 @@ pub mod slices;
 mod store;
 pub mod subtask;
 pub mod table;
+mod uploads;
 
 pub use backend::{
     BackendFactory, BackendRegistry, Carriage, KeyedBackend, LocalFile, OpenBackend, VisitEntry, WriteBatch,

@@ -10,13 +10,14 @@ use std::{
     fs,
     io::ErrorKind,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use weir_protocol::{CheckpointId, part::FileRef};
 
-use crate::error::StateError;
+use crate::{error::StateError, persist::checksum};
 
 const SNAPSHOTS: &str = "snapshots";
 const LIVE: &str = "live-";
@@ -60,7 +61,14 @@ pub(crate) struct Folder {
     dir: PathBuf,
     number: u64,
     live: PathBuf,
-    snapshots: Mutex<Vec<(CheckpointId, PathBuf)>>,
+    snapshots: Mutex<Kept>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    of: Vec<(CheckpointId, PathBuf)>,
+    /// What is live here is damaged, and with it all that shares its files: nothing is kept any more.
+    retired: bool,
 }
 
 impl Folder {
@@ -105,17 +113,46 @@ impl Folder {
         let text =
             serde_json::to_vec(&list).map_err(|error| StateError::io("listing a snapshot failed").because(error))?;
         fs::write(&path, text).map_err(StateError::file("writing", &path))?;
-        self.snapshots.lock().push((id, folder.to_path_buf()));
+        let mut kept = self.snapshots.lock();
+        kept.of.push((id, folder.to_path_buf()));
+        if kept.retired {
+            retire(folder);
+        }
         Ok(())
     }
 
     pub(crate) fn snapshot_of(&self, id: CheckpointId) -> Option<PathBuf> {
-        self.snapshots.lock().iter().rev().find(|(of, _)| *of == id).map(|(_, folder)| folder.clone())
+        let kept = self.snapshots.lock();
+        if kept.retired {
+            return None;
+        }
+        kept.of.iter().rev().find(|(of, _)| *of == id).map(|(_, folder)| folder.clone())
+    }
+
+    /// What is live here is damaged, so that no snapshot of this opening is used again: they share their files.
+    pub(crate) fn retire(&self) {
+        let mut kept = self.snapshots.lock();
+        kept.retired = true;
+        for (_, folder) in &kept.of {
+            retire(folder);
+        }
+    }
+
+    /// Drops this opening's snapshots of checkpoints that were given up: all before `id` but that of `base`, the newest that
+    /// is on record. Each pins files that are live no more.
+    pub(crate) fn drop_given_up(&self, id: CheckpointId, base: Option<CheckpointId>) {
+        self.snapshots.lock().of.retain(|(of, folder)| {
+            let stays = *of >= id || Some(*of) == base;
+            if !stays {
+                remove(folder);
+            }
+            stays
+        });
     }
 
     /// Drops the snapshots of earlier checkpoints, of earlier openings as well.
     pub(crate) fn drop_before(&self, id: CheckpointId) {
-        self.snapshots.lock().retain(|(of, _)| *of >= id);
+        self.snapshots.lock().of.retain(|(of, _)| *of >= id);
         for path in entries(&self.dir.join(SNAPSHOTS)).unwrap_or_default() {
             if first_number(&path).is_none_or(|of| of < id.0) {
                 remove(&path);
@@ -123,17 +160,33 @@ impl Folder {
         }
     }
 
-    /// A snapshot, of any opening, that is file by file the same as these. `other` is looked into as well.
-    pub(crate) fn find(&self, files: &[FileRef], other: Option<&Path>) -> Option<PathBuf> {
+    /// A snapshot, of any opening, whose list is this one and whose files are what it says, length and CRC-32C. `other` is
+    /// looked into as well. What is damaged is retired. `stopped` is asked between pieces; then nothing is found.
+    pub(crate) fn find(
+        &self,
+        files: &[FileRef],
+        other: Option<&Path>,
+        stopped: &(dyn Fn() -> bool + Sync),
+    ) -> Option<PathBuf> {
         let wanted = Listed::of(files);
         let kept = entries(&self.dir.join(SNAPSHOTS)).unwrap_or_default();
         let boot = boot();
-        other.map(Path::to_path_buf).into_iter().chain(kept).find(|folder| {
+        let listed = |folder: &Path| {
             let list = fs::read(folder.join(LIST)).ok().and_then(|text| serde_json::from_slice::<List>(&text).ok());
-            let same = list.is_some_and(|list| list.boot == boot && list.files == wanted);
-            let length = |file: &Listed| fs::metadata(folder.join(&file.name)).map(|meta| meta.len());
-            same && wanted.iter().all(|file| length(file).is_ok_and(|length| length == file.length))
-        })
+            list.is_some_and(|list| list.boot == boot && list.files == wanted)
+        };
+        let candidates = other.map(Path::to_path_buf).into_iter().chain(kept).filter(|folder| listed(folder));
+        for folder in candidates {
+            match damage(&folder, files, stopped) {
+                None => return Some(folder),
+                Some(_) if stopped() => return None,
+                Some(what) => {
+                    tracing::warn!(folder = %folder.display(), what, "a local state file is damaged; the state is downloaded");
+                    retire(&folder);
+                }
+            }
+        }
+        None
     }
 
     /// Removes what earlier openings left. Called when this one is open, since they are closed by then.
@@ -149,6 +202,60 @@ impl Folder {
 impl Drop for Folder {
     fn drop(&mut self) {
         remove(&self.live);
+    }
+}
+
+/// Files whose checksums are read at once: a processor reads faster than most disks, and there are a few of each.
+const VERIFIED_AT_ONCE: usize = 4;
+
+/// What differs between the files of a folder and what a record says of them; `None` where nothing does. All bytes are read.
+pub(crate) fn damage(folder: &Path, files: &[FileRef], stopped: &(dyn Fn() -> bool + Sync)) -> Option<String> {
+    let next = AtomicUsize::new(0);
+    let found = Mutex::new(None);
+    let verify = || {
+        while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if found.lock().is_some() {
+                return;
+            }
+            if let Some(what) = damage_of(&folder.join(&file.name), file, stopped) {
+                *found.lock() = Some(what);
+            }
+        }
+    };
+    std::thread::scope(|threads| {
+        for _ in 1..VERIFIED_AT_ONCE.min(files.len()) {
+            // Where no thread can be had this one does all.
+            drop(std::thread::Builder::new().name("verify".to_string()).spawn_scoped(threads, verify));
+        }
+        verify();
+    });
+    found.into_inner()
+}
+
+fn damage_of(path: &Path, file: &FileRef, stopped: &dyn Fn() -> bool) -> Option<String> {
+    let length = match fs::metadata(path) {
+        Ok(meta) => meta.len(),
+        Err(error) => return Some(format!("{}: {error}", file.name)),
+    };
+    if length != file.length {
+        return Some(format!("{} has {length} bytes instead of {}", file.name, file.length));
+    }
+    match checksum(path, stopped) {
+        Err(error) => Some(format!("{}: {error}", file.name)),
+        Ok((_, crc32c)) if crc32c != file.crc32c => {
+            Some(format!("{} has CRC-32C {crc32c:08x} instead of {:08x}", file.name, file.crc32c))
+        }
+        Ok(_) => None,
+    }
+}
+
+/// Makes a snapshot's folder one that is never used again; the files go when a later record exists.
+pub(crate) fn retire(folder: &Path) {
+    match fs::remove_file(folder.join(LIST)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            tracing::warn!(%error, folder = %folder.display(), "a damaged state folder could not be retired");
+        }
+        _ => {}
     }
 }
 

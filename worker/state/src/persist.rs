@@ -1,7 +1,7 @@
 //! From frozen rows to objects in storage: write, snapshot, checksum, upload what is new.
 
 use std::{
-    collections::HashMap,
+    collections::VecDeque,
     fs::File,
     io::Read,
     path::{Path, PathBuf},
@@ -14,7 +14,8 @@ use std::{
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, future, stream};
+use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::Semaphore};
 use weir_protocol::{
     Attempt, CheckpointId, WorkerId,
@@ -24,11 +25,12 @@ use weir_protocol::{
 use weir_storage::{Created, JobStore};
 
 use crate::{
-    backend::{Carriage, INLINE_LIMIT, LocalFile},
+    backend::{Carriage, INLINE_LIMIT, KeyedBackend, LocalFile},
     error::StateError,
     frozen::Frozen,
     local::{self, KnownFiles},
     subtask::Shared,
+    uploads::{Listed, Uploads},
 };
 
 /// Files below this are packed together.
@@ -37,6 +39,13 @@ pub const PACK_BELOW: u64 = 1 << 20;
 pub const PACK_BYTES: u64 = 8 << 20;
 /// Uploads of one worker under way at once.
 pub const UPLOADS_AT_ONCE: usize = 4;
+/// Objects of no use that are deleted at once: uploads come first.
+const DELETES_AT_ONCE: usize = 4;
+/// Deletes between two looks at what has come meanwhile.
+const DELETES_IN_A_BATCH: usize = 64;
+/// So many paths of objects of no use wait to be deleted, while storage deletes none. Older ones are left to a later attempt's
+/// coordinator: some megabytes of names must be enough for a storage that is away.
+const MOST_GARBAGE: usize = 20_000;
 /// Files are read in pieces of this size.
 pub(crate) const PIECE: usize = 1 << 20;
 
@@ -49,23 +58,73 @@ pub struct Uploader {
     worker: WorkerId,
     next: AtomicU64,
     permits: Semaphore,
+    garbage: Mutex<Garbage>,
+}
+
+/// Objects of this worker and attempt that are of no use any more.
+#[derive(Debug, Default)]
+struct Garbage {
+    paths: VecDeque<String>,
+    /// They are being deleted.
+    sweeping: bool,
 }
 
 impl Uploader {
     /// One a worker and attempt: two would make the same names.
     pub fn new(store: JobStore, runtime: Handle, attempt: Attempt, worker: WorkerId) -> Self {
         let (next, permits) = (AtomicU64::new(1), Semaphore::new(UPLOADS_AT_ONCE));
-        Self { store, runtime, attempt, worker, next, permits }
+        Self { store, runtime, attempt, worker, next, permits, garbage: Mutex::default() }
+    }
+
+    /// Deletes objects of this worker and attempt that nothing names nor ever will. Beside everything else: what storage
+    /// does not delete now is tried again with the next ones, and in the end by the coordinator of a later attempt.
+    pub fn discard(self: &Arc<Self>, paths: impl IntoIterator<Item = String>) {
+        let mut garbage = self.garbage.lock();
+        garbage.paths.extend(paths);
+        let excess = garbage.paths.len().saturating_sub(MOST_GARBAGE);
+        garbage.paths.drain(..excess);
+        if !garbage.sweeping && !garbage.paths.is_empty() {
+            garbage.sweeping = true;
+            drop(self.runtime.spawn(Arc::clone(self).sweep()));
+        }
+    }
+
+    async fn sweep(self: Arc<Self>) {
+        loop {
+            let batch: Vec<String> = {
+                let mut garbage = self.garbage.lock();
+                let count = garbage.paths.len().min(DELETES_IN_A_BATCH);
+                if count == 0 {
+                    garbage.sweeping = false;
+                    return;
+                }
+                garbage.paths.drain(..count).collect()
+            };
+            let deletes = batch.into_iter().map(|path| async {
+                let deleted = self.store.delete(&path).await;
+                deleted.err().map(|error| (path, error))
+            });
+            let failed: Vec<_> =
+                stream::iter(deletes).buffer_unordered(DELETES_AT_ONCE).filter_map(future::ready).collect().await;
+            if let Some((path, error)) = failed.first() {
+                tracing::debug!(path, %error, "an object of no use could not be deleted");
+                let mut garbage = self.garbage.lock();
+                garbage.paths.extend(failed.into_iter().map(|(path, _)| path));
+                garbage.sweeping = false;
+                return;
+            }
+        }
     }
 
     fn next_path(&self) -> String {
         paths::state_file(self.attempt, &self.worker, self.next.fetch_add(1, Ordering::Relaxed))
     }
 
-    async fn upload(&self, upload: Upload) -> Result<Vec<FileRef>, StateError> {
+    async fn upload(&self, upload: Upload, uploads: &Mutex<Uploads>) -> Result<Vec<FileRef>, StateError> {
         let _permit =
             self.permits.acquire().await.map_err(|error| StateError::io("uploads have ended").because(error))?;
         let path = self.next_path();
+        uploads.lock().begun(&path);
         let expected: u64 = upload.files.iter().map(|file| file.length).sum();
         let length = match &upload.files[..] {
             [file] if file.length >= PACK_BELOW => {
@@ -93,8 +152,11 @@ impl Uploader {
         }
         let mut offset = 0;
         let mut references = Vec::with_capacity(upload.files.len());
-        for Listed { name, length, crc32c } in upload.files {
-            references.push(FileRef { name, path: path.clone(), offset, length, crc32c, inline: None });
+        let mut uploads = uploads.lock();
+        for Listed { name, length, crc32c, immutable } in upload.files {
+            let reference = FileRef { name, path: path.clone(), offset, length, crc32c, inline: None };
+            uploads.stands(immutable.then(|| reference.clone()));
+            references.push(reference);
             offset += length;
         }
         Ok(references)
@@ -106,7 +168,8 @@ impl Uploader {
 pub struct Persist {
     /// The checkpoint.
     pub id: CheckpointId,
-    /// This subtask's snapshot in the record whose files may be reused.
+    /// This subtask's snapshot in the newest record. `None`: no record names any file of this opening's. All earlier
+    /// checkpoints but those on record are given up; what they uploaded is named again, or deleted.
     pub base: Option<KeyedSnapshot>,
     /// The worker's.
     pub uploader: Arc<Uploader>,
@@ -129,12 +192,6 @@ pub struct PersistStats {
     pub snapshot_ms: u64,
     /// Milliseconds for checksums and uploads.
     pub upload_ms: u64,
-}
-
-struct Listed {
-    name: String,
-    length: u64,
-    crc32c: u32,
 }
 
 struct Upload {
@@ -201,17 +258,16 @@ fn store(
     if shared.carriage == Carriage::Inline {
         return inline(folder, listed, stats.state_bytes);
     }
-    let base: HashMap<&str, &FileRef> =
-        persist.base.iter().flat_map(|base| &base.files).map(|file| (file.name.as_str(), file)).collect();
+    let uploader = &persist.uploader;
+    let names = (uploader.attempt, &uploader.worker);
+    let (found, garbage) = shared.uploads.lock().begin(names, persist.base.as_ref(), &listed);
+    uploader.discard(garbage);
     let mut stored = Vec::with_capacity(listed.len());
     let (mut uploads, mut pack, mut packed) = (Vec::new(), Vec::new(), 0);
-    for file in listed {
-        match base.get(file.name.as_str()) {
-            Some(same) if same.length == file.length && same.crc32c == file.crc32c && same.inline.is_none() => {
-                stored.push(FileRef::clone(same));
-                continue;
-            }
-            _ => {}
+    for (file, found) in listed.into_iter().zip(found) {
+        if let Some(found) = found {
+            stored.push(found);
+            continue;
         }
         stats.uploaded_bytes += file.length;
         stats.uploaded_files += 1;
@@ -229,9 +285,8 @@ fn store(
     if !pack.is_empty() {
         uploads.push(Upload { folder: folder.to_path_buf(), files: pack });
     }
-    let uploader = &persist.uploader;
     let uploaded: Vec<Vec<FileRef>> = uploader.runtime.block_on(
-        stream::iter(uploads.into_iter().map(|upload| uploader.upload(upload)))
+        stream::iter(uploads.into_iter().map(|upload| uploader.upload(upload, &shared.uploads)))
             .buffer_unordered(UPLOADS_AT_ONCE)
             .try_collect(),
     )?;
@@ -241,11 +296,7 @@ fn store(
 }
 
 /// Checksums of all files; those of immutable ones are read once.
-fn list(
-    known: &parking_lot::Mutex<KnownFiles>,
-    folder: &Path,
-    files: Vec<LocalFile>,
-) -> Result<Vec<Listed>, StateError> {
+fn list(known: &Mutex<KnownFiles>, folder: &Path, files: Vec<LocalFile>) -> Result<Vec<Listed>, StateError> {
     let mut still = KnownFiles::new();
     let mut listed = Vec::with_capacity(files.len());
     let mut known = known.lock();
@@ -253,7 +304,7 @@ fn list(
         let crc32c = match known.get(&name) {
             Some(&(same, crc32c)) if immutable && same == length => crc32c,
             _ => {
-                let (read, crc32c) = checksum(&folder.join(&name))?;
+                let (read, crc32c) = checksum(&folder.join(&name), &|| false)?;
                 if read != length {
                     return Err(StateError::io(format!(
                         "{name} of a snapshot has {read} bytes where {length} were listed"
@@ -265,19 +316,22 @@ fn list(
         if immutable {
             still.insert(name.clone(), (length, crc32c));
         }
-        listed.push(Listed { name, length, crc32c });
+        listed.push(Listed { name, length, crc32c, immutable });
     }
     // Files that this snapshot does not have are gone for good.
     *known = still;
     Ok(listed)
 }
 
-/// Length and CRC-32C of a file.
-pub(crate) fn checksum(path: &Path) -> Result<(u64, u32), StateError> {
+/// Length and CRC-32C of a file. `stopped` is asked between pieces.
+pub(crate) fn checksum(path: &Path, stopped: &dyn Fn() -> bool) -> Result<(u64, u32), StateError> {
     let mut file = File::open(path).map_err(StateError::file("opening", path))?;
     let mut buffer = vec![0; PIECE];
     let (mut length, mut crc) = (0, 0);
     loop {
+        if stopped() {
+            return Err(StateError::io(format!("reading {} was given up", path.display())));
+        }
         let read = file.read(&mut buffer).map_err(StateError::file("reading", path))?;
         if read == 0 {
             return Ok((length, crc));
@@ -294,7 +348,7 @@ fn inline(folder: &Path, files: Vec<Listed>, bytes: u64) -> Result<Vec<FileRef>,
              the state backend filesystem or rocksdb"
         )));
     }
-    let carry = |Listed { name, length, crc32c }| {
+    let carry = |Listed { name, length, crc32c, .. }| {
         let path = folder.join(&name);
         let content = std::fs::read(&path).map_err(StateError::file("reading", &path))?;
         let inline = Some(BASE64_STANDARD.encode(content));

@@ -1,12 +1,12 @@
 //! Opening a subtask's state: new, from a snapshot with the same key groups, or out of several with others.
 //!
-//! No byte is opened before its length and checksum are those of the record. Local files are taken instead where their list is
-//! the record's.
+//! No byte is opened before its length and checksum are those of the record, whether it was downloaded or was here already.
 
 use std::{
     ops::{ControlFlow, Range},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
+    time::Instant,
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -19,6 +19,7 @@ use crate::{
     backend::{BackendFactory, KeyedBackend, OpenBackend, WriteBatch},
     budget::DOWNLOAD_PIECE,
     error::StateError,
+    guard::{self, Guarded, Judge},
     keys::{MAX_KEY_GROUPS, key_group_range},
     layout::groups_range,
     local::{self, Folder, KnownFiles},
@@ -29,9 +30,9 @@ use crate::{
 const DOWNLOADS_AT_ONCE: usize = 4;
 
 pub(crate) struct Opened {
-    pub(crate) backend: Arc<dyn KeyedBackend>,
+    pub(crate) backend: Guarded,
     pub(crate) groups: Range<u32>,
-    pub(crate) folder: Folder,
+    pub(crate) folder: Arc<Folder>,
     pub(crate) known: KnownFiles,
 }
 
@@ -46,45 +47,62 @@ pub(crate) fn open(open: &OpenState) -> Result<Opened, StateError> {
     let groups = key_group_range(open.subtask, parallelism, max);
     let factory = open.registry.get(&open.backend)?;
     check(open, factory.as_ref(), &groups)?;
-    let folder = Folder::open(&open.dir)?;
-    let options = |dir: PathBuf, restore_dir| OpenBackend {
-        dir,
-        options: open.options.clone(),
-        memory: open.memory.clone(),
-        restore_dir,
-    };
-    let opened = match &open.restore[..] {
-        [] => Opened {
-            backend: factory.open(options(folder.scratch("state")?, None))?,
-            groups,
-            folder,
-            known: KnownFiles::new(),
-        },
+    let folder = Arc::new(Folder::open(&open.dir)?);
+    let opening = Opening { open, factory: factory.as_ref(), folder: &folder };
+    let (backend, known) = match &open.restore[..] {
         [same] if (same.key_group_start..same.key_group_end) == groups => {
-            let files = materialize(open, &folder, same, 0)?;
-            let backend = factory.open(options(folder.scratch("state")?, Some(files)))?;
+            let files = opening.materialize(same, 0)?;
             let known = same.files.iter().map(|file| (file.name.clone(), (file.length, file.crc32c))).collect();
-            Opened { backend, groups, folder, known }
+            (opening.backend("state", Some(files))?, known)
         }
         several => {
-            let backend = factory.open(options(folder.scratch("state")?, None))?;
+            let backend = opening.backend("state", None)?;
             for (at, old) in several.iter().enumerate() {
-                let own = groups.start.max(old.key_group_start)..groups.end.min(old.key_group_end);
-                let files = materialize(open, &folder, old, at)?;
-                let dir = folder.scratch(&format!("old-state-{at}"))?;
-                let from = factory.open(options(dir.clone(), Some(files.clone())))?;
-                copy(&*from, &*backend, &own, open.memory.rows().batch_bytes())?;
-                drop(from);
-                local::remove(&dir);
-                if files.starts_with(folder.live()) {
-                    local::remove(&files);
-                }
+                opening.take_over(old, at, &groups, &backend)?;
             }
-            Opened { backend, groups, folder, known: KnownFiles::new() }
+            (backend, KnownFiles::new())
         }
     };
-    opened.folder.remove_leftovers();
-    Ok(opened)
+    folder.remove_leftovers();
+    Ok(Opened { backend, groups, folder, known })
+}
+
+/// One subtask's opening.
+struct Opening<'a> {
+    open: &'a OpenState,
+    factory: &'a dyn BackendFactory,
+    folder: &'a Arc<Folder>,
+}
+
+impl Opening<'_> {
+    /// A backend in a folder of its own, empty or with what was materialized.
+    fn backend(&self, dir: &str, files: Option<guard::Opened>) -> Result<Guarded, StateError> {
+        let orders = OpenBackend {
+            dir: self.folder.scratch(dir)?,
+            options: self.open.options.clone(),
+            memory: self.open.memory.clone(),
+            restore_dir: files.as_ref().map(|files| files.dir.clone()),
+        };
+        let judge = Judge::new(Arc::clone(self.folder), files.into_iter().collect());
+        let backend = self.factory.open(orders).map_err(|error| judge.judge(error))?;
+        Ok(Guarded::new(backend, judge))
+    }
+
+    /// Copies an old subtask's share of our key groups.
+    fn take_over(&self, old: &KeyedSnapshot, at: usize, groups: &Range<u32>, to: &Guarded) -> Result<(), StateError> {
+        let own = groups.start.max(old.key_group_start)..groups.end.min(old.key_group_end);
+        let files = self.materialize(old, at)?;
+        let downloaded = (!files.local).then(|| files.dir.clone());
+        let dir = format!("old-state-{at}");
+        let from = self.backend(&dir, Some(files))?;
+        copy(&from, to, &own, self.open.memory.rows().batch_bytes())?;
+        drop(from);
+        local::remove(&self.folder.live().join(dir));
+        if let Some(downloaded) = downloaded {
+            local::remove(&downloaded);
+        }
+        Ok(())
+    }
 }
 
 /// What is to be restored fits the backend, and has all of our key groups exactly once.
@@ -142,24 +160,35 @@ fn copy(
     Ok(())
 }
 
-/// A folder with a snapshot's files: a local one that is the same, or a download.
-fn materialize(open: &OpenState, folder: &Folder, snapshot: &KeyedSnapshot, at: usize) -> Result<PathBuf, StateError> {
-    let harmless = |name: &str| !name.is_empty() && !name.contains(['/', '\\', '\0']) && name != "." && name != "..";
-    if let Some(file) = snapshot.files.iter().find(|file| !harmless(&file.name)) {
-        return Err(StateError::corrupt(format!("the part names a state file {:?}, which is no file name", file.name)));
+impl Opening<'_> {
+    /// A folder with a snapshot's files: a local one that is the same, or a download.
+    fn materialize(&self, snapshot: &KeyedSnapshot, at: usize) -> Result<guard::Opened, StateError> {
+        let Self { open, folder, .. } = self;
+        let harmless =
+            |name: &str| !name.is_empty() && !name.contains(['/', '\\', '\0']) && name != "." && name != "..";
+        if let Some(file) = snapshot.files.iter().find(|file| !harmless(&file.name)) {
+            return Err(StateError::corrupt(format!(
+                "the part names a state file {:?}, which is no file name",
+                file.name
+            )));
+        }
+        let files = snapshot.files.clone();
+        let began = Instant::now();
+        let stopped = || open.stopped.is_cancelled();
+        if let Some(dir) = folder.find(&files, open.local_snapshot.as_deref(), &stopped) {
+            let verified_ms = began.elapsed().as_millis() as u64;
+            tracing::info!(folder = %dir.display(), verified_ms, "state is restored from local files");
+            return Ok(guard::Opened { dir, local: true, files });
+        }
+        let dir = folder.scratch(&format!("download-{at}"))?;
+        let downloads = stream::iter(&files)
+            .map(|file| download(open, file, &dir))
+            .buffer_unordered(DOWNLOADS_AT_ONCE)
+            .try_collect::<()>();
+        let downloaded = open.runtime.block_on(open.stopped.run_until_cancelled(downloads));
+        downloaded.unwrap_or_else(|| Err(StateError::io("the restore was given up")))?;
+        Ok(guard::Opened { dir, local: false, files })
     }
-    if let Some(found) = folder.find(&snapshot.files, open.local_snapshot.as_deref()) {
-        tracing::info!(folder = %found.display(), "state is restored from local files");
-        return Ok(found);
-    }
-    let into = folder.scratch(&format!("download-{at}"))?;
-    let downloads = stream::iter(&snapshot.files)
-        .map(|file| download(open, file, &into))
-        .buffer_unordered(DOWNLOADS_AT_ONCE)
-        .try_collect::<()>();
-    let downloaded = open.runtime.block_on(open.stopped.run_until_cancelled(downloads));
-    downloaded.unwrap_or_else(|| Err(StateError::io("the restore was given up")))?;
-    Ok(into)
 }
 
 fn object(file: &FileRef) -> String {

@@ -20,12 +20,14 @@ use crate::{
     budget::StateMemory,
     error::StateError,
     frozen::{Frozen, FrozenTable, Gate},
+    guard::Guarded,
     layout::{Space, StateId, slice_end_of, successor},
     local::{Folder, KnownFiles},
     persist::{self, Persist, PersistStats},
     restore,
     slices::SliceTable,
     table::{RowLayout, Table},
+    uploads::Uploads,
 };
 
 /// The longest that a table waits for a snapshot before it may write rows that it has no more room for. A persist only writes
@@ -66,15 +68,16 @@ pub struct OpenState {
 /// What tables, persist thread and engine share of a subtask's state.
 pub(crate) struct Shared {
     /// Before the folder, so that it is closed before its files are removed.
-    pub(crate) backend: Arc<dyn KeyedBackend>,
+    pub(crate) backend: Arc<Guarded>,
     pub(crate) backend_name: String,
     pub(crate) carriage: Carriage,
     pub(crate) memory: StateMemory,
     pub(crate) max_parallelism: u32,
     pub(crate) groups: Range<u32>,
     pub(crate) gate: Arc<Gate>,
-    pub(crate) folder: Folder,
+    pub(crate) folder: Arc<Folder>,
     pub(crate) known: Mutex<KnownFiles>,
+    pub(crate) uploads: Mutex<Uploads>,
     runtime: Handle,
     /// The backend holds what was restored.
     restored: bool,
@@ -95,7 +98,7 @@ impl SubtaskState {
     pub fn open(open: OpenState) -> Result<Self, StateError> {
         let opened = restore::open(&open)?;
         let shared = Shared {
-            backend: opened.backend,
+            backend: Arc::new(opened.backend),
             carriage: open.registry.get(&open.backend)?.carriage(),
             backend_name: open.backend,
             memory: open.memory,
@@ -104,6 +107,7 @@ impl SubtaskState {
             gate: Arc::default(),
             folder: opened.folder,
             known: Mutex::new(opened.known),
+            uploads: Mutex::default(),
             runtime: open.runtime,
             restored: !open.restore.is_empty(),
             names: Mutex::default(),
@@ -205,6 +209,11 @@ impl SubtaskState {
         self.shared.folder.snapshot_of(id)
     }
 
+    /// Drops the local snapshots of the checkpoints before `id` that were given up: of all but `base`, the newest on record.
+    pub fn drop_local_snapshots_given_up(&self, id: CheckpointId, base: Option<CheckpointId>) {
+        self.shared.folder.drop_given_up(id, base);
+    }
+
     /// Drops the local snapshots of all checkpoints before `id`: the record of `id` exists.
     pub fn drop_local_snapshots_before(&self, id: CheckpointId) {
         self.shared.folder.drop_before(id);
@@ -226,13 +235,13 @@ impl Shared {
         self.names.lock().get(&state).cloned().unwrap_or_else(|| format!("state {:08x}", state.0))
     }
 
-    /// Refuses work after a failed write.
+    /// Refuses work after a failed write, or after files were found damaged.
     pub(crate) fn usable(&self) -> Result<(), StateError> {
-        match self.broken.get() {
+        match self.broken.get().or_else(|| self.backend.damage()) {
             None => Ok(()),
             Some(first) => {
-                let what = "an earlier write to the state backend failed; the subtask has to be restored";
-                Err(StateError::io(what).because(first.clone()))
+                let what = "the state backend has failed before; the subtask has to be restored";
+                Err(StateError::new(first.kind(), what).because(first.clone()))
             }
         }
     }

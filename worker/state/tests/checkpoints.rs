@@ -71,6 +71,7 @@ enum Operation {
     DeleteSlice(i64),
     Check,
     Checkpoint,
+    AbortedCheckpoint,
     CancelledCheckpoint,
     Restore,
 }
@@ -87,6 +88,7 @@ fn operations() -> impl Strategy<Value = Vec<Operation>> {
             2 => end.prop_map(Operation::DeleteSlice),
             1 => Just(Operation::Check),
             2 => Just(Operation::Checkpoint),
+            1 => Just(Operation::AbortedCheckpoint),
             1 => Just(Operation::CancelledCheckpoint),
             1 => Just(Operation::Restore),
         ],
@@ -104,6 +106,8 @@ struct Job {
     at_checkpoint: (Model, Model, BTreeMap<i64, Model>),
     snapshot: Option<KeyedSnapshot>,
     id: u64,
+    /// Of the snapshot.
+    recorded: u64,
     restores: u64,
 }
 
@@ -130,6 +134,7 @@ impl Job {
             at_checkpoint: Default::default(),
             snapshot: None,
             id: 0,
+            recorded: 0,
             restores: 0,
         }
     }
@@ -198,6 +203,15 @@ impl Job {
                     self.models.0.entry(key).or_insert_with(|| vec![0; 8]);
                 }
                 self.snapshot = Some(snapshot);
+                self.recorded = self.id;
+            }
+            Operation::AbortedCheckpoint => {
+                // All is uploaded, and no record comes of it.
+                let frozen = self.freeze();
+                self.id += 1;
+                self.machine.persist(&self.state, frozen, self.id, self.snapshot.as_ref());
+                let base = self.snapshot.as_ref().map(|_| weir_protocol::CheckpointId(self.recorded));
+                self.state.drop_local_snapshots_given_up(weir_protocol::CheckpointId(self.id), base);
             }
             Operation::CancelledCheckpoint => {
                 self.id += 1;
@@ -463,7 +477,11 @@ fn an_incremental_checkpoint_uploads_what_changed() {
     add(&mut table, &keys(0..100), 1);
     let (third, stats) = machine.persist(&state, table.freeze().into_iter().collect(), 4, Some(&second));
     assert!(stats.uploaded_bytes < 64 << 10, "{stats:?}");
-    let (_, stats) = machine.persist(&state, table.freeze().into_iter().collect(), 5, None);
+    // What was restored is not ours where no base says so; what this opening has uploaded is.
+    let (_, stats) = machine.persist(&state, table.freeze().into_iter().collect(), 5, Some(&third));
+    assert!(stats.uploaded_bytes < 64 << 10, "{stats:?}");
+    let other = machine.open("e", 0, 1, std::slice::from_ref(&second));
+    let (_, stats) = machine.persist(&other, Vec::new(), 6, None);
     assert_eq!(stats.uploaded_bytes, stats.state_bytes);
     let mut restored = machine.open("c", 0, 1, &[third]);
     let mut table = restored.table("operator", "counts", RowLayout::Fixed(8)).unwrap();
@@ -528,4 +546,152 @@ fn the_folder_holds_only_what_is_live_or_kept() {
     let entries = |dir: &str| std::fs::read_dir(machine.dir.path().join(dir)).unwrap().count();
     assert_eq!(entries("a"), 1, "no live folder is left");
     assert_eq!(entries("a/snapshots"), 1);
+}
+
+/// Flips one bit in the middle of each sorted file below a folder, once where it has several names.
+fn rot(folder: &std::path::Path) -> usize {
+    let mut seen = std::collections::BTreeSet::new();
+    let sorted = files_below(folder).into_iter().filter(|path| path.extension().is_some_and(|it| it == "sst"));
+    sorted
+        .filter(|path| seen.insert(std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).unwrap())))
+        .collect::<Vec<_>>()
+        .into_iter()
+        .map(|path| {
+            let mut bytes = std::fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+        })
+        .count()
+}
+
+/// A state with rows in RocksDB and a checkpoint of them.
+fn stored(machine: &Machine) -> (SubtaskState, KeyedSnapshot) {
+    let state = machine.open("a", 0, 1, &[]);
+    let mut table = state.table("operator", "counts", RowLayout::Fixed(8)).unwrap();
+    add(&mut table, &keys(0..60_000), 1);
+    let (snapshot, _) = machine.persist(&state, table.freeze().into_iter().collect(), 1, None);
+    (state, snapshot)
+}
+
+/// Reads all rows; the error, if one is met.
+fn read(state: &SubtaskState) -> Result<usize, weir_state::StateError> {
+    let mut table = state.table("operator", "counts", RowLayout::Fixed(8))?;
+    let mut found = Vec::new();
+    table.get(&keys(0..60_000), &mut found)?;
+    Ok(found.iter().flatten().count())
+}
+
+#[test]
+fn local_files_that_have_rotted_are_downloaded_instead_and_never_tried_again() {
+    let machine = Machine::new("rocksdb", 256 << 20);
+    let (state, snapshot) = stored(&machine);
+    drop(state);
+    assert!(rot(&machine.dir.path().join("a/snapshots")) > 0);
+    let state = machine.open("a", 0, 1, std::slice::from_ref(&snapshot));
+    assert_eq!(read(&state).unwrap(), 60_000);
+    drop(state);
+    assert!(!machine.dir.path().join("a/snapshots/1-1/weir-files.json").exists(), "it is retired");
+}
+
+#[test]
+fn files_that_rot_while_they_are_open_fail_the_attempt_and_the_next_downloads() {
+    // Opened from local files, then from a download: what was verified then has changed since.
+    for (dir, place) in [("a", "a/snapshots"), ("b", "b")] {
+        // Blocks that were read before would be read from a shared cache.
+        let machine = Machine::new("rocksdb", 256 << 20);
+        let (state, snapshot) = stored(&machine);
+        drop(state);
+        let state = machine.open(dir, 0, 1, std::slice::from_ref(&snapshot));
+        assert!(rot(&machine.dir.path().join(place)) > 0);
+        let error = read(&state).unwrap_err();
+        assert_eq!(error.kind(), StateErrorKind::Io, "{dir}: {error}");
+        assert!(error.to_string().contains("a restart downloads"), "{error}");
+        let later = state.persist(
+            Vec::new(),
+            &weir_state::Persist { id: weir_protocol::CheckpointId(2), base: None, uploader: machine.uploader.clone() },
+        );
+        assert_eq!(later.unwrap_err().kind(), StateErrorKind::Io);
+        drop(state);
+        let state = machine.open(dir, 0, 1, std::slice::from_ref(&snapshot));
+        assert_eq!(read(&state).unwrap(), 60_000, "{dir}");
+    }
+}
+
+#[test]
+fn a_snapshot_of_damaged_files_is_not_kept() {
+    let machine = Machine::new("rocksdb", 256 << 20);
+    let (state, snapshot) = stored(&machine);
+    drop(state);
+    let state = machine.open("b", 0, 1, std::slice::from_ref(&snapshot));
+    let (second, _) = machine.persist(&state, Vec::new(), 2, Some(&snapshot));
+    rot(&machine.dir.path().join("b"));
+    read(&state).unwrap_err();
+    assert_eq!(state.local_snapshot(weir_protocol::CheckpointId(2)), None);
+    drop(state);
+    assert_eq!(read(&machine.open("b", 0, 1, &[second])).unwrap(), 60_000);
+}
+
+#[test]
+fn what_the_checkpoint_itself_holds_wrong_is_said_to_be_so() {
+    let machine = Machine::new("rocksdb", 256 << 20);
+    let (state, mut snapshot) = stored(&machine);
+    drop(state);
+    // Damaged before it was read for its checksum: record and object agree.
+    for file in snapshot.files.iter_mut().filter(|file| file.name.ends_with(".sst")) {
+        let path = machine.objects().join(&file.path);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[(file.offset + file.length / 2) as usize] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        file.crc32c = crc32c::crc32c(&bytes[file.offset as usize..(file.offset + file.length) as usize]);
+    }
+    let restored = machine.try_open("b", 0, 1, &[snapshot]).and_then(|state| read(&state));
+    assert_eq!(restored.unwrap_err().kind(), StateErrorKind::Corrupt);
+}
+
+#[test]
+fn a_local_file_that_has_rotted_is_noticed_where_key_groups_move() {
+    let machine = Machine::new("rocksdb", 256 << 20);
+    let (state, snapshot) = stored(&machine);
+    drop(state);
+    rot(&machine.dir.path().join("a/snapshots"));
+    let halves: usize =
+        (0..2).map(|half| read(&machine.open("a", half, 2, std::slice::from_ref(&snapshot))).unwrap()).sum();
+    assert_eq!(halves, 60_000);
+}
+
+#[test]
+fn checkpoints_that_fail_for_long_leave_little_in_storage_and_on_disk() {
+    let machine = Machine::new("rocksdb", 256 << 20);
+    let state = machine.open("a", 0, 1, &[]);
+    let mut table = state.table("operator", "counts", RowLayout::Fixed(8)).unwrap();
+    add(&mut table, &keys(0..200_000), 1);
+    let (recorded, first) = machine.persist(&state, table.freeze().into_iter().collect(), 1, None);
+    let mut uploaded = 0;
+    let mut newest = None;
+    for id in 2..200 {
+        add(&mut table, &keys((id as i64 * 1_000)..(id as i64 * 1_000 + 500)), 1);
+        state.drop_local_snapshots_given_up(weir_protocol::CheckpointId(id), Some(weir_protocol::CheckpointId(1)));
+        let (snapshot, stats) = machine.persist(&state, table.freeze().into_iter().collect(), id, Some(&recorded));
+        uploaded += stats.uploaded_bytes;
+        newest = Some(snapshot);
+    }
+    // Each change is uploaded once, and again when it is merged: not with each of 198 checkpoints.
+    assert!(uploaded < 12 * first.state_bytes, "{uploaded} bytes for a state of {}", first.state_bytes);
+    let (newest, mut left) = (newest.unwrap(), usize::MAX);
+    let named: std::collections::BTreeSet<_> =
+        recorded.files.iter().chain(&newest.files).map(|file| machine.objects().join(&file.path)).collect();
+    for _ in 0..2_000 {
+        left = files_below(&machine.objects()).iter().filter(|path| !named.contains(*path)).count();
+        if left == 0 {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_eq!(left, 0, "objects that nothing names stay");
+    let snapshots = std::fs::read_dir(machine.dir.path().join("a/snapshots")).unwrap().count();
+    assert_eq!(snapshots, 2, "that of the record, and the newest");
+    for snapshot in [recorded, newest] {
+        machine.open("b", 0, 1, &[snapshot]);
+    }
 }

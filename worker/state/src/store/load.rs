@@ -6,6 +6,7 @@ use super::{
     shard_of,
 };
 use crate::{
+    backend::KeyedBackend,
     error::StateError,
     keys::{Keys, key_group},
     table::Slot,

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::{Store, page, page::place};
-use crate::{error::StateError, keys::hash, table::Slot};
+use crate::{backend::KeyedBackend, error::StateError, keys::hash, table::Slot};
 
 /// Called with a row's key group, key and bytes.
 pub(crate) type Visit<'a> = dyn FnMut(u16, &[u8], &[u8]) + 'a;
