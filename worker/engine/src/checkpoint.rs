@@ -153,6 +153,10 @@ pub struct Checkpoints {
     unfinished: BTreeMap<CheckpointId, usize>,
     /// Of checkpoints that were acked and may serve as a base.
     taken: BTreeMap<CheckpointId, Snapshots>,
+    /// Parts that were begun and that no record is known to name; `true` once storage has answered.
+    parts: BTreeMap<CheckpointId, bool>,
+    /// The newest record of this attempt that is known.
+    recorded: Option<CheckpointId>,
     states: BTreeMap<(StageId, u32), SubtaskState>,
 }
 
@@ -168,6 +172,8 @@ impl Checkpoints {
             waiting: VecDeque::new(),
             unfinished: BTreeMap::new(),
             taken: BTreeMap::new(),
+            parts: BTreeMap::new(),
+            recorded: None,
             states: BTreeMap::new(),
         })
     }
@@ -196,10 +202,36 @@ impl Checkpoints {
     pub fn base_known(&mut self, id: CheckpointId, base: Option<CheckpointId>) {
         let Some(current) = self.current.as_mut().filter(|current| current.id == id) else { return };
         current.base = base.into();
-        if let Some(base) = base {
-            self.taken.retain(|taken, _| *taken >= base);
-        }
+        self.settle(id, base);
         self.submit_waiting();
+    }
+
+    /// All checkpoints before `id` are decided: a coordinator triggers none while one is not, and who took over has sealed the
+    /// term before. The newest of this attempt that is on record is `base`, and each older one on record was the base of a
+    /// checkpoint before this. All others were given up for good: what they hold here and in storage goes. What they have
+    /// uploaded is each subtask's to name again or to delete.
+    fn settle(&mut self, id: CheckpointId, base: Option<CheckpointId>) {
+        self.taken.retain(|taken, _| *taken >= id || Some(*taken) == base);
+        // A base whose parts stand in the record is not read, but its commit has mostly come.
+        let on_record = base.or(self.recorded);
+        for state in self.states.values() {
+            state.drop_local_snapshots_given_up(id, on_record);
+        }
+        if let Some(base) = base {
+            self.parts.remove(&base);
+        }
+        let (attempt, worker) = (self.settings.attempt, &self.settings.worker);
+        // One that is still on its way would land after its deletion.
+        let given_up = self.parts.extract_if(..id, |_, answered| *answered);
+        let given_up: Vec<String> = given_up.map(|(id, _)| paths::part(id, attempt, worker)).collect();
+        self.settings.uploader.discard(given_up);
+    }
+
+    /// Storage has answered to the part of checkpoint `id`, be it with an error.
+    pub fn part_stored(&mut self, id: CheckpointId) {
+        if let Some(answered) = self.parts.get_mut(&id) {
+            *answered = true;
+        }
     }
 
     /// A subtask has frozen. Its state is persisted as soon as the base is known.
@@ -315,6 +347,7 @@ impl Checkpoints {
             return Some(ReadyPart { ack, object: None });
         }
         self.taken.insert(id, snapshots);
+        self.parts.insert(id, false);
         Some(ReadyPart { ack, object: Some(bytes) })
     }
 
@@ -351,7 +384,8 @@ impl Checkpoints {
     }
 
     /// The record of checkpoint `id` exists: local snapshots of older ones are dropped.
-    pub fn recorded(&self, id: CheckpointId) {
+    pub fn recorded(&mut self, id: CheckpointId) {
+        self.recorded = self.recorded.max(Some(id));
         for state in self.states.values() {
             state.drop_local_snapshots_before(id);
         }

@@ -471,6 +471,9 @@ impl Control {
 
     fn on_part_stored(&mut self, ack: Acked, stored: Result<(), String>) {
         let (attempt, id) = (Attempt(ack.attempt), CheckpointId(ack.id));
+        if let Some(standing) = self.standing(attempt) {
+            standing.deployment.checkpoints.part_stored(id);
+        }
         match stored {
             Err(reason) => self.decline(attempt, id, reason),
             Ok(()) => {

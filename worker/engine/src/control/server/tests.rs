@@ -239,12 +239,16 @@ impl TestCoordinator {
         self.sessions.iter().for_each(|session| session.say(message.clone()));
     }
 
+    fn trigger(&self, id: u64) {
+        let base_path = self.newest.as_ref().map(|(path, _)| path.clone()).unwrap_or_default();
+        self.say_all(&Message::Trigger(TriggerCheckpoint { attempt: self.attempt, id, base_path }));
+    }
+
     /// Takes a checkpoint up to its acks; the record is not made.
     async fn acks(&mut self) -> (u64, Vec<Acked>) {
         let id = self.next_id;
         self.next_id += 1;
-        let base_path = self.newest.as_ref().map(|(path, _)| path.clone()).unwrap_or_default();
-        self.say_all(&Message::Trigger(TriggerCheckpoint { attempt: self.attempt, id, base_path }));
+        self.trigger(id);
         let mut acks = Vec::new();
         for session in &mut self.sessions {
             acks.push(
@@ -412,6 +416,88 @@ async fn a_worker_is_reset_from_the_same_record_twice() {
     coordinator.job.assert_exact();
 }
 
+/// All files below a folder.
+fn files_below(folder: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files.extend(files_below(&path)) } else { files.push(path) }
+    }
+    files
+}
+
+#[tokio::test]
+async fn a_survivor_whose_local_files_have_rotted_downloads_and_the_job_goes_on() {
+    let mut coordinator = TestCoordinator::new(job(20_000));
+    coordinator.backend = "rocksdb";
+    let (survivor, victim) = (coordinator.worker(0), coordinator.worker(1));
+    coordinator.deploy(&[&survivor, &victim]).await;
+    coordinator.checkpoint().await;
+    coordinator.checkpoint().await;
+    victim.kill();
+    coordinator.sessions[0].failed().await;
+    // One byte of each sorted file that the survivor has kept. Storage is whole.
+    let mut rotten = std::collections::BTreeSet::new();
+    for path in files_below(&coordinator.folder.path().join("local").join(&survivor.id.0)) {
+        let place = path.display().to_string();
+        let inode = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&path).unwrap());
+        if place.contains("/snapshots/") && place.ends_with(".sst") && rotten.insert(inode) {
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[10] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+        }
+    }
+    assert!(!rotten.is_empty());
+    let successor = coordinator.worker(1);
+    coordinator.deploy(&[&survivor, &successor]).await;
+    coordinator.finish().await;
+    coordinator.job.assert_exact();
+}
+
+#[tokio::test]
+async fn checkpoints_that_fail_for_an_hour_leave_disk_and_storage_bounded() {
+    const AN_HOUR_OF_TEN_SECONDS: usize = 360;
+    let mut coordinator = TestCoordinator::new(job(1_000_000));
+    coordinator.backend = "rocksdb";
+    let worker = coordinator.worker(0);
+    coordinator.deploy(&[&worker]).await;
+    coordinator.checkpoint().await;
+    // What one checkpoint needs: a few objects a subtask, and the parts of the record and of the newest.
+    const OBJECTS: usize = 24;
+    let local = coordinator.folder.path().join("local");
+    for aborted in 1..=AN_HOUR_OF_TEN_SECONDS {
+        coordinator.acks().await;
+        if aborted % 60 == 0 {
+            // Deleting goes on beside everything else.
+            let bounded = async {
+                loop {
+                    let objects = coordinator.store.list("").await.unwrap().len();
+                    if objects <= OBJECTS {
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            let bounded = tokio::time::timeout(PATIENCE, bounded).await;
+            let objects = coordinator.store.list("").await.unwrap();
+            assert!(bounded.is_ok(), "after {aborted} aborted checkpoints: {} objects", objects.len());
+            let kept: std::collections::BTreeSet<_> = files_below(&local)
+                .iter()
+                .filter(|path| path.display().to_string().contains("/snapshots/"))
+                .map(|path| path.parent().unwrap().to_path_buf())
+                .collect();
+            assert!(kept.len() <= 2 * 3, "after {aborted} aborted checkpoints: {kept:?}");
+        }
+    }
+    // What the next record names is all there.
+    coordinator.checkpoint().await;
+    worker.kill();
+    let successor = coordinator.worker(0);
+    coordinator.deploy(&[&successor]).await;
+    let deployed = coordinator.checkpoint().await;
+    assert!(!deployed, "the input goes on");
+}
+
 #[tokio::test]
 async fn a_commit_that_was_recorded_and_never_told_is_made_after_the_restore() {
     let mut coordinator = TestCoordinator::new(job(5_000));
@@ -449,10 +535,10 @@ async fn state_is_stored_while_what_the_sink_writes_to_is_away() {
     coordinator.job.output.away.store(true, Ordering::Relaxed);
     let first = coordinator.next_id;
     for id in [first, first + 1] {
-        let before = coordinator.store.list(paths::STATE).await.unwrap().len();
-        coordinator.say_all(&Message::Trigger(TriggerCheckpoint { attempt: 1, id, base_path: String::new() }));
+        let before = coordinator.store.list(paths::STATE).await.unwrap();
+        coordinator.trigger(id);
         let stored = async {
-            while coordinator.store.list(paths::STATE).await.unwrap().len() == before {
+            while coordinator.store.list(paths::STATE).await.unwrap().iter().all(|object| before.contains(object)) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
