@@ -3,8 +3,8 @@
 //! their answer; they land twice; one process is cut off while all others are served. Everything follows from a seed.
 //!
 //! Time is simulated as well. [`Sim::run`] polls the tasks of a pool until none can go on, then steps to whatever is due next, so
-//! that hours pass in milliseconds and the same seed takes the same course. Nothing here knows tokio: what runs under it must wait
-//! for storage, for [`Sim::sleep`] and for channels only.
+//! that hours pass in milliseconds and the same seed takes the same course. What runs under it must wait for storage, for
+//! [`Sim::sleep`] and for channels only.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
