@@ -35,7 +35,7 @@ pub(super) struct ControllerArgs {
     /// Look after jobs of this namespace only, instead of all.
     #[arg(long)]
     watch_namespace: Option<String>,
-    /// Where the checkpoints of jobs without secretRef may be reached with this controller's own identity: s3://bucket/prefix,
+    /// Where the checkpoints of jobs without secretRef may be reached with this controller's own identity: `s3://bucket/prefix`,
     /// and after commas endpoint=https://… and namespace=… where it is for these only. Repeat it for more places; elsewhere such
     /// jobs are refused.
     #[arg(long, value_name = "PLACE")]

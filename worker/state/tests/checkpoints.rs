@@ -638,7 +638,11 @@ fn what_the_checkpoint_itself_holds_wrong_is_said_to_be_so() {
     let (state, mut snapshot) = stored(&machine);
     drop(state);
     // Damaged before it was read for its checksum: record and object agree.
-    for file in snapshot.files.iter_mut().filter(|file| file.name.ends_with(".sst")) {
+    for file in snapshot
+        .files
+        .iter_mut()
+        .filter(|file| std::path::Path::new(&file.name).extension().is_some_and(|extension| extension == "sst"))
+    {
         let path = machine.objects().join(&file.path);
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[(file.offset + file.length / 2) as usize] ^= 1;

@@ -265,6 +265,12 @@ fn objects<'a>(of: &'a Map<String, Value>, list: &str) -> impl Iterator<Item = (
     items.filter_map(|(i, item)| Some((i, item.as_object()?)))
 }
 
+/// Whether the value is what the table shows as text.
+fn is_written(value: &Value, allowed: &str) -> bool {
+    let text = value.to_string();
+    text == allowed
+}
+
 fn fields(place: &str, object: &Map<String, Value>, table: Table) -> Result<(), Problem> {
     for (name, value) in object.iter().filter(|(_, value)| !value.is_null()) {
         let field = format!("{place}{name}");
@@ -272,7 +278,7 @@ fn fields(place: &str, object: &Map<String, Value>, table: Table) -> Result<(), 
             Some((_, Free)) => {}
             Some((_, Ours)) => return Err(refuse(&field, "is Weir's own; leave it out")),
             Some((_, Never(why))) => return Err(refuse(&field, why)),
-            Some((_, Only(allowed))) if value.to_string() == *allowed => {}
+            Some((_, Only(allowed))) if is_written(value, allowed) => {}
             Some((_, Only(allowed))) => {
                 return Err(refuse(
                     &field,
@@ -363,7 +369,7 @@ mod tests {
         assert!(judged(WORKER).is_subset(&judged(CONTAINER)));
     }
 
-    fn complaint(spec: Value, classes: &[&str]) -> Option<String> {
+    fn complaint(spec: &Value, classes: &[&str]) -> Option<String> {
         let classes: Vec<String> = classes.iter().map(ToString::to_string).collect();
         check(spec.as_object().unwrap(), &classes).err().map(|problem| problem.message)
     }
@@ -418,7 +424,7 @@ mod tests {
             (json!({"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}), "volumes[0].hostPath"),
             (json!({"volumes": [{"name": "v", "nfs": {"server": "a", "path": "/"}}]}), "volumes[0].nfs"),
         ] {
-            let said = complaint(spec.clone(), &["batch"]).unwrap_or_else(|| panic!("{spec} is taken"));
+            let said = complaint(&spec.clone(), &["batch"]).unwrap_or_else(|| panic!("{spec} is taken"));
             assert!(said.starts_with(FIELD) && said.contains(field), "{spec}: {said}");
         }
     }
@@ -435,9 +441,9 @@ mod tests {
             json!({"volumes": [{"name": "v", "secret": {"secretName": "a"}}, {"name": "w", "ephemeral": {}}]}),
             json!({"priorityClassName": "batch", "preemptionPolicy": "Never"}),
         ] {
-            assert_eq!(complaint(spec, &["batch"]), None);
+            assert_eq!(complaint(&spec, &["batch"]), None);
         }
-        let said = complaint(json!({"priorityClassName": "batch"}), &[]).unwrap();
+        let said = complaint(&json!({"priorityClassName": "batch"}), &[]).unwrap();
         assert!(said.contains("batch") && said.contains("jobs.priorityClasses"), "{said}");
     }
 }

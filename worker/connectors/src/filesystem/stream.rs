@@ -101,9 +101,10 @@ impl Stream {
         let bytes = match file {
             Location::Local(path) => {
                 let file = Arc::new(open_local(path, input, start, &with.closed)?);
-                let reader: Box<dyn Read + Send> = match zipped {
-                    true => Box::new(Members::new(BufReader::with_capacity(PIECE, Arc::clone(&file)))),
-                    false => Box::new(Arc::clone(&file)),
+                let reader: Box<dyn Read + Send> = if zipped {
+                    Box::new(Members::new(BufReader::with_capacity(PIECE, Arc::clone(&file))))
+                } else {
+                    Box::new(Arc::clone(&file))
                 };
                 Bytes::Here(Kept::new(reader), file)
             }

@@ -244,8 +244,8 @@ impl Column {
             Values::Decimal(all) => {
                 let DataType::Decimal128(precision, scale) = data_type else { return None };
                 match values::decimal(from.decimal(), *precision, *scale)? {
-                    Some(value) => all.push(value),
-                    None => return Some(false),
+                    Ok(value) => all.push(value),
+                    Err(values::TooManyDigits) => return Some(false),
                 }
             }
             Values::Bytes { bytes, ends } => {

@@ -149,9 +149,9 @@ impl Rows {
                     let field = fields[place];
                     let text = field.text(text, &mut room);
                     if csv.is_null(text, field.quoted) {
-                        column.push_null()?
+                        column.push_null()?;
                     } else {
-                        column.push(Text::Field(text))?
+                        column.push(Text::Field(text))?;
                     }
                 }
                 Ok(())

@@ -59,8 +59,12 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
     }
 }
 
-/// A decimal: its digits are rounded to `scale`, half away from zero. `Some(None)` if it then has more than `precision`.
-pub(super) fn decimal(text: &str, precision: u8, scale: i8) -> Option<Option<i128>> {
+/// A number has more digits than its type may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooManyDigits;
+
+/// A decimal: its digits are rounded to `scale`, half away from zero. `None` if the text is no number.
+pub(super) fn decimal(text: &str, precision: u8, scale: i8) -> Option<Result<i128, TooManyDigits>> {
     let (negative, unsigned) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
         b'+' => (false, &text[1..]),
@@ -79,10 +83,10 @@ pub(super) fn decimal(text: &str, precision: u8, scale: i8) -> Option<Option<i12
     let digits: Vec<u8> = all().skip_while(|&byte| byte == b'0').map(|byte| byte - b'0').collect();
     let kept = digits.len() as i64 + exponent - behind.len() as i64 + i64::from(scale);
     if digits.is_empty() || kept < 0 {
-        return Some(Some(0));
+        return Some(Ok(0));
     }
     if kept > MOST_DIGITS as i64 + 1 {
-        return Some(None);
+        return Some(Err(TooManyDigits));
     }
     let kept = kept as usize;
     let mut value: i128 = 0;
@@ -90,14 +94,14 @@ pub(super) fn decimal(text: &str, precision: u8, scale: i8) -> Option<Option<i12
         let digit = digits.get(place).copied().unwrap_or(0);
         match value.checked_mul(10).and_then(|value| value.checked_add(i128::from(digit))) {
             Some(more) => value = more,
-            None => return Some(None),
+            None => return Some(Err(TooManyDigits)),
         }
     }
     if digits.get(kept).is_some_and(|&next| next >= 5) {
         value += 1;
     }
     let fits = value < 10_i128.pow(u32::from(precision).min(MOST_DIGITS as u32));
-    Some(fits.then_some(if negative { -value } else { value }))
+    Some(if fits { Ok(if negative { -value } else { value }) } else { Err(TooManyDigits) })
 }
 
 fn whole_exponent(text: &str) -> Option<i64> {
@@ -116,7 +120,7 @@ pub(super) enum Digits {
 /// The pieces of a time, read from the left.
 struct Clock<'a>(&'a str, Digits);
 
-impl<'a> Clock<'a> {
+impl Clock<'_> {
     /// A number of so many digits.
     fn digits(&mut self, count: usize) -> Option<u32> {
         let digits = self.0.get(..count).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
@@ -356,8 +360,8 @@ mod tests {
 
         #[test]
         fn decimals_are_read_to_the_last_digit(value in -(10_i128.pow(38) - 1)..10_i128.pow(38)) {
-            prop_assert_eq!(decimal(&value.to_string(), 38, 0), Some(Some(value)));
-            prop_assert_eq!(decimal(&format!("{value}e-7"), 38, 7), Some(Some(value)));
+            prop_assert_eq!(decimal(&value.to_string(), 38, 0), Some(Ok(value)));
+            prop_assert_eq!(decimal(&format!("{value}e-7"), 38, 7), Some(Ok(value)));
         }
 
         #[test]

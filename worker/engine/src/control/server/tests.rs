@@ -441,7 +441,10 @@ async fn a_survivor_whose_local_files_have_rotted_downloads_and_the_job_goes_on(
     for path in files_below(&coordinator.folder.path().join("local").join(&survivor.id.0)) {
         let place = path.display().to_string();
         let inode = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&path).unwrap());
-        if place.contains("/snapshots/") && place.ends_with(".sst") && rotten.insert(inode) {
+        if place.contains("/snapshots/")
+            && std::path::Path::new(&place).extension().is_some_and(|extension| extension == "sst")
+            && rotten.insert(inode)
+        {
             let mut bytes = std::fs::read(&path).unwrap();
             bytes[10] ^= 1;
             std::fs::write(&path, bytes).unwrap();
@@ -457,13 +460,13 @@ async fn a_survivor_whose_local_files_have_rotted_downloads_and_the_job_goes_on(
 #[tokio::test]
 async fn checkpoints_that_fail_for_an_hour_leave_disk_and_storage_bounded() {
     const AN_HOUR_OF_TEN_SECONDS: usize = 360;
+    // What one checkpoint needs: a few objects a subtask, and the parts of the record and of the newest.
+    const OBJECTS: usize = 24;
     let mut coordinator = TestCoordinator::new(job(1_000_000));
     coordinator.backend = "rocksdb";
     let worker = coordinator.worker(0);
     coordinator.deploy(&[&worker]).await;
     coordinator.checkpoint().await;
-    // What one checkpoint needs: a few objects a subtask, and the parts of the record and of the newest.
-    const OBJECTS: usize = 24;
     let local = coordinator.folder.path().join("local");
     for aborted in 1..=AN_HOUR_OF_TEN_SECONDS {
         coordinator.acks().await;
