@@ -32,12 +32,12 @@ use crate::{duration::Duration, quantity::Quantity, status::StreamJobStatus};
     validation = ("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && self.metadata.name.size() <= 50",
         "metadata.name must begin with a letter, hold lower-case letters, digits and dashes, and have 50 characters at most: Services and pods are named after the job"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
     printcolumn(name = "Workers", type_ = "string", json_path = ".status.workers"),
     printcolumn(name = "Attempt", type_ = "integer", json_path = ".status.attempt"),
     printcolumn(name = "Checkpoint", type_ = "integer", json_path = ".status.checkpoint.latest.id"),
     printcolumn(name = "Age of it", type_ = "date", json_path = ".status.checkpoint.latest.completedAt"),
     printcolumn(name = "State size", type_ = "string", json_path = ".status.stateSize"),
-    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", priority = 1)
 )]
 #[x_kube(validation = ("self.workers.replicas * self.workers.slots <= self.maxParallelism",
@@ -90,7 +90,8 @@ pub struct StreamJobSpec {
 pub struct Workers {
     /// The number of workers. A change takes a checkpoint, and a new attempt resumes from it with the state redistributed.
     #[serde(default = "defaults::one")]
-    #[schemars(range(min = 1, max = 1024))]
+    #[schemars(range(max = 1024))]
+    #[x_kube(validation = ("self >= 1", "must be 1 at least: to stop the job and keep its state, set spec.suspend to true"))]
     pub replicas: u32,
     /// How many subtasks of each stage a worker runs. The parallelism of the job is replicas × slots.
     #[serde(default = "defaults::one")]
@@ -147,8 +148,9 @@ pub struct PodTemplate {
     #[serde(default)]
     pub metadata: PodTemplateMetadata,
     /// A pod's spec, as in a Deployment; all of it is optional. The container named `worker` is Weir's own: environment
-    /// variables, volume mounts and ports of it are added. Other containers run beside it. A port that is added needs a
-    /// NetworkPolicy of your own: the job's admits only Weir's two.
+    /// variables, volume mounts and ports of it are added. Other containers run beside it; none is started again when it ends, but
+    /// init containers with `restartPolicy: Always`. A port that is added needs a NetworkPolicy of your own: the job's admits only
+    /// Weir's two.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     #[schemars(schema_with = "any_object")]
     pub spec: Map<String, Value>,
@@ -175,8 +177,8 @@ fn any_object(_: &mut SchemaGenerator) -> Schema {
 /// The resources of each worker.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("!has(self.limits) || !('memory' in self.limits) || quantity(string(self.limits['memory'])).compareTo(quantity('64Mi')) >= 0",
-    "limits.memory is too little: a worker needs 64Mi at least"))]
+#[x_kube(validation = ("!has(self.limits) || !('memory' in self.limits) || quantity(string(self.limits['memory'])).compareTo(quantity('128Mi')) >= 0",
+    "limits.memory is too little: a worker needs 128Mi at least"))]
 pub struct Resources {
     /// The most that a worker may use of each resource: `memory`, `cpu`, `ephemeral-storage`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -229,14 +229,19 @@ fn bad_jobs_are_refused_with_field_place_and_remedy() {
             &["spec: more slots than key groups"],
         ),
         (
+            "no workers",
+            replaced("sql:", "workers: {replicas: 0}\n  sql:"),
+            &["spec.workers.replicas: must be 1 at least", "set spec.suspend to true"],
+        ),
+        (
             "both restores",
             replaced("sql:", "restoreFrom: {record: a, previous: true}\n  sql:"),
             &["spec.restoreFrom: name one"],
         ),
         (
             "little memory",
-            replaced("sql:", "workers: {resources: {limits: {memory: 1Mi}}}\n  sql:"),
-            &["spec.workers.resources: limits.memory is too little"],
+            replaced("sql:", "workers: {resources: {limits: {memory: 127Mi}}}\n  sql:"),
+            &["spec.workers.resources: limits.memory is too little: a worker needs 128Mi at least"],
         ),
         (
             "no quantity",

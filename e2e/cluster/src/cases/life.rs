@@ -1,5 +1,7 @@
 //! A job's life: scaled, upgraded, changed live, suspended, finished, deleted in every way.
 
+use std::time::Duration;
+
 use object_store::ObjectStoreExt;
 use serde_json::{Value, json};
 
@@ -11,8 +13,11 @@ use crate::{
     job::{Job, NAME, Settings, resource, sql},
     space::Space,
     verify::{KEYS, counts},
-    wait::until,
+    wait::{until, until_within},
 };
+
+/// A deletion that waits for nothing: the workers' ends, and a glance at storage.
+const SOON: Duration = Duration::from_secs(25);
 
 pub async fn scaled_1_3_2_under_load(space: Space) {
     let job = Job::running(&space, &Settings { workers: 1, seconds: 60, ..Settings::default() }).await;
@@ -27,6 +32,9 @@ pub async fn scaled_1_3_2_under_load(space: Space) {
         })
         .await;
     }
+    let scale = ["-n", &space.name, "scale", "streamjob", NAME, "--replicas=0"];
+    let refused = space.cluster.kubectl(&scale).await.expect_err("a job has a worker at least");
+    assert!(refused.contains("set spec.suspend to true"), "the remedy is not named: {refused}");
     // What an autoscaler asks, and what a user sees.
     let scale =
         ["-n", &space.name, "get", "streamjob", NAME, "--subresource=scale", "-o", "jsonpath={.status.selector}"];
@@ -35,7 +43,7 @@ pub async fn scaled_1_3_2_under_load(space: Space) {
     assert!(selected.len() >= 2 && selector.contains(NAME), "{selector} selects {} pods", selected.len());
     let table =
         space.cluster.kubectl(&["-n", &space.name, "get", "sj"]).await.unwrap_or_else(|error| panic!("{error}"));
-    let columns = ["NAME", "READY", "WORKERS", "ATTEMPT", "CHECKPOINT", "AGE OF IT", "STATE SIZE"];
+    let columns = ["NAME", "READY", "REASON", "WORKERS", "ATTEMPT", "CHECKPOINT", "AGE OF IT", "STATE SIZE"];
     let header = table.lines().next().unwrap_or_default();
     assert_eq!(
         header.split("  ").map(str::trim).filter(|name| !name.is_empty()).collect::<Vec<_>>(),
@@ -186,6 +194,26 @@ pub async fn deleted_with_storage_gone(space: Space) {
     job.until_gone().await;
     let events = space.events(&job.name).await;
     assert!(events.iter().any(|(reason, _)| reason == "CheckpointsLeft"), "nobody is told what is left: {events:?}");
+}
+
+/// Nothing of it is in storage, so nothing there is waited for.
+pub async fn deleted_before_it_ran_with_storage_gone(space: Space) {
+    let (proxy, endpoint) = space.proxy().await;
+    proxy.cut().await;
+    let settings = Settings { endpoint, ..Settings::default() };
+    let job = Job::start_with(&space, &settings, |job| job["spec"]["checkpoint"]["onDelete"] = "Delete".into()).await;
+    job.until_workers(2).await;
+    until("storage is missed", || async {
+        let (_, reason, _) = job.condition("Ready").await?;
+        (reason == "StorageUnreachable").then_some(())
+    })
+    .await;
+    job.delete().await;
+    let jobs = space.cluster.stream_jobs(&space.name);
+    until_within(SOON, "the resource is gone", || async {
+        matches!(jobs.get_opt(&job.name).await, Ok(None)).then_some(())
+    })
+    .await;
 }
 
 pub async fn deleted_with_its_namespace(space: Space) {

@@ -13,9 +13,9 @@ use crate::{
 fn table() -> Vec<(&'static str, Value, &'static str)> {
     vec![
         ("/spec/sql", json!("  "), "is empty"),
-        ("/spec/workers/replicas", json!(0), "greater than or equal to 1"),
+        ("/spec/workers/replicas", json!(0), "set spec.suspend to true"),
         ("/spec/workers/replicas", json!(200), "more slots than key groups"),
-        ("/spec/workers/resources/limits/memory", json!("32Mi"), "too little"),
+        ("/spec/workers/resources/limits/memory", json!("127Mi"), "a worker needs 128Mi at least"),
         ("/spec/workers/resources/limits/cpu", json!("1.2.3"), "should match"),
         ("/spec/workers/resources/limits/cpu", json!(-1), "greater than or equal to 0"),
         ("/spec/state/backend", json!(""), "at least 1"),
