@@ -5,6 +5,7 @@ pub mod policy;
 pub mod secrets;
 pub mod service;
 pub mod template;
+pub mod unique;
 
 use std::collections::BTreeMap;
 

@@ -25,6 +25,7 @@ use weir_storage::S3Keys;
 use super::{
     labels, selector,
     template::{self, FIELD, refuse},
+    unique,
 };
 use crate::cluster::{
     names::{self, WORKER_CONTAINER},
@@ -43,6 +44,11 @@ const TMP_VOLUME: &str = "weir-tmp";
 const TLS_VOLUME: &str = "weir-tls";
 const STATE_DIR: &str = "/var/lib/weir";
 const TLS_DIR: &str = "/etc/weir/tls";
+const TMP_DIR: &str = "/tmp";
+/// Where the worker's container has something mounted already.
+pub(super) const OUR_MOUNTS: [&str; 3] = [STATE_DIR, TMP_DIR, TLS_DIR];
+/// Names of its ports.
+pub(super) const OUR_PORTS: [&str; 2] = ["grpc", "http"];
 
 /// Checks what the user writes, with the field that is wrong. `classes` are the priority classes that are allowed.
 pub fn check(user: &PodTemplate, classes: &[String]) -> Result<(), Problem> {
@@ -56,6 +62,7 @@ pub fn check(user: &PodTemplate, classes: &[String]) -> Result<(), Problem> {
     }
     let spec = parse(&user.spec)?;
     template::check(&user.spec, classes)?;
+    unique::check(&spec)?;
     for (i, volume) in spec.volumes.iter().flatten().enumerate() {
         if [STATE_VOLUME, TMP_VOLUME, TLS_VOLUME].contains(&volume.name.as_str()) {
             return Err(refuse(&format!("volumes[{i}].name"), &format!("{} is Weir's own; take another", volume.name)));
@@ -205,7 +212,7 @@ fn worker(job: &str, inputs: &PodInputs, user: Container) -> Container {
         ..VolumeMount::default()
     };
     let mut mounts =
-        vec![mount(STATE_VOLUME, STATE_DIR, false), mount(TMP_VOLUME, "/tmp", false), mount(TLS_VOLUME, TLS_DIR, true)];
+        vec![mount(STATE_VOLUME, STATE_DIR, false), mount(TMP_VOLUME, TMP_DIR, false), mount(TLS_VOLUME, TLS_DIR, true)];
     mounts.extend(user.volume_mounts.clone().unwrap_or_default());
     let args = [
         "serve",
