@@ -7,6 +7,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 target=${CARGO_TARGET_DIR:-$HOME/.cache/weir/target}/${WEIR_E2E_PROFILE:-debug}
 script=$here/$1.sh
 shift
+# Within the cluster's network no registry can be reached: what the test is made of is fetched and compiled before.
+[ -z "${WEIR_E2E_PLATFORM:-}" ] || cargo test --workspace --quiet --test kubernetes_platform --no-run
 if ! { [ -n "${WEIR_E2E_KEEP:-}" ] && "$script" in true 2>/dev/null; }; then
     [ -n "${WEIR_E2E_KEEP:-}" ] || trap '"$script" down' EXIT
     "$script" up
