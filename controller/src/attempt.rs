@@ -28,7 +28,7 @@ use weir_protocol::{Attempt, WorkerId};
 
 use change::Change;
 use crew::Crew;
-pub use events::{Action, End, Event, Failure, Note, Planned, RestartPolicy, Size, Version};
+pub use events::{Action, Blocked, End, Event, Failure, Note, Planned, RestartPolicy, Size, Version};
 use restart::Failures;
 
 use crate::coordinator::Last;
@@ -58,6 +58,9 @@ pub const HAND_OVER_TRIES: u32 = 3;
 /// New workers that nothing has had room for in so long get the old ones' room: the hand-over begins without them, and the job
 /// stands still until they are there. Sooner than this a cluster that grows by itself may have made room.
 pub const NO_ROOM_PATIENCE: Duration = Duration::from_mins(1);
+/// A worker that is to go works on until its successor is there. Where something is in the successor's way for so long, it is not
+/// waited for: who goes would only hold up a drain, or a namespace, for its whole grace period.
+pub const SUCCESSOR_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -197,7 +200,7 @@ impl AttemptMachine {
                 self.gather(now, &mut actions);
             }
             Event::StartFailed { template, reason } => self.start_failed(now, &template, reason, &mut actions),
-            Event::NoRoom { template } => self.crew.no_room(now, &template),
+            Event::Blocked { template, by } => self.crew.is_blocked(now, &template, by),
             Event::WorkerLeaving { worker } => self.worker_leaving(&worker, &mut actions),
             Event::WorkerLost { worker, cause } => self.worker_lost(now, &worker, cause, &mut actions),
             Event::TakenOver { opening, order } => {
@@ -274,9 +277,13 @@ impl AttemptMachine {
             Phase::Ended => return None,
             _ => None,
         };
-        let running = matches!(self.phase, Phase::Running { .. });
-        let change = running.then_some(self.change.retry_at.or(self.makes_room_at())).flatten();
-        [phase, change, self.change.ask_at, self.crew.next_start()].into_iter().flatten().min()
+        let running = matches!(self.phase, Phase::Running { suspect: None, .. });
+        let early = [self.makes_room_at(), self.goes_without_at()].into_iter().flatten().min();
+        let change = running.then_some(self.change.retry_at.or(early)).flatten();
+        [phase, change, self.gives_room_back_at(), self.change.ask_at, self.crew.next_start()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The opening of the attempt that is deployed or runs.
@@ -295,6 +302,14 @@ impl AttemptMachine {
     /// All workers run.
     pub fn is_running(&self) -> bool {
         matches!(self.phase, Phase::Running { .. } | Phase::HandingOver { .. })
+    }
+
+    /// The attempt that workers restore, if they do.
+    pub fn deploying(&self) -> Option<Attempt> {
+        match &self.phase {
+            Phase::Deploying { opening, .. } => Some(opening.attempt),
+            _ => None,
+        }
     }
 
     /// Who holds the slots, by position.
@@ -339,6 +354,10 @@ impl AttemptMachine {
         let again = self.crew.start_failed(now, template, &self.policy);
         if !again && self.is_changing() && template == self.target.template && template != self.current.template {
             self.refuse(self.target.number, format!("no worker could be started: {reason}"), actions);
+            return;
+        }
+        if !again && self.has_made_room() {
+            self.give_room_back(now, &format!("no worker could be started: {reason}"), actions);
             return;
         }
         // A standby that does not come is no reason to end a job that has all its workers.
@@ -508,6 +527,9 @@ impl AttemptMachine {
             self.end(End::Failed { failure: None, reason: reason.to_string() }, actions);
             return;
         }
+        if self.made_room() {
+            self.stop_others(actions);
+        }
         self.crew.lay_out(&self.current);
         self.phase = Phase::Planning;
         self.start_missing(actions);
@@ -592,6 +614,7 @@ impl AttemptMachine {
     ) {
         let attempt = opening.attempt;
         self.good = Some(self.current.clone());
+        self.change.runs();
         self.phase = Phase::Running { opening: Arc::clone(&opening), since: now, suspect: None };
         actions.push(Action::Run { opening, workers, resumed });
         actions.push(Action::Note(Note::Running { attempt, resumed, version: self.current.number }));

@@ -114,7 +114,7 @@ impl Coordinator {
             phase: Phase::Idle,
             records: start.inherited.iter().chain(&start.restored).map(standing).collect(),
             newest: start.restored,
-            failed: 0,
+            failed: start.failed,
             last_trigger: now,
             last_end: now,
             trigger_now: false,
@@ -507,6 +507,11 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn coordinator() -> Coordinator {
+        after_failures(0)
+    }
+
+    /// So many checkpoints have failed in the terms before.
+    fn after_failures(failed: u32) -> Coordinator {
         let policy = Policy {
             interval: SECOND,
             min_pause: Duration::ZERO,
@@ -536,6 +541,7 @@ mod tests {
             restored: None,
             inherited: Vec::new(),
             highest_id: CheckpointId(0),
+            failed,
         };
         Coordinator::new(Millis(0), policy, start).0
     }
@@ -579,5 +585,22 @@ mod tests {
         let reason = aborted(&checkpoint(&mut coordinator, Millis(40_000), &large)).unwrap();
         assert!(reason.contains("96 MiB") && reason.contains("retain fewer"), "{reason}");
         assert_eq!(aborted(&checkpoint(&mut coordinator, Millis(50_000), "small")), None);
+    }
+
+    #[test]
+    fn failures_are_counted_from_the_first_whoever_coordinated_then() {
+        for (before, beyond) in [(0, false), (2, false), (3, true)] {
+            let mut coordinator = after_failures(before);
+            let now = coordinator.next_wake().unwrap();
+            coordinator.on(now, Event::Tick);
+            let id = coordinator.collecting().unwrap();
+            let worker = WorkerId("w".to_string());
+            let declined = Event::Declined { worker, attempt: Attempt(1), id, reason: "no".to_string() };
+            let noted = coordinator.on(now, declined).into_iter().find_map(|action| match action {
+                Action::Note(Note::Aborted { failed, beyond_tolerable, .. }) => Some((failed, beyond_tolerable)),
+                _ => None,
+            });
+            assert_eq!(noted, Some((before + 1, beyond)));
+        }
     }
 }

@@ -9,6 +9,7 @@ mod hear;
 mod notes;
 mod observer;
 mod parts;
+mod probe;
 mod recovery;
 mod versions;
 mod words;
@@ -27,13 +28,13 @@ use tokio::sync::mpsc;
 use weir_protocol::{Term, rpc::to_worker};
 use weir_storage::JobStore;
 
-use self::versions::Wanted;
+use self::{probe::Probe, versions::Wanted};
 use crate::{
     attempt::{self, AttemptMachine, End},
     coordinator::{self, Coordinator},
     effects::TakeOver,
     job::Job,
-    platform::{Platform, PlatformEvent},
+    platform::{Platform, PlatformEvent, Trouble},
     takeover::{Opened, Refusal, Request},
     time::Millis,
     workers::{
@@ -57,6 +58,8 @@ enum Done {
     TakeOver(TakeOver),
     Planned(u64, Result<Plan, PlanError>),
     Coordinator(Term, coordinator::Event),
+    /// Storage was asked whether it answers; why it does not.
+    Probed(Option<String>),
 }
 
 /// What waits to be given to a state machine.
@@ -97,6 +100,9 @@ pub struct Supervisor {
     refused: Option<u64>,
     /// It was told that output waits to be published.
     unpublished: bool,
+    /// What was told to be wrong beside a worker.
+    trouble: Option<Trouble>,
+    probe: Probe,
     request: Request,
     store: JobStore,
     platform: Box<dyn Platform>,
@@ -160,7 +166,9 @@ pub async fn run(parts: Parts) -> Outcome {
         versions: BTreeMap::from([(1, wanted)]),
         refused: None,
         unpublished: false,
-        traffic: Traffic::new(job.name.to_string()),
+        trouble: None,
+        probe: Probe::default(),
+        traffic: Traffic::new(job.name.to_string(), parts.failed),
         job,
         store: parts.store,
         platform: parts.platform,
@@ -259,6 +267,7 @@ impl Supervisor {
             }
             self.lost(process, &reason);
         }
+        self.probe();
         self.inputs.push_back(Input::Attempt(attempt::Event::Tick));
         self.inputs.push_back(Input::Coordinator(coordinator::Event::Tick));
     }

@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use weir_controller::{
     cluster::names::TEMPLATE_LABEL,
-    platform::{Platform, PlatformEvent, ProcessNumber, WorkerTemplate, kubernetes::Kubernetes},
+    platform::{
+        Obstacle, ObstacleKind, Platform, PlatformEvent, ProcessNumber, WorkerTemplate, kubernetes::Kubernetes,
+    },
 };
 use weir_protocol::ids::random_digits;
 
@@ -114,7 +116,8 @@ async fn a_pod_is_created_told_of_and_ended() {
          "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}]});
     cluster.report(&names[0], waiting).await;
     let reason = "ImagePullBackOff: no such image".to_string();
-    assert_eq!(next(&mut events).await, PlatformEvent::Waiting { process: one, reason, no_room: false });
+    let obstacle = Some(Obstacle { kind: ObstacleKind::Image, reason });
+    assert_eq!(next(&mut events).await, PlatformEvent::Waiting { process: one, obstacle });
     cluster.serves(&names[0]).await;
     assert_eq!(next(&mut events).await, started(one, &names[0], "a"));
 
@@ -197,8 +200,9 @@ async fn a_pod_that_cannot_be_created_is_told_and_is_not_waited_for_at_the_end()
     pod.spec.as_mut().unwrap().containers.clear();
     template.pod = Some(Arc::new(pod));
     let process = platform.start(&template);
-    let PlatformEvent::Waiting { process: waits, reason, .. } = next(&mut events).await else { panic!() };
-    assert_eq!(waits, process);
+    let PlatformEvent::Waiting { process: waits, obstacle } = next(&mut events).await else { panic!() };
+    let Obstacle { kind, reason } = obstacle.expect("it is refused");
+    assert_eq!((waits, kind), (process, ObstacleKind::Refused));
     assert!(
         reason.starts_with("Invalid: its pod cannot be created:") && reason.contains("spec.containers"),
         "{reason}"

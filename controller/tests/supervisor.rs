@@ -430,6 +430,7 @@ impl Run {
             tls: None,
             restore: Restore::Latest,
             adopt,
+            failed: 0,
             store: store.clone(),
             platform: Box::new(platform),
             platform_events,

@@ -32,9 +32,10 @@ controller/src/cluster/permissions.rs: neither may have more than the other. */ 
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, create, patch]
-- apiGroups: [events.k8s.io]
+# Read by name, to go on with what another controller has told of.
+- apiGroups: [""]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [get, create, patch]
 {{- end -}}
 
 {{- /* What it may do in its own namespace: hold the lease, and nobody else's. */ -}}

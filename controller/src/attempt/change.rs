@@ -9,7 +9,7 @@ use weir_protocol::record::Opening;
 
 use super::{
     Action, AttemptMachine, End, Failure, HAND_OVER_RETRY, HAND_OVER_TRIES, NO_ROOM_PATIENCE, Note, PLAN_RETRY, Phase,
-    Planned, Size, Version,
+    Planned, SUCCESSOR_PATIENCE, Size, Version,
 };
 use crate::coordinator::Last;
 use crate::time::Millis;
@@ -27,6 +27,8 @@ pub(super) struct Change {
     tries: u32,
     /// When the next is begun.
     pub retry_at: Option<Millis>,
+    /// The workers of the version before went since nothing had room for both, and what is wanted does not run yet.
+    made_room: Option<Millis>,
 }
 
 impl Change {
@@ -38,6 +40,11 @@ impl Change {
     /// What was resumed is no more.
     pub(super) fn begun(&mut self) {
         self.unsure = false;
+    }
+
+    /// There is no way back from here but another change.
+    pub(super) fn runs(&mut self) {
+        self.made_room = None;
     }
 
     pub(super) fn lost(&mut self, worker: &WorkerId) {
@@ -55,7 +62,10 @@ impl AttemptMachine {
     pub(super) fn next_version(&self) -> &Version {
         let ready = self.target.planned && self.crew.suffices(&self.target);
         // Nothing to go back to: never did anything run, or what runs was resumed and is not known here.
-        let only = self.good.is_none() || (self.current.number == 0 && self.change_is_open());
+        // Or what ran last has gone to make room, and was not for a version that is not wanted any more.
+        let only = self.good.is_none()
+            || (self.current.number == 0 && self.change_is_open())
+            || (self.change.made_room.is_some() && self.is_changing());
         if only || ready { &self.target } else { &self.current }
     }
 
@@ -68,6 +78,23 @@ impl AttemptMachine {
     pub(super) fn proceed(&mut self, now: Millis, actions: &mut Vec<Action>) {
         if let Phase::New | Phase::Ended | Phase::Stopping { .. } = self.phase {
             return;
+        }
+        if self.gives_room_back_at().is_some_and(|at| now >= at) {
+            let reason = self.crew.blocked(&self.current.template).map(|(by, _)| by.reason.clone()).unwrap_or_default();
+            let reason = format!("its workers do not come, also without those of the version before: {reason}");
+            self.give_room_back(now, &reason, actions);
+        }
+        if let Phase::Planning
+        | Phase::BackOff { .. }
+        | Phase::TakingOver { resume: false, .. }
+        | Phase::Gathering { .. } = self.phase
+        {
+            // They have no work, and are not to be waited for.
+            let leaving = self.crew.dismiss_leaving(&self.current.template);
+            if !leaving.is_empty() {
+                actions.extend(leaving.into_iter().map(|worker| Action::StopWorker { worker }));
+                self.gather(now, actions);
+            }
         }
         self.start_missing(actions);
         self.ask(now, actions);
@@ -191,7 +218,7 @@ impl AttemptMachine {
         if version.number == self.target.number || matches!(self.phase, Phase::Stopping { .. }) {
             return;
         }
-        self.change = Change::default();
+        self.change = Change { made_room: self.change.made_room, ..Change::default() };
         self.target = version;
         if self.phase == Phase::New {
             self.current = self.target.clone();
@@ -229,6 +256,8 @@ impl AttemptMachine {
                 actions.push(Action::Note(Note::TaskFailed(failure.clone())));
                 self.end(End::Failed { failure: Some(failure), reason }, actions);
             }
+            // Its workers have the room of those that ran.
+            Planned::Refused { failure } if self.has_made_room() => self.give_room_back(now, &failure.message, actions),
             Planned::Refused { failure } => self.refuse(version, failure.message, actions),
             Planned::Unreachable => self.change.ask_at = Some(now + PLAN_RETRY),
         }
@@ -250,20 +279,58 @@ impl AttemptMachine {
         if !failure.kind.is_unfit() || !matches!(self.phase, Phase::Deploying { .. }) {
             return false;
         }
-        let refused = self.current.number;
+        self.back_to(good, failure.message.clone(), actions);
+        true
+    }
+
+    /// What is deployed, or was to be, is refused, and what ran before is to run again.
+    fn back_to(&mut self, good: Version, reason: String, actions: &mut Vec<Action>) {
+        let (refused, made_room) = (self.current.number, self.change.made_room.is_some());
         let wanted = self.target.clone();
         self.current = good;
-        self.refuse(refused, failure.message.clone(), actions);
+        self.refuse(refused, reason, actions);
+        if made_room {
+            self.stop_others(actions);
+        }
         // Where something else is wanted by now, only what was tried is refused.
         if wanted.number != refused {
             self.target = wanted;
         }
-        true
+    }
+
+    /// Where there is no room for two sorts of workers, those that are not of what is begun go at once.
+    pub(super) fn stop_others(&mut self, actions: &mut Vec<Action>) {
+        let others = self.crew.dismiss_others(&self.current.template);
+        actions.extend(others.into_iter().map(|worker| Action::StopWorker { worker }));
+    }
+
+    pub(super) fn made_room(&self) -> bool {
+        self.change.made_room.is_some()
+    }
+
+    /// The workers of what ran last went for what is wanted, and that does not run yet.
+    pub(super) fn has_made_room(&self) -> bool {
+        let waits = matches!(self.phase, Phase::Planning | Phase::Gathering { .. });
+        let good = self.good.as_ref().is_some_and(|good| good.number != self.current.number && good.number != 0);
+        self.change.made_room.is_some() && waits && good
+    }
+
+    /// What ran last runs again: what was wanted in its place cannot be.
+    pub(super) fn give_room_back(&mut self, now: Millis, reason: &str, actions: &mut Vec<Action>) {
+        let Some(good) = self.good.clone() else { return };
+        self.back_to(good, reason.to_string(), actions);
+        self.begin(now, actions);
+    }
+
+    /// When that is to happen, since the new workers do not come, even now.
+    pub(super) fn gives_room_back_at(&self) -> Option<Millis> {
+        let (made, (_, since)) = (self.change.made_room?, self.crew.blocked(&self.current.template)?);
+        self.has_made_room().then(|| made.max(since) + NO_ROOM_PATIENCE)
     }
 
     /// The next attempt has all that it needs, and there is a reason for it.
     fn hand_over_is_due(&self, now: Millis) -> bool {
-        let can = self.can_hand_over() || self.makes_room_at().is_some_and(|at| now >= at);
+        let can = self.can_hand_over() || self.makes_room(now) || self.goes_without(now);
         self.has_reason() && can && self.change.retry_at.is_none_or(|at| now >= at)
     }
 
@@ -272,11 +339,27 @@ impl AttemptMachine {
         self.is_changing() || !self.crew.is_settled(&self.target.template)
     }
 
-    /// When the old workers are to go before the new ones are there: nothing has room for both.
+    /// When the old workers are to go before the new ones are there: nothing has room for both. Whether the script plans may not be
+    /// known yet, where there is no room for a single one.
     pub(super) fn makes_room_at(&self) -> Option<Millis> {
         let other = self.is_changing() && self.target.template != self.current.template;
-        let since = self.crew.no_room_since(&self.target.template)?;
-        (other && self.target.planned && !self.change.unsure).then(|| since + NO_ROOM_PATIENCE)
+        let planned = self.target.planned || self.crew.eligible(&self.target.template).is_empty();
+        let (by, since) = self.crew.blocked(&self.target.template)?;
+        (other && by.room && planned && !self.change.unsure).then(|| since + NO_ROOM_PATIENCE)
+    }
+
+    fn makes_room(&self, now: Millis) -> bool {
+        self.makes_room_at().is_some_and(|at| now >= at)
+    }
+
+    /// When a worker that is to go is not kept any longer, though there is no successor: none can come.
+    pub(super) fn goes_without_at(&self) -> Option<Millis> {
+        let (_, since) = self.crew.blocked(&self.current.template)?;
+        (self.crew.is_leaving() && self.current.number != 0).then(|| since + SUCCESSOR_PATIENCE)
+    }
+
+    fn goes_without(&self, now: Millis) -> bool {
+        self.goes_without_at().is_some_and(|at| now >= at)
     }
 
     fn can_hand_over(&self) -> bool {
@@ -293,8 +376,9 @@ impl AttemptMachine {
             actions.push(Action::CarryOn);
             return;
         }
-        let makes_room = !self.can_hand_over() && self.makes_room_at().is_some_and(|at| now >= at);
-        let can = self.can_hand_over() || makes_room;
+        let makes_room = !self.can_hand_over() && self.makes_room(now);
+        let goes_without = !self.can_hand_over() && !makes_room && self.goes_without(now);
+        let can = self.can_hand_over() || makes_room || goes_without;
         let reason = match last {
             Last::Taken { .. } if can => None,
             Last::Failed { .. } if can && self.change.tries >= HAND_OVER_TRIES => None,
@@ -308,10 +392,9 @@ impl AttemptMachine {
                 actions.push(Action::DropCoordinator);
                 actions.push(Action::Note(Note::HandedOver));
                 if makes_room {
-                    let others = self.crew.dismiss_others(&self.target.template);
-                    actions.extend(others.into_iter().map(|worker| Action::StopWorker { worker }));
+                    self.change.made_room = Some(now);
                 }
-                let next = self.target.clone();
+                let next = if goes_without { self.next_version().clone() } else { self.target.clone() };
                 self.begin_as(now, next, actions);
             }
             Some(reason) => {

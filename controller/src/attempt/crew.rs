@@ -6,7 +6,7 @@ use std::time::Duration;
 use weir_protocol::{Attempt, WorkerId};
 
 use super::restart::Failures;
-use super::{RestartPolicy, Version};
+use super::{Blocked, RestartPolicy, Version};
 use crate::time::Millis;
 
 /// All workers of a job.
@@ -39,8 +39,8 @@ struct Starts {
     starting: u32,
     failures: Failures,
     again_at: Option<Millis>,
-    /// Since when nothing has room for the next one.
-    no_room_since: Option<Millis>,
+    /// What is in their way, and since when there is room, or is not.
+    blocked: Option<(Blocked, Millis)>,
 }
 
 impl Crew {
@@ -115,16 +115,20 @@ impl Crew {
         missing
     }
 
-    /// Nothing has room for one of these.
-    pub fn no_room(&mut self, now: Millis, template: &str) {
-        if let Some(starts) = self.starts.get_mut(template).filter(|starts| starts.starting > 0) {
-            starts.no_room_since.get_or_insert(now);
-        }
+    /// Something is in the way of those that were asked for, or nothing any more.
+    pub fn is_blocked(&mut self, now: Millis, template: &str, by: Option<Blocked>) {
+        let Some(starts) = self.starts.get_mut(template) else { return };
+        let before = starts.blocked.take();
+        starts.blocked = by.map(|by| {
+            let since = before.filter(|(before, _)| before.room == by.room).map_or(now, |(_, since)| since);
+            (by, since)
+        });
     }
 
-    /// Since when nothing has room for the next one of these.
-    pub fn no_room_since(&self, template: &str) -> Option<Millis> {
-        self.starts.get(template).filter(|starts| starts.starting > 0)?.no_room_since
+    /// What is in the way of the next one of these, and since when.
+    pub fn blocked(&self, template: &str) -> Option<(&Blocked, Millis)> {
+        let starts = self.starts.get(template).filter(|starts| starts.starting > 0)?;
+        starts.blocked.as_ref().map(|(by, since)| (by, *since))
     }
 
     /// How many of each template are on their way beyond what there should be; they do not count as starting from here on.
@@ -139,7 +143,7 @@ impl Crew {
                 abandoned.push((template, starts.starting - room));
                 starts.starting = room;
                 if room == 0 {
-                    starts.no_room_since = None;
+                    starts.blocked = None;
                 }
             }
         }
@@ -165,7 +169,6 @@ impl Crew {
         let starts = self.starts.entry(template.clone()).or_default();
         starts.starting = starts.starting.saturating_sub(1);
         starts.failures.forget();
-        starts.no_room_since = None;
         self.ready.insert(worker, Ready { attempt, deploying, template, leaving: false });
     }
 
@@ -199,6 +202,24 @@ impl Crew {
         for starts in self.starts.values_mut() {
             starts.again_at = starts.again_at.filter(|at| now < *at);
         }
+    }
+
+    /// Those that are to go; they are out of the crew from here on, and others have their positions, as far as there are others.
+    pub fn dismiss_leaving(&mut self, template: &str) -> Vec<WorkerId> {
+        let leaving: Vec<WorkerId> =
+            self.ready.extract_if(.., |_, ready| ready.leaving).map(|(worker, _)| worker).collect();
+        if !leaving.is_empty() {
+            for member in &mut self.members {
+                *member = member.take().filter(|worker| !leaving.contains(worker));
+            }
+            self.fill(template);
+        }
+        leaving
+    }
+
+    /// A member was told to go.
+    pub fn is_leaving(&self) -> bool {
+        self.members.iter().flatten().any(|member| self.ready.get(member).is_some_and(|ready| ready.leaving))
     }
 
     /// All that are made from something else; they are out of the crew from here on.

@@ -61,6 +61,15 @@ pub enum Planned {
     Unreachable,
 }
 
+/// What is in the way of a worker that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Blocked {
+    /// It would come if another went.
+    pub room: bool,
+    /// For people.
+    pub reason: String,
+}
+
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -104,10 +113,12 @@ pub enum Event {
         /// What it is made from.
         template: String,
     },
-    /// Nothing has room for a worker that was asked for.
-    NoRoom {
-        /// What it is made from.
+    /// What is in the way of workers that were asked for has changed.
+    Blocked {
+        /// What they are made from.
         template: String,
+        /// None: nothing any more.
+        by: Option<Blocked>,
     },
     /// A worker was told to go by somebody else. It works on for a while.
     WorkerLeaving {

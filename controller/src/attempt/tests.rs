@@ -889,7 +889,7 @@ fn old_workers_make_room_for_new_ones_that_nothing_else_has_room_for() {
     let next = Version { template: "u".into(), ..version(2, Size { workers: 2, standby: 0 }) };
     job.on(change(next));
     job.ready_from(3, "u");
-    assert_eq!(job.on(Event::NoRoom { template: "u".into() }), []);
+    assert_eq!(job.on(blocked("u", true)), []);
     assert_eq!(job.machine.next_wake(), Some(job.now + NO_ROOM_PATIENCE));
     assert_eq!(job.after(NO_ROOM_PATIENCE).on(Event::Tick), [Action::TakeLast]);
     let [drop, again] = hands_over(2);
@@ -901,11 +901,111 @@ fn old_workers_make_room_for_new_ones_that_nothing_else_has_room_for() {
     assert!(matches!(deploy[..], [Action::Deploy { version: 2, .. }]), "{deploy:?}");
 }
 
+/// Something is in the way of workers of a template: that there is no room for them, or something that room would not mend.
+fn blocked(template: &str, room: bool) -> Event {
+    let by = Some(Blocked { room, reason: "0/1 nodes are available".into() });
+    Event::Blocked { template: template.into(), by }
+}
+
+/// Two workers run, and others are wanted, of which none has room; what they are to run is not planned.
+fn without_room_for_one() -> Job {
+    let mut job = Job::running(POLICY);
+    let next = Version { template: "u".into(), planned: false, ..version(2, Size { workers: 2, standby: 0 }) };
+    assert_eq!(job.on(change(next)), [Action::StartWorker { version: 2 }]);
+    assert_eq!(job.on(blocked("u", true)), []);
+    assert_eq!(job.after(NO_ROOM_PATIENCE).on(Event::Tick), [Action::TakeLast]);
+    let stop = |n| Action::StopWorker { worker: worker(n) };
+    let more = Action::StartWorker { version: 2 };
+    assert_eq!(job.on(Event::LastTaken(TAKEN)), [Action::DropCoordinator, stop(1), stop(2), more]);
+    job
+}
+
+#[test]
+fn old_workers_make_room_also_where_there_is_none_for_a_single_new_one() {
+    let mut job = without_room_for_one();
+    job.on(Event::Blocked { template: "u".into(), by: None });
+    assert_eq!(job.ready_from(3, "u"), [Action::Plan { worker: worker(3), version: 2 }]);
+    let planned = Event::Planned { version: 2, planned: Planned::Fits { same: true } };
+    assert_eq!(job.on(planned), [Action::TakeOver { resume: false, version: 2 }]);
+    assert_eq!(job.ready_from(4, "u"), []);
+    assert_eq!(job.run_version(&[3, 4], 2), []);
+    assert_eq!(job.on(blocked("u", true)), []);
+    assert_eq!(job.after(NO_ROOM_PATIENCE).on(Event::Tick), [], "it runs, and that is that");
+}
+
+#[test]
+fn what_does_not_come_or_does_not_plan_although_the_old_workers_went_is_refused_and_they_come_back() {
+    let back = |actions: Vec<Action>, reason: &str| {
+        let told = |action: &Action| match action {
+            Action::Note(Note::ChangeRefused { version: 2, reason: said }) => said.contains(reason),
+            _ => false,
+        };
+        assert!(actions.iter().any(told), "{actions:?}");
+        let actions = quiet(actions);
+        assert_eq!(actions.iter().filter(|action| **action == start()).count(), 2, "{actions:?}");
+        assert!(actions.contains(&take_over(false)), "{actions:?}");
+    };
+    let mut job = without_room_for_one();
+    assert_eq!(job.machine.next_wake(), Some(job.now + NO_ROOM_PATIENCE), "a minute from then on");
+    job.after(NO_ROOM_PATIENCE);
+    let actions = job.machine.on(job.now, Event::Tick);
+    back(actions, "0/1 nodes are available");
+    job.ready(3);
+    job.ready(4);
+    job.deploys(&[3, 4]);
+    assert_eq!(job.after(NO_ROOM_PATIENCE).on(Event::Tick), [], "and it stays at that");
+
+    let mut job = without_room_for_one();
+    job.ready_from(3, "u");
+    let refused = Planned::Refused { failure: unplannable() };
+    let actions = job.machine.on(job.now, Event::Planned { version: 2, planned: refused });
+    back(actions, "no such table");
+}
+
+#[test]
+fn another_wish_while_the_old_workers_have_gone_takes_the_place_of_the_first() {
+    let mut job = without_room_for_one();
+    job.ready_from(3, "u");
+    let next = Version { template: "v".into(), planned: false, ..version(3, Size { workers: 2, standby: 0 }) };
+    let actions = job.on(change(next));
+    assert!(actions.contains(&Action::StopWorker { worker: worker(3) }), "it has the room: {actions:?}");
+    assert!(actions.contains(&Action::StartWorker { version: 3 }), "{actions:?}");
+    assert_eq!(job.ready_from(4, "v"), [Action::Plan { worker: worker(4), version: 3 }]);
+}
+
+#[test]
+fn what_the_state_does_not_fit_gives_its_room_back() {
+    let mut job = without_room_for_one();
+    job.ready_from(3, "u");
+    job.on(Event::Planned { version: 2, planned: Planned::Fits { same: false } });
+    job.ready_from(4, "u");
+    job.deploys_version(&[3, 4], 2);
+    let failure = Failure { worker: worker(3), ..job.failure(FailureKind::StateMismatch) };
+    let actions = job.on(Event::TaskFailed(failure));
+    let stop = |n| Action::StopWorker { worker: worker(n) };
+    assert_eq!(actions, [stop(3), stop(4), Action::DropCoordinator, start(), start(), take_over(false)]);
+}
+
+#[test]
+fn nobody_goes_for_workers_that_room_would_not_help() {
+    let mut job = Job::running(POLICY);
+    let next = Version { template: "u".into(), ..version(2, Size { workers: 2, standby: 0 }) };
+    job.on(change(next));
+    job.on(blocked("u", false));
+    assert_eq!(job.machine.next_wake(), None);
+    assert_eq!(job.after(NO_ROOM_PATIENCE).on(Event::Tick), []);
+    // From now on it is room, and a moment later there is some: what pulls its image is not waited for in vain.
+    job.on(blocked("u", true));
+    assert_eq!(job.machine.next_wake(), Some(job.now + NO_ROOM_PATIENCE));
+    job.on(Event::Blocked { template: "u".into(), by: None });
+    assert_eq!(job.machine.next_wake(), None);
+}
+
 #[test]
 fn a_job_that_is_to_grow_goes_on_until_there_is_room() {
     let mut job = Job::running(POLICY);
     job.on(change(version(2, Size { workers: 3, standby: 0 })));
-    job.on(Event::NoRoom { template: "t".into() });
+    job.on(blocked("t", true));
     assert_eq!(job.machine.next_wake(), None);
     assert_eq!(job.after(NO_ROOM_PATIENCE).on(Event::Tick), []);
     assert_eq!(job.ready(3), [Action::TakeLast]);
@@ -945,8 +1045,29 @@ fn a_worker_that_is_to_go_is_replaced_before_it_goes() {
     assert_eq!(job.on(Event::WorkerLeaving { worker: worker(1) }), [Action::Checkpoint, start()]);
     assert_eq!(job.on(Event::WorkerLeaving { worker: worker(1) }), [], "told once");
     assert_eq!(job.ready(3), [Action::TakeLast]);
-    assert_eq!(job.on(Event::LastTaken(TAKEN)), restarts_at_once());
-    assert_eq!(job.run_version(&[3, 2], 1), [Action::StopWorker { worker: worker(1) }]);
+    let [drop, again] = restarts_at_once();
+    let stop = Action::StopWorker { worker: worker(1) };
+    assert_eq!(job.on(Event::LastTaken(TAKEN)), [drop, again, stop], "nothing is left for it to do");
+    assert_eq!(job.run_version(&[3, 2], 1), []);
+}
+
+#[test]
+fn a_worker_that_is_to_go_is_not_kept_where_no_successor_can_come() {
+    let mut job = Job::running(POLICY);
+    job.on(Event::WorkerLeaving { worker: worker(1) });
+    assert_eq!(job.on(blocked("t", false)), []);
+    assert_eq!(job.machine.next_wake(), Some(job.now + SUCCESSOR_PATIENCE));
+    assert_eq!(job.after(SUCCESSOR_PATIENCE).on(Event::Tick), [Action::TakeLast]);
+    let [drop, again] = restarts_at_once();
+    let stop = |n| Action::StopWorker { worker: worker(n) };
+    assert_eq!(job.on(Event::LastTaken(TAKEN)), [drop, again, stop(1)]);
+    assert_eq!(job.on(taken_over(2)), [], "it stands still");
+    // Nor is the other, which has no work any more.
+    assert_eq!(job.on(Event::WorkerLeaving { worker: worker(2) }), [stop(2), start()]);
+    job.on(Event::Blocked { template: "t".into(), by: None });
+    job.ready(3);
+    let deploy = job.ready(4);
+    assert!(matches!(deploy[..], [Action::Deploy { .. }]), "{deploy:?}");
 }
 
 #[test]

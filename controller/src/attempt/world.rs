@@ -203,7 +203,11 @@ impl World {
                     self.fail(worker, Attempt(self.attempt), kinds[choice % 3]);
                 }
             }
-            16 => self.tell(Event::NoRoom { template: TEMPLATES[choice % 2].to_string() }),
+            16 => {
+                let by = Blocked { room: choice / 4 % 2 == 0, reason: "full".to_string() };
+                let by = (choice / 2 % 2 == 0).then_some(by);
+                self.tell(Event::Blocked { template: TEMPLATES[choice % 2].to_string(), by });
+            }
             _ => {
                 self.now = self.now + Duration::from_millis((choice * 7) as u64);
                 self.tell(Event::Tick);

@@ -70,6 +70,7 @@ pub async fn run(args: RunArgs) -> Result<(), Failure> {
         restore,
         adopt: wish == Some(RestoreWish::Previous),
         resume: false,
+        failed: 0,
         store,
         platform: Box::new(platform),
         platform_events: events,

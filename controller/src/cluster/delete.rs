@@ -30,6 +30,8 @@ use crate::{
 pub const PATIENCE: Duration = Duration::from_mins(1);
 /// One call, or some that belong together.
 const TRY: Duration = Duration::from_secs(20);
+/// Storage in which nothing of a job is known to be is asked once, and so long at most.
+const GLANCE: Duration = Duration::from_secs(3);
 /// Objects removed at once.
 const AT_ONCE: usize = 64;
 /// Prefixes that are emptied at once. Each takes a page of names and [`AT_ONCE`] requests.
@@ -105,6 +107,14 @@ impl Leaving {
         if matches!(self, Self::Idle) {
             *self = Self::Busy(Task(tokio::spawn(work).abort_handle()));
         }
+    }
+}
+
+/// Whether storage answers, within moments.
+pub async fn answers(store: &JobStore) -> Result<(), String> {
+    match tokio::time::timeout(GLANCE, read_facts(store)).await {
+        Ok(facts) => facts.map(drop).map_err(|error| chain(&error)),
+        Err(_) => Err(format!("storage does not answer within {} s", GLANCE.as_secs())),
     }
 }
 

@@ -1,32 +1,17 @@
-//! The story of a job as Kubernetes events: one when something changes, none at each look, and a bound on how many.
+//! The story of a job as Kubernetes events: one when something changes, none at each look. How they are written is in
+//! [`super::publisher`].
 
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-use k8s_openapi::api::core::v1::ObjectReference;
-use kube::{
-    Client,
-    runtime::events::{Event, EventType, Recorder, Reporter},
-};
-use tokio::sync::mpsc;
-
-use super::{reasons::events as reasons, status::DOUBTS, validate::Identity};
+use super::{reasons::events as reasons, status::DOUBTS};
 use crate::{
     attempt::End,
     supervisor::{Fact, Why, in_words},
     ui::text,
 };
-
-/// Events of one reason that a job may have at once; a job that fails in a circle says so this often, and no more.
-const BURST: u32 = 10;
-/// One more is allowed in this time.
-const REFILL: Duration = Duration::from_mins(1);
-/// Events on their way to the API server, of all jobs. What does not fit is left out: events are for people.
-const QUEUE: usize = 1024;
-/// The API server refuses longer notes.
-const MAX_NOTE: usize = 1000;
 
 /// One event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,16 +20,19 @@ pub struct Told {
     pub warning: bool,
     /// One of [`reasons::EVENTS`].
     pub reason: &'static str,
-    /// What is told apart by the API's series: events that differ in it are events of their own.
-    pub action: String,
+    /// What caused it: events of one reason and one cause are one, told again and again.
+    pub cause: String,
     /// A sentence.
     pub note: String,
+    /// Told again by another controller, it says nothing new.
+    pub once: bool,
 }
 
 impl Told {
-    /// Something in the course of things.
+    /// Something in the course of things. What its sentence says is its cause.
     pub fn normal(reason: &'static str, note: impl Into<String>) -> Self {
-        Self { warning: false, reason, action: reason.to_string(), note: note.into() }
+        let note = note.into();
+        Self { warning: false, reason, cause: without_numbers(&note), note, once: false }
     }
 
     /// Something that somebody should look at.
@@ -52,9 +40,28 @@ impl Told {
         Self { warning: true, ..Self::normal(reason, note) }
     }
 
-    fn about(self, what: impl std::fmt::Display) -> Self {
-        Self { action: format!("{}-{what}", self.reason), ..self }
+    /// What its sentence is about, where that is not all of it.
+    pub fn about(self, what: impl std::fmt::Display) -> Self {
+        Self { cause: what.to_string(), ..self }
     }
+
+    /// Where the cause is a sentence of its own.
+    fn because(self, cause: &str) -> Self {
+        self.about(without_numbers(cause))
+    }
+}
+
+/// A sentence without what differs each time that it is said: counts, ports, the digits of names.
+fn without_numbers(text: &str) -> String {
+    let mut rest = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '0'..='9' if rest.ends_with('#') => {}
+            '0'..='9' => rest.push('#'),
+            c => rest.push(c),
+        }
+    }
+    rest
 }
 
 /// What has been told up to now.
@@ -90,17 +97,26 @@ impl Story {
                 self.waits.retain(|number, _| workers.iter().any(|w| w.number == *number && w.state == "starting"));
                 None
             }
-            Fact::WorkerWaits { process, reason } => {
-                // The text ends in what changes at each try; the first word is the reason.
-                let word = reason.split([':', ' ']).next().unwrap_or_default().to_string();
-                if self.waits.insert(process.0, word.clone()).as_ref() == Some(&word) {
+            Fact::WorkerWaits { process, obstacle } => {
+                let obstacle = obstacle.as_ref().filter(|obstacle| obstacle.kind.is_in_the_way())?;
+                let cause = without_numbers(&obstacle.reason);
+                if self.waits.insert(process.0, cause.clone()).as_ref() == Some(&cause) {
                     return None;
                 }
-                Some(Told::warning(reasons::WORKER_WAITS, format!("a worker does not come up: {reason}")).about(word))
+                let note = format!("a worker does not come up: {}", obstacle.reason);
+                Some(Told::warning(reasons::WORKER_WAITS, note).about(cause))
+            }
+            Fact::Beside { trouble } => {
+                let reason = &trouble.as_ref().filter(|trouble| trouble.lasting)?.reason;
+                Some(Told::warning(reasons::SIDECARS_FAIL, reason.clone()))
+            }
+            Fact::Storage { failure: None } => {
+                self.storage = false;
+                None
             }
             Fact::WorkerLeaves { name, reason } => {
                 let note = format!("{name} is to go ({reason}); its place is handed over");
-                Some(Told::normal(reasons::WORKER_LEAVES, note).about(name))
+                Some(Told::normal(reasons::WORKER_LEAVES, note).because(reason))
             }
             Fact::Publishing { failure: Some(reason) } => {
                 let note = format!("the output of complete checkpoints cannot be published, tried again: {reason}");
@@ -116,22 +132,25 @@ impl Story {
                 Some(Told::warning(reasons::WORKER_LOST, format!("{name} was lost: {cause}")).about(name))
             }
             Fact::WorkerEnded { name, how } => {
-                Some(Told::warning(reasons::WORKER_LOST, format!("{name} has ended: {how}")).about(how))
+                let note = format!("{name} has ended: {how}");
+                Some(Told::warning(reasons::WORKER_LOST, note).about(format!("the end of {name}")))
             }
             Fact::TaskFailed(failure) => {
                 self.broken.get_or_insert(now);
                 let note = format!("attempt {}: {}", failure.attempt, in_words(failure));
-                Some(Told::warning(reasons::TASK_FAILED, note).about(failure.attempt))
+                Some(Told::warning(reasons::TASK_FAILED, note).because(&in_words(failure)))
             }
             Fact::Restarting { after, failures } if !after.is_zero() => {
                 let note = format!("failure {failures} in a row; the next attempt begins in {}", text::span(*after));
-                Some(Told::normal(reasons::BACKING_OFF, note).about(failures))
+                Some(Told::normal(reasons::BACKING_OFF, note).about("the restart policy"))
             }
             Fact::StartFailed { reason } => {
                 Some(Told::warning(reasons::WORKER_START_FAILED, format!("a worker did not start: {reason}")))
             }
             Fact::RecordInDoubt { tries, .. } if *tries < DOUBTS => None,
-            Fact::TakeOverFailed { reason } | Fact::RecordInDoubt { reason, .. } => {
+            Fact::TakeOverFailed { reason }
+            | Fact::RecordInDoubt { reason, .. }
+            | Fact::Storage { failure: Some(reason) } => {
                 if std::mem::replace(&mut self.storage, true) {
                     return None;
                 }
@@ -150,20 +169,21 @@ impl Story {
                 );
                 if failing {
                     let note = format!("checkpoints complete again: {note}");
-                    return Some(Told::normal(reasons::CHECKPOINTS_RECOVERED, note).about(record.id));
+                    return Some(Told::normal(reasons::CHECKPOINTS_RECOVERED, note).about("checkpoints"));
                 }
-                first.then(|| Told::normal(reasons::CHECKPOINTED, note).about(record.id))
+                first.then(|| Told::normal(reasons::CHECKPOINTED, note).about("the first of an attempt"))
             }
             Fact::Aborted { id, reason, failed, .. } => {
                 // The first of a row, and then ever fewer.
                 self.failing = true;
                 failed.is_power_of_two().then(|| {
                     let note = format!("checkpoint {id} failed ({failed} in a row): {reason}");
-                    Told::warning(reasons::CHECKPOINT_FAILED, note).about(id)
+                    Told::warning(reasons::CHECKPOINT_FAILED, note).because(reason)
                 })
             }
             Fact::Planned { warnings, generation, .. } if !warnings.is_empty() => {
-                Some(Told::warning(reasons::PLAN_WARNING, warnings.join("; ")).about(generation))
+                let told = Told::warning(reasons::PLAN_WARNING, warnings.join("; ")).about(generation);
+                Some(Told { once: true, ..told })
             }
             Fact::HandingOver { generation } => {
                 self.broken.get_or_insert(now);
@@ -200,6 +220,7 @@ impl Story {
             | Fact::FirstOutput(_)
             | Fact::Committed { .. }
             | Fact::Planned { .. }
+            | Fact::HandedOver
             | Fact::ChangeWaits { .. }
             | Fact::Killed
             | Fact::Printed { .. } => None,
@@ -211,105 +232,58 @@ impl Story {
         self.resumed = resumed;
         if resumed {
             let note = format!("attempt {attempt} runs on under another controller");
-            return Told::normal(reasons::RESUMED, note).about(attempt);
+            return Told::normal(reasons::RESUMED, note).about("another controller");
         }
         let span = took.map(|took| format!(" in {}", text::span(took))).unwrap_or_default();
         match self.restored.take() {
             Some(id) => {
                 let note = format!("attempt {attempt} runs, restored from checkpoint {id}{span}");
-                Told::normal(reasons::RESTORED, note).about(attempt)
+                Told::normal(reasons::RESTORED, note).about("a checkpoint")
             }
-            None => Told::normal(reasons::RUNNING, format!("attempt {attempt} runs{span}")).about(attempt),
+            None => Told::normal(reasons::RUNNING, format!("attempt {attempt} runs{span}")).about("an attempt"),
         }
-    }
-}
-
-/// Lets so many through at once, and then one in a while.
-#[derive(Clone, Debug, Default)]
-pub struct Limiter {
-    /// What is left, and when it was looked at last.
-    buckets: BTreeMap<&'static str, (u32, Option<Instant>)>,
-}
-
-impl Limiter {
-    /// Whether one more of this reason may be told.
-    pub fn lets(&mut self, reason: &'static str, now: Instant) -> bool {
-        let (left, seen) = self.buckets.entry(reason).or_insert((BURST, None));
-        let since = seen.map_or(Duration::ZERO, |seen| now - seen);
-        let more = (since.as_secs() / REFILL.as_secs()) as u32;
-        if more > 0 || seen.is_none() {
-            *left = left.saturating_add(more).min(BURST);
-            *seen = Some(now);
-        }
-        let lets = *left > 0;
-        *left = left.saturating_sub(1);
-        lets
-    }
-}
-
-/// Publishes events of all jobs, one after the other. Cheap to clone.
-#[derive(Clone)]
-pub struct Publisher {
-    queue: mpsc::Sender<(ObjectReference, Told)>,
-}
-
-impl Publisher {
-    /// Starts publishing. `instance` is this controller's name.
-    pub fn start(client: Client, instance: String) -> Self {
-        let (queue, mut inbox) = mpsc::channel::<(ObjectReference, Told)>(QUEUE);
-        let reporter = Reporter { controller: "weir-controller".to_string(), instance: Some(instance) };
-        let recorder = Recorder::new(client, reporter);
-        tokio::spawn(async move {
-            while let Some((about, told)) = inbox.recv().await {
-                let event = Event {
-                    type_: if told.warning { EventType::Warning } else { EventType::Normal },
-                    reason: told.reason.to_string(),
-                    note: Some(told.note.chars().take(MAX_NOTE).collect()),
-                    action: told.action.chars().take(128).collect(),
-                    secondary: None,
-                };
-                if let Err(error) = recorder.publish(&event, &about).await {
-                    tracing::debug!(error = crate::effects::chain(&error), "an event was not published");
-                }
-            }
-        });
-        Self { queue }
-    }
-
-    /// Publishes one about a job, unless too many wait.
-    pub fn publish(&self, about: &Identity, told: Told) {
-        let job = format!("{}/{}", about.namespace, about.name);
-        if told.warning {
-            tracing::warn!(job, reason = told.reason, "{}", told.note);
-        } else {
-            tracing::info!(job, reason = told.reason, "{}", told.note);
-        }
-        let _ = self.queue.try_send((about.reference(), told));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::platform::ProcessNumber;
-
-    #[test]
-    fn a_job_that_fails_in_a_circle_does_not_flood() {
-        let mut limiter = Limiter::default();
-        let start = Instant::now();
-        let told = (0..1000).filter(|i| limiter.lets("x", start + Duration::from_secs(*i))).count();
-        assert!((BURST as usize..BURST as usize + 17).contains(&told), "{told}");
-        assert!(limiter.lets("y", start));
-    }
+    use crate::platform::{Obstacle, ObstacleKind, ProcessNumber};
 
     #[test]
     fn a_pod_that_waits_is_told_of_once_for_each_reason() {
         let mut story = Story::default();
-        let waits = |reason: &str| Fact::WorkerWaits { process: ProcessNumber(1), reason: reason.to_string() };
+        let waits = |kind: ObstacleKind, reason: &str| {
+            let obstacle = Some(Obstacle { kind, reason: reason.to_string() });
+            Fact::WorkerWaits { process: ProcessNumber(1), obstacle }
+        };
         let now = Instant::now();
-        assert!(story.tell(&waits("ErrImagePull: try 1"), now).is_some());
-        assert!(story.tell(&waits("ErrImagePull: try 2"), now).is_none());
-        assert!(story.tell(&waits("ImagePullBackOff: wait"), now).is_some());
+        let mut tell = |kind: ObstacleKind, reason: &str| story.tell(&waits(kind, reason), now).map(|told| told.cause);
+        let first = tell(ObstacleKind::Image, "ErrImagePull: dial 10.0.0.1:41234: refused");
+        assert_eq!(first.as_deref(), Some("ErrImagePull: dial #.#.#.#:#: refused"));
+        assert_eq!(tell(ObstacleKind::Image, "ErrImagePull: dial 10.0.0.1:41300: refused"), None);
+        assert!(tell(ObstacleKind::Image, "ImagePullBackOff: wait").is_some());
+        assert_eq!(tell(ObstacleKind::Initializing, "its container early: runs"), None, "nothing is wrong");
+    }
+
+    #[test]
+    fn causes_are_whole_and_not_a_word_of_them() {
+        let stalled = |text: &str| Told::warning(reasons::STALLED, text).cause;
+        assert_ne!(stalled("InvalidSpec: no url"), stalled("InvalidSpec: no name"));
+        assert_eq!(stalled("failure 3 of job-worker-12345678"), stalled("failure 4 of job-worker-87654321"));
+    }
+
+    #[test]
+    fn storage_that_does_not_answer_is_told_of_once_and_again_when_it_has_answered_meanwhile() {
+        let mut story = Story::default();
+        let now = Instant::now();
+        let away = Fact::Storage { failure: Some("reading terms/0000000001/opening failed".to_string()) };
+        let told = story.tell(&away, now).unwrap();
+        assert_eq!(told.reason, reasons::STORAGE_UNREACHABLE);
+        assert!(told.note.contains("reading terms/0000000001/opening failed"), "{}", told.note);
+        assert!(story.tell(&away, now).is_none());
+        assert!(story.tell(&Fact::Storage { failure: None }, now).is_none());
+        assert!(story.tell(&away, now).is_some());
     }
 
     #[test]

@@ -303,9 +303,12 @@ pub async fn start(
             .clone()
             .or_else(|| kept.accepted.as_ref().and_then(|accepted| accepted.restored_from.clone())),
     };
-    let note =
-        format!("generation {} is taken up: {} workers with {} slots each", job.generation, job.workers, job.slots);
-    report.tell(Told::normal(reasons::events::SCHEDULED, note));
+    // Where workers run already they go on, which is told when they do.
+    if report.facts().workers == 0 {
+        let (generation, workers, slots) = (job.generation, job.workers, job.slots);
+        let note = format!("generation {generation} is taken up: {workers} workers with {slots} slots each");
+        report.tell(Told::normal(reasons::events::SCHEDULED, note).about(generation));
+    }
     report.change(|facts| {
         facts.run = Run::Starting;
         // What is resumed is the version that was taken up last.
@@ -313,7 +316,8 @@ pub async fn start(
             facts.running = kept.accepted.as_ref().map(|accepted| accepted.generation);
         }
         facts.wanted = job.workers;
-        (facts.refused, facts.waiting, facts.changing, facts.unpublished) = (None, None, None, None);
+        facts.refused = None;
+        facts.forget_doings();
     });
     let parts = Parts {
         job: job.clone(),
@@ -325,6 +329,7 @@ pub async fn start(
         adopt,
         // Workers that are there have other state than that of a wish.
         resume: restore == Restore::Latest,
+        failed: report.facts().failed,
         store,
         platform: Box::new(platform),
         platform_events: events,
@@ -372,6 +377,11 @@ fn observer(context: &Arc<Context>, identity: &Identity, report: &Arc<Report>, w
         // Its successor needs all that pods need, which somebody may have deleted.
         if matches!(fact, Fact::WorkerLost { .. } | Fact::StartFailed { .. }) {
             context.applied.forget(&identity.namespace, &identity.name);
+            context.wake(&identity);
+        }
+        // Who may be evicted hangs on whether the job can run at all.
+        let stands_still = |fact: &Fact| matches!(fact, Fact::WorkerWaits { .. } | Fact::HandedOver);
+        if stands_still(fact) && about.facts().stands_still() {
             context.wake(&identity);
         }
         if matches!(

@@ -16,6 +16,7 @@ pub mod names;
 pub mod observe;
 pub mod permissions;
 pub mod plan;
+pub mod publisher;
 pub mod reasons;
 pub mod reconcile;
 pub mod report;
@@ -59,10 +60,10 @@ use weir_protocol::ids::random_digits;
 use self::{
     apply::Applied,
     build::policy::Peers,
-    events::Publisher,
     jobs::{Jobs, key},
     lease::Role,
     metrics::{Call, Metrics},
+    publisher::Publisher,
     reconcile::{Guarded, error_policy, reconcile},
     storage::{OwnStorage, Storage},
     validate::Identity,

@@ -60,7 +60,12 @@ pub const JOBS: &[Permission] = &[
         verbs: &["list", "watch", "create", "patch"],
         why: "who may reach workers",
     },
-    Permission { group: "events.k8s.io", resource: "events", verbs: &["create", "patch"], why: "the story" },
+    Permission {
+        group: "",
+        resource: "events",
+        verbs: &["get", "create", "patch"],
+        why: "the story; read by name, to go on with what another controller has told of",
+    },
 ];
 
 /// In its own namespace.

@@ -48,20 +48,22 @@ reasons! { CONDITIONS:
     RECORD_NOT_FOUND = "RecordNotFound";
     /// Stalled: another cluster's job, a job that was deleted without its finalizer, or a `weir run` owns this prefix of the storage.
     STORAGE_OWNED_BY_ANOTHER = "StorageOwnedByAnother";
-    /// Reconciling or Checkpointed False: the object storage does not answer.
+    /// Ready or Checkpointed False: the object storage does not answer.
     STORAGE_UNREACHABLE = "StorageUnreachable";
     /// Stalled: the Secret that `storage.secretRef` names is missing or incomplete.
     STORAGE_SECRET_MISSING = "StorageSecretMissing";
     /// Stalled: the storage's settings name nothing that can be used.
     INVALID_STORAGE = "InvalidStorage";
-    /// Reconciling: a pod cannot be placed on any node.
+    /// Ready False: a pod cannot be placed on any node.
     UNSCHEDULABLE = "Unschedulable";
-    /// Reconciling: a pod's image cannot be pulled.
+    /// Ready False: an image of a pod cannot be pulled.
     IMAGE_PULL_FAILED = "ImagePullFailed";
-    /// Reconciling: worker containers end soon after they start.
+    /// Ready False: containers of worker pods end soon after they start.
     WORKERS_CRASH = "WorkersCrash";
-    /// Reconciling: a pod is there, but does not become ready yet.
+    /// Ready False: a pod is there, but does not become ready yet.
     WORKERS_WAITING = "WorkersWaiting";
+    /// Stalled: what the pod template puts beside the workers has failed, and will not mend by itself.
+    SIDECARS_FAIL = "SidecarsFail";
     /// Stalled: the API server refuses an object of the job, for example by a quota or a policy.
     OBJECTS_REFUSED = "ObjectsRefused";
     /// Stalled: another controller coordinates the job.
@@ -116,6 +118,8 @@ pub mod events {
         WORKER_LEAVES = "WorkerLeaves";
         /// A worker does not come up.
         WORKER_WAITS = "WorkerWaits";
+        /// Something beside a worker has failed.
+        SIDECARS_FAIL = "SidecarsFail";
         /// A worker could not be started.
         WORKER_START_FAILED = "WorkerStartFailed";
         /// A task failed.

@@ -308,6 +308,7 @@ async fn apply_objects(
     authority: &Authority,
 ) -> Result<(), ReconcileError> {
     let (client, applied) = (&context.client, &context.applied);
+    let stands_still = context.jobs.with(identity, |entry| entry.report.facts().stands_still()).unwrap_or_default();
     let namespace = &context.options.pod_namespace;
     applied.apply(client, &secrets::tls(identity, authority), false).await.map_err(doing("applying certificates"))?;
     applied
@@ -320,7 +321,7 @@ async fn apply_objects(
         .await
         .map_err(doing("applying the NetworkPolicy"))?;
     applied
-        .apply(client, &policy::disruption_budget(identity), false)
+        .apply(client, &policy::disruption_budget(identity, stands_still), false)
         .await
         .map_err(doing("applying the PodDisruptionBudget"))
 }
@@ -644,6 +645,7 @@ async fn leave_storage(
     report: &Arc<Report>,
 ) -> bool {
     let removes = valid.is_some_and(|valid| valid.on_delete == OnDelete::Delete);
+    let ran = has_run(context, identity, report).await;
     let left = match valid {
         // It names no storage that could ever have been used.
         None => Ok(Removed::Objects(0)),
@@ -656,7 +658,13 @@ async fn leave_storage(
                 },
                 (_, keys) => Ok(keys),
             };
-            match keys.and_then(|keys| context.storage.open(&valid.job, keys.as_ref()).map_err(|p| p.message)) {
+            let store = keys.and_then(|keys| context.storage.open(&valid.job, keys.as_ref()).map_err(|p| p.message));
+            let store = match store {
+                // What a controller may have written a moment before it died is looked for, where that takes no time.
+                Ok(store) if !ran => delete::answers(&store).await.map(|()| store),
+                store => store,
+            };
+            match store {
                 Ok(store) if removes => {
                     delete::remove(
                         &store,
@@ -687,6 +695,10 @@ async fn leave_storage(
             }
             true
         }
+        Err(reason) if !ran => {
+            tracing::info!(job = %identity.job(), reason, "storage is not waited for: the job has never run");
+            true
+        }
         Err(reason) if delete::out_of_time(deleted, Timestamp::now()) => {
             let note = if removes {
                 format!("the checkpoints could not be removed, and are left in storage: {reason}")
@@ -704,6 +716,13 @@ async fn leave_storage(
             false
         }
     }
+}
+
+/// Something of the job may be in storage, as far as anybody knows.
+async fn has_run(context: &Arc<Context>, identity: &Identity, report: &Arc<Report>) -> bool {
+    let facts = report.facts();
+    let told = facts.term.is_some() || facts.latest.is_some();
+    told || kept(context, identity).await.map_or(true, |kept| kept.accepted.is_some())
 }
 
 /// As a takeover of what this resource owns.

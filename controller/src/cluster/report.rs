@@ -21,9 +21,10 @@ use tokio::sync::{Notify, Semaphore, watch};
 use weir_crds::{LatestCheckpoint, RestoredFrom, StreamJob, StreamJobStatus};
 
 use super::{
-    events::{Limiter, Publisher, Story, Told},
+    events::{Story, Told},
     metrics::{JobLabels, Metrics},
     names,
+    publisher::Publisher,
     status::{Facts, Run, rfc3339, selector},
     validate::{Identity, Problem},
 };
@@ -61,7 +62,6 @@ pub struct Report {
 struct State {
     facts: Facts,
     story: Story,
-    limiter: Limiter,
     /// Answers that wait for a write.
     answers: Vec<(u64, StatusAnswer)>,
     /// The resource as it is known: its version and status.
@@ -135,9 +135,7 @@ impl Report {
 
     /// Tells an event.
     pub fn tell(&self, told: Told) {
-        if self.lock().limiter.lets(told.reason, Instant::now()) {
-            self.publisher.publish(&self.identity, told);
-        }
+        self.publisher.publish(&self.identity, told);
     }
 
     /// The watch has shown the resource. A status that is not what was written last is written again.
@@ -183,7 +181,7 @@ impl Report {
         match state.facts.run {
             Run::Unknown | Run::Starting | Run::Deploying => "starting",
             Run::Running | Run::Suspending => "running",
-            Run::Recovering(_) | Run::BackingOff(_) => "recovering",
+            Run::Recovering(_) | Run::BackingOff { .. } | Run::HandedOver => "recovering",
             Run::Suspended(_) => "suspended",
             Run::Succeeded => "succeeded",
             Run::Failed(_) => "failed",

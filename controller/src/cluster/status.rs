@@ -1,7 +1,7 @@
 //! A job's status as a fold: facts in the order in which they happen, and from all of them together the conditions. Pure; the
 //! writing is in [`super::report`].
 
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
@@ -16,6 +16,7 @@ use weir_protocol::{
 use super::{names, reasons, validate::Problem};
 use crate::{
     attempt::{End, Failure},
+    platform::{Obstacle, ObstacleKind, Trouble},
     supervisor::{Fact, Outcome, Why, in_words},
     takeover::Refusal,
     ui::text,
@@ -33,10 +34,17 @@ pub enum Run {
     Deploying,
     /// All workers run.
     Running,
+    /// A last checkpoint was taken, and the next attempt has not begun.
+    HandedOver,
     /// A worker was lost, or a task failed; why.
     Recovering(String),
-    /// The next attempt waits; why.
-    BackingOff(String),
+    /// The next attempt waits.
+    BackingOff {
+        /// What failed.
+        cause: String,
+        /// How often, and for how long it waits.
+        next: String,
+    },
     /// A last checkpoint is being taken.
     Suspending,
     /// Nothing runs, as the spec says. What the last checkpoint lacks, if anything.
@@ -66,8 +74,12 @@ pub struct Facts {
     pub refused: Option<(i64, Problem)>,
     /// A change is under way; at what it is.
     pub changing: Option<String>,
-    /// Why workers do not come up.
-    pub waiting: Option<Problem>,
+    /// What is in the way of workers that do not come up, by process.
+    pub waits: BTreeMap<u64, Obstacle>,
+    /// Why a worker could not be started, the last time.
+    pub unstarted: Option<String>,
+    /// What is wrong beside a worker.
+    pub beside: Option<Trouble>,
     /// It is being deleted.
     pub deleting: Option<String>,
     /// The name, for the selector.
@@ -98,6 +110,8 @@ pub struct Facts {
     pub restored_from: Option<RestoredFrom>,
     /// Storage does not answer; since then nothing has come of it.
     pub storage: Option<String>,
+    /// Storage has not answered when it was asked whether it does.
+    pub unanswered: Option<String>,
 }
 
 impl Run {
@@ -133,6 +147,10 @@ impl Facts {
             restored: checkpoint.restored,
             failed: checkpoint.failed_since_latest,
             in_attempt: holds(conditions::CHECKPOINTED).is_some(),
+            beyond: status.conditions.iter().find(|it| it.reason == reasons::CHECKPOINTS_FAIL).map(|failing| {
+                let (_, reason) = failing.message.rsplit_once(THE_LAST_ONE).unwrap_or(("", &failing.message));
+                reason.to_string()
+            }),
             restored_from: status.restored_from.clone(),
             ..Self::default()
         }
@@ -153,7 +171,7 @@ impl Facts {
                 self.attempt = Some(opening.attempt.0);
                 self.term = Some(opening.term.0);
                 self.wanted = opening.workers;
-                self.storage = None;
+                (self.storage, self.unanswered) = (None, None);
                 if let Some(record) = restored {
                     if *why != Why::Resume {
                         self.restored = Some(RestoredCheckpoint { id: record.id.0, at: now.to_string() });
@@ -164,31 +182,38 @@ impl Facts {
                 }
             }
             Fact::Workers(workers) => {
+                let starting = |number: u64| workers.iter().any(|w| w.number == number && w.state == "starting");
+                self.waits.retain(|number, _| starting(*number));
                 let count = |state: &str| workers.iter().filter(|worker| worker.state == state).count() as u32;
                 self.workers = count("running");
                 self.standby = if self.workers >= self.wanted { count("ready") } else { 0 };
                 // Those that could not be started are not among them any more.
                 if workers.len() >= self.wanted as usize && workers.iter().all(|worker| worker.state != "starting") {
-                    self.waiting = None;
+                    self.unstarted = None;
                 }
             }
-            Fact::WorkerWaits { reason, .. } => self.waiting = Some(waiting(reason)),
-            Fact::StartFailed { reason } => {
-                self.waiting = Some(Problem { reason: reasons::WORKERS_CRASH, message: reason.clone() });
+            Fact::WorkerWaits { process, obstacle: Some(obstacle) } => {
+                self.waits.insert(process.0, obstacle.clone());
             }
+            Fact::WorkerWaits { process, obstacle: None } => {
+                self.waits.remove(&process.0);
+            }
+            Fact::Beside { trouble } => self.beside.clone_from(trouble),
+            Fact::StartFailed { reason } => self.unstarted = Some(reason.clone()),
             Fact::WorkerLost { name, cause, position: Some(_), .. } if self.run == Run::Running => {
                 self.run = Run::Recovering(format!("{name} was lost: {cause}"));
             }
             Fact::TaskFailed(failure) => self.run = Run::Recovering(in_words(failure)),
             Fact::Restarting { after, failures } if !after.is_zero() => {
                 let cause = match &self.run {
-                    Run::Recovering(cause) | Run::BackingOff(cause) => cause.clone(),
-                    _ => String::new(),
+                    Run::Recovering(cause) | Run::BackingOff { cause, .. } => cause.clone(),
+                    _ => "the attempt failed".to_string(),
                 };
-                let text = format!("{cause}; failure {failures} in a row, tried again in {}", text::span(*after));
-                self.run = Run::BackingOff(text.trim_start_matches("; ").to_string());
+                let next = format!("failure {failures} in a row, tried again in {}", text::span(*after));
+                self.run = Run::BackingOff { cause, next };
             }
             Fact::TakeOverFailed { reason } => self.storage = Some(reason.clone()),
+            Fact::Storage { failure } => self.unanswered.clone_from(failure),
             Fact::RecordInDoubt { reason, tries, .. } => {
                 if *tries >= DOUBTS {
                     self.storage = Some(reason.clone());
@@ -202,7 +227,7 @@ impl Facts {
             }
             Fact::Running { generation, .. } => {
                 self.run = Run::Running;
-                self.waiting = None;
+                self.unstarted = None;
                 self.running = generation.or(self.running);
                 self.changing = None;
                 if *generation == Some(self.generation) {
@@ -212,7 +237,7 @@ impl Facts {
             Fact::Completed { record, .. } => {
                 self.failed = 0;
                 self.beyond = None;
-                self.storage = None;
+                (self.storage, self.unanswered) = (None, None);
                 self.in_attempt |= Some(record.attempt.0) == self.attempt;
             }
             Fact::Aborted { reason, failed, beyond_tolerable, .. } => {
@@ -224,6 +249,7 @@ impl Facts {
             Fact::HandingOver { .. } => {
                 self.changing = Some("a last checkpoint is taken, then the next attempt begins".to_string());
             }
+            Fact::HandedOver => self.run = Run::HandedOver,
             Fact::ChangeApplied { generation } => {
                 self.changing = None;
                 self.refused = None;
@@ -260,7 +286,7 @@ impl Facts {
             return;
         }
         (self.workers, self.standby) = (0, 0);
-        (self.waiting, self.changing, self.unpublished, self.storage) = (None, None, None, None);
+        self.forget_doings();
         self.run = match outcome {
             Outcome::Succeeded => Run::Succeeded,
             Outcome::Stopped => Run::Suspended(None),
@@ -283,6 +309,13 @@ impl Facts {
                 Run::Stalled(Problem { reason: reasons::WORKERS_CRASH, message: reason.clone() })
             }
         };
+    }
+
+    /// What is said of a supervisor's doings says nothing once it has ended, or before the next has begun.
+    pub fn forget_doings(&mut self) {
+        self.waits.clear();
+        (self.unstarted, self.beside, self.changing) = (None, None, None);
+        (self.unpublished, self.storage, self.unanswered) = (None, None, None);
     }
 
     /// What storage tells of a status that has been lost: the term that was opened last, and the newest record with its URL.
@@ -340,46 +373,97 @@ impl Facts {
     fn problem(&self) -> Option<Problem> {
         let refused = self.refused.as_ref().filter(|(generation, _)| *generation == self.generation);
         let problem = self.spec.as_ref().or(refused.map(|(_, problem)| problem))?;
-        let mut message = problem.message.clone();
-        if let (Run::Running | Run::Recovering(_) | Run::BackingOff(_) | Run::Deploying, Some(running)) =
-            (&self.run, self.running)
+        Some(self.and_what_runs(problem.clone()))
+    }
+
+    fn and_what_runs(&self, mut problem: Problem) -> Problem {
+        if let (Run::Running | Run::Recovering(_) | Run::BackingOff { .. } | Run::Deploying, Some(running)) =
+            (&self.run, self.running.filter(|running| *running != self.generation || self.spec.is_some()))
         {
-            let _ = write!(message, "; the last good version (generation {running}) keeps running");
+            let _ = write!(problem.message, "; the last good version (generation {running}) keeps running");
         }
-        Some(Problem { reason: problem.reason, message })
+        problem
     }
 
-    fn on_the_way(&self) -> Option<Verdict> {
-        if let Some(deleting) = &self.deleting {
-            return Some(Verdict::new("True", reasons::DELETING, deleting));
+    /// What is in the way of a worker that is missing: what needs help most.
+    fn obstacle(&self) -> Option<(ObstacleKind, Problem)> {
+        let obstacle = self.waits.values().min_by_key(|obstacle| obstacle.kind);
+        if let Some(Obstacle { kind, reason }) = obstacle.filter(|o| self.unstarted.is_none() || o.kind.is_in_the_way())
+        {
+            let message = format!("a worker does not come up: {reason}");
+            return Some((*kind, Problem { reason: of_obstacle(*kind), message }));
         }
-        let waiting = self.waiting.as_ref().map(|waiting| Verdict::new("True", waiting.reason, &waiting.message));
-        let storage = self.storage.as_ref().map(|reason| {
-            let message = format!("storage does not answer, tried again: {reason}");
-            Verdict::new("True", reasons::STORAGE_UNREACHABLE, &message)
-        });
-        let stage = match &self.run {
+        let unstarted = self.unstarted.as_ref()?;
+        Some((ObstacleKind::Crash, Problem { reason: reasons::WORKERS_CRASH, message: unstarted.clone() }))
+    }
+
+    /// Why what is on its way does not get there.
+    fn held_up_by(&self) -> Option<Problem> {
+        self.obstacle().map(|(_, problem)| problem).or_else(|| self.unanswering())
+    }
+
+    /// Storage does not answer.
+    fn unanswering(&self) -> Option<Problem> {
+        let reason = self.storage.as_ref().or(self.unanswered.as_ref())?;
+        let message = format!("storage does not answer, tried again: {reason}");
+        Some(Problem { reason: reasons::STORAGE_UNREACHABLE, message })
+    }
+
+    /// No attempt runs, and what it lacks does not come: workers that are there have no work.
+    pub fn stands_still(&self) -> bool {
+        let stands = matches!(self.run, Run::Starting | Run::Recovering(_) | Run::BackingOff { .. } | Run::HandedOver);
+        stands && self.obstacle().is_some_and(|(kind, _)| kind.is_in_the_way())
+    }
+
+    /// The newest spec runs as it says, as far as workers go.
+    fn is_current(&self) -> bool {
+        self.run == Run::Running && self.running == Some(self.generation) && self.changing.is_none()
+    }
+
+    /// What the controller is about; none where it has nothing to do.
+    fn stage(&self) -> Option<Stage> {
+        let stage = |reason, doing: &str, lacks: String| Some(Stage { reason, doing: doing.to_string(), lacks });
+        let count = || format!("{} of {} workers run", self.workers, self.wanted);
+        match &self.run {
             Run::Unknown | Run::Starting if self.workers > 0 => {
-                Verdict::new("True", reasons::STARTING, "the workers that run are looked for")
+                let lacks = "whether its workers run is not known yet".to_string();
+                stage(reasons::STARTING, "the workers that run are looked for", lacks)
             }
-            Run::Unknown | Run::Starting => Verdict::new("True", reasons::STARTING, "workers are being started"),
-            Run::Deploying => Verdict::new("True", reasons::DEPLOYING, "workers are told what to run"),
-            Run::Recovering(why) => Verdict::new("True", reasons::RECOVERING, why),
-            Run::BackingOff(why) => return Some(Verdict::new("True", reasons::BACKING_OFF, why)),
-            Run::Suspending => Verdict::new("True", reasons::SUSPENDING, "a last checkpoint is taken"),
-            Run::Running => {
-                let changing = self.changing.as_ref();
-                return changing.map(|at| waiting.unwrap_or_else(|| Verdict::new("True", reasons::CHANGING, at)));
+            Run::Unknown | Run::Starting => stage(reasons::STARTING, "workers are being started", count()),
+            Run::Deploying => stage(reasons::DEPLOYING, "workers are told what to run", count()),
+            Run::HandedOver => stage(reasons::CHANGING, "the next attempt begins once its workers are there", count()),
+            Run::Recovering(cause) => {
+                stage(reasons::RECOVERING, "the job is brought back from its newest checkpoint", cause.clone())
             }
-            Run::Suspended(_) | Run::Succeeded | Run::Failed(_) | Run::Stalled(_) => return None,
-        };
-        Some(waiting.or(storage).unwrap_or(stage))
+            Run::BackingOff { cause, next } => stage(reasons::BACKING_OFF, next, cause.clone()),
+            Run::Suspending => {
+                stage(reasons::SUSPENDING, "a last checkpoint is taken", "the job is to be suspended".to_string())
+            }
+            Run::Running => self.changing_to(),
+            Run::Suspended(_) | Run::Succeeded | Run::Failed(_) | Run::Stalled(_) => None,
+        }
     }
 
+    /// A job that runs is changed.
+    fn changing_to(&self) -> Option<Stage> {
+        let other = self.running != Some(self.generation) && self.problem().is_none();
+        let doing = match &self.changing {
+            Some(at) => at.clone(),
+            None if other => "the change to the newest version begins".to_string(),
+            None => return None,
+        };
+        let lacks = match self.running.filter(|running| *running != self.generation) {
+            Some(running) => format!("generation {running} runs, and generation {} is wanted", self.generation),
+            None => "the job runs, and another attempt of it is being made".to_string(),
+        };
+        Some(Stage { reason: reasons::CHANGING, doing, lacks })
+    }
+
+    /// Why the newest spec does not run as it says; what is done about it is said by [`Self::reconciling`].
     fn ready(&self) -> Verdict {
         let not = |reason: &'static str, message: &str| Verdict::new("False", reason, message);
-        if let Some(deleting) = &self.deleting {
-            return not(reasons::DELETING, deleting);
+        if self.deleting.is_some() {
+            return not(reasons::DELETING, "the job is being deleted");
         }
         if let Some(problem) = self.problem().or_else(|| self.objects.clone()) {
             return not(problem.reason, &problem.message);
@@ -388,35 +472,35 @@ impl Facts {
             Run::Succeeded => Verdict::new("True", reasons::SUCCEEDED, "all input is read, all output is published"),
             Run::Failed(problem) | Run::Stalled(problem) => not(problem.reason, &problem.message),
             Run::Suspended(lacks) => not(reasons::SUSPENDED, &suspended(lacks.as_deref())),
-            Run::Running if self.running == Some(self.generation) && self.changing.is_none() => {
-                let attempt = self.attempt.unwrap_or_default();
-                let message = format!("attempt {attempt} runs on {} of {} workers", self.workers, self.wanted);
-                Verdict::new("True", reasons::RUNNING, &message)
-            }
-            Run::Running if self.changing.is_none() => match &self.waiting {
-                Some(waiting) => not(waiting.reason, &waiting.message),
-                None => not(reasons::CHANGING, "another version runs; the change to the newest begins"),
+            Run::Running if self.is_current() => match &self.beside {
+                Some(Trouble { lasting: true, reason }) => not(reasons::SIDECARS_FAIL, &runs_on(reason)),
+                Some(Trouble { lasting: false, reason }) => not(reasons::WORKERS_WAITING, &runs_on(reason)),
+                None => {
+                    let attempt = self.attempt.unwrap_or_default();
+                    let message = format!("attempt {attempt} runs on {} of {} workers", self.workers, self.wanted);
+                    Verdict::new("True", reasons::RUNNING, &message)
+                }
             },
-            _ => match self.on_the_way() {
-                Some(verdict) => Verdict { status: "False", ..verdict },
-                None => not(reasons::UNKNOWN, "nothing is known yet"),
+            // A back-off waits for nothing but its time.
+            Run::BackingOff { cause, .. } => not(reasons::BACKING_OFF, cause),
+            _ => match (self.held_up_by(), self.stage()) {
+                (Some(problem), _) => not(problem.reason, &problem.message),
+                (None, Some(stage)) => not(stage.reason, &stage.lacks),
+                (None, None) => not(reasons::UNKNOWN, "nothing is known yet"),
             },
         }
     }
 
+    /// What is being done.
     fn reconciling(&self) -> Verdict {
-        let done = Verdict::new("False", reasons::DONE, "nothing is left to do");
-        if self.deleting.is_none() && self.run != Run::Running && self.problem().is_some() && self.running.is_none() {
-            return done;
+        if let Some(deleting) = &self.deleting {
+            return Verdict::new("True", reasons::DELETING, deleting);
         }
-        if self.run == Run::Running && self.problem().is_none() && self.running != Some(self.generation) {
-            let at = self.changing.as_deref().unwrap_or("the change to the newest version begins");
-            return match &self.waiting {
-                Some(waiting) => Verdict::new("True", waiting.reason, &waiting.message),
-                None => Verdict::new("True", reasons::CHANGING, at),
-            };
+        let stuck = self.run != Run::Running && self.problem().is_some() && self.running.is_none();
+        match self.stage().filter(|_| !stuck) {
+            Some(stage) => Verdict::new("True", stage.reason, &stage.doing),
+            None => Verdict::new("False", reasons::DONE, "nothing is left to do"),
         }
-        self.on_the_way().unwrap_or(done)
     }
 
     /// It needs somebody's help.
@@ -427,7 +511,15 @@ impl Facts {
     fn stalled_by(&self) -> Option<Problem> {
         self.problem().or_else(|| self.objects.clone()).or_else(|| match &self.run {
             Run::Failed(problem) | Run::Stalled(problem) => Some(problem.clone()),
-            _ => None,
+            // A standby that does not come is missed by nobody yet.
+            _ if self.is_current() => {
+                let lasting = self.beside.as_ref().filter(|trouble| trouble.lasting)?;
+                Some(Problem { reason: reasons::SIDECARS_FAIL, message: runs_on(&lasting.reason) })
+            }
+            _ => {
+                let (_, problem) = self.obstacle().filter(|(kind, _)| kind.is_refusal())?;
+                Some(self.and_what_runs(problem))
+            }
         })
     }
 
@@ -439,17 +531,19 @@ impl Facts {
     }
 
     fn checkpointed(&self) -> Verdict {
+        // What checkpoints fail for follows from it.
+        if let Some(problem) = self.unanswering() {
+            let failed =
+                if self.failed > 0 { format!("; {} checkpoints failed in a row", self.failed) } else { String::new() };
+            return Verdict::new("False", problem.reason, &format!("{}{failed}", problem.message));
+        }
         if let Some(reason) = &self.beyond {
-            let message = format!("{} checkpoints failed one after the other, the last one: {reason}", self.failed);
+            let message = format!("{} checkpoints failed one after the other{THE_LAST_ONE}{reason}", self.failed);
             return Verdict::new("False", reasons::CHECKPOINTS_FAIL, &message);
         }
         if let Some(reason) = &self.unpublished {
             let message = format!("checkpoints complete, but their output cannot be published, tried again: {reason}");
             return Verdict::new("False", reasons::OUTPUT_UNPUBLISHED, &message);
-        }
-        if let Some(reason) = &self.storage {
-            let message = format!("storage does not answer, tried again: {reason}");
-            return Verdict::new("False", reasons::STORAGE_UNREACHABLE, &message);
         }
         match &self.latest {
             Some(latest) if self.in_attempt => {
@@ -495,6 +589,9 @@ pub fn rfc3339(at: Timestamp) -> String {
 
 /// A record that was in doubt so often is worth telling of: storage that answered late once is not.
 pub const DOUBTS: u32 = 2;
+
+/// Before the reason of the last checkpoint that failed. A new leader reads it back.
+const THE_LAST_ONE: &str = ", the last one: ";
 
 /// What ends a failure.
 const TRY_AGAIN: &str =
@@ -548,23 +645,26 @@ pub fn refused(refusal: Option<&Refusal>, reason: &str) -> Problem {
     Problem { reason: kind, message: format!("{reason}{remedy}") }
 }
 
-/// Kubernetes says first, in one word, why a pod waits.
-fn waiting(reason: &str) -> Problem {
-    let word = reason.split([':', ' ']).next().unwrap_or_default();
-    let kind = match word {
-        "Unschedulable" | "SchedulingGated" => reasons::UNSCHEDULABLE,
-        "ErrImagePull"
-        | "ImagePullBackOff"
-        | "InvalidImageName"
-        | "ErrImageNeverPull"
-        | "ImageInspectError"
-        | "RegistryUnavailable" => reasons::IMAGE_PULL_FAILED,
-        "CrashLoopBackOff" | "RunContainerError" | "StartError" | "CreateContainerError" => reasons::WORKERS_CRASH,
-        // By a quota, a policy, a webhook.
-        "Forbidden" | "Invalid" | "BadRequest" => reasons::OBJECTS_REFUSED,
-        _ => reasons::WORKERS_WAITING,
-    };
-    Problem { reason: kind, message: format!("a worker does not come up: {reason}") }
+/// What the controller is about, and what is missing until it is done.
+struct Stage {
+    reason: &'static str,
+    doing: String,
+    lacks: String,
+}
+
+fn runs_on(trouble: &str) -> String {
+    format!("{trouble}; its worker runs on")
+}
+
+/// The reason of a condition for what is in a worker's way.
+fn of_obstacle(kind: ObstacleKind) -> &'static str {
+    match kind {
+        ObstacleKind::Quota | ObstacleKind::Refused => reasons::OBJECTS_REFUSED,
+        ObstacleKind::Image => reasons::IMAGE_PULL_FAILED,
+        ObstacleKind::Crash => reasons::WORKERS_CRASH,
+        ObstacleKind::NoRoom | ObstacleKind::NoPlace => reasons::UNSCHEDULABLE,
+        ObstacleKind::Other | ObstacleKind::Initializing => reasons::WORKERS_WAITING,
+    }
 }
 
 /// What one condition is to say.

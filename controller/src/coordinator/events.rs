@@ -50,6 +50,8 @@ pub struct Start {
     pub inherited: Vec<Arc<Record>>,
     /// The highest id in any record, of [`crate::takeover::Opened`], and in any worker's `Welcome`.
     pub highest_id: CheckpointId,
+    /// Checkpoints aborted since the newest record, in the terms before: what is tolerable is counted from the first of them.
+    pub failed: u32,
 }
 
 /// What happened.

@@ -31,13 +31,13 @@ use kube::{
     },
 };
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{Notify, Semaphore, mpsc, oneshot},
     task::JoinSet,
 };
 use weir_protocol::ids::random_digits;
 
 use self::ledger::Ledger;
-use super::{Platform, PlatformEvent, ProcessNumber, WorkerTemplate};
+use super::{Obstacle, ObstacleKind, Platform, PlatformEvent, ProcessNumber, WorkerTemplate};
 use crate::cluster::names::TEMPLATE_LABEL;
 
 /// From a call that failed to the next try; it doubles with each up to [`MAX_RETRY`].
@@ -80,7 +80,7 @@ enum Called {
     /// To be tried again after a while.
     NotCreated {
         process: ProcessNumber,
-        reason: String,
+        obstacle: Obstacle,
         again: Box<Create>,
     },
     Deleted,
@@ -110,6 +110,7 @@ impl Kubernetes {
             events,
             ledger: Ledger::from(FOUND_FROM),
             calls: JoinSet::new(),
+            freed: Arc::default(),
             creating: BTreeMap::new(),
             turns: Arc::new(Semaphore::new(CREATES)),
             failures: Arc::default(),
@@ -161,6 +162,8 @@ struct Keeper {
     events: mpsc::Sender<PlatformEvent>,
     ledger: Ledger,
     calls: JoinSet<Called>,
+    /// Told when a pod is gone: what it has asked for is free.
+    freed: Arc<Notify>,
     /// Pods whose creation has not been answered; false: they are not wanted any more.
     creating: BTreeMap<ProcessNumber, bool>,
     /// See [`CREATES`].
@@ -263,7 +266,10 @@ impl Keeper {
             }
             Event::InitDone => self.ledger.list_ends(&std::mem::take(first_list)),
             Event::Apply(pod) => self.ledger.seen(&pod),
-            Event::Delete(pod) => self.ledger.gone(&pod),
+            Event::Delete(pod) => {
+                self.freed.notify_waiters();
+                self.ledger.gone(&pod)
+            }
         }
     }
 
@@ -277,10 +283,10 @@ impl Keeper {
                 }
                 Vec::new()
             }
-            Called::NotCreated { process, reason, again } => {
+            Called::NotCreated { process, obstacle, again } => {
                 if self.creating.get(&process) == Some(&true) {
                     self.create(*again);
-                    return self.ledger.not_created(process, &reason);
+                    return self.ledger.not_created(process, obstacle);
                 }
                 // The request may still come through; what it makes is deleted when it is seen.
                 self.creating.remove(&process);
@@ -312,8 +318,9 @@ impl Keeper {
         format!("{}{}", prefix.unwrap_or_else(|| "weir-worker-".to_string()), random_digits(SUFFIX))
     }
 
-    fn create(&mut self, create: Create) {
+    fn create(&mut self, mut create: Create) {
         let (api, turns, failures) = (self.api.clone(), Arc::clone(&self.turns), Arc::clone(&self.failures));
+        let freed = Arc::clone(&self.freed);
         self.calls.spawn(async move {
             let process = create.process;
             let _turn = turns.acquire_owned().await;
@@ -321,12 +328,20 @@ impl Keeper {
             let rounds = failures.load(Ordering::Relaxed) / CREATES as u32;
             let tries = create.tries.max(rounds);
             if tries > 0 {
-                tokio::time::sleep(retry_after(tries)).await;
+                tokio::select! {
+                    () = tokio::time::sleep(retry_after(tries)) => {}
+                    // A quota may have room now. It is counted anew a moment later.
+                    () = freed.notified() => {
+                        create.tries = create.tries.min(1);
+                        failures.store(0, Ordering::Relaxed);
+                        tokio::time::sleep(FIRST_RETRY).await;
+                    }
+                }
             }
             let call = CALLS.acquire().await;
             let created = tokio::time::timeout(CALL_TIMEOUT, api.create(&PostParams::default(), &create.pod)).await;
             drop(call);
-            let reason = match created {
+            let obstacle = match created {
                 Ok(Ok(_)) => {
                     failures.store(0, Ordering::Relaxed);
                     return Called::Created(process);
@@ -335,19 +350,18 @@ impl Keeper {
                 Ok(Err(kube::Error::Api(status))) if status.code == 409 && create.tries > 0 => {
                     return Called::Created(process);
                 }
-                // The first word is what Kubernetes calls it.
-                Ok(Err(kube::Error::Api(status))) => {
-                    format!("{}: its pod cannot be created: {}", status.reason, status.message)
-                }
-                Ok(Err(error)) => format!("its pod cannot be created: {error}"),
-                Err(_) => format!(
-                    "its pod cannot be created: the API server has not answered in {} s",
-                    CALL_TIMEOUT.as_secs()
-                ),
+                Ok(Err(error)) => not_created(&error),
+                Err(_) => Obstacle {
+                    kind: ObstacleKind::Other,
+                    reason: format!(
+                        "its pod cannot be created: the API server has not answered in {} s",
+                        CALL_TIMEOUT.as_secs()
+                    ),
+                },
             };
             failures.fetch_add(1, Ordering::Relaxed);
             let again = Box::new(Create { tries: create.tries + 1, ..create });
-            Called::NotCreated { process, reason, again }
+            Called::NotCreated { process, obstacle, again }
         });
     }
 
@@ -369,6 +383,22 @@ impl Keeper {
             }
             Called::Deleted
         });
+    }
+}
+
+/// What is in the way of a pod that the API server did not make. That it is a quota is said in words only: one that is used up has
+/// room again when another pod goes, one that asks for more of a pod's spec never.
+fn not_created(error: &kube::Error) -> Obstacle {
+    match error {
+        kube::Error::Api(status) => {
+            let kind = match status.code {
+                403 if status.message.contains("exceeded quota") => ObstacleKind::Quota,
+                400 | 403 | 422 => ObstacleKind::Refused,
+                _ => ObstacleKind::Other,
+            };
+            Obstacle { kind, reason: format!("{}: its pod cannot be created: {}", status.reason, status.message) }
+        }
+        error => Obstacle { kind: ObstacleKind::Other, reason: format!("its pod cannot be created: {error}") },
     }
 }
 

@@ -29,6 +29,62 @@ pub struct WorkerTemplate {
     pub pod: Option<Arc<Pod>>,
 }
 
+/// Why a process that was asked for does not come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    /// What sort of obstacle.
+    pub kind: ObstacleKind,
+    /// For people.
+    pub reason: String,
+}
+
+/// Sorts of obstacles, what needs help most first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ObstacleKind {
+    /// A quota is used up.
+    Quota,
+    /// A policy, a limit or a webhook refuses it.
+    Refused,
+    /// Its image, or that of something beside it, cannot be had.
+    Image,
+    /// Something in it ends again and again.
+    Crash,
+    /// No node has room for it.
+    NoRoom,
+    /// No node takes it, however much room there is.
+    NoPlace,
+    /// Anything else.
+    Other,
+    /// Nothing is wrong yet: what comes before it in its pod is not done.
+    Initializing,
+}
+
+impl ObstacleKind {
+    /// It would come if another process went.
+    pub const fn is_room(self) -> bool {
+        matches!(self, Self::Quota | Self::NoRoom)
+    }
+
+    /// The API server refuses it.
+    pub const fn is_refusal(self) -> bool {
+        matches!(self, Self::Quota | Self::Refused)
+    }
+
+    /// Something is wrong.
+    pub const fn is_in_the_way(self) -> bool {
+        !matches!(self, Self::Initializing)
+    }
+}
+
+/// What is wrong with something beside a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// It will not mend by itself.
+    pub lasting: bool,
+    /// For people: which, and how.
+    pub reason: String,
+}
+
 /// What a platform tells, in the order in which it happens to one process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PlatformEvent {
@@ -38,15 +94,20 @@ pub enum PlatformEvent {
         /// Their numbers, and the hashes of the templates that they are made from.
         processes: Vec<(ProcessNumber, String)>,
     },
-    /// A process that was asked for is not there yet, and this is why: no node has room for it, its image cannot be
-    /// pulled. It may still come. Told when the reason changes.
+    /// What is in the way of a process that was asked for and is not there yet: no node has room for it, its image cannot be
+    /// pulled. It may still come. Told when it changes.
     Waiting {
         /// Which.
         process: ProcessNumber,
-        /// For people.
-        reason: String,
-        /// Nothing has room for it; it would come if another process went.
-        no_room: bool,
+        /// None: nothing any more.
+        obstacle: Option<Obstacle>,
+    },
+    /// What is wrong with something that the user has put beside a process that was started. Told when it changes.
+    Beside {
+        /// Which.
+        process: ProcessNumber,
+        /// None: nothing any more.
+        trouble: Option<Trouble>,
     },
     /// The process listens.
     Started {

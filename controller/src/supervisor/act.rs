@@ -38,6 +38,7 @@ impl Supervisor {
                     self.platform.stop(process);
                 }
                 self.note_workers();
+                self.note_obstacles();
             }
             Action::Plan { worker, version } => self.plan(&worker, version),
             Action::TakeOver { resume, version } => {
@@ -66,6 +67,7 @@ impl Supervisor {
     pub(super) fn take_over(&mut self, resume: bool) {
         let (store, done, clock) = (self.store.clone(), self.done.clone(), self.clock);
         let request = Request { resume, ..self.request.clone() };
+        self.probe.takes_over(true);
         tokio::spawn(async move {
             let taken = effects::take_over(&store, &request, || clock.now()).await;
             let _ = done.send(Done::TakeOver(taken)).await;
@@ -111,6 +113,7 @@ impl Supervisor {
             restored: opened.restored.clone(),
             inherited: opened.inherited.clone(),
             highest_id: opened.highest_id.max(self.roster.highest_checkpoint()),
+            failed: self.traffic.failed_checkpoints(),
         };
         let (coordinator, actions) = Coordinator::new(self.clock.now(), self.job.policy, start);
         self.coordinator = Some((opening.term, coordinator));
@@ -204,6 +207,9 @@ impl Supervisor {
     }
 
     pub(super) fn on_done(&mut self, done: Done) {
+        if let Done::TakeOver(_) = done {
+            self.probe.takes_over(false);
+        }
         match done {
             Done::Coordinator(term, event) => {
                 if self.coordinator.as_ref().is_some_and(|(current, _)| *current == term) {
@@ -211,6 +217,7 @@ impl Supervisor {
                 }
             }
             Done::Planned(version, result) => self.on_planned(version, result),
+            Done::Probed(failure) => self.on_probed(failure),
             Done::TakeOver(TakeOver::Opened(opened)) => self.on_opened(opened),
             Done::TakeOver(TakeOver::Failed(reason)) => {
                 self.inputs.push_back(Input::Attempt(attempt::Event::TakeOverFailed { reason }));

@@ -23,10 +23,13 @@ impl Supervisor {
     pub(super) fn on_platform(&mut self, event: PlatformEvent) {
         match event {
             PlatformEvent::Found { processes } => self.found(processes),
-            PlatformEvent::Waiting { process, reason, no_room } => {
-                self.tell(&Fact::WorkerWaits { process, reason });
-                if let Some(template) = self.roster.template_of(process).filter(|_| no_room).cloned() {
-                    self.inputs.push_back(Input::Attempt(attempt::Event::NoRoom { template }));
+            PlatformEvent::Waiting { process, obstacle } => {
+                self.roster.waits(process, obstacle.clone());
+                self.tell(&Fact::WorkerWaits { process, obstacle });
+            }
+            PlatformEvent::Beside { process, trouble } => {
+                if let Some(worker) = self.roster.get_mut(process) {
+                    worker.trouble = trouble;
                 }
             }
             PlatformEvent::Leaving { process, reason } => self.leaves(process, reason),
@@ -57,6 +60,19 @@ impl Supervisor {
                 self.note_workers();
             }
             PlatformEvent::Printed { process, line } => self.tell(&Fact::Printed { process, line }),
+        }
+        self.note_obstacles();
+    }
+
+    /// Tells what has changed of what is in the way of workers, or wrong beside them.
+    pub(super) fn note_obstacles(&mut self) {
+        for (template, by) in self.roster.blocked_anew() {
+            self.inputs.push_back(Input::Attempt(attempt::Event::Blocked { template, by }));
+        }
+        let trouble = self.roster.trouble();
+        if trouble != self.trouble {
+            self.trouble.clone_from(&trouble);
+            self.tell(&Fact::Beside { trouble });
         }
     }
 

@@ -39,7 +39,7 @@ impl Supervisor {
             Note::HandedOver => {
                 self.traffic.state("changing");
                 self.recovery = Some(Breakdown::new("change"));
-                return;
+                Fact::HandedOver
             }
             Note::ChangeWaits { version, reason } => {
                 Fact::ChangeWaits { generation: self.generation(version).unwrap_or_default(), reason }
@@ -83,10 +83,12 @@ impl Supervisor {
         let fact = match note {
             Note::Triggered { .. } => return,
             Note::Completed { record } => {
+                self.probe.completed();
                 let pause = self.traffic.completed(&record);
                 Fact::Completed { record, pause }
             }
             Note::Aborted { id, reason, failed, beyond_tolerable } => {
+                self.probe.failed();
                 self.traffic.failed(failed);
                 Fact::Aborted { id, reason, failed, beyond_tolerable }
             }

@@ -14,7 +14,7 @@ use super::recovery::Breakdown;
 use crate::{
     attempt::{End, Failure},
     coordinator::{StatusOutcome, StatusPointer},
-    platform::ProcessNumber,
+    platform::{Obstacle, ProcessNumber, Trouble},
     time::Millis,
     ui::{View, WorkerView},
 };
@@ -113,8 +113,13 @@ pub enum Fact {
     WorkerWaits {
         /// Which.
         process: ProcessNumber,
-        /// Why.
-        reason: String,
+        /// Why; none: nothing is in its way any more.
+        obstacle: Option<Obstacle>,
+    },
+    /// Something that the user has put beside a worker does not run as it should, or does again.
+    Beside {
+        /// What is wrong with one of them.
+        trouble: Option<Trouble>,
     },
     /// A worker was told to go by somebody else; its place is handed over.
     WorkerLeaves {
@@ -214,6 +219,11 @@ pub enum Fact {
         /// Creates sent up to now.
         tries: u32,
     },
+    /// Storage was asked whether it answers, since a checkpoint is late or has failed: it does not, or does again.
+    Storage {
+        /// The call that failed, and how.
+        failure: Option<String>,
+    },
     /// All workers have published everything up to this checkpoint.
     Committed {
         /// Which.
@@ -246,6 +256,8 @@ pub enum Fact {
         /// The generation of the job.
         generation: i64,
     },
+    /// The last checkpoint before the next attempt was taken, or given up: from now on nothing runs until the next attempt does.
+    HandedOver,
     /// A change cannot be: its script does not plan, or the state does not fit it. The job runs on, or again, as it was.
     ChangeRefused {
         /// The generation of the job that was wanted.

@@ -32,6 +32,8 @@ pub struct Parts {
     /// The platform tells first which workers there are already (`PlatformEvent::Found`): an attempt that runs on them goes
     /// on, without a restart, where all its workers are there. Without any worker this is a start like every other.
     pub resume: bool,
+    /// Checkpoints that have failed since the newest that completed, under whoever coordinated the job before.
+    pub failed: u32,
     /// Its objects.
     pub store: JobStore,
     /// Where workers come from, and what is told of them.

@@ -23,7 +23,14 @@ impl Fact {
                 let state = text::bytes(record.state_bytes);
                 (Weight::Change, format!("{verb} checkpoint {} with {state} of state", record.id))
             }
-            Self::WorkerWaits { process, reason } => (Weight::Bad, format!("worker {process} waits: {reason}")),
+            Self::WorkerWaits { obstacle: None, .. } => return None,
+            Self::WorkerWaits { process, obstacle: Some(obstacle) } => {
+                (Weight::Bad, format!("worker {process} waits: {}", obstacle.reason))
+            }
+            Self::Beside { trouble: Some(trouble) } => (Weight::Bad, trouble.reason.clone()),
+            Self::Beside { trouble: None } => {
+                (Weight::Good, "what stands beside the workers runs as it should".to_string())
+            }
             Self::WorkerLeaves { name, reason } => {
                 (Weight::Change, format!("{name} is to go ({reason}); its place is handed over"))
             }
@@ -74,6 +81,8 @@ impl Fact {
                     format!("whether checkpoint {} is complete is not known yet (try {tries}): {reason}", record.id);
                 (Weight::Bad, line)
             }
+            Self::Storage { failure: Some(reason) } => (Weight::Bad, format!("storage does not answer: {reason}")),
+            Self::Storage { failure: None } => (Weight::Good, "storage answers again".to_string()),
             Self::Planned { warnings, .. } if warnings.is_empty() => return None,
             Self::Planned { warnings, .. } => (Weight::Bad, format!("warning: {}", warnings.join("; "))),
             Self::ChangeWaits { reason, .. } => (Weight::Change, format!("the change waits: {reason}")),
@@ -100,6 +109,7 @@ impl Fact {
             Self::TermOpened { .. }
             | Self::Workers(_)
             | Self::Committed { .. }
+            | Self::HandedOver
             | Self::Printed { .. }
             | Self::Ended(_) => return None,
         };

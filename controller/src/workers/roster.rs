@@ -7,7 +7,13 @@ use std::{
 
 use weir_protocol::{Attempt, CheckpointId, WorkerId, paths, record::PartRef, rpc, settings::FailureKind};
 
-use crate::{attempt::Failure, coordinator::Ack, platform::ProcessNumber, ui::WorkerView, workers::session::Session};
+use crate::{
+    attempt::{Blocked, Failure},
+    coordinator::Ack,
+    platform::{Obstacle, ProcessNumber, Trouble},
+    ui::WorkerView,
+    workers::session::Session,
+};
 
 /// One process.
 #[derive(Debug)]
@@ -38,8 +44,19 @@ pub struct Worker {
     pub finished: Option<Attempt>,
     /// The highest checkpoint id that it has ever seen.
     pub highest_checkpoint: CheckpointId,
+    /// What is wrong with what stands beside it.
+    pub trouble: Option<Trouble>,
     /// What it counts.
     pub stats: WorkerStats,
+}
+
+/// One that was asked for, or found and not heard yet.
+#[derive(Debug)]
+struct Starting {
+    /// The hash of the template that it is made from.
+    template: String,
+    /// What is in its way.
+    obstacle: Option<Obstacle>,
 }
 
 /// A worker's newest counts, and what has changed since the ones before.
@@ -79,8 +96,10 @@ impl WorkerStats {
 #[derive(Debug, Default)]
 pub struct Roster {
     workers: BTreeMap<ProcessNumber, Worker>,
-    /// On their way, or found and not heard yet; with the hash of the template that they are made from.
-    starting: BTreeMap<ProcessNumber, String>,
+    /// On their way, or found and not heard yet.
+    starting: BTreeMap<ProcessNumber, Starting>,
+    /// By template: what was told to be in the way of those.
+    blocked: BTreeMap<String, Blocked>,
     /// Processes whose session broke: when that is told, and why, unless the process's own end is told before.
     suspects: BTreeMap<ProcessNumber, (Instant, String)>,
     triggered: CheckpointId,
@@ -91,12 +110,12 @@ pub struct Roster {
 impl Roster {
     /// A process was asked for, or is there without having been asked for.
     pub fn starting(&mut self, process: ProcessNumber, template: String) {
-        self.starting.insert(process, template);
+        self.starting.insert(process, Starting { template, obstacle: None });
     }
 
     /// Takes out so many that are made from this template and are not ready, the newest first.
     pub fn abandon(&mut self, template: &str, count: u32) -> Vec<ProcessNumber> {
-        let starting = self.starting.iter().filter(|(_, of)| *of == template).map(|(process, _)| *process);
+        let starting = self.starting.iter().filter(|(_, of)| of.template == template).map(|(process, _)| *process);
         let silent = self.workers.iter().filter(|(_, worker)| !worker.ready && worker.template == template);
         let mut abandoned: Vec<ProcessNumber> = starting.chain(silent.map(|(process, _)| *process)).collect();
         abandoned.sort_unstable();
@@ -109,7 +128,42 @@ impl Roster {
 
     /// What a process that has not come is made from.
     pub fn template_of(&self, process: ProcessNumber) -> Option<&String> {
-        self.starting.get(&process)
+        self.starting.get(&process).map(|starting| &starting.template)
+    }
+
+    /// What is in the way of one that was asked for.
+    pub fn waits(&mut self, process: ProcessNumber, obstacle: Option<Obstacle>) {
+        if let Some(starting) = self.starting.get_mut(&process) {
+            starting.obstacle = obstacle;
+        }
+    }
+
+    /// The templates whose workers have something else in their way than before, each with what it is.
+    pub fn blocked_anew(&mut self) -> Vec<(String, Option<Blocked>)> {
+        let mut blocked: BTreeMap<String, Blocked> = BTreeMap::new();
+        for Starting { template, obstacle } in self.starting.values() {
+            let Some(obstacle) = obstacle.as_ref().filter(|obstacle| obstacle.kind.is_in_the_way()) else { continue };
+            let by = Blocked { room: obstacle.kind.is_room(), reason: obstacle.reason.clone() };
+            // Room can be made, so that is what counts where there is more than one reason.
+            match blocked.get_mut(template) {
+                Some(there) if !there.room && by.room => *there = by,
+                Some(_) => {}
+                None => drop(blocked.insert(template.clone(), by)),
+            }
+        }
+        let before = std::mem::replace(&mut self.blocked, blocked);
+        let templates: std::collections::BTreeSet<&String> = before.keys().chain(self.blocked.keys()).collect();
+        let changed = templates.into_iter().filter(|template| before.get(*template) != self.blocked.get(*template));
+        changed.map(|template| (template.clone(), self.blocked.get(template).cloned())).collect()
+    }
+
+    /// What is wrong beside one of them; what will not mend by itself first.
+    pub fn trouble(&self) -> Option<Trouble> {
+        let named = |worker: &Worker| {
+            let trouble = worker.trouble.as_ref().filter(|_| !worker.gone && !worker.leaving)?;
+            Some(Trouble { reason: format!("{}: {}", worker.name, trouble.reason), ..trouble.clone() })
+        };
+        self.workers.values().filter_map(named).min_by_key(|trouble| !trouble.lasting)
     }
 
     /// It listens.
@@ -136,6 +190,7 @@ impl Roster {
             deployed: false,
             finished: None,
             highest_checkpoint: CheckpointId(0),
+            trouble: None,
             stats: WorkerStats::default(),
         };
         self.workers.insert(process, worker);
@@ -308,5 +363,57 @@ pub fn failure(worker: WorkerId, failed: rpc::TaskFailed) -> Failure {
         subtask: failed.subtask,
         kind,
         message: failed.message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::platform::ObstacleKind;
+
+    fn obstacle(kind: ObstacleKind, reason: &str) -> Option<Obstacle> {
+        Some(Obstacle { kind, reason: reason.to_string() })
+    }
+
+    #[test]
+    fn what_is_in_the_way_is_told_by_template_when_it_changes() {
+        let mut roster = Roster::default();
+        for (n, template) in [(1, "t"), (2, "t"), (3, "u")] {
+            roster.starting(ProcessNumber(n), template.to_string());
+        }
+        let told = |template: &str, by: Option<(bool, &str)>| {
+            (template.to_string(), by.map(|(room, reason)| Blocked { room, reason: reason.to_string() }))
+        };
+        assert_eq!(roster.blocked_anew(), []);
+        roster.waits(ProcessNumber(1), obstacle(ObstacleKind::Initializing, "prepares"));
+        assert_eq!(roster.blocked_anew(), [], "nothing is wrong");
+        roster.waits(ProcessNumber(1), obstacle(ObstacleKind::Image, "no image"));
+        assert_eq!(roster.blocked_anew(), [told("t", Some((false, "no image")))]);
+        assert_eq!(roster.blocked_anew(), []);
+        roster.waits(ProcessNumber(2), obstacle(ObstacleKind::Quota, "quota"));
+        assert_eq!(roster.blocked_anew(), [told("t", Some((true, "quota")))], "room can be made");
+        roster.waits(ProcessNumber(3), obstacle(ObstacleKind::NoPlace, "tainted"));
+        roster.remove(ProcessNumber(2));
+        let both = [told("t", Some((false, "no image"))), told("u", Some((false, "tainted")))];
+        assert_eq!(roster.blocked_anew(), both);
+        roster.started(ProcessNumber(1), "w".into(), "a".into(), None, "t".into());
+        roster.waits(ProcessNumber(3), None);
+        assert_eq!(roster.blocked_anew(), [told("t", None), told("u", None)]);
+    }
+
+    #[test]
+    fn trouble_is_that_of_a_worker_that_stays_and_the_worst_comes_first() {
+        let mut roster = Roster::default();
+        for n in [1, 2] {
+            let process = ProcessNumber(n);
+            roster.started(process, format!("w{n}"), String::new(), None, "t".to_string());
+            let reason = format!("trouble {n}");
+            roster.get_mut(process).unwrap().trouble = Some(Trouble { lasting: n == 2, reason });
+        }
+        assert_eq!(roster.trouble().unwrap().reason, "w2: trouble 2");
+        roster.get_mut(ProcessNumber(2)).unwrap().gone = true;
+        assert_eq!(roster.trouble().unwrap().reason, "w1: trouble 1");
+        roster.get_mut(ProcessNumber(1)).unwrap().leaving = true;
+        assert_eq!(roster.trouble(), None);
     }
 }

@@ -37,9 +37,9 @@ struct Counts {
 }
 
 impl Traffic {
-    /// Of this job.
-    pub fn new(job: String) -> Self {
-        let view = View { job, state: "starting".to_string(), ..View::default() };
+    /// Of this job, of which so many checkpoints have failed since the newest that completed.
+    pub fn new(job: String, failed_checkpoints: u32) -> Self {
+        let view = View { job, state: "starting".to_string(), failed_checkpoints, ..View::default() };
         Self {
             view,
             begun: Instant::now(),

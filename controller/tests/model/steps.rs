@@ -504,6 +504,7 @@ impl World {
             restored: opened.restored.clone(),
             inherited: opened.inherited.clone(),
             highest_id: opened.highest_id.max(seen),
+            failed: 0,
         };
         let (coordinator, mut actions) = Coordinator::new(NOW, self.policy(), start);
         let leading = Leading {

@@ -150,7 +150,7 @@ async fn run(setting: &Setting, store: &JobStore, begin: Begin, opened: Opened) 
     };
     let highest_id = highest.into_iter().max().unwrap_or_default().max(opened.highest_id);
     let Opened { opening, restored, inherited, .. } = opened;
-    let start = Start { opening, workers, restored, inherited, highest_id };
+    let start = Start { opening, workers, restored, inherited, highest_id, failed: 0 };
     let (tell, mut told) = unbounded();
     let (mut coordinator, mut actions) = Coordinator::new(now(setting), policy(begin), start);
     let term = Run { setting, store, term, attempt, tell };

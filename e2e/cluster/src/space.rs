@@ -98,10 +98,15 @@ impl Space {
 
     /// The reasons and messages of all events about an object, the oldest first.
     pub async fn events(&self, about: &str) -> Vec<(String, String)> {
-        let events: Api<Event> = Api::namespaced(self.cluster.client.clone(), &self.name);
-        let parameters = ListParams::default().fields(&format!("involvedObject.name={about}"));
-        let mut found = answered("listing events", || events.list(&parameters)).await.items;
+        let mut found = self.event_objects(about).await;
         found.sort_by_key(|event| event.metadata.creation_timestamp.clone().map(|time| time.0));
         found.into_iter().map(|event| (event.reason.unwrap_or_default(), event.message.unwrap_or_default())).collect()
+    }
+
+    /// All events about an object.
+    pub async fn event_objects(&self, about: &str) -> Vec<Event> {
+        let events: Api<Event> = Api::namespaced(self.cluster.client.clone(), &self.name);
+        let parameters = ListParams::default().fields(&format!("involvedObject.name={about}"));
+        answered("listing events", || events.list(&parameters)).await.items
     }
 }

@@ -48,7 +48,7 @@ const TMP_DIR: &str = "/tmp";
 /// Where the worker's container has something mounted already.
 pub(super) const OUR_MOUNTS: [&str; 3] = [STATE_DIR, TMP_DIR, TLS_DIR];
 /// Names of its ports.
-pub(super) const OUR_PORTS: [&str; 2] = ["grpc", "http"];
+pub(super) const OUR_PORTS: [&str; 3] = ["grpc", "http", "probes"];
 
 /// Checks what the user writes, with the field that is wrong. `classes` are the priority classes that are allowed.
 pub fn check(user: &PodTemplate, classes: &[String]) -> Result<(), Problem> {
@@ -211,8 +211,11 @@ fn worker(job: &str, inputs: &PodInputs, user: Container) -> Container {
         read_only: read_only.then_some(true),
         ..VolumeMount::default()
     };
-    let mut mounts =
-        vec![mount(STATE_VOLUME, STATE_DIR, false), mount(TMP_VOLUME, TMP_DIR, false), mount(TLS_VOLUME, TLS_DIR, true)];
+    let mut mounts = vec![
+        mount(STATE_VOLUME, STATE_DIR, false),
+        mount(TMP_VOLUME, TMP_DIR, false),
+        mount(TLS_VOLUME, TLS_DIR, true),
+    ];
     mounts.extend(user.volume_mounts.clone().unwrap_or_default());
     let args = [
         "serve",

@@ -37,12 +37,14 @@ fn select(labels: BTreeMap<String, String>) -> LabelSelector {
 }
 
 /// One at a time: each eviction is a checkpoint and a hand-over, and the next may come when that is done. Standbys are not counted
-/// among `spec.workers.replicas`, which is the scale: so many more may go at once.
-pub fn disruption_budget(identity: &Identity) -> PodDisruptionBudget {
+/// among `spec.workers.replicas`, which is the scale: so many more may go at once. Where the job stands still since nothing has room
+/// for a worker of it, no other has work that were worth keeping a node for.
+pub fn disruption_budget(identity: &Identity, stands_still: bool) -> PodDisruptionBudget {
+    let most = if stands_still { IntOrString::String("100%".to_string()) } else { IntOrString::Int(1) };
     PodDisruptionBudget {
         metadata: meta(identity, names::policy(&identity.name)),
         spec: Some(PodDisruptionBudgetSpec {
-            max_unavailable: Some(IntOrString::Int(1)),
+            max_unavailable: Some(most),
             selector: Some(select(selector(&identity.name))),
             // A pod that is not ready does nothing worth keeping a node for.
             unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_string()),
@@ -121,5 +123,13 @@ mod tests {
             some.iter().all(|rule| rule.from.as_ref().is_some_and(|from| !from.is_empty())),
             "none is for everybody"
         );
+    }
+
+    #[test]
+    fn a_job_that_stands_still_keeps_no_node() {
+        let identity = Identity { namespace: "air".to_string(), name: "flights".to_string(), uid: "u".to_string() };
+        let most = |stands_still| disruption_budget(&identity, stands_still).spec.unwrap().max_unavailable;
+        assert_eq!(most(false), Some(IntOrString::Int(1)));
+        assert_eq!(most(true), Some(IntOrString::String("100%".to_string())));
     }
 }

@@ -3,7 +3,10 @@ use std::{sync::Arc, time::Duration};
 use weir_protocol::{Attempt, CheckpointId, JobName, RecordNumber, Term, WorkerId, record::RECORD_VERSION};
 
 use super::*;
-use crate::{platform::ProcessNumber, ui::WorkerView};
+use crate::{
+    platform::{Obstacle, ObstacleKind, ProcessNumber, Trouble},
+    ui::WorkerView,
+};
 
 const NOW: &str = "2027-01-15T08:00:00.000Z";
 
@@ -106,6 +109,15 @@ fn said(facts: &Facts, kind: &str) -> String {
     format!("{} {}", condition.status, condition.reason)
 }
 
+fn message(facts: &Facts, kind: &str) -> String {
+    let status = facts.status(&[], at(0));
+    status.conditions.into_iter().find(|condition| condition.type_ == kind).unwrap().message
+}
+
+fn waits(kind: ObstacleKind) -> Fact {
+    Fact::WorkerWaits { process: ProcessNumber(1), obstacle: Some(Obstacle { kind, reason: "0/1 nodes".to_string() }) }
+}
+
 #[test]
 fn output_that_cannot_be_published_is_told_until_it_can() {
     let failing = Fact::Publishing { failure: Some("403 for part 1".to_string()) };
@@ -165,31 +177,73 @@ fn conditions_follow_what_happens() {
         change(&mut facts);
         facts
     };
-    let waits = |reason: &str| Fact::WorkerWaits { process: ProcessNumber(1), reason: reason.to_string() };
+    let beside = |lasting: bool| Fact::Beside { trouble: Some(Trouble { lasting, reason: "logs has ended".into() }) };
+    let away = Fact::Storage { failure: Some("reading terms/0000000001/opening failed".to_string()) };
+    let changing = Fact::ChangeWaits { generation: 2, reason: "no last checkpoint: no ack".to_string() };
+    let newer: fn(&mut Facts) = |facts| facts.generation = 2;
     // (name, facts, Ready, Reconciling, Stalled)
     let cases: Vec<(&str, Facts, &str, &str, &str)> = vec![
         ("starting", fold(&[]), "False Starting", "True Starting", "False Fine"),
+        ("no room", fold(&[waits(ObstacleKind::NoRoom)]), "False Unschedulable", "True Starting", "False Fine"),
+        ("no image", fold(&[waits(ObstacleKind::Image)]), "False ImagePullFailed", "True Starting", "False Fine"),
         (
-            "no room",
-            fold(&[waits("Unschedulable: 0/1 nodes")]),
-            "False Unschedulable",
-            "True Unschedulable",
+            "an init container that does not end",
+            fold(&[waits(ObstacleKind::Initializing)]),
+            "False WorkersWaiting",
+            "True Starting",
             "False Fine",
         ),
         (
-            "no image",
-            fold(&[waits("ErrImagePull: not found")]),
-            "False ImagePullFailed",
-            "True ImagePullFailed",
+            "a limit",
+            fold(&[waits(ObstacleKind::Refused)]),
+            "False ObjectsRefused",
+            "True Starting",
+            "True ObjectsRefused",
+        ),
+        (
+            "a lost worker that a quota does not let come back",
+            then(&[lost(), waits(ObstacleKind::Quota)]),
+            "False ObjectsRefused",
+            "True Recovering",
+            "True ObjectsRefused",
+        ),
+        (
+            "a standby that a quota does not let come",
+            then(&[waits(ObstacleKind::Quota)]),
+            "True Running",
+            "False Done",
+            "False Fine",
+        ),
+        (
+            "a newer spec that a quota has no room for",
+            change(then(&[waits(ObstacleKind::Quota)]), newer),
+            "False ObjectsRefused",
+            "True Changing",
+            "True ObjectsRefused",
+        ),
+        (
+            "a newer spec that waits for a last checkpoint, and storage is away",
+            change(then(&[changing, away]), newer),
+            "False StorageUnreachable",
+            "True Changing",
+            "False Fine",
+        ),
+        ("a dead sidecar", then(&[beside(true)]), "False SidecarsFail", "False Done", "True SidecarsFail"),
+        ("a sidecar that is not ready", then(&[beside(false)]), "False WorkersWaiting", "False Done", "False Fine"),
+        (
+            "a sidecar that is well again",
+            then(&[beside(true), Fact::Beside { trouble: None }]),
+            "True Running",
+            "False Done",
             "False Fine",
         ),
         ("running", fold(&well()), "True Running", "False Done", "False Fine"),
         ("a worker is lost", then(&[lost()]), "False Recovering", "True Recovering", "False Fine"),
         (
             "and the image of the next cannot be pulled",
-            then(&[lost(), waits("ImagePullBackOff")]),
+            then(&[lost(), waits(ObstacleKind::Image)]),
             "False ImagePullFailed",
-            "True ImagePullFailed",
+            "True Recovering",
             "False Fine",
         ),
         (
@@ -215,9 +269,9 @@ fn conditions_follow_what_happens() {
         ),
         (
             "a newer spec, whose workers cannot be",
-            change(then(&[waits("Unschedulable: 0/1 nodes")]), |facts| facts.generation = 2),
+            change(then(&[waits(ObstacleKind::NoRoom)]), |facts| facts.generation = 2),
             "False Unschedulable",
-            "True Unschedulable",
+            "True Changing",
             "False Fine",
         ),
         (
@@ -281,7 +335,42 @@ fn conditions_follow_what_happens() {
     for (name, facts, ready, reconciling, stalled) in cases {
         let found = [conditions::READY, conditions::RECONCILING, conditions::STALLED].map(|kind| said(&facts, kind));
         assert_eq!(found, [ready, reconciling, stalled].map(str::to_string), "{name}");
+        let messages = [conditions::READY, conditions::RECONCILING].map(|kind| message(&facts, kind));
+        assert_ne!(messages[0], messages[1], "{name}: one says what the other does");
     }
+}
+
+#[test]
+fn what_is_in_the_way_is_said_as_long_as_it_is() {
+    let mut facts = fold(&[waits(ObstacleKind::NoRoom)]);
+    assert!(facts.stands_still(), "nobody has work, and nothing comes");
+    facts.fold(&Fact::WorkerWaits { process: ProcessNumber(1), obstacle: None }, NOW);
+    assert_eq!(said(&facts, "Ready"), "False Starting", "it has a node, and pulls its image");
+    assert!(!facts.stands_still());
+    facts.fold(&waits(ObstacleKind::Quota), NOW);
+    facts.fold(&workers(&["running", "running"]), NOW);
+    assert_eq!(said(&facts, "Ready"), "False Starting", "it was called off");
+    let mut facts = fold(&[well(), vec![waits(ObstacleKind::NoRoom)]].concat());
+    assert!(!facts.stands_still(), "they work");
+    facts.fold(&Fact::HandedOver, NOW);
+    assert!(facts.stands_still());
+}
+
+#[test]
+fn storage_that_does_not_answer_is_said_before_what_follows_from_it() {
+    let away = || Fact::Storage { failure: Some("reading terms/0000000001/opening failed".to_string()) };
+    let mut facts = fold(&[well(), vec![away(), aborted(5, true)]].concat());
+    facts.latest = Some(latest(&record(1, 1), "s3://bucket/r"));
+    assert_eq!(said(&facts, "Checkpointed"), "False StorageUnreachable");
+    let text = message(&facts, "Checkpointed");
+    assert!(text.contains("reading terms/0000000001/opening failed") && text.contains("5 checkpoints"), "{text}");
+    facts.fold(&Fact::Storage { failure: None }, NOW);
+    assert_eq!(said(&facts, "Checkpointed"), "False CheckpointsFail");
+    // A new leader does not find it better than it is.
+    let mut next = Facts::of(&facts.status(&[], at(0)), 1);
+    next.fold(&opened(2, 1, Some(record(1, 1)), Why::Resume), NOW);
+    assert_eq!((next.failed, said(&next, "Checkpointed").as_str()), (5, "False CheckpointsFail"));
+    assert_eq!(message(&next, "Checkpointed"), message(&facts, "Checkpointed"));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use super::facts::{PodState, is_outlived, state_of};
 use crate::{
     cluster::names::TEMPLATE_LABEL,
-    platform::{PlatformEvent, ProcessNumber},
+    platform::{Obstacle, PlatformEvent, ProcessNumber, Trouble},
 };
 
 /// Pods that have failed and are kept, so that somebody can read their logs.
@@ -39,7 +39,9 @@ struct Entry {
     exists: bool,
     started: bool,
     leaving: bool,
-    waiting: Option<String>,
+    waiting: Option<Obstacle>,
+    /// What is wrong beside it.
+    trouble: Option<Trouble>,
     /// We have told it to go, or never to come.
     ended_by_us: bool,
     /// Its end has been told.
@@ -55,6 +57,7 @@ impl Entry {
             started: false,
             leaving: false,
             waiting: None,
+            trouble: None,
             ended_by_us: false,
             over: false,
         }
@@ -95,9 +98,9 @@ impl Ledger {
     }
 
     /// Its creation does not succeed, and is tried again.
-    pub fn not_created(&mut self, process: ProcessNumber, reason: &str) -> Vec<PlatformEvent> {
+    pub fn not_created(&mut self, process: ProcessNumber, obstacle: Obstacle) -> Vec<PlatformEvent> {
         let Some(entry) = self.entries.get_mut(&process).filter(|entry| !entry.over) else { return Vec::new() };
-        waits(process, entry, Some(reason.to_string()), false)
+        waits(process, entry, Some(obstacle))
     }
 
     /// It is told to go. The name of its pod, if that is still there.
@@ -215,9 +218,12 @@ impl Ledger {
     fn tell(&mut self, process: ProcessNumber, state: &PodState) -> Vec<PlatformEvent> {
         let Some(entry) = self.entries.get_mut(&process).filter(|entry| !entry.over) else { return Vec::new() };
         match state {
-            PodState::Waiting { .. } | PodState::Runs { .. } if entry.started => Vec::new(),
-            PodState::Waiting { reason, no_room } => waits(process, entry, reason.clone(), *no_room),
-            PodState::Runs { address } => vec![starts(process, entry, address)],
+            PodState::Waiting { .. } if entry.started => Vec::new(),
+            PodState::Waiting { obstacle } => waits(process, entry, obstacle.clone()),
+            PodState::Runs { address, trouble } => {
+                let starts = (!entry.started).then(|| starts(process, entry, address));
+                starts.into_iter().chain(beside(process, entry, trouble.as_ref())).collect()
+            }
             PodState::Leaving { .. } if entry.leaving || entry.ended_by_us => Vec::new(),
             PodState::Leaving { reason, address } => {
                 // One that another controller has left may run an attempt.
@@ -257,10 +263,18 @@ fn starts(process: ProcessNumber, entry: &mut Entry, address: &str) -> PlatformE
     }
 }
 
-fn waits(process: ProcessNumber, entry: &mut Entry, reason: Option<String>, no_room: bool) -> Vec<PlatformEvent> {
-    if entry.waiting == reason {
+fn waits(process: ProcessNumber, entry: &mut Entry, obstacle: Option<Obstacle>) -> Vec<PlatformEvent> {
+    if entry.waiting == obstacle {
         return Vec::new();
     }
-    entry.waiting.clone_from(&reason);
-    reason.map(|reason| PlatformEvent::Waiting { process, reason, no_room }).into_iter().collect()
+    entry.waiting.clone_from(&obstacle);
+    vec![PlatformEvent::Waiting { process, obstacle }]
+}
+
+fn beside(process: ProcessNumber, entry: &mut Entry, trouble: Option<&Trouble>) -> Option<PlatformEvent> {
+    if entry.trouble.as_ref() == trouble || entry.ended_by_us {
+        return None;
+    }
+    entry.trouble = trouble.cloned();
+    Some(PlatformEvent::Beside { process, trouble: trouble.cloned() })
 }

@@ -45,13 +45,183 @@ fn deleted() -> Value {
     json!({"deletionTimestamp": "2026-11-23T02:00:00Z"})
 }
 
+fn obstacle(kind: ObstacleKind, reason: &str) -> Obstacle {
+    Obstacle { kind, reason: reason.to_string() }
+}
+
+/// A pod with containers beside its worker: `early` and `once` come before it, and `early` stays.
+fn in_company(init: &Value, containers: &Value) -> Pod {
+    let spec = json!({
+        "initContainers": [{"name": "early", "restartPolicy": "Always", "startupProbe": {}}, {"name": "once"}],
+        "containers": [{"name": "worker"}, {"name": "logs", "readinessProbe": {}, "resources": {"limits": {"memory": "9Mi"}}}],
+    });
+    let status = json!({"phase": "Pending", "podIP": "10.0.0.7", "initContainerStatuses": init, "containerStatuses": containers});
+    serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec, "status": status})).unwrap()
+}
+
+fn container(name: &str, state: &Value, more: &Value) -> Value {
+    let mut container =
+        json!({"name": name, "ready": true, "restartCount": 0, "image": "i", "imageID": "", "state": state});
+    container.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    container
+}
+
+#[test]
+fn all_containers_of_a_pod_are_looked_at() {
+    let runs = || json!({"running": {}});
+    let ends = |code: i32| json!({"terminated": {"exitCode": code, "reason": "Error"}});
+    let waits = |reason: &str| json!({"waiting": {"reason": reason, "message": "why"}});
+    let none = || json!({});
+    let unstarted = || json!({"started": false, "ready": false});
+    let worker = |state: Value| container("worker", &state, &none());
+    let coming = || worker(json!({"waiting": {"reason": "PodInitializing"}}));
+    let early = |state: Value, more: Value| container("early", &state, &more);
+    let up = || early(runs(), json!({"started": true}));
+    let crashing = json!({"started": false, "ready": false, "restartCount": 3,
+        "lastState": {"terminated": {"exitCode": 7, "reason": "Error"}}});
+
+    use ObstacleKind::{Crash, Image, Initializing};
+    let before = [
+        (
+            "a probe that does not succeed",
+            vec![early(runs(), unstarted())],
+            Initializing,
+            "early: runs, but its startupProbe",
+        ),
+        ("one that runs on", vec![up(), container("once", &runs(), &none())], Initializing, "once: runs, and nothing"),
+        ("an image", vec![up(), container("once", &waits("ErrImagePull"), &none())], Image, "once: ErrImagePull: why"),
+        ("it crashes", vec![early(waits("CrashLoopBackOff"), none())], Crash, "early: CrashLoopBackOff: why"),
+        (
+            "it has crashed, and is tried again",
+            vec![early(runs(), crashing)],
+            Crash,
+            "ended 3 times, the last time with exit code 7",
+        ),
+    ];
+    for (case, init, kind, said) in before {
+        let PodState::Waiting { obstacle: Some(obstacle) } = state_of(&in_company(&json!(init), &json!([coming()])))
+        else {
+            panic!("{case}")
+        };
+        assert_eq!(obstacle.kind, kind, "{case}: {}", obstacle.reason);
+        assert!(obstacle.reason.contains(said), "{case}: {}", obstacle.reason);
+    }
+    let comes = in_company(&json!([up()]), &json!([coming()]));
+    assert_eq!(state_of(&comes), PodState::Waiting { obstacle: None });
+    let mut failed = in_company(&json!([up(), container("once", &ends(3), &none())]), &json!([coming()]));
+    failed.status.as_mut().unwrap().phase = Some("Failed".to_string());
+    assert_eq!(state_of(&failed), PodState::Dead { how: "its container once: exit code 3".to_string() });
+
+    let beside = [
+        ("well", up(), container("logs", &runs(), &none()), None),
+        ("done", up(), container("logs", &ends(0), &none()), None),
+        (
+            "dead",
+            up(),
+            container("logs", &ends(1), &none()),
+            Some((true, "logs: has ended with exit code 1, and is not started again")),
+        ),
+        ("killed", up(), container("logs", &ends(137), &none()), Some((true, "its limits.memory of 9Mi"))),
+        (
+            "no image",
+            up(),
+            container("logs", &waits("ImagePullBackOff"), &none()),
+            Some((true, "logs: ImagePullBackOff: why")),
+        ),
+        (
+            "not ready",
+            up(),
+            container("logs", &runs(), &json!({"ready": false})),
+            Some((false, "logs: runs, but its probe")),
+        ),
+        (
+            "kept up and dead",
+            early(ends(1), none()),
+            container("logs", &runs(), &none()),
+            Some((false, "early: has ended with exit code 1, and is started again")),
+        ),
+        (
+            "kept up in vain",
+            early(waits("CrashLoopBackOff"), none()),
+            container("logs", &runs(), &none()),
+            Some((true, "early: CrashLoopBackOff")),
+        ),
+    ];
+    for (case, early, logs, expected) in beside {
+        let pod = in_company(&json!([early]), &json!([worker(runs()), logs]));
+        let PodState::Runs { trouble, .. } = state_of(&pod) else { panic!("{case}") };
+        assert_eq!(trouble.as_ref().map(|it| it.lasting), expected.map(|(lasting, _)| lasting), "{case}: {trouble:?}");
+        let said = trouble.map(|it| it.reason).unwrap_or_default();
+        assert!(said.contains(expected.map_or("", |(_, said)| said)), "{case}: {said}");
+    }
+}
+
+#[test]
+fn whether_room_would_help_is_in_the_schedulers_words() {
+    let unscheduled = |message: &str| {
+        let condition =
+            json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message});
+        match state_of(&plain("p", &json!({"phase": "Pending", "conditions": [condition]}))) {
+            PodState::Waiting { obstacle: Some(obstacle) } => obstacle.kind,
+            state => panic!("{state:?}"),
+        }
+    };
+    for (message, kind) in [
+        (
+            "0/1 nodes are available: 1 Insufficient memory. preemption: 0/1 nodes are available: 1 No preemption victims found",
+            ObstacleKind::NoRoom,
+        ),
+        ("0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint {a: b}.", ObstacleKind::NoRoom),
+        ("0/1 nodes are available: 1 Too many pods.", ObstacleKind::NoRoom),
+        ("0/2 nodes are available: 2 node(s) didn't match pod anti-affinity rules.", ObstacleKind::NoRoom),
+        ("something that nobody has heard of", ObstacleKind::NoRoom),
+        ("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.", ObstacleKind::NoPlace),
+        ("0/1 nodes are available: 1 node(s) were unschedulable.", ObstacleKind::NoPlace),
+        ("0/3 nodes are available: 3 node(s) had untolerated taint {a: b}.", ObstacleKind::NoPlace),
+        ("persistentvolumeclaim \"data\" not found", ObstacleKind::NoPlace),
+    ] {
+        assert_eq!(unscheduled(message), kind, "{message}");
+    }
+}
+
+#[test]
+fn what_the_api_server_does_not_make_is_told_apart() {
+    let refused = |code: u16, message: &str| {
+        let status = kube::core::Status { code, message: message.to_string(), ..kube::core::Status::default() };
+        not_created(&kube::Error::Api(status.boxed())).kind
+    };
+    for (code, message, kind) in [
+        (
+            403,
+            "pods \"w\" is forbidden: exceeded quota: tight, requested: pods=1, used: pods=4, limited: pods=4",
+            ObstacleKind::Quota,
+        ),
+        (
+            403,
+            "pods \"w\" is forbidden: failed quota: tight: must specify limits.cpu for: worker",
+            ObstacleKind::Refused,
+        ),
+        (
+            403,
+            "pods \"w\" is forbidden: maximum memory usage per Container is 64Mi, but limit is 128Mi",
+            ObstacleKind::Refused,
+        ),
+        (403, "unable to create new content in namespace air because it is being terminated", ObstacleKind::Refused),
+        (422, "spec.containers: Required value", ObstacleKind::Refused),
+        (500, "failed calling webhook", ObstacleKind::Other),
+        (429, "too many requests", ObstacleKind::Other),
+    ] {
+        assert_eq!(refused(code, message), kind, "{message}");
+    }
+}
+
 #[test]
 fn what_a_pods_object_says() {
-    let waits = |reason: &str| PodState::Waiting { reason: Some(reason.to_string()), no_room: false };
-    let comes = PodState::Waiting { reason: None, no_room: false };
+    let waits = |kind: ObstacleKind, reason: &str| PodState::Waiting { obstacle: Some(obstacle(kind, reason)) };
+    let comes = PodState::Waiting { obstacle: None };
     let full = "Unschedulable: no node takes it: 0/3 nodes are available: 3 Insufficient memory.";
     let dead = |how: &str| PodState::Dead { how: how.to_string() };
-    let runs = |address: &str| PodState::Runs { address: address.to_string() };
+    let runs = |address: &str| PodState::Runs { address: address.to_string(), trouble: None };
     let none = json!({});
     let evicted = json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."});
     let unschedulable = json!({"phase": "Pending", "conditions": [
@@ -68,19 +238,19 @@ fn what_a_pods_object_says() {
 
     let table = [
         ("nothing is known yet", json!({}), none.clone(), comes.clone()),
-        ("no node", unschedulable, none.clone(), PodState::Waiting { reason: Some(full.to_string()), no_room: true }),
+        ("no node", unschedulable, none.clone(), waits(ObstacleKind::NoRoom, full)),
         ("in the course of things", waiting_container("ContainerCreating", ""), none.clone(), comes.clone()),
         (
             "no image",
             waiting_container("ImagePullBackOff", "Back-off pulling image \"x\""),
             none.clone(),
-            waits("ImagePullBackOff: Back-off pulling image \"x\""),
+            waits(ObstacleKind::Image, "ImagePullBackOff: Back-off pulling image \"x\""),
         ),
         (
             "no secret",
             waiting_container("CreateContainerConfigError", "secret \"s3\" not found"),
             none.clone(),
-            waits("CreateContainerConfigError: secret \"s3\" not found"),
+            waits(ObstacleKind::Other, "CreateContainerConfigError: secret \"s3\" not found"),
         ),
         ("no address yet", running(""), none.clone(), comes),
         ("runs", running("10.0.0.7"), none.clone(), runs("10.0.0.7:6120")),
@@ -180,9 +350,12 @@ fn plain(name: &str, status: &Value) -> Pod {
 fn each_thing_is_told_once_from_the_first_obstacle_to_the_end() {
     let mut ledger = asked();
     let full = plain("p", &waiting_container("ErrImagePull", "no such tag"));
-    let waits = PlatformEvent::Waiting { process: ONE, reason: "ErrImagePull: no such tag".into(), no_room: false };
-    assert_eq!(ledger.seen(&full), [waits]);
+    let waits = Some(obstacle(ObstacleKind::Image, "ErrImagePull: no such tag"));
+    assert_eq!(ledger.seen(&full), [PlatformEvent::Waiting { process: ONE, obstacle: waits }]);
     assert_eq!(ledger.seen(&full), []);
+    let comes = plain("p", &waiting_container("ContainerCreating", ""));
+    assert_eq!(ledger.seen(&comes), [PlatformEvent::Waiting { process: ONE, obstacle: None }]);
+    assert_eq!(ledger.seen(&comes), []);
     let runs = plain("p", &running("10.0.0.7"));
     assert_eq!(ledger.seen(&runs), [started(ONE, "p")]);
     assert_eq!(ledger.seen(&runs), []);
@@ -194,6 +367,24 @@ fn each_thing_is_told_once_from_the_first_obstacle_to_the_end() {
     assert_eq!(ledger.seen(&ended), [died("signal 15")]);
     assert_eq!(ledger.gone(&ended), []);
     assert_eq!(ledger.alive(), []);
+}
+
+#[test]
+fn trouble_beside_a_worker_is_told_when_it_begins_and_when_it_is_over() {
+    let with = |state: Value| {
+        let mut pod = running("10.0.0.7");
+        pod["containerStatuses"].as_array_mut().unwrap().push(container("logs", &state, &json!({})));
+        plain("p", &pod)
+    };
+    let mut ledger = asked();
+    let dead = ledger.seen(&with(json!({"terminated": {"exitCode": 1}})));
+    assert!(
+        matches!(&dead[..], [PlatformEvent::Started { .. }, PlatformEvent::Beside { trouble: Some(_), .. }]),
+        "{dead:?}"
+    );
+    assert_eq!(ledger.seen(&with(json!({"terminated": {"exitCode": 1}}))), []);
+    let well = PlatformEvent::Beside { process: ONE, trouble: None };
+    assert_eq!(ledger.seen(&with(json!({"running": {}}))), [well]);
 }
 
 #[test]
@@ -258,10 +449,12 @@ fn pods_that_are_there_already_are_told_first_and_then_one_by_one() {
 #[test]
 fn a_creation_that_does_not_succeed_is_told_when_the_reason_changes() {
     let mut ledger = asked();
-    let waits = |reason: &str| PlatformEvent::Waiting { process: ONE, reason: reason.to_string(), no_room: false };
-    assert_eq!(ledger.not_created(ONE, "exceeded quota"), [waits("exceeded quota")]);
-    assert_eq!(ledger.not_created(ONE, "exceeded quota"), []);
-    assert_eq!(ledger.not_created(ONE, "forbidden"), [waits("forbidden")]);
+    let mut not_created = |reason: &str| ledger.not_created(ONE, obstacle(ObstacleKind::Quota, reason));
+    let waits =
+        |reason: &str| PlatformEvent::Waiting { process: ONE, obstacle: Some(obstacle(ObstacleKind::Quota, reason)) };
+    assert_eq!(not_created("exceeded quota"), [waits("exceeded quota")]);
+    assert_eq!(not_created("exceeded quota"), []);
+    assert_eq!(not_created("forbidden"), [waits("forbidden")]);
 }
 
 #[test]

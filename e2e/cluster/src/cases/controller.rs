@@ -1,8 +1,8 @@
 //! Controllers that die at the worst moment, are replaced, or are two at once: the job runs on, on the same pods, and ends exact.
 
-use std::{future::Future, time::Duration};
+use std::{collections::BTreeSet, future::Future, time::Duration};
 
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Event};
 use kube::{Api, api::ListParams};
 
 use super::kills::until_restoring;
@@ -215,5 +215,33 @@ pub async fn operator_upgrade_restarts_no_worker(space: Space) {
     job.until_more_checkpoints(2).await;
     assert_eq!(job.workers().await, before.workers, "an upgrade of the operator restarts no worker");
     helm(&[]).await.unwrap_or_else(|error| panic!("{error}"));
+    before.goes_on(&job).await;
+}
+
+/// Another leader goes on with the events of the one before: it adds one object at most, warns of a plan no second time, and what it
+/// tells has a time by which it can be sorted.
+pub async fn events_of_two_leaders(space: Space) {
+    let job = Job::running(&space, &Settings::seconds(90)).await;
+    let before = Before::of(&job).await;
+    let (objects, terms) = (space.event_objects(&job.name).await, job.terms().await);
+    let leader = leader(&space).await;
+    kill(&space, &leader).await;
+    until("the next leader opens a term", || async { (job.terms().await > terms).then_some(()) }).await;
+    let resumed = |event: &Event| event.reason.as_deref() == Some("Resumed");
+    until("the next leader tells that the job is resumed", || async {
+        space.event_objects(&job.name).await.iter().any(resumed).then_some(())
+    })
+    .await;
+    job.until_more_checkpoints(3).await;
+    let after = space.event_objects(&job.name).await;
+    let names =
+        |events: &[Event]| -> BTreeSet<String> { events.iter().filter_map(|it| it.metadata.name.clone()).collect() };
+    let added: Vec<String> = names(&after).difference(&names(&objects)).cloned().collect();
+    assert!(added.len() <= 1, "another leader has added {added:?}");
+    for event in &after {
+        assert!(event.last_timestamp.is_some() && event.count.is_some_and(|count| count > 0), "{event:?} has no time");
+    }
+    let warnings: Vec<_> = after.iter().filter(|event| event.reason.as_deref() == Some("PlanWarning")).collect();
+    assert_eq!(warnings.iter().filter_map(|event| event.count).collect::<Vec<_>>(), [1], "{warnings:?}");
     before.goes_on(&job).await;
 }

@@ -11,11 +11,12 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::json;
 
 use crate::{
+    cluster::Cluster,
     job::{Job, Settings},
     space::Space,
     stored::attempt_of,
     toxiproxy::Proxy,
-    wait::{pass, until, until_ok},
+    wait::{pass, until, until_ok, until_within},
 };
 
 /// How a worker is lost.
@@ -33,6 +34,9 @@ const WORKER: &str = "weir-worker";
 /// So much longer takes every answer of the storage, so that a checkpoint or a restore, which is some answers long, is still under
 /// way when the blow falls.
 const SLOW: u64 = 2_000;
+/// A worker that is to go and has no successor: some seconds until that is sure, a last checkpoint, and the pod's end. Its grace period
+/// alone would be half a minute.
+const DRAINED: Duration = Duration::from_secs(25);
 /// So often a blow is dealt for one that falls inside. More would be more events than a job may have of one reason.
 const TRIES: usize = 3;
 
@@ -358,6 +362,60 @@ pub async fn evicted_by_a_drain(space: Space) {
     let lost = space.events(&job.name).await.into_iter().find(|(reason, _)| reason == "WorkerLost");
     assert_eq!(lost, None, "nobody's place was handed over by its loss");
     job.finishes_exact().await;
+}
+
+/// A drain of the only node: no successor can come, so nobody is kept for one. Each goes after a last checkpoint, or at once where it
+/// has no work, and the drain ends.
+pub async fn drained_without_room_elsewhere(space: Space) {
+    let job = Job::running(&space, &Settings::seconds(60)).await;
+    let (attempt, before) = (job.attempt().await, job.until_workers(2).await);
+    let cordon = Cordon::put(&space).await;
+    let pods = space.cluster.pods(&space.name);
+    let begun = std::time::Instant::now();
+    for victim in &before {
+        until_within(DRAINED, &format!("{victim} is let go"), || async {
+            match pods.evict(victim, &EvictParams::default()).await {
+                Ok(_) => Some(()),
+                Err(kube::Error::Api(status)) if status.code == 429 => None,
+                Err(error) => panic!("{victim} cannot be evicted: {error}"),
+            }
+        })
+        .await;
+    }
+    until_within(DRAINED, "the drain ends", || async {
+        (!job.all_pods().await.iter().any(|pod| before.contains(&pod.name_any()))).then_some(())
+    })
+    .await;
+    println!("        {}: drained in {} s", space.name, begun.elapsed().as_secs());
+    let (_, reason, message) = job.condition("Ready").await.expect("it says how it is");
+    assert_eq!(reason, "Unschedulable", "{message}");
+    drop(cordon);
+    job.until_recovered_from(attempt).await;
+    job.finishes_exact().await;
+}
+
+/// No new pod comes to the node for as long as this lives.
+struct Cordon(String);
+
+impl Cordon {
+    async fn put(space: &Space) -> Self {
+        let names = ["get", "nodes", "-o", "jsonpath={.items[*].metadata.name}"];
+        let nodes = space.cluster.kubectl(&names).await.unwrap_or_else(|error| panic!("{error}"));
+        let cordon = Self(nodes);
+        for node in cordon.0.split_whitespace() {
+            space.cluster.kubectl(&["cordon", node]).await.unwrap_or_else(|error| panic!("{error}"));
+        }
+        cordon
+    }
+}
+
+impl Drop for Cordon {
+    /// Also where a case fails: the next one needs the node.
+    fn drop(&mut self) {
+        for node in self.0.split_whitespace() {
+            Cluster::at_last("kubectl", &["uncordon", node]);
+        }
+    }
 }
 
 pub async fn cut_off_by_dropped_packets(space: Space) {

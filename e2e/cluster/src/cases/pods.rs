@@ -20,6 +20,8 @@ const SECONDS: Duration = Duration::from_secs(20);
 const WATCHED: Duration = Duration::from_secs(15);
 /// Nobody listens there.
 const NO_IMAGE: &str = "127.0.0.1:1/nowhere:1";
+/// What the schema allows of memory at least.
+const SMALLEST: &str = "128Mi";
 /// Two workers, tried again after the restart policy's default back-off: 1, 2, 4, 8 s.
 const PODS: usize = 10;
 
@@ -72,10 +74,10 @@ pub async fn upgrade_with_an_image_that_cannot_be_pulled(space: Space) {
     let job = Job::running(&space, &Settings::default()).await;
     let (attempt, workers) = (job.attempt().await, job.until_workers(2).await);
     job.change(json!({"workers": {"image": NO_IMAGE}})).await;
-    for (kind, wanted) in [("Reconciling", "True"), ("Ready", "False")] {
-        until_within(SECONDS, &format!("{kind}={wanted} for the reason ImagePullFailed"), || async {
+    for (kind, wanted, why) in [("Reconciling", "True", "Changing"), ("Ready", "False", "ImagePullFailed")] {
+        until_within(SECONDS, &format!("{kind}={wanted} for the reason {why}"), || async {
             let (status, reason, _) = job.condition(kind).await?;
-            (status == wanted && reason == "ImagePullFailed").then_some(())
+            (status == wanted && reason == why).then_some(())
         })
         .await;
     }
@@ -121,14 +123,110 @@ pub async fn sidecars_go_with_their_worker(space: Space) {
     job.finishes_exact().await;
 }
 
-pub async fn crash_loop(space: Space) {
-    // The controller's image holds no worker: its process ends at once.
+/// The controller's image, which holds no worker.
+async fn other_image() -> String {
     let image = Cluster::command("helm", &["get", "values", "weir", "-n", NAMESPACE, "--all", "-o", "json"]).await;
-    let values: serde_json::Value =
+    let values: Value =
         serde_json::from_str(&image.unwrap_or_else(|error| panic!("{error}"))).expect("values are JSON");
     let repository = values["image"]["repository"].as_str().expect("the chart names the image").to_string();
     let tag = values["image"]["tag"].as_str().filter(|tag| !tag.is_empty()).unwrap_or(env!("CARGO_PKG_VERSION"));
-    let image = format!("{repository}:{tag}");
+    format!("{repository}:{tag}")
+}
+
+/// A container whose process ends at once, with an error.
+async fn ends_at_once(name: &str) -> Value {
+    json!({"name": name, "image": other_image().await, "imagePullPolicy": "IfNotPresent", "args": ["no-such-command"]})
+}
+
+/// Waits for a condition's status and reason, and returns its message, which holds these words.
+async fn told(job: &Job, kind: &str, wanted: (&str, &str), words: &[&str]) {
+    let message = until_within(SECONDS, &format!("{kind}={} for the reason {}", wanted.0, wanted.1), || async {
+        let (status, reason, message) = job.condition(kind).await?;
+        (status == wanted.0 && reason == wanted.1).then_some(message)
+    })
+    .await;
+    println!("        {}: {kind} {}: {message}", job.space.name, wanted.1);
+    for word in words {
+        assert!(message.contains(word), "{message} does not say {word:?}");
+    }
+}
+
+/// What stands beside a worker and is dead is told, by its name; the job runs on, and the template mends it.
+pub async fn containers_beside_a_worker(space: Space) {
+    let crasher = ends_at_once("crasher").await;
+    let job = Job::start_with(&space, &Settings::seconds(90), |job| {
+        job["spec"]["workers"]["podTemplate"] = json!({"spec": {"containers": [crasher]}});
+    })
+    .await;
+    job.until_condition("Checkpointed", "True").await;
+    for (kind, status) in [("Ready", "False"), ("Stalled", "True")] {
+        told(&job, kind, (status, "SidecarsFail"), &["crasher", "exit code", "runs on"]).await;
+    }
+    job.until_more_checkpoints(2).await;
+    let table =
+        space.cluster.kubectl(&["-n", &space.name, "get", "sj"]).await.unwrap_or_else(|error| panic!("{error}"));
+    assert!(table.contains("SidecarsFail"), "the table says why it is not Ready: {table}");
+    let events = space.events(&job.name).await;
+    assert!(events.iter().any(|(reason, _)| reason == "SidecarsFail"), "nobody is told: {events:?}");
+
+    let image = json!({"name": "logs", "image": NO_IMAGE});
+    job.change(json!({"workers": {"podTemplate": {"spec": {"containers": [image]}}}})).await;
+    told(&job, "Ready", ("False", "SidecarsFail"), &["logs", "Image"]).await;
+
+    let silent = json!({"name": "silent", "image": "weir.local/pause:1", "imagePullPolicy": "IfNotPresent",
+        "readinessProbe": {"tcpSocket": {"port": 1}, "periodSeconds": 1}});
+    job.change(json!({"workers": {"podTemplate": {"spec": {"containers": [silent]}}}})).await;
+    told(&job, "Ready", ("False", "WorkersWaiting"), &["silent", "probe"]).await;
+    job.change(json!({"workers": {"podTemplate": null}})).await;
+    job.until_current().await;
+    job.finishes_exact().await;
+}
+
+/// What comes before a worker and does not end, or ends with an error, is told, by its name; and the template mends it.
+pub async fn containers_before_a_worker(space: Space) {
+    let early = json!({"name": "early", "image": "weir.local/pause:1", "imagePullPolicy": "IfNotPresent", "restartPolicy": "Always",
+        "startupProbe": {"tcpSocket": {"port": 1}, "periodSeconds": 1, "failureThreshold": 1000}});
+    let job = start(&space, |job| {
+        job["spec"]["workers"]["podTemplate"] = json!({"spec": {"initContainers": [early]}});
+    })
+    .await;
+    told(&job, "Ready", ("False", "WorkersWaiting"), &["early", "startupProbe"]).await;
+    let prepare = ends_at_once("prepare").await;
+    job.change(json!({"workers": {"podTemplate": {"spec": {"initContainers": [prepare]}}}})).await;
+    told(&job, "Ready", ("False", "WorkersCrash"), &["prepare", "exit code"]).await;
+    job.change(json!({"workers": {"podTemplate": null}})).await;
+    job.until_condition("Checkpointed", "True").await;
+    job.finishes_exact().await;
+}
+
+/// What a pod may name once is refused before anything is made.
+pub async fn names_that_are_there_twice(space: Space) {
+    let twice = json!([{"name": "x", "image": "a"}, {"name": "x", "image": "b"}]);
+    let job = start(&space, |job| job["spec"]["workers"]["podTemplate"] = json!({"spec": {"containers": twice}})).await;
+    told(&job, "Stalled", ("True", "InvalidSpec"), &["spec.workers.podTemplate.spec.containers[1].name", "\"x\""])
+        .await;
+    assert!(job.all_pods().await.is_empty(), "pods were made");
+    let services = ["-n", &space.name, "get", "services,poddisruptionbudgets,networkpolicies", "-o", "name"];
+    assert_eq!(space.cluster.kubectl(&services).await.unwrap_or_else(|error| panic!("{error}")).trim(), "");
+    job.change(json!({"workers": {"podTemplate": null}})).await;
+    job.until_condition("Checkpointed", "True").await;
+}
+
+/// The least memory that a worker may have is enough for one.
+pub async fn smallest_worker(space: Space) {
+    let job = Job::start_with(&space, &Settings::seconds(30), |job| {
+        job["spec"]["workers"]["resources"] = json!({"requests": {"cpu": "50m"}, "limits": {"memory": SMALLEST}});
+    })
+    .await;
+    job.until_condition("Checkpointed", "True").await;
+    let workers = job.until_workers(2).await;
+    job.finishes_exact().await;
+    assert_eq!(job.attempt().await, 1, "of {workers:?} one was lost");
+}
+
+pub async fn crash_loop(space: Space) {
+    // Its process ends at once.
+    let image = other_image().await;
     let job = start(&space, |job| job["spec"]["workers"]["image"] = image.into()).await;
     says(&job, "WorkersCrash").await;
 }

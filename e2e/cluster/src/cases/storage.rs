@@ -9,6 +9,9 @@ use crate::{
     wait::{until, until_within},
 };
 
+/// Within seconds: a checkpoint that is late, and a read that is not answered.
+const SECONDS: Duration = Duration::from_secs(20);
+
 /// A job behind a proxy, that gives up on a checkpoint soon and tolerates one failure.
 async fn proxied(space: &Space, seconds: u64) -> (Job, Proxy) {
     let (proxy, endpoint) = space.proxy().await;
@@ -39,6 +42,31 @@ pub async fn storage_cut(space: Space) {
     proxy.mend().await;
     job.until_condition("Checkpointed", "True").await;
     assert_eq!(job.attempt().await, attempt, "storage that fails restarts no attempt");
+    job.finishes_exact().await;
+}
+
+/// A change waits for its last checkpoint, whose own timeout is minutes away: what it waits for is said within seconds.
+pub async fn storage_cut_while_a_change_waits(space: Space) {
+    let (proxy, endpoint) = space.proxy().await;
+    let job = Job::running(&space, &Settings { seconds: 90, endpoint, ..Settings::default() }).await;
+    let attempt = job.attempt().await;
+    proxy.cut().await;
+    job.scale(1).await;
+    for kind in ["Ready", "Checkpointed"] {
+        let message = until_within(SECONDS, &format!("{kind}=False, StorageUnreachable"), || async {
+            let (status, reason, message) = job.condition(kind).await?;
+            (status == "False" && reason == "StorageUnreachable").then_some(message)
+        })
+        .await;
+        println!("        {}: {kind}: {message}", space.name);
+        assert!(message.contains("terms/"), "{message} does not name the call");
+    }
+    assert_eq!(job.condition("Reconciling").await.map(|(_, reason, _)| reason).as_deref(), Some("Changing"));
+    let events = space.events(&job.name).await;
+    let named = |(reason, message): &(String, String)| reason == "StorageUnreachable" && message.contains("terms/");
+    assert!(events.iter().any(named), "no event names the call: {events:?}");
+    proxy.mend().await;
+    job.until_attempt_after(attempt).await;
     job.finishes_exact().await;
 }
 
