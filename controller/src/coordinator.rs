@@ -14,7 +14,7 @@ mod status;
 
 use std::sync::Arc;
 
-use weir_protocol::record::{Opening, PartRef, RECORD_VERSION, Record, RecordRef};
+use weir_protocol::record::{Opening, PartRef, Record, RecordRef};
 use weir_protocol::{Attempt, CheckpointId, RecordNumber, Term, WorkerId, paths};
 
 use cleaning::Cleaning;
@@ -379,7 +379,8 @@ impl Coordinator {
         let Phase::Collecting { id, since, acks } = std::mem::replace(&mut self.phase, Phase::Idle) else { return };
         let acks: Vec<Ack> = acks.into_iter().flatten().collect();
         let record = Arc::new(Record {
-            version: RECORD_VERSION,
+            // A worker of the build before, whose parts are of the version before, reads no newer record either.
+            version: acks.iter().map(|ack| ack.format).min().unwrap_or(self.opening.version),
             id,
             term: self.opening.term,
             number: self.next_number,
@@ -500,7 +501,10 @@ impl Coordinator {
 mod tests {
     use std::time::Duration;
 
-    use weir_protocol::JobName;
+    use weir_protocol::{
+        JobName,
+        record::{RECORD_VERSION, Restores},
+    };
 
     use super::*;
 
@@ -529,7 +533,7 @@ mod tests {
             coordinator: "here".to_string(),
             owner: "owner".to_string(),
             cluster: "cluster".to_string(),
-            restores: None,
+            restores: Restores::Nothing,
             workers: 1,
             slots: 1,
             max_parallelism: 128,
@@ -559,7 +563,16 @@ mod tests {
             crc32c: 0,
             inline: Some(inline.to_string()),
         };
-        let ack = Ack { worker, attempt: Attempt(1), id, part, finished: false, state_bytes: 1, uploaded_bytes: 0 };
+        let ack = Ack {
+            worker,
+            attempt: Attempt(1),
+            id,
+            part,
+            finished: false,
+            state_bytes: 1,
+            uploaded_bytes: 0,
+            format: RECORD_VERSION,
+        };
         let actions = coordinator.on(now, Event::Acked(ack));
         if let Some(record) = coordinator.creating() {
             let number = record.number;

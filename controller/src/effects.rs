@@ -8,9 +8,9 @@ use futures::{StreamExt, stream};
 use thiserror::Error as ThisError;
 use weir_protocol::{
     CheckpointId,
-    part::{PART_VERSION, Part},
+    part::Part,
     paths,
-    record::{Opening, PartRef, RECORD_VERSION, Record, RecordRef, Slot, decode, encode},
+    record::{Opening, PartRef, Record, RecordRef, Slot, encode, read},
 };
 use weir_storage::{Created, JobStore, LARGEST_READ, StorageError};
 
@@ -222,7 +222,7 @@ pub async fn create_record(store: &JobStore, record: &Arc<Record>) -> Outcome {
     match store.create_once(&path, bytes).await {
         Ok(Created::New) => Outcome::New,
         Ok(Created::Same) => Outcome::Same,
-        Ok(Created::Taken(there)) => Outcome::Taken(match decode::<Slot>(&path, &there, RECORD_VERSION) {
+        Ok(Created::Taken(there)) => Outcome::Taken(match read::<Slot>(&path, &there) {
             Ok(Slot::Seal(seal)) => Taken::Seal(seal),
             _ => Taken::Other,
         }),
@@ -291,7 +291,7 @@ async fn read_part(store: &JobStore, part: &PartRef, names: &mut Names) -> Resul
 }
 
 fn add_names(names: &mut Names, path: &str, bytes: &[u8]) -> bool {
-    let Ok(content) = decode::<Part>(path, bytes, PART_VERSION) else { return false };
+    let Ok(content) = read::<Part>(path, bytes) else { return false };
     for subtask in &content.subtasks {
         let files = subtask.keyed.iter().flat_map(|keyed| &keyed.files);
         let channels = subtask.channel_state.iter().map(|channel| &channel.file);
@@ -375,7 +375,7 @@ pub async fn find_record(store: &JobStore, wish: &str) -> Result<RecordRef, Wish
     if bytes.is_empty() {
         return Err(unusable("it has been retired".to_string()));
     }
-    match decode::<Slot>(&path, &bytes, RECORD_VERSION).map_err(|error| unusable(chain(&error)))? {
+    match read::<Slot>(&path, &bytes).map_err(|error| unusable(chain(&error)))? {
         Slot::Record(record) => Ok(record.reference()),
         Slot::Seal(_) => Err(unusable("it is the end of a term, not a checkpoint".to_string())),
     }
@@ -398,7 +398,7 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use object_store::memory::InMemory;
-    use weir_protocol::{Attempt, JobName, RecordNumber, Term, WorkerId};
+    use weir_protocol::{Attempt, JobName, RecordNumber, Term, WorkerId, part::PART_VERSION, record::RECORD_VERSION};
 
     use super::*;
     use crate::takeover::Restore;
@@ -422,6 +422,7 @@ mod tests {
             max_parallelism: 128,
             fingerprint: String::new(),
             retain: 3,
+            format: RECORD_VERSION,
         }
     }
 
@@ -476,8 +477,15 @@ mod tests {
     async fn a_part_larger_than_its_record_says_names_nothing_that_may_be_removed() {
         let store = store();
         let worker = WorkerId("w".to_string());
-        let content =
-            Part { version: PART_VERSION, id: CheckpointId(1), attempt: Attempt(1), worker, subtasks: Vec::new() };
+        let content = Part {
+            version: PART_VERSION,
+            id: CheckpointId(1),
+            attempt: Attempt(1),
+            worker,
+            script: String::new(),
+            keepers: Vec::new(),
+            subtasks: Vec::new(),
+        };
         let bytes = encode(&content);
         let length = bytes.len() as u64;
         store.create("parts/a", bytes.into()).await.unwrap();

@@ -11,7 +11,7 @@ use url::Url;
 use weir_crds::{CheckpointMode as ApiMode, JobError, StreamJob, StreamJobSpec, load_job};
 use weir_protocol::{
     JobName,
-    settings::{CheckpointMode, JobSettings, PlanRequest, StorageSettings},
+    settings::{CheckpointMode, JobSettings, Permissions, PlanRequest, StorageSettings},
 };
 
 use crate::{
@@ -113,6 +113,8 @@ pub struct Job {
     pub plan: PlanRequest,
     /// What workers are told.
     pub settings: JobSettings,
+    /// What a restore may leave out. It says nothing of what runs, and changes no attempt.
+    pub upgrade: Permissions,
     /// Worker processes.
     pub workers: u32,
     /// Slots a worker.
@@ -164,8 +166,18 @@ impl Job {
             namespace: job.metadata.namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.to_string()),
             name: job.metadata.name.unwrap_or_default(),
         };
-        let StreamJobSpec { sql, workers, max_parallelism, state, checkpoint, restart, restore_from, suspend, .. } =
-            job.spec;
+        let StreamJobSpec {
+            sql,
+            workers,
+            max_parallelism,
+            state,
+            checkpoint,
+            restart,
+            upgrade,
+            restore_from,
+            suspend,
+            ..
+        } = job.spec;
         let (replicas, slots) =
             (overrides.workers.unwrap_or(workers.replicas), overrides.slots.unwrap_or(workers.slots));
         if u64::from(replicas) * u64::from(slots) > u64::from(max_parallelism) {
@@ -193,6 +205,10 @@ impl Job {
                 // A worker that has lost its coordinator gives up an alignment when the coordinator would have.
                 alignment_timeout_ms: checkpoint.timeout.as_millis(),
                 memory_budget: workers.memory_budget(),
+            },
+            upgrade: Permissions {
+                allow_new_state: upgrade.allow_new_state,
+                allow_dropped_state: upgrade.allow_dropped_state,
             },
             workers: replicas,
             slots,

@@ -161,6 +161,7 @@ pub async fn run(parts: Parts) -> Outcome {
             max_parallelism: job.plan.max_parallelism,
             fingerprint: parts.fingerprint.unwrap_or_default(),
             retain: job.policy.retain,
+            format: parts.format,
         },
         attempt: AttemptMachine::new(job.restart, wanted.version(1)),
         versions: BTreeMap::from([(1, wanted)]),

@@ -15,7 +15,7 @@ mod tests;
 use std::sync::Arc;
 
 use thiserror::Error;
-use weir_protocol::record::{Opening, RECORD_VERSION, Record, RecordRef, Seal};
+use weir_protocol::record::{Opening, Record, RecordRef, Restores, Seal};
 use weir_protocol::{Attempt, CheckpointId, JobName, RecordNumber, Term, paths};
 
 pub use facts::{Facts, SlotFact, TermFacts, reads};
@@ -52,6 +52,8 @@ pub struct Request {
     pub fingerprint: String,
     /// How many records are retained; a manual restore chooses among these.
     pub retain: u32,
+    /// The version in which openings, seals and records are written.
+    pub format: u32,
 }
 
 /// Which record the next attempt begins from.
@@ -180,7 +182,7 @@ fn step(request: &Request, facts: &Facts, asked: Option<Term>, now: Millis) -> R
             }
             let number = last.map_or(RecordNumber(1), |(number, _)| number.next());
             let by = request.coordinator.clone();
-            Ok(Decision::CreateSeal(Seal { version: RECORD_VERSION, term, number, by, at_ms: now.0 }))
+            Ok(Decision::CreateSeal(Seal { version: request.format, term, number, by, at_ms: now.0 }))
         }
     }
 }
@@ -201,7 +203,7 @@ fn restore_point(
     let chosen = match request.restore {
         Restore::Latest => match newest.end() {
             Some((number, fact)) => Some(fact.record_at(&paths::slot(term, number))?.reference()),
-            None => opened.restores,
+            None => opened.restores.record(),
         },
         Restore::Record(reference) => Some(reference),
         Restore::Nothing => None,
@@ -210,7 +212,8 @@ fn restore_point(
     if request.restore == Restore::Record(reference) {
         // An older one may be half deleted already, by this job's own last coordinator.
         let newest = facts.records().rev().take(request.retain.max(1) as usize);
-        if !newest.map(|record| record.reference()).any(|kept| kept == reference) && opened.restores != Some(reference)
+        if !newest.map(|record| record.reference()).any(|kept| kept == reference)
+            && opened.restores.record() != Some(reference)
         {
             return Err(Refusal::NotRetained { path: reference.path() });
         }
@@ -225,14 +228,14 @@ fn restore_point(
 
 fn opening(request: &Request, term: Term, attempt: Attempt, restores: Option<RecordRef>) -> Opening {
     Opening {
-        version: RECORD_VERSION,
+        version: request.format,
         term,
         attempt,
         job: request.job.clone(),
         coordinator: request.coordinator.clone(),
         owner: request.owner.clone(),
         cluster: request.cluster.clone(),
-        restores,
+        restores: Restores::from(restores),
         workers: request.workers,
         slots: request.slots,
         max_parallelism: request.max_parallelism,
@@ -243,17 +246,18 @@ fn opening(request: &Request, term: Term, attempt: Attempt, restores: Option<Rec
 /// The next term over the same attempt, which is what it was begun as, whatever is wanted by now.
 fn resumption(request: &Request, of: &Opening, restores: Option<RecordRef>) -> Opening {
     Opening {
+        version: request.format,
         term: of.term.next(),
         coordinator: request.coordinator.clone(),
         owner: if request.release { String::new() } else { request.owner.clone() },
         cluster: request.cluster.clone(),
-        restores,
+        restores: Restores::from(restores),
         ..of.clone()
     }
 }
 
 fn won(facts: &Facts, term: Term, opening: &Arc<Opening>) -> Result<Decision, Refusal> {
-    let restored = opening.restores.map(|reference| facts.record(reference)).transpose()?;
+    let restored = opening.restores.record().map(|reference| facts.record(reference)).transpose()?;
     let inherited: Vec<_> = facts.records().filter(|record| record.term < term).map(Arc::clone).collect();
     let highest_id = inherited.iter().map(|record| record.id).max().unwrap_or_default();
     Ok(Decision::Opened(Box::new(Opened { opening: Arc::clone(opening), restored, inherited, highest_id })))

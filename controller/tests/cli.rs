@@ -184,7 +184,7 @@ fn storage_that_another_job_owns_is_refused_with_how_to_take_it_over() {
         coordinator: "elsewhere:1".into(),
         owner: "somebody".into(),
         cluster: "local".into(),
-        restores: None,
+        restores: weir_protocol::record::Restores::Nothing,
         workers: 1,
         slots: 1,
         max_parallelism: 128,

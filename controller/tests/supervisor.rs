@@ -35,7 +35,7 @@ use weir_protocol::{
     Attempt, BUILD_VERSION, CheckpointId, PROTOCOL_VERSION, WorkerId,
     part::{PART_VERSION, Part},
     paths,
-    record::{RECORD_VERSION, Slot, decode, encode},
+    record::{RECORD_VERSION, Slot, encode, read},
     rpc::{
         self, FromWorker, ToWorker, from_worker, to_worker,
         worker_server::{Worker, WorkerServer},
@@ -175,7 +175,7 @@ impl Played {
                 self.attempt.store(deploy.attempt, Ordering::SeqCst);
                 assert_eq!(deploy.restore_path.is_empty(), deploy.restore_record.is_empty());
                 if !deploy.restore_path.is_empty() {
-                    let slot: Slot = decode(&deploy.restore_path, &deploy.restore_record, RECORD_VERSION).unwrap();
+                    let slot: Slot = read(&deploy.restore_path, &deploy.restore_record).unwrap();
                     assert!(matches!(slot, Slot::Record(_)));
                 }
                 assert!(deploy.peers.iter().all(|peer| peer.address.starts_with("127.0.0.1:")));
@@ -205,11 +205,20 @@ impl Played {
             }
             to_worker::Message::Trigger(trigger) => {
                 let (id, attempt) = (CheckpointId(trigger.id), Attempt(trigger.attempt));
-                let part = Part { version: PART_VERSION, id, attempt, worker: self.id.clone(), subtasks: Vec::new() };
+                let part = Part {
+                    version: PART_VERSION,
+                    id,
+                    attempt,
+                    worker: self.id.clone(),
+                    script: String::new(),
+                    keepers: Vec::new(),
+                    subtasks: Vec::new(),
+                };
                 let (part_path, bytes) = (paths::part(id, attempt, &self.id), encode(&part));
                 let part_length = bytes.len() as u64;
                 self.store.create(&part_path, bytes.into()).await.unwrap();
                 vec![Message::Acked(rpc::Acked {
+                    part_format: PART_VERSION,
                     attempt: trigger.attempt,
                     id: trigger.id,
                     part_path,
@@ -425,6 +434,7 @@ impl Run {
             cluster: "local".to_string(),
             owner: state_dir.owner().to_string(),
             resume,
+            format: RECORD_VERSION,
             control: told,
             observer: Box::new(LocalObserver::new(state_dir, Box::new(lines.clone()), None)),
             tls: None,
@@ -490,7 +500,7 @@ async fn a_job_checkpoints_finishes_with_a_final_record_and_keeps_as_many_as_it_
     assert_eq!(lines.count("first output"), 1);
     let terms = store.list(paths::TERMS).await.unwrap();
     let newest = terms.iter().rev().find(|object| object.size > 0 && !object.path.ends_with("opening")).unwrap();
-    let slot: Slot = decode(&newest.path, &store.get(&newest.path).await.unwrap(), RECORD_VERSION).unwrap();
+    let slot: Slot = read(&newest.path, &store.get(&newest.path).await.unwrap()).unwrap();
     let Slot::Record(record) = slot else { panic!("the term ends in {slot:?}") };
     assert!(record.is_final);
     assert_eq!(record.parts.len(), 2);

@@ -353,6 +353,14 @@ pub struct Upgrade {
     /// output stays. Other changes, such as scaling, keep the state in either mode.
     #[serde(default)]
     pub mode: UpgradeMode,
+    /// Whether a source, a stateful operator or a sink that the checkpoint knows nothing of may start: a source at its start, an
+    /// operator with empty state. Without it such a change is refused, and the message names it.
+    #[serde(default)]
+    pub allow_new_state: bool,
+    /// Whether the state of a source or a stateful operator that the SQL has no more may be left behind. Without it such a change is
+    /// refused, and the message names it. Take it out again once the new version runs.
+    #[serde(default)]
+    pub allow_dropped_state: bool,
 }
 
 /// What a new version starts from.

@@ -6,6 +6,7 @@ pub mod part;
 pub mod paths;
 pub mod record;
 pub mod settings;
+pub mod stored;
 pub mod tls;
 
 /// The gRPC messages and services of `proto/weir.proto`.

@@ -1,17 +1,26 @@
 //! Parts: what one worker contributes to a checkpoint. JSON with a version.
+//!
+//! Since version 2 a part says what its state is: [`Keeper`]s with their [`Table`]s, by which a restore knows that it reads
+//! as an integer what was written as one, and to which of two operators that look alike each belongs.
+
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::ids::{Attempt, CheckpointId, SubtaskIndex, WorkerId};
+use crate::{
+    ids::{Attempt, CheckpointId, SubtaskIndex, WorkerId},
+    stored::{FORMAT, Stored},
+};
 
-/// The version of parts that this build writes. It reads this one and no other.
-pub const PART_VERSION: u32 = 1;
+/// The version of parts that this build writes where nothing else is said.
+pub const PART_VERSION: u32 = FORMAT;
 
 /// One worker's manifest of one checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Part {
-    /// [`PART_VERSION`].
+    /// The version that it has, or is to have, in storage.
     pub version: u32,
     /// The checkpoint.
     pub id: CheckpointId,
@@ -19,8 +28,158 @@ pub struct Part {
     pub attempt: Attempt,
     /// Who wrote this part.
     pub worker: WorkerId,
+    /// A hash of the script that was planned. Empty in version 1.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub script: String,
+    /// All sources, stateful operators and sinks of the plan, in the order of the script. None in version 1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keepers: Vec<Keeper>,
     /// All subtasks of the worker.
     pub subtasks: Vec<SubtaskPart>,
+}
+
+impl Part {
+    /// What the build before can read of it: nothing that says what state is, and identities, of operators and stages, as that build
+    /// called them.
+    #[must_use]
+    pub fn into_version_1(mut self, called: &BTreeMap<String, String>) -> Self {
+        let rename = |identity: &mut String| {
+            if let Some(before) = called.get(identity) {
+                identity.clone_from(before);
+            }
+        };
+        self.version = 1;
+        self.script.clear();
+        self.keepers.clear();
+        for subtask in &mut self.subtasks {
+            rename(&mut subtask.stage);
+            subtask.operators.iter_mut().for_each(|operator| rename(&mut operator.operator));
+        }
+        self
+    }
+}
+
+impl Stored for Part {
+    fn upgraded(version: u32, object: Value) -> Result<Self, serde_json::Error> {
+        match version {
+            1 => v1::upgraded(object),
+            _ => serde_json::from_value(object),
+        }
+    }
+}
+
+/// What keeps something in a checkpoint, and what tells it from others. Every part has it, so that each can be read alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Keeper {
+    /// Its identity, by which its items are found; no other of the plan has it.
+    pub operator: String,
+    /// What it is.
+    pub role: Role,
+    /// The identity of its stage.
+    pub stage: String,
+    /// For people: `GroupAggregate(by k: SUM(v))`.
+    pub name: String,
+    /// Where it stands in the script.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
+    /// The identity that it shares with those that mean the same.
+    pub family: String,
+    /// Its place among those, in the order of the script, from 0.
+    pub ordinal: u32,
+    /// A hash of what the statement's other keepers are: a source has the statement's aggregation in it.
+    pub statement: String,
+    /// The statement's filters, which no identity has in it.
+    pub discriminator: String,
+    /// What its tables' rows stand under in the backend: the identity by which they were first written.
+    pub rows_under: String,
+    /// Its keyed state.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<Table>,
+}
+
+impl Keeper {
+    /// For people: the name, and the line of the script.
+    pub fn in_words(&self) -> String {
+        in_words(&self.name, self.line)
+    }
+}
+
+/// A name as it stands in messages: in backquotes, with the line of the script where that is known.
+pub fn in_words(name: &str, line: Option<u64>) -> String {
+    line.map_or_else(|| format!("`{name}`"), |line| format!("`{name}` (line {line})"))
+}
+
+/// What a keeper is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Role {
+    /// Keeps positions.
+    Source,
+    /// Keeps keyed state.
+    Operator,
+    /// Keeps pending commits.
+    Sink,
+}
+
+/// A table of an operator's keyed state: what its keys and rows are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Table {
+    /// Its name within the operator.
+    pub name: String,
+    /// What its rows stand under in the backend, made of the operator's `rows_under` and the name.
+    pub id: u32,
+    /// How its keys stand in the backend.
+    pub kind: TableKind,
+    /// The SQL types of the key's columns.
+    pub key: Vec<String>,
+    /// What a row holds, in order, with SQL types.
+    pub row: Vec<String>,
+    /// How long rows are.
+    pub layout: Layout,
+    /// By which code a row becomes bytes, with a version: `accumulators/1`.
+    pub codec: String,
+    /// A hash of kind, key, row, layout and codec: the same exactly where rows can be read as they were written.
+    pub schema: String,
+}
+
+/// How keys stand in a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum TableKind {
+    /// By key.
+    Table,
+    /// By a slice of time, then by key.
+    Slices,
+}
+
+/// How long rows are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Layout {
+    /// Each has so many bytes.
+    Fixed(u64),
+    /// Each has its own length.
+    Variable,
+}
+
+impl fmt::Display for TableKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Table => "a table",
+            Self::Slices => "slices of time",
+        })
+    }
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(bytes) => write!(f, "rows of {bytes} bytes"),
+            Self::Variable => f.write_str("rows of any length"),
+        }
+    }
 }
 
 /// One subtask's share of a checkpoint.
@@ -116,8 +275,73 @@ pub enum ItemKind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ChannelState {
-    /// The exchange and the pair of subtasks.
-    pub channel: u64,
+    /// Which channel.
+    pub channel: ChannelName,
     /// Arrow IPC frames, in order.
     pub file: FileRef,
+}
+
+/// A channel, by what it leads to, so that it is the same in another plan.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ChannelName {
+    /// The identity of the operator that takes the rows in.
+    pub consumer: String,
+    /// Which of its inputs.
+    pub input: u32,
+    /// The subtask that sends.
+    pub from: SubtaskIndex,
+    /// The subtask that receives.
+    pub to: SubtaskIndex,
+}
+
+/// Version 1: nothing said of what state is, and channels by the number of their edge.
+mod v1 {
+    use serde::Deserialize;
+    use serde_json::Value;
+
+    use super::{KeyedSnapshot, OperatorPart};
+    use crate::ids::{Attempt, CheckpointId, SubtaskIndex, WorkerId};
+
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct Part {
+        version: u32,
+        id: CheckpointId,
+        attempt: Attempt,
+        worker: WorkerId,
+        subtasks: Vec<SubtaskPart>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct SubtaskPart {
+        stage: String,
+        subtask: SubtaskIndex,
+        finished: bool,
+        watermark_ms: Option<i64>,
+        keyed: Option<KeyedSnapshot>,
+        operators: Vec<OperatorPart>,
+        #[serde(default)]
+        channel_state: Vec<Never>,
+    }
+
+    /// No build ever wrote channel state into version 1.
+    #[derive(Deserialize)]
+    enum Never {}
+
+    pub(super) fn upgraded(object: Value) -> Result<super::Part, serde_json::Error> {
+        let Part { version, id, attempt, worker, subtasks } = serde_json::from_value(object)?;
+        let subtask = |subtask: SubtaskPart| super::SubtaskPart {
+            stage: subtask.stage,
+            subtask: subtask.subtask,
+            finished: subtask.finished,
+            watermark_ms: subtask.watermark_ms,
+            keyed: subtask.keyed,
+            operators: subtask.operators,
+            channel_state: subtask.channel_state.into_iter().map(|never| match never {}).collect(),
+        };
+        let subtasks = subtasks.into_iter().map(subtask).collect();
+        Ok(super::Part { version, id, attempt, worker, script: String::new(), keepers: Vec::new(), subtasks })
+    }
 }

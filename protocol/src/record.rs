@@ -1,18 +1,25 @@
 //! Openings, records and seals: the objects of a term. All are JSON with a version, created if absent and never changed.
+//!
+//! Records and seals say the same in version 1 and in version 2. An opening of version 1 says what it restores by a record or by
+//! null.
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
+use serde_json::Value;
 
-use crate::ids::{Attempt, CheckpointId, JobName, RecordNumber, Term, WorkerId};
+use crate::{
+    ids::{Attempt, CheckpointId, JobName, RecordNumber, Term, WorkerId},
+    stored::{FORMAT, Stored},
+};
 
-/// The version of openings, records and seals that this build writes. It reads this one and no other.
-pub const RECORD_VERSION: u32 = 1;
+pub use crate::stored::{FormatError, decode, encode, read};
+
+/// The version of openings, records and seals that this build writes where nothing else is said.
+pub const RECORD_VERSION: u32 = FORMAT;
 
 /// `terms/<term>/opening`: who coordinates which attempt from here on, and what it was restored from.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Opening {
-    /// [`RECORD_VERSION`].
+    /// The version that it has, or is to have, in storage.
     pub version: u32,
     /// This opening's term.
     pub term: Term,
@@ -26,8 +33,8 @@ pub struct Opening {
     pub owner: String,
     /// The uid of the cluster; `local` for `weir run`.
     pub cluster: String,
-    /// The record that the attempt was restored from; none for a start from nothing.
-    pub restores: Option<RecordRef>,
+    /// What the attempt was restored from.
+    pub restores: Restores,
     /// Worker processes of the attempt.
     pub workers: u32,
     /// Slots a worker.
@@ -36,6 +43,119 @@ pub struct Opening {
     pub max_parallelism: u32,
     /// The plan's fingerprint. Every worker must arrive at the same.
     pub fingerprint: String,
+}
+
+/// What an attempt begins from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Restores {
+    /// Empty state; sources are read from their start.
+    #[default]
+    Nothing,
+    /// A checkpoint of this job.
+    Record(RecordRef),
+    /// A savepoint, which belongs to the user.
+    #[serde(rename_all = "camelCase")]
+    Savepoint {
+        /// Where it stands.
+        location: String,
+        /// The checkpoint that it was taken as.
+        id: CheckpointId,
+    },
+}
+
+impl Restores {
+    /// The record, if it is one.
+    pub const fn record(&self) -> Option<RecordRef> {
+        match self {
+            Self::Record(record) => Some(*record),
+            Self::Nothing | Self::Savepoint { .. } => None,
+        }
+    }
+}
+
+impl From<Option<RecordRef>> for Restores {
+    fn from(record: Option<RecordRef>) -> Self {
+        record.map_or(Self::Nothing, Self::Record)
+    }
+}
+
+/// An opening as it stands in storage: in version 1 `R` is `Option<RecordRef>`, in version 2 it is [`Restores`].
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct OpeningForm<R> {
+    version: u32,
+    term: Term,
+    attempt: Attempt,
+    job: JobName,
+    coordinator: String,
+    owner: String,
+    cluster: String,
+    restores: R,
+    workers: u32,
+    slots: u32,
+    max_parallelism: u32,
+    fingerprint: String,
+}
+
+impl<R: Into<Restores>> From<OpeningForm<R>> for Opening {
+    fn from(form: OpeningForm<R>) -> Self {
+        Self {
+            version: form.version,
+            term: form.term,
+            attempt: form.attempt,
+            job: form.job,
+            coordinator: form.coordinator,
+            owner: form.owner,
+            cluster: form.cluster,
+            restores: form.restores.into(),
+            workers: form.workers,
+            slots: form.slots,
+            max_parallelism: form.max_parallelism,
+            fingerprint: form.fingerprint,
+        }
+    }
+}
+
+impl Opening {
+    fn form<R>(&self, restores: R) -> OpeningForm<R> {
+        OpeningForm {
+            version: self.version,
+            term: self.term,
+            attempt: self.attempt,
+            job: self.job.clone(),
+            coordinator: self.coordinator.clone(),
+            owner: self.owner.clone(),
+            cluster: self.cluster.clone(),
+            restores,
+            workers: self.workers,
+            slots: self.slots,
+            max_parallelism: self.max_parallelism,
+            fingerprint: self.fingerprint.clone(),
+        }
+    }
+}
+
+/// In the form of its own version. Version 1 has no word for a savepoint.
+impl Serialize for Opening {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match (self.version, &self.restores) {
+            (1, Restores::Savepoint { .. }) => {
+                Err(serde::ser::Error::custom("an opening of version 1 restores no savepoint"))
+            }
+            (1, restores) => self.form(restores.record()).serialize(serializer),
+            (_, restores) => self.form(restores).serialize(serializer),
+        }
+    }
+}
+
+impl Stored for Opening {
+    fn upgraded(version: u32, object: Value) -> Result<Self, serde_json::Error> {
+        match version {
+            1 => serde_json::from_value::<OpeningForm<Option<RecordRef>>>(object).map(Self::from),
+            _ => serde_json::from_value::<OpeningForm<Restores>>(object).map(Self::from),
+        }
+    }
 }
 
 /// Points at a record.
@@ -67,11 +187,17 @@ pub enum Slot {
     Seal(Seal),
 }
 
+impl Stored for Slot {
+    fn upgraded(_version: u32, object: Value) -> Result<Self, serde_json::Error> {
+        serde_json::from_value(object)
+    }
+}
+
 /// The object whose existence makes a checkpoint complete.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Record {
-    /// [`RECORD_VERSION`].
+    /// The version that it has, or is to have, in storage.
     pub version: u32,
     /// The checkpoint's id.
     pub id: CheckpointId,
@@ -131,7 +257,7 @@ pub struct PartRef {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Seal {
-    /// [`RECORD_VERSION`].
+    /// The version that it has, or is to have, in storage.
     pub version: u32,
     /// The term it ends.
     pub term: Term,
@@ -141,45 +267,4 @@ pub struct Seal {
     pub by: String,
     /// When, in milliseconds since the epoch.
     pub at_ms: u64,
-}
-
-/// Why bytes could not be read as an object of a term, or as a part.
-#[derive(Debug, Error)]
-pub enum FormatError {
-    /// Not the JSON that this build writes.
-    #[error("{path} is not readable: {source}")]
-    Json {
-        /// The object.
-        path: String,
-        /// What the parser says.
-        source: serde_json::Error,
-    },
-    /// Written by a build with another format.
-    #[error("{path} has format version {found}, this build reads {expected}")]
-    Version {
-        /// The object.
-        path: String,
-        /// Its version.
-        found: u64,
-        /// Ours.
-        expected: u32,
-    },
-}
-
-/// Reads a versioned JSON object; `path` is named in errors.
-pub fn decode<T: serde::de::DeserializeOwned>(path: &str, bytes: &[u8], expected: u32) -> Result<T, FormatError> {
-    let json = |source| FormatError::Json { path: path.to_string(), source };
-    let value: serde_json::Value = serde_json::from_slice(bytes).map_err(json)?;
-    let found = value.get("version").and_then(serde_json::Value::as_u64).unwrap_or(0);
-    if found != u64::from(expected) {
-        return Err(FormatError::Version { path: path.to_string(), found, expected });
-    }
-    serde_json::from_value(value).map_err(json)
-}
-
-/// Writes a JSON object. The types of this module always serialize.
-pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(1024);
-    serde_json::to_writer_pretty(&mut bytes, value).unwrap_or_default();
-    bytes
 }

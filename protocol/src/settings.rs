@@ -39,6 +39,15 @@ pub struct JobSettings {
     pub memory_budget: u64,
 }
 
+/// What a restore may leave out. Nothing is left out unless the user says so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Permissions {
+    /// What the plan has and the checkpoint has not starts empty.
+    pub allow_new_state: bool,
+    /// What the checkpoint has and the plan has not is left behind.
+    pub allow_dropped_state: bool,
+}
+
 /// How storage is reached. No credentials.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

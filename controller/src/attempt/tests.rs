@@ -1,6 +1,6 @@
 //! What follows from what, as tables and short stories.
 
-use weir_protocol::record::RecordRef;
+use weir_protocol::record::{RecordRef, Restores};
 use weir_protocol::{CheckpointId, JobName, RecordNumber, Term};
 
 use super::*;
@@ -37,7 +37,7 @@ pub(super) fn opening(attempt: u64) -> Arc<Opening> {
         coordinator: "c".into(),
         owner: "o".into(),
         cluster: "k".into(),
-        restores: None,
+        restores: Restores::Nothing,
         workers: 2,
         slots: 2,
         max_parallelism: 128,

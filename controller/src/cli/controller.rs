@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
+use weir_protocol::stored::FORMAT_VARIABLE;
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, format_of};
 use crate::cluster::{self, Options, build::policy::Peers, storage::OwnStorage};
 
 /// What the operator is told on its command line. Nothing secret is: credentials stand in Secrets.
@@ -20,6 +21,9 @@ pub(super) struct ControllerArgs {
     /// The worker image of jobs that name none.
     #[arg(long)]
     worker_image: String,
+    /// The version in which checkpoints are written: 1 while the build before is to be able to read them. [default: 2]
+    #[arg(long, env = FORMAT_VARIABLE, value_parser = format_of, default_value = "", hide_default_value = true)]
+    state_format: u32,
     /// Where /healthz and /readyz are served, and /metrics too unless that has an address of its own.
     #[arg(long, default_value = "0.0.0.0:8080")]
     http: SocketAddr,
@@ -57,6 +61,7 @@ pub(super) async fn run(args: ControllerArgs) -> Result<(), Failure> {
         lease_namespace: args.namespace_of_lease,
         lease: args.lease,
         worker_image: args.worker_image,
+        state_format: args.state_format,
         http: args.http,
         metrics: args.metrics,
         metrics_from: args.metrics_from,

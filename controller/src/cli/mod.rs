@@ -16,6 +16,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use url::Url;
+use weir_protocol::stored::{FORMAT_VARIABLE, format_from};
 
 use crate::{
     effects::chain,
@@ -100,9 +101,17 @@ struct RunArgs {
     /// Go back to a record that `weir checkpoints` lists, or `previous`: the newest, also one of another owner.
     #[arg(long, value_name = "RECORD|previous")]
     restore: Option<String>,
+    /// The version in which checkpoints are written: 1 while the build before is to be able to read them. [default: 2]
+    #[arg(long, env = FORMAT_VARIABLE, value_parser = format_of, default_value = "", hide_default_value = true)]
+    state_format: u32,
     /// Plain lines, also in a terminal.
     #[arg(long)]
     plain: bool,
+}
+
+/// For clap. Nothing is the newest: an environment variable may be there and empty.
+fn format_of(setting: &str) -> Result<u32, String> {
+    format_from(Some(setting))
 }
 
 /// What an exit code says.

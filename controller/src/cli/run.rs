@@ -69,6 +69,7 @@ pub async fn run(args: RunArgs) -> Result<(), Failure> {
         fingerprint: Some(plan.fingerprint),
         restore,
         adopt: wish == Some(RestoreWish::Previous),
+        format: args.state_format,
         resume: false,
         failed: 0,
         store,

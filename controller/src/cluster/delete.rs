@@ -352,6 +352,7 @@ mod tests {
             max_parallelism: 128,
             fingerprint: String::new(),
             retain: 3,
+            format: weir_protocol::stored::FORMAT,
         }
     }
 

@@ -330,6 +330,7 @@ pub async fn start(
         // Workers that are there have other state than that of a wish.
         resume: restore == Restore::Latest,
         failed: report.facts().failed,
+        format: context.options.state_format,
         store,
         platform: Box::new(platform),
         platform_events: events,

@@ -91,6 +91,8 @@ pub struct Options {
     pub lease: String,
     /// The image of jobs that name none.
     pub worker_image: String,
+    /// The version in which openings, records and parts of jobs are written.
+    pub state_format: u32,
     /// Where health is served, and metrics where they have no address of their own.
     pub http: SocketAddr,
     /// Where metrics are served apart from the probes.

@@ -741,6 +741,7 @@ fn request(context: &Context, identity: &Identity, valid: &ValidJob) -> Request 
         max_parallelism: valid.job.plan.max_parallelism,
         fingerprint: String::new(),
         retain: valid.job.policy.retain,
+        format: context.options.state_format,
     }
 }
 

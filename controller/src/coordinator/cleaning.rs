@@ -43,7 +43,7 @@ impl Coordinator {
             .newest
             .iter()
             .map(|record| record.reference())
-            .chain(self.opening.restores)
+            .chain(self.opening.restores.record())
             .chain(self.status.may_name())
             .collect();
         let retired = gc::next_retired(&self.records, self.policy.retain, &held);

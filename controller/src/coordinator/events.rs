@@ -155,6 +155,8 @@ pub struct Ack {
     pub state_bytes: u64,
     /// Bytes that were uploaded for it.
     pub uploaded_bytes: u64,
+    /// The version of the part.
+    pub format: u32,
 }
 
 /// What came of creating an object that must not be there yet.

@@ -90,6 +90,9 @@ impl Supervisor {
             restore_path,
             restore_record: restore_record.into(),
             settings: encode(&self.job.settings).into(),
+            part_format: opening.version,
+            allow_new_state: self.job.upgrade.allow_new_state,
+            allow_dropped_state: self.job.upgrade.allow_dropped_state,
         };
         self.roster.deploy(workers);
         self.traffic.attempt(opening.attempt.0);

@@ -34,6 +34,8 @@ pub struct Parts {
     pub resume: bool,
     /// Checkpoints that have failed since the newest that completed, under whoever coordinated the job before.
     pub failed: u32,
+    /// The version in which openings, records and parts are written. What runs already goes on in its own until its next attempt.
+    pub format: u32,
     /// Its objects.
     pub store: JobStore,
     /// Where workers come from, and what is told of them.

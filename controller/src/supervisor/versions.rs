@@ -134,7 +134,7 @@ impl Supervisor {
         tokio::spawn(async move {
             let result = match session::connect(&address, tls.as_ref()).await {
                 Ok(channel) => {
-                    let restore = restore.as_deref().map(|record| (record, &job.settings));
+                    let restore = restore.as_deref().map(|record| (record, &job.settings, job.upgrade));
                     planner::ask(channel, &job.plan, restore).await
                 }
                 Err(reason) => Err(PlanError::Process { binary: "weir-worker".to_string(), reason }),

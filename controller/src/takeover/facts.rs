@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use weir_protocol::paths::{self, Object};
-use weir_protocol::record::{self, Opening, RECORD_VERSION, Record, RecordRef, Seal, Slot};
+use weir_protocol::record::{self, Opening, Record, RecordRef, Seal, Slot};
 use weir_protocol::{RecordNumber, Term};
 
 use super::Refusal;
@@ -86,7 +86,7 @@ impl Facts {
             match paths::parse(path) {
                 Some(Object::Opening(term)) => {
                     let facts = facts.terms.entry(term).or_default();
-                    match read.map(|read| record::decode::<Opening>(path, read, RECORD_VERSION)) {
+                    match read.map(|read| record::read::<Opening>(path, read)) {
                         Some(Ok(opening)) => facts.opening = Some(Arc::new(opening)),
                         Some(Err(error)) => facts.damage = Some(error.to_string()),
                         None => {}
@@ -158,7 +158,7 @@ impl SlotFact {
         if bytes.is_empty() {
             return Self::Retired;
         }
-        match record::decode::<Slot>(path, bytes, RECORD_VERSION) {
+        match record::read::<Slot>(path, bytes) {
             Ok(Slot::Record(record)) => Self::Record(Arc::new(record)),
             Ok(Slot::Seal(seal)) => Self::Seal(seal),
             Err(error) => Self::Unreadable { reason: error.to_string() },

@@ -1,4 +1,4 @@
-use weir_protocol::record::{self, Slot};
+use weir_protocol::record::{self, RECORD_VERSION, Slot};
 
 use super::*;
 
@@ -17,6 +17,7 @@ fn request() -> Request {
         max_parallelism: 128,
         fingerprint: "f".into(),
         retain: 2,
+        format: RECORD_VERSION,
     }
 }
 
@@ -194,10 +195,10 @@ fn a_job_that_was_let_go_of_is_anybodys_of_its_name() {
     let storage = Storage::default().opening(&opened(1, 1, None)).record(last).seal(1, 2);
     let release = Request { release: true, resume: true, ..request() };
     let Decision::CreateOpening(released) = storage.decide(&release) else { panic!() };
-    assert_eq!((released.owner.as_str(), released.attempt, released.restores), ("", Attempt(1), Some(last)));
+    assert_eq!((released.owner.as_str(), released.attempt, released.restores.record()), ("", Attempt(1), Some(last)));
     let again = Request { owner: "p".into(), cluster: "l".into(), ..request() };
     let Decision::CreateOpening(next) = storage.opening(&released).seal(2, 1).decide(&again) else { panic!() };
-    assert_eq!((next.owner.as_str(), next.attempt, next.restores), ("p", Attempt(2), Some(last)));
+    assert_eq!((next.owner.as_str(), next.attempt, next.restores.record()), ("p", Attempt(2), Some(last)));
 }
 
 #[test]
@@ -205,10 +206,10 @@ fn state_that_is_left_behind_is_not_found_again() {
     let storage = Storage::default().opening(&opened(1, 1, None)).record(reference(1, 1, 4)).seal(1, 2);
     let anew = Request { restore: Restore::Nothing, max_parallelism: 64, ..request() };
     let Decision::CreateOpening(opening) = storage.decide(&anew) else { panic!() };
-    assert_eq!((opening.restores, opening.attempt), (None, Attempt(2)));
+    assert_eq!((opening.restores.record(), opening.attempt), (None, Attempt(2)));
     let later = storage.opening(&opening).seal(2, 1);
     let Decision::CreateOpening(next) = later.decide(&Request { max_parallelism: 64, ..request() }) else { panic!() };
-    assert_eq!(next.restores, None);
+    assert_eq!(next.restores, Restores::Nothing);
 }
 
 #[test]
@@ -230,7 +231,7 @@ fn a_damaged_newest_record_is_refused_by_name_before_anything_is_sealed_and_an_o
     let older = Request { restore: Restore::Record(reference(1, 1, 4)), ..request() };
     assert_eq!(storage.decide(&older), Decision::CreateSeal(seal(1, 3)));
     let Decision::CreateOpening(opening) = storage.seal(1, 3).decide(&older) else { panic!() };
-    assert_eq!(opening.restores, Some(reference(1, 1, 4)));
+    assert_eq!(opening.restores.record(), Some(reference(1, 1, 4)));
 }
 
 #[test]
@@ -252,8 +253,7 @@ fn a_manual_restore_chooses_among_the_retained_records_only() {
 fn an_opening_that_cannot_be_read_is_refused_by_name() {
     let storage = Storage::default().bytes(paths::opening(Term(1)), b"{\"version\": 9}");
     let Decision::Refuse(refusal) = storage.decide(&request()) else { panic!() };
-    let expected =
-        "terms/0000000001/opening cannot be used: terms/0000000001/opening has format version 9, this build reads 1";
+    let expected = "terms/0000000001/opening cannot be used: terms/0000000001/opening has format version 9, this build reads 1 to 2: use the build that wrote it, or a newer one";
     assert_eq!(refusal.to_string(), expected);
 }
 

@@ -10,7 +10,7 @@ use tonic::transport::Channel;
 use weir_protocol::{
     record::{Record, Slot, encode},
     rpc::{PlanCall, worker_client::WorkerClient},
-    settings::{JobSettings, PlanRequest},
+    settings::{JobSettings, Permissions, PlanRequest},
 };
 
 use crate::workers::wire::MAX_MESSAGE;
@@ -104,14 +104,17 @@ pub async fn plan(binary: &Path, request: &PlanRequest) -> Result<Plan, PlanErro
 pub async fn ask(
     channel: Channel,
     request: &PlanRequest,
-    restore: Option<(&Record, &JobSettings)>,
+    restore: Option<(&Record, &JobSettings, Permissions)>,
 ) -> Result<Plan, PlanError> {
     let failed = |reason: String| PlanError::Process { binary: "weir-worker".to_string(), reason };
+    let allowed = restore.map(|(.., allowed)| allowed).unwrap_or_default();
     let call = PlanCall {
         plan_request: encode(request).into(),
-        restore_path: restore.map(|(record, _)| record.reference().path()).unwrap_or_default(),
-        restore_record: restore.map(|(record, _)| encode(&Slot::Record(record.clone()))).unwrap_or_default().into(),
-        settings: restore.map(|(_, settings)| encode(settings)).unwrap_or_default().into(),
+        restore_path: restore.map(|(record, ..)| record.reference().path()).unwrap_or_default(),
+        restore_record: restore.map(|(record, ..)| encode(&Slot::Record(record.clone()))).unwrap_or_default().into(),
+        settings: restore.map(|(_, settings, _)| encode(settings)).unwrap_or_default().into(),
+        allow_new_state: allowed.allow_new_state,
+        allow_dropped_state: allowed.allow_dropped_state,
     };
     let mut client =
         WorkerClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);

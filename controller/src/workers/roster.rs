@@ -350,6 +350,7 @@ pub fn ack(worker: WorkerId, acked: rpc::Acked) -> Ack {
         finished: acked.finished,
         state_bytes: acked.state_bytes,
         uploaded_bytes: acked.uploaded_bytes,
+        format: acked.part_format.max(1),
     }
 }
 

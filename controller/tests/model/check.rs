@@ -50,7 +50,7 @@ pub fn check(bounds: &Bounds, state: &State) -> Result<(), Violation> {
     for process in &state.processes {
         if let Process::Deploying { opened, .. } = &**process
             && opened.0.opening.term == newest_term(store)
-            && let Some(restored) = opened.0.opening.restores
+            && let Some(restored) = opened.0.opening.restores.record()
             && stands(store, restored).is_none()
         {
             return violation("I5", format!("{}, which is being restored, is gone", restored.path()));
@@ -187,7 +187,7 @@ pub fn land(bounds: &Bounds, state: &mut State, create: &Create) -> Result<bool,
                 return Ok(false);
             }
             // What is restored must be the end of the chain, for ever: nothing may come after it in the term before.
-            if opening.restores != state.end {
+            if opening.restores.record() != state.end {
                 return violation(
                     "I3",
                     format!("term {} restores {:?}, not {:?}", opening.term, opening.restores, state.end),

@@ -10,7 +10,7 @@ use weir_controller::coordinator::{
 use weir_controller::gc::{Names, Removal};
 use weir_controller::takeover::{self, Decision, Facts, Request, Restore, SlotFact, TermFacts};
 use weir_controller::time::Millis;
-use weir_protocol::record::{Opening, PartRef, Record, Seal};
+use weir_protocol::record::{Opening, PartRef, RECORD_VERSION, Record, Seal};
 use weir_protocol::{Attempt, CheckpointId, JobName, RecordNumber, Term, paths};
 
 use super::check::{self, Violation, violation};
@@ -116,6 +116,7 @@ impl World {
             max_parallelism: 1,
             fingerprint: "f".into(),
             retain: self.bounds.retain,
+            format: RECORD_VERSION,
         }
     }
 
@@ -380,7 +381,7 @@ impl World {
             Decision::CreateOpening(mut opening) => {
                 if self.bounds.broken == Broken::RestoreOlder {
                     let newest = state.store.openings.values().last();
-                    opening.restores = newest.and_then(|newest| newest.restores);
+                    opening.restores = newest.map(|newest| newest.restores.clone()).unwrap_or_default();
                 }
                 asked = Some(opening.term);
                 Create::Opening(Arc::new(opening))
@@ -764,7 +765,16 @@ impl World {
         let ack = |worker: usize| {
             let path = paths::part(id, attempt, &name(worker));
             let part = PartRef { worker: name(worker), path, length: 0, crc32c: 0, inline: None };
-            Ack { worker: name(worker), attempt, id, part, finished: false, state_bytes: 0, uploaded_bytes: 0 }
+            Ack {
+                worker: name(worker),
+                attempt,
+                id,
+                part,
+                finished: false,
+                state_bytes: 0,
+                uploaded_bytes: 0,
+                format: RECORD_VERSION,
+            }
         };
         if self.bounds.broken == Broken::RecordWithoutAllAcks {
             for worker in members(self.bounds.slots, attempt).into_iter().filter(|worker| *worker != at) {

@@ -136,7 +136,15 @@ impl Worker {
             operators: vec![OperatorPart { operator: "operator".into(), items }],
             channel_state: Vec::new(),
         };
-        Part { version: PART_VERSION, id, attempt, worker: self.id.clone(), subtasks: vec![subtask] }
+        Part {
+            version: PART_VERSION,
+            id,
+            attempt,
+            worker: self.id.clone(),
+            script: String::new(),
+            keepers: Vec::new(),
+            subtasks: vec![subtask],
+        }
     }
 
     /// What may be published now.

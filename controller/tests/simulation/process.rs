@@ -15,7 +15,7 @@ use weir_controller::{
     takeover::{Opened, Request, Restore},
     time::Millis,
 };
-use weir_protocol::{Attempt, CheckpointId, Term, part::Part};
+use weir_protocol::{Attempt, CheckpointId, Term, part::Part, record::RECORD_VERSION};
 use weir_storage::{JobStore, StorageError};
 
 use super::{Setting, crew::Worker, job};
@@ -62,6 +62,7 @@ fn request(begin: Begin, resume: bool) -> Request {
         max_parallelism: 1,
         fingerprint: "plan".into(),
         retain: begin.retain,
+        format: RECORD_VERSION,
     }
 }
 
@@ -295,7 +296,16 @@ impl Run<'_> {
                     }
                 }
                 let (part, state_bytes, uploaded_bytes) = (snapshot.reference, 1, 1);
-                let ack = Ack { worker, attempt, id, part, finished: false, state_bytes, uploaded_bytes };
+                let ack = Ack {
+                    worker,
+                    attempt,
+                    id,
+                    part,
+                    finished: false,
+                    state_bytes,
+                    uploaded_bytes,
+                    format: RECORD_VERSION,
+                };
                 drop(tell.unbounded_send(Event::Acked(ack)));
             };
             self.setting.spawner.spawn_local(taken).expect("the pool takes it");

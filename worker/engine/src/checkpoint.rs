@@ -19,7 +19,7 @@ use std::{
 use bytes::Bytes;
 use weir_protocol::{
     Attempt, CheckpointId, WorkerId,
-    part::{KeyedSnapshot, PART_VERSION, Part},
+    part::{KeyedSnapshot, Part},
     paths,
     record::encode,
     rpc::Acked,
@@ -32,7 +32,7 @@ use crate::{
         commits::Commits,
         persist::{Cancelled, PersistPool, PersistSubtask, Persisted, SubtaskDone, add_items},
     },
-    deploy::{local::LocalSnapshots, restore::keepers},
+    deploy::{local::LocalSnapshots, matching, restore::keepers},
     seam::SubtaskSnapshot,
 };
 
@@ -64,6 +64,8 @@ pub struct CheckpointSettings {
     pub uploader: Arc<Uploader>,
     /// Parts travel in the ack and stand in the record.
     pub inline: bool,
+    /// The version that parts are written in.
+    pub format: u32,
     /// What was restored.
     pub restored: Option<RestoredBase>,
     /// Takes what a persist thread has done.
@@ -326,18 +328,24 @@ impl Checkpoints {
             uploaded_bytes: done.values().map(|done| done.stats.uploaded_bytes).sum(),
             pause_us: longest(&done, |done| done.pause),
             align_us: longest(&done, |done| done.align),
+            part_format: self.settings.format,
             persist_us: longest(&done, SubtaskDone::persist),
             upload_us: longest(&done, SubtaskDone::upload),
             ..Acked::default()
         };
         let mut part = Part {
-            version: PART_VERSION,
+            version: self.settings.format,
             id,
             attempt: self.settings.attempt,
             worker: self.settings.worker.clone(),
+            script: self.settings.graph.script.clone(),
+            keepers: matching::describe(&self.settings.graph),
             subtasks: done.into_values().map(|done| done.part).collect(),
         };
         self.add_commits(&mut part, commits);
+        if self.settings.format == 1 {
+            part = part.into_version_1(&matching::called_before(&self.settings.graph));
+        }
         let bytes = Bytes::from(encode(&part));
         ack.part_length = bytes.len() as u64;
         ack.part_crc32c = crc32c::crc32c(&bytes);

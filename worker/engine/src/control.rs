@@ -18,7 +18,7 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use weir_protocol::{
     Attempt, CheckpointId,
-    record::{RECORD_VERSION, Slot, decode},
+    record::{Slot, read},
     rpc::{
         self, Acked, Committed, Declined, Finished, FromWorker, Leaving, Pong, Stats, ToWorker,
         from_worker::Message as Answer, to_worker::Message,
@@ -543,7 +543,7 @@ impl Control {
 /// Which checkpoint the record at `path` completes, if it was taken in this attempt: only then are its files known here.
 async fn read_base(store: &JobStore, path: &str, attempt: Attempt) -> Result<Option<CheckpointId>, String> {
     let bytes = store.get(path).await.map_err(|error| chain(&error))?;
-    match decode(path, &bytes, RECORD_VERSION).map_err(|error| chain(&error))? {
+    match read(path, &bytes).map_err(|error| chain(&error))? {
         Slot::Record(record) if record.attempt == attempt => Ok(Some(record.id)),
         _ => Ok(None),
     }

@@ -5,6 +5,7 @@
 
 pub mod inputs;
 pub mod local;
+pub mod matching;
 pub mod restore;
 
 use std::{
@@ -22,10 +23,11 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use weir_protocol::{
     Attempt, WorkerId,
-    part::{PART_VERSION, Part},
-    record::{FormatError, PartRef, RECORD_VERSION, Record, Slot, decode},
+    part::Part,
+    record::{FormatError, PartRef, Record, Slot, read as read_object},
     rpc,
-    settings::{FailureKind, JobSettings, PlanRequest},
+    settings::{FailureKind, JobSettings, Permissions, PlanRequest},
+    stored::FORMAT,
 };
 use weir_state::{BackendRegistry, Carriage, StateMemory, SubtaskState, Uploader, key_group_range};
 use weir_storage::{JobStore, StorageError};
@@ -47,6 +49,7 @@ use crate::{
     data::dataflow::RunningAttempt,
     deploy::{
         local::{LocalFolder, LocalSnapshots, remove_all},
+        matching::Matched,
         restore::{Dealt, PendingCommits},
     },
     net::{
@@ -187,7 +190,7 @@ fn record_of(path: &str, bytes: &[u8]) -> Result<Option<(String, Record)>, Failu
     if path.is_empty() {
         return Ok(None);
     }
-    match decode(path, bytes, RECORD_VERSION).map_err(|error| unreadable(&error))? {
+    match read_object(path, bytes).map_err(|error| unreadable(&error))? {
         Slot::Record(record) => Ok(Some((path.to_string(), record))),
         Slot::Seal(_) => Err(Failure::corrupt(path, "is a seal and no record")),
     }
@@ -247,7 +250,7 @@ pub(crate) async fn deploy(
     let local = keep_local(&host, order.record.as_ref().map(|(_, record)| record), &states);
     // The old states are closed here: their files stay where they are, their memory goes.
     drop(states);
-    let (graph, store, dealt) = read?;
+    let Readied { graph, store, dealt, format } = read?;
 
     let commits = unless(&superseded, prepare_commits(&order, &graph, &deploy, dealt.commits)).await?;
 
@@ -268,7 +271,7 @@ pub(crate) async fn deploy(
             return Err(failure);
         }
     };
-    let checkpoints = checkpoint_settings(&host, &order, &graph, &store, base)
+    let checkpoints = checkpoint_settings(&host, &order, &graph, &store, base, format)
         .and_then(|settings| Checkpoints::new(settings).map_err(|error| Failure::io(&error)));
     let checkpoints = match checkpoints {
         Ok(checkpoints) => checkpoints,
@@ -321,23 +324,46 @@ fn superseded_failure() -> Failure {
     Failure::new(FailureKind::Operator, "a newer attempt is to be deployed")
 }
 
+/// What an attempt is built from.
+struct Readied {
+    graph: Arc<JobGraph>,
+    store: JobStore,
+    dealt: Dealt,
+    /// The version that parts are written in.
+    format: u32,
+}
+
 /// All that can be done while an older attempt is being stopped.
-async fn read(host: &Host, order: &Order, deploy: &rpc::Deploy) -> Result<(Arc<JobGraph>, JobStore, Dealt), Failure> {
+async fn read(host: &Host, order: &Order, deploy: &rpc::Deploy) -> Result<Readied, Failure> {
     let planning = plan(host, &order.request, &deploy.fingerprint);
     let opening = open_store(&order.settings);
-    let (graph, store) = futures::try_join!(planning, opening)?;
-    let dealt = match &order.record {
-        None => {
-            let inputs = inputs::agree(&graph, &store, order.attempt, deploy.parallelism, &deploy.peers).await?;
-            restore::deal_inputs(&graph, deploy.parallelism, &inputs)?
-        }
+    let (mut graph, store) = futures::try_join!(planning, opening)?;
+    let allowed =
+        Permissions { allow_new_state: deploy.allow_new_state, allow_dropped_state: deploy.allow_dropped_state };
+    let (matched, mut dealt) = match &order.record {
+        None => (Matched::default(), Dealt::default()),
         Some((_, record)) => {
             let parts = fetch_parts(&store, record).await?;
-            restore::check(&graph, deploy.max_parallelism, record, &parts)?;
-            restore::deal(&graph, deploy.parallelism, record, &parts)?
+            let matched = matching::fit(&graph, deploy.max_parallelism, allowed, record, &parts)?;
+            let dealt = restore::deal(&graph, deploy.parallelism, record, &parts, &matched)?;
+            (matched, dealt)
         }
     };
-    Ok((graph, store, dealt))
+    if restore::new_sources(&graph, &matched).next().is_some() {
+        let inputs = inputs::agree(&graph, &store, order.attempt, deploy.parallelism, &deploy.peers).await?;
+        restore::deal_inputs(&graph, deploy.parallelism, &inputs, &matched, &mut dealt)?;
+    }
+    // A controller that says nothing is one that reads version 1 and no other.
+    let mut format = deploy.part_format.clamp(1, FORMAT);
+    matched.settle(Arc::make_mut(&mut graph), format);
+    if format == 1 && !matching::fits_version_1(&graph) {
+        tracing::warn!(
+            "operators have changed places since their state was first written, which version 1 of parts cannot say: parts are \
+             written in version {FORMAT}"
+        );
+        format = FORMAT;
+    }
+    Ok(Readied { graph, store, dealt, format })
 }
 
 /// Whether what is to be planned can be restored from the record that comes with it. Reads the record's parts, and touches nothing.
@@ -346,7 +372,9 @@ pub(crate) async fn fits(host: &Host, call: &rpc::PlanCall) -> Result<(), Failur
     let request: PlanRequest = json("plan request", &call.plan_request)?;
     let settings: JobSettings = json("settings", &call.settings)?;
     let (graph, store) = futures::try_join!(graph_of(host, &request), open_store(&settings))?;
-    restore::check(&graph, request.max_parallelism, &record, &fetch_parts(&store, &record).await?)
+    let parts = fetch_parts(&store, &record).await?;
+    let allowed = Permissions { allow_new_state: call.allow_new_state, allow_dropped_state: call.allow_dropped_state };
+    matching::fit(&graph, request.max_parallelism, allowed, &record, &parts).map(drop)
 }
 
 pub(crate) async fn blocking<T: Send + 'static>(
@@ -402,7 +430,7 @@ async fn fetch_part(store: &JobStore, part: &PartRef) -> Result<Part, Failure> {
         let what = format!("has the checksum {crc32c:08x} instead of {:08x}", part.crc32c);
         return Err(Failure::corrupt(&part.path, &what));
     }
-    decode(&part.path, &bytes, PART_VERSION).map_err(|error| unreadable(&error))
+    read_object(&part.path, &bytes).map_err(|error| unreadable(&error))
 }
 
 /// Local snapshots of the record to be restored, from the attempt that has just ended or one before it.
@@ -437,6 +465,14 @@ async fn prepare_commits(
             committer.clean(&keep).await.map_err(fail)?;
         }
         committers.insert(sink.identity.clone(), committer);
+    }
+    // What a record has promised is published: no sink, no restore.
+    if let Some((sink, _)) = pending.iter().find(|(sink, due)| !due.is_empty() && !committers.contains_key(*sink)) {
+        let message = format!(
+            "the checkpoint has output of the sink `{sink}` that may not be published yet, and the plan has no such sink; run the SQL \
+             that has it until its output is published"
+        );
+        return Err(Failure::mismatch(sink, message));
     }
     Ok(Commits::new(committers, restore::share_of(&pending, order.place, deploy.peers.len())))
 }
@@ -567,6 +603,7 @@ fn checkpoint_settings(
     graph: &Arc<JobGraph>,
     store: &JobStore,
     restored: Option<RestoredBase>,
+    format: u32,
 ) -> Result<CheckpointSettings, Failure> {
     let carriage = host.registry.get(&order.settings.state_backend)?.carriage();
     let (events, attempt) = (host.events.clone(), order.attempt);
@@ -578,6 +615,7 @@ fn checkpoint_settings(
         subtasks: order.subtasks.clone(),
         uploader: Arc::new(Uploader::new(store.clone(), runtime, attempt, host.worker.clone())),
         inline: carriage == Carriage::Inline,
+        format,
         restored,
         persisted: Arc::new(move |persisted| drop(events.send(Event::Persisted(attempt, Box::new(persisted))))),
     })

@@ -22,7 +22,7 @@ pub use api::clock::{Clock, ManualClock, SystemClock};
 pub use api::counters::Counters;
 pub use api::error::{OperatorError, SinkError, SourceError};
 pub use api::graph::{
-    BatchFn, Edge, Exchange, JobGraph, OperatorNode, PlanWarning, SinkNode, SourceNode, Stage, StageHead, StageId,
+    BatchFn, Edge, Exchange, JobGraph, Kin, OperatorNode, PlanWarning, SinkNode, SourceNode, Stage, StageHead, StageId,
     StateNote, WatermarkFn,
 };
 pub use api::operator::{

@@ -19,10 +19,10 @@ use arrow::{
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use weir_protocol::{CheckpointId, settings::PlanRequest};
-use weir_state::{Keys, RowLayout, Slot, Table};
+use weir_state::{Keys, RowLayout, Slot, Table, TableKind, TableShape};
 
 use crate::{
-    Batch, CommitContext, Committer, Edge, Exchange, JobGraph, Operator, OperatorContext, OperatorError,
+    Batch, CommitContext, Committer, Edge, Exchange, JobGraph, Kin, Operator, OperatorContext, OperatorError,
     OperatorFactory, OperatorNode, OperatorSnapshot, Output, PrepareJob, Sink, SinkContext, SinkError, SinkFactory,
     SinkNode, Source, SourceContext, SourceError, SourceFactory, SourceNode, SourcePoll, Stage, StageHead, StageId,
     StateNote,
@@ -58,6 +58,7 @@ impl CountingJob {
         let schema = numbers(&["key", "number"]);
         let source = SourceNode {
             identity: "source".into(),
+            kin: Kin::default(),
             name: "source".into(),
             source: Arc::new(self.clone()),
             prepare: None,
@@ -67,6 +68,7 @@ impl CountingJob {
         };
         let count = OperatorNode {
             identity: "count".into(),
+            kin: Kin::default(),
             name: "count".into(),
             factory: Arc::new(CountFactory),
             state: Some(StateNote { bounded_by: Some("the keys of the test".into()) }),
@@ -74,6 +76,7 @@ impl CountingJob {
         };
         let sink = SinkNode {
             identity: "sink".into(),
+            kin: Kin::default(),
             name: "sink".into(),
             sink: Arc::new(OutputRef(Arc::clone(&self.output))),
             input: numbers(&["key", "count"]),
@@ -82,6 +85,7 @@ impl CountingJob {
         let stage = |id, name: &str, head, operators: Vec<OperatorNode>, sink: Option<SinkNode>| Stage {
             id: StageId(id),
             identity: name.into(),
+            aliases: Vec::new(),
             name: name.into(),
             head,
             stateful: !operators.is_empty(),
@@ -95,6 +99,7 @@ impl CountingJob {
             ],
             fingerprint: FINGERPRINT.into(),
             warnings: Vec::new(),
+            script: String::new(),
         }
     }
 
@@ -222,6 +227,17 @@ impl OperatorFactory for CountFactory {
     fn create(&self, ctx: &OperatorContext) -> Result<Box<dyn Operator>, OperatorError> {
         let counts = ctx.state.table(&ctx.identity, "counts", RowLayout::Fixed(8))?;
         Ok(Box::new(Count { counts, keys: Keys::new(), slots: Vec::new(), created: Vec::new() }))
+    }
+
+    fn tables(&self) -> Vec<TableShape> {
+        vec![TableShape {
+            name: "counts".into(),
+            kind: TableKind::Table,
+            key: vec!["BIGINT".into()],
+            row: vec!["COUNT".into()],
+            layout: RowLayout::Fixed(8),
+            codec: "count/1",
+        }]
     }
 }
 

@@ -34,7 +34,12 @@ use weir_engine::JobGraph;
 /// Plans a script. The same request and catalog give the same graph, in every process.
 pub fn plan(request: &PlanRequest, catalog: &Catalog) -> Result<JobGraph, PlanError> {
     let planned = script::plan_script(request, catalog)?;
-    let mut graph = JobGraph { stages: planned.stages, fingerprint: String::new(), warnings: planned.warnings };
+    let mut graph = JobGraph {
+        stages: planned.stages,
+        fingerprint: String::new(),
+        warnings: planned.warnings,
+        script: identity::fingerprint(&request.script),
+    };
     let described = explain(&graph);
     let text = format!("{:?}\n{:?}\nmaxParallelism {}", described.stages, planned.details, request.max_parallelism);
     graph.fingerprint = identity::fingerprint(&text);

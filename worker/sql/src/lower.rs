@@ -21,12 +21,12 @@ use weir_operators::{
 };
 
 use crate::error::{Place, PlanError};
-use crate::identity::identity;
+use crate::identity::{Identity, Meaning, list};
 use crate::logical::columns::{Time, Traits, WindowColumn, is_windowed, of_expr, traits};
 use crate::logical::nodes::{Deduplicate, WINDOW_COLUMNS, WindowTvf, position};
 use crate::logical::optimize::place_of;
 use crate::logical::windows::{Unwindowed, unwindow};
-use crate::lower::flow::{Computed, Flow, Updating, internal};
+use crate::lower::flow::{Computed, Flow, Updating, internal, kin};
 use crate::lower::source::plan_source;
 use crate::names::catalog::Table;
 use crate::names::functions::aggregate::function_of;
@@ -40,7 +40,7 @@ pub struct Lowering<'a> {
     pub connectors: &'a ConnectorRegistry,
     /// Relative paths are taken from here.
     pub base_dir: &'a Path,
-    /// The table that the results go to: part of every identity.
+    /// The table that the results go to: part of every identity of state format 1.
     pub owner: String,
     /// Where the statement stands.
     pub place: Place,
@@ -109,16 +109,21 @@ impl Lowering<'_> {
             return Err(self.refused(Place::default(), "this relation", "read from a table or a view"));
         };
         let wanted: Vec<usize> = scan.projection.clone().unwrap_or_else(|| (0..table.columns.len()).collect());
-        let planned = plan_source(table, &wanted, self.settings, self.connectors, self.base_dir, &self.owner)?;
+        let mut planned = plan_source(table, &wanted, self.settings, self.connectors, self.base_dir)?;
+        let connector = table.options.iter().find(|option| option.key == "connector");
+        let connector = connector.map_or("", |option| option.value.as_str());
+        let identity =
+            Identity::of("source", &self.owner, &[&Meaning::same(table.name.as_str()), &Meaning::same(connector)]);
+        planned.node.identity.clone_from(&identity.now);
+        planned.node.kin = kin(self.place, identity.before.clone());
         let meaning = planned
             .columns
             .iter()
-            .map(|&column| format!("{}.{}", table.name, table.schema.field(column).name()))
+            .map(|&column| Meaning::same(format!("{}.{}", table.name, table.schema.field(column).name())))
             .collect();
         let schema = Arc::clone(&planned.node.schema);
-        let identity = planned.node.identity.clone();
-        let mut flow =
-            Flow::new(StageHead::Source(planned.node), identity, schema, meaning, format!("FROM {}", table.name));
+        let rows = Meaning::same(format!("FROM {}", table.name));
+        let mut flow = Flow::new(StageHead::Source(planned.node), identity, schema, meaning, rows);
         flow.bounded = planned.bounded;
         Ok(flow)
     }
@@ -152,10 +157,10 @@ impl Lowering<'_> {
         let factory = WindowAssign::new(spec).map_err(|error| internal(&error))?;
         let text = window_text(window, &flow, time);
         let output = Arc::clone(factory.output());
-        flow.rows = format!("{} {text}", flow.rows);
-        flow.meaning.extend(WINDOW_COLUMNS.iter().map(|column| (*column).to_string()));
-        let identity = identity("window-assign", &[&self.owner, &flow.rows]);
-        flow.push(identity, format!("WindowAssign({text})"), Arc::new(factory), None, output);
+        flow.rows = rows_in_windows(window, &flow, time);
+        flow.meaning.extend(WINDOW_COLUMNS.iter().map(|column| Meaning::same(*column)));
+        let identity = Identity::of("window-assign", &self.owner, &[&flow.rows]);
+        flow.push(identity, window.place, format!("WindowAssign({text})"), Arc::new(factory), None, output);
         Ok(flow)
     }
 
@@ -179,15 +184,16 @@ impl Lowering<'_> {
         };
         let factory = DeduplicateOperator::new(spec).map_err(|error| internal(&error))?;
         let key_text = names(&flow, &keys);
-        let meanings: Vec<&str> = keys.iter().map(|&key| flow.meaning[key].as_str()).collect();
+        let by = list(keys.iter().map(|&key| &flow.meaning[key]));
         let keep = if node.keep == Keep::First { "first" } else { "last" };
-        let rows = format!("{} KEEP {keep} BY {} OF {}", flow.rows, flow.meaning[order_column], meanings.join(", "));
-        let identity = identity("deduplicate", &[&self.owner, &rows, &flow.meaning.join(", ")]);
+        let order_of = &flow.meaning[order_column];
+        let rows = Meaning::of(|of| format!("{} KEEP {keep} BY {} OF {}", of(&flow.rows), of(order_of), of(&by)));
+        let identity = Identity::of("deduplicate", &self.owner, &[&rows, &list(&flow.meaning)]);
         let name = format!("Deduplicate(keep {keep} row of {key_text})");
         let state = self.note(&name, &flow, &format!("a row for each {key_text}"));
         let mut flow = flow.exchange(Exchange::Hash { keys }, identity.clone(), &mut self.stages);
         let output = Arc::clone(factory.output());
-        flow.push(identity, name.clone(), Arc::new(factory), Some(state), output);
+        flow.push(identity, place, name.clone(), Arc::new(factory), Some(state), output);
         flow.rows = rows;
         // The first row that the clock sees is never another; the first or last by event time can be.
         if !(node.keep == Keep::First && node.time_kind == Time::Processing) {
@@ -219,8 +225,9 @@ impl Lowering<'_> {
         let mut prepared = self.prepare(flow, aggregate, &keys, aggregate.input.schema(), None)?;
         let aggregation = prepared.aggregation.clone();
         let meaning = prepared.meaning();
-        let rows = format!("{} GROUP BY {}", prepared.flow.rows, prepared.group_meaning().join(", "));
-        let identity = identity("aggregate", &[&self.owner, &rows, &meaning.join(", ")]);
+        let by = list(prepared.group_meaning());
+        let rows = Meaning::of(|of| format!("{} GROUP BY {}", of(&prepared.flow.rows), of(&by)));
+        let identity = Identity::of("aggregate", &self.owner, &[&rows, &list(&meaning)]);
         let key_text = names(&prepared.flow, &aggregation.group);
         let name = if aggregation.group.is_empty() {
             format!("Aggregate({})", prepared.aggregate_text())
@@ -246,7 +253,7 @@ impl Lowering<'_> {
         if !aggregate.aggr_expr.is_empty() {
             flow.updating = Some(Updating { operator: name.clone(), place });
         }
-        flow.push(identity, name, Arc::new(factory), Some(state), output);
+        flow.push(identity, place, name, Arc::new(factory), Some(state), output);
         flow.meaning = meaning;
         flow.rows = rows;
         Ok(flow)
@@ -271,8 +278,10 @@ impl Lowering<'_> {
         };
         let meaning = prepared.meaning();
         let window_text = window_text(&below.window, &prepared.flow, time);
-        let rows = format!("{} {window_text} GROUP BY {}", prepared.flow.rows, prepared.group_meaning().join(", "));
-        let identity = identity("window-aggregate", &[&self.owner, &rows, &meaning.join(", ")]);
+        let by = list(prepared.group_meaning());
+        let windows = rows_in_windows(&below.window, &prepared.flow, time);
+        let rows = Meaning::of(|of| format!("{} GROUP BY {}", of(&windows), of(&by)));
+        let identity = Identity::of("window-aggregate", &self.owner, &[&rows, &list(&meaning)]);
         let key_text = names(&prepared.flow, &aggregation.group);
         let by = if key_text.is_empty() { String::new() } else { format!("by {key_text}, ") };
         let name = format!("WindowAggregate({by}{window_text}: {})", prepared.aggregate_text());
@@ -287,7 +296,7 @@ impl Lowering<'_> {
         let exchange = prepared.exchange(input);
         let mut flow = prepared.flow.exchange(exchange, identity.clone(), &mut self.stages);
         let output = Arc::clone(factory.output());
-        flow.push(identity, name, Arc::new(factory), Some(state), Arc::clone(&output));
+        flow.push(identity, place, name, Arc::new(factory), Some(state), Arc::clone(&output));
         flow.rows = rows;
         // The operator's columns by name, brought into the order of the plan.
         let of_window = |window: WindowColumn| {
@@ -296,13 +305,13 @@ impl Lowering<'_> {
         };
         let starts = [WindowColumn::Start, WindowColumn::End, WindowColumn::Time].map(of_window);
         let others: Vec<usize> = (0..output.fields().len()).filter(|column| !starts.contains(&Some(*column))).collect();
-        flow.meaning = vec![String::new(); output.fields().len()];
+        flow.meaning = vec![Meaning::default(); output.fields().len()];
         for (meaning, &column) in meaning.iter().zip(&others) {
             flow.meaning[column].clone_from(meaning);
         }
         for (name, column) in WINDOW_COLUMNS.iter().zip(starts) {
             if let Some(column) = column {
-                flow.meaning[column] = (*name).to_string();
+                flow.meaning[column] = Meaning::same(*name);
             }
         }
         if others.len() != groups + aggregates {
@@ -430,7 +439,7 @@ impl Lowering<'_> {
     fn pre_aggregate(
         &self,
         prepared: &mut Prepared,
-        identity: &str,
+        identity: &Identity,
         window: Option<(WindowShape, TimeSource)>,
     ) -> Lowered<AggregateInput> {
         if !self.settings.local_aggregation {
@@ -441,8 +450,8 @@ impl Lowering<'_> {
         let output = Arc::clone(factory.output());
         let text = names(&prepared.flow, &prepared.aggregation.group);
         let by = if text.is_empty() { String::new() } else { format!("(by {text})") };
-        let identity = crate::identity::identity("local", &[identity]);
-        prepared.flow.push(identity, format!("LocalAggregate{by}"), Arc::new(factory), None, output);
+        let identity = identity.within("local", &[]);
+        prepared.flow.push(identity, self.place, format!("LocalAggregate{by}"), Arc::new(factory), None, output);
         Ok(AggregateInput::Partials)
     }
 
@@ -504,15 +513,18 @@ impl Prepared {
         }
     }
 
-    fn group_meaning(&self) -> Vec<&str> {
-        self.aggregation.group.iter().map(|&column| self.flow.meaning[column].as_str()).collect()
+    fn group_meaning(&self) -> impl Iterator<Item = &Meaning> {
+        self.aggregation.group.iter().map(|&column| &self.flow.meaning[column])
     }
 
     /// What each output column is.
-    fn meaning(&self) -> Vec<String> {
-        let group = self.group_meaning().into_iter().map(str::to_string);
-        let aggregates =
-            self.aggregation.aggregates.iter().map(|one| aggregate_text(one, |column| &self.flow.meaning[column]));
+    fn meaning(&self) -> Vec<Meaning> {
+        let group = self.group_meaning().cloned();
+        let aggregates = self
+            .aggregation
+            .aggregates
+            .iter()
+            .map(|one| Meaning::of(|of| aggregate_text(one, |column| of(&self.flow.meaning[column]))));
         group.chain(aggregates).collect()
     }
 
@@ -522,14 +534,14 @@ impl Prepared {
             .aggregation
             .aggregates
             .iter()
-            .map(|one| aggregate_text(one, |column| self.flow.schema.field(column).name()))
+            .map(|one| aggregate_text(one, |column| self.flow.schema.field(column).name().as_str()))
             .collect();
         texts.join(", ")
     }
 }
 
-/// One aggregate, for people.
-fn aggregate_text<'s>(one: &AggregateSpec, name: impl Fn(usize) -> &'s String) -> String {
+/// One aggregate over columns of these names: for people, and for identities.
+fn aggregate_text<'s>(one: &AggregateSpec, name: impl Fn(usize) -> &'s str) -> String {
     let mut text = match one.argument {
         None => one.function.name().to_string(),
         Some(column) => {
@@ -549,11 +561,19 @@ fn names(flow: &Flow, columns: &[usize]) -> String {
     names.join(", ")
 }
 
+/// A window for people.
 fn window_text(window: &WindowTvf, flow: &Flow, time: TimeSource) -> String {
-    let time = match time {
-        TimeSource::Event(column) => flow.meaning[column].as_str(),
-        TimeSource::Processing => "processing time",
-    };
+    window_in(window, &time_of(flow, time).text, duration)
+}
+
+fn time_of(flow: &Flow, time: TimeSource) -> Meaning {
+    match time {
+        TimeSource::Event(column) => flow.meaning[column].clone(),
+        TimeSource::Processing => Meaning::same("processing time"),
+    }
+}
+
+fn window_in(window: &WindowTvf, time: &str, duration: impl Fn(i64) -> String) -> String {
     let WindowShape { size, slide, offset } = window.shape;
     let offset = if offset == 0 { String::new() } else { format!(", offset {}", duration(offset)) };
     if size == slide {
@@ -561,6 +581,14 @@ fn window_text(window: &WindowTvf, flow: &Flow, time: TimeSource) -> String {
     } else {
         format!("HOP({time}, {}, {}{offset})", duration(slide), duration(size))
     }
+}
+
+/// The rows of a flow, each in its windows.
+fn rows_in_windows(window: &WindowTvf, flow: &Flow, time: TimeSource) -> Meaning {
+    let time = time_of(flow, time);
+    let now = window_in(window, &time.text, |millis| format!("{millis} ms"));
+    let before = window_in(window, &time.before, duration);
+    Meaning { text: format!("{} {now}", flow.rows.text), before: format!("{} {before}", flow.rows.before) }
 }
 
 fn duration(millis: i64) -> String {

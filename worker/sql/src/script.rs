@@ -8,16 +8,16 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion_common::{Column as ColumnName, ScalarValue};
 use datafusion_expr::{Expr, ExprSchemable, LogicalPlan, Projection};
 use datafusion_sql::sqlparser::ast::{Ident, Query, SelectItem, SetExpr, Spanned};
-use weir_engine::{PlanWarning, SinkNode, Stage};
+use weir_engine::{Kin, PlanWarning, SinkNode, Stage, StageHead};
 use weir_protocol::settings::PlanRequest;
 
 use crate::error::{Place, PlanError, suggest};
-use crate::identity::identity;
+use crate::identity::{identity, statement};
 use crate::logical::columns::{Time, of_expr};
 use crate::logical::exprs::{cast_to, plan_expr, plan_query, unqualified};
 use crate::logical::optimize::{analyze, optimize};
 use crate::lower::Lowering;
-use crate::lower::flow::Flow;
+use crate::lower::flow::{Flow, kin};
 use crate::names::catalog::{Catalog, Column, Names, Origin, Table, View, Watermark};
 use crate::parse::check::{check_expr, check_query, unknown_column};
 use crate::parse::dialect::{ColumnKind, CreateTable, CreateView, Insert, Statement, parse_script};
@@ -294,6 +294,7 @@ impl Script<'_> {
         let plan = optimize(plan, place)?;
         tracing::debug!(plan = %plan.display_indent(), "optimised");
 
+        let before = self.stages.len();
         let mut lowering = Lowering {
             settings: &self.settings,
             connectors: &self.catalog.connectors,
@@ -317,16 +318,21 @@ impl Script<'_> {
             }
         })?;
         let connector = spec.options.get("connector").map_or("", String::as_str);
+        let called = identity("sink", &[&sink.name, connector]);
         let node = SinkNode {
-            identity: identity("sink", &[&sink.name, connector]),
+            identity: called.clone(),
+            kin: kin(at, called),
             name: sink.name.clone(),
             sink: factory,
             input: Arc::clone(&sink.physical),
         };
         flow.schema = Arc::clone(&sink.physical);
-        self.details.push(format!("{} {:?} {:?}", flow.rows, flow.filters, flow.meaning));
+        let meaning: Vec<&str> = flow.meaning.iter().map(|meaning| meaning.text.as_str()).collect();
+        self.details.push(format!("{} {:?} {meaning:?}", flow.rows.text, flow.filters));
+        let filters = flow.filters.join(" AND ");
         flow.close(Some(node), &mut lowering.stages);
         self.stages = lowering.stages;
+        tell_statement(&mut self.stages[before..], &filters);
         self.warnings = lowering.warnings;
         self.describe(&sink);
         Ok(())
@@ -339,8 +345,8 @@ impl Script<'_> {
         tables.retain(|table| {
             table.name == sink.name
                 || self.stages.iter().any(|stage| match &stage.head {
-                    weir_engine::StageHead::Source(source) => source.name == table.name,
-                    weir_engine::StageHead::Inputs(_) => false,
+                    StageHead::Source(source) => source.name == table.name,
+                    StageHead::Inputs(_) => false,
                 })
         });
         for table in tables {
@@ -355,8 +361,8 @@ impl Script<'_> {
     /// Refuses a table that is written where another one is read.
     fn check_apart(&self) -> Result<(), PlanError> {
         let sources = self.stages.iter().filter_map(|stage| match &stage.head {
-            weir_engine::StageHead::Source(source) => self.names.table(&source.name),
-            weir_engine::StageHead::Inputs(_) => None,
+            StageHead::Source(source) => self.names.table(&source.name),
+            StageHead::Inputs(_) => None,
         });
         let sinks: Vec<_> = self
             .stages
@@ -372,29 +378,61 @@ impl Script<'_> {
         Ok(())
     }
 
-    /// Two operators of the same meaning keep two states: the later one gets a number behind its identity.
+    /// Two operators of the same meaning keep two states: the later one gets a number behind its identity, and its place among
+    /// those. What it was called before is numbered as it was then.
     fn tell_apart(&mut self) {
-        let mut seen = BTreeSet::new();
-        let mut unique = |identity: &mut String| {
-            let mut number = 2;
-            let original = identity.clone();
-            while !seen.insert(identity.clone()) {
-                *identity = format!("{original}-{number}");
-                number += 1;
-            }
-        };
+        let (mut now, mut before) = (Numbers::default(), Numbers::default());
         for stage in &mut self.stages {
-            unique(&mut stage.identity);
-            if let weir_engine::StageHead::Source(source) = &mut stage.head {
-                unique(&mut source.identity);
+            now.number(&mut stage.identity);
+            for alias in &mut stage.aliases {
+                before.number(alias);
             }
-            for operator in &mut stage.operators {
-                unique(&mut operator.identity);
-            }
-            if let Some(sink) = &mut stage.sink {
-                unique(&mut sink.identity);
+            for (identity, kin) in keepers(stage) {
+                kin.family.clone_from(identity);
+                kin.ordinal = now.number(identity);
+                for alias in &mut kin.aliases {
+                    before.number(alias);
+                }
+                kin.aliases.retain(|alias| alias != identity);
             }
         }
+    }
+}
+
+/// Identities that have been given.
+#[derive(Default)]
+struct Numbers(BTreeSet<String>);
+
+impl Numbers {
+    /// Gives the identity a number behind it where it has been given before; says how often that was.
+    fn number(&mut self, identity: &mut String) -> u32 {
+        let original = identity.clone();
+        let mut number = 1;
+        while !self.0.insert(identity.clone()) {
+            number += 1;
+            *identity = format!("{original}-{number}");
+        }
+        number - 1
+    }
+}
+
+/// All of a stage that has an identity, also what keeps nothing.
+fn keepers(stage: &mut Stage) -> impl Iterator<Item = (&mut String, &mut Kin)> {
+    let source = match &mut stage.head {
+        StageHead::Source(source) => Some((&mut source.identity, &mut source.kin)),
+        StageHead::Inputs(_) => None,
+    };
+    let operators = stage.operators.iter_mut().map(|operator| (&mut operator.identity, &mut operator.kin));
+    let sink = stage.sink.as_mut().map(|sink| (&mut sink.identity, &mut sink.kin));
+    source.into_iter().chain(operators).chain(sink)
+}
+
+/// Says to all that keeps something in a statement which statement that is: by what else keeps something in it, and by its filters.
+fn tell_statement(stages: &mut [Stage], filters: &str) {
+    let hash = statement(&stages.iter().flat_map(weir_engine::deploy::restore::keepers).collect::<Vec<_>>());
+    for (_, kin) in stages.iter_mut().flat_map(keepers) {
+        kin.statement.clone_from(&hash);
+        filters.clone_into(&mut kin.discriminator);
     }
 }
 

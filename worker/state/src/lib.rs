@@ -11,6 +11,7 @@
 pub mod backend;
 pub mod budget;
 pub mod conformance;
+pub mod describe;
 pub mod error;
 mod frozen;
 mod guard;
@@ -33,6 +34,7 @@ pub use backend::{
 };
 pub use budget::{Shares, StateMemory};
 pub use conformance::conformance;
+pub use describe::{TableKind, TableShape, type_name};
 pub use error::{StateError, StateErrorKind};
 pub use frozen::Frozen;
 pub use keys::{KeyGroup, Keys, decode_keys, key_group, key_group_range, subtask_of};

@@ -12,12 +12,16 @@ use std::{
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-use weir_protocol::{CheckpointId, part::KeyedSnapshot};
+use weir_protocol::{
+    CheckpointId,
+    part::{KeyedSnapshot, TableKind},
+};
 use weir_storage::JobStore;
 
 use crate::{
     backend::{BackendRegistry, Carriage, KeyedBackend},
     budget::StateMemory,
+    describe::TableShape,
     error::StateError,
     frozen::{Frozen, FrozenTable, Gate},
     guard::Guarded,
@@ -82,9 +86,14 @@ pub(crate) struct Shared {
     /// The backend holds what was restored.
     restored: bool,
     names: Mutex<BTreeMap<StateId, String>>,
+    /// What has been opened of each operator: name, kind and layout of rows.
+    opened: Mutex<BTreeMap<String, Vec<OpenedTable>>>,
     /// The first write that failed: from then on it is not known what memory and backend hold together.
     broken: OnceLock<StateError>,
 }
+
+/// Name, kind and layout of rows of a table that was opened.
+type OpenedTable = (String, TableKind, RowLayout);
 
 /// All keyed state of one subtask. Cheap to clone; tables belong to operators.
 #[derive(Clone)]
@@ -111,6 +120,7 @@ impl SubtaskState {
             runtime: open.runtime,
             restored: !open.restore.is_empty(),
             names: Mutex::default(),
+            opened: Mutex::default(),
             broken: OnceLock::new(),
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -132,6 +142,7 @@ impl SubtaskState {
     /// The table of one state of an operator. Each can be opened once.
     pub fn table(&self, operator: &str, name: &str, layout: RowLayout) -> Result<Table, StateError> {
         let space = Space { state: self.register(operator, name)?, slice: None };
+        self.opened(operator, name, TableKind::Table, layout);
         let in_backend = self.shared.restored && self.any(space)?;
         Ok(Table::new(self.shared.clone(), space, layout, in_backend))
     }
@@ -139,8 +150,36 @@ impl SubtaskState {
     /// The slices of one state of an operator. Each can be opened once.
     pub fn slices(&self, operator: &str, name: &str, layout: RowLayout) -> Result<SliceTable, StateError> {
         let state = self.register(operator, name)?;
+        self.opened(operator, name, TableKind::Slices, layout);
         let ends = if self.shared.restored { self.slice_ends(state)? } else { BTreeSet::new() };
         Ok(SliceTable::new(self.shared.clone(), state, layout, &ends))
+    }
+
+    fn opened(&self, operator: &str, name: &str, kind: TableKind, layout: RowLayout) {
+        let mut opened = self.shared.opened.lock();
+        opened.entry(operator.to_string()).or_default().push((name.to_string(), kind, layout));
+    }
+
+    /// What an operator has opened under this name is what it says that it opens: a part describes the one, and holds the other.
+    pub fn check_opened(&self, operator: &str, said: &[TableShape]) -> Result<(), StateError> {
+        let in_words = |tables: &mut Vec<OpenedTable>| {
+            tables.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+            tables
+                .iter()
+                .map(|(name, kind, layout)| format!("{name} ({kind:?}, {layout:?})"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        let mut said: Vec<OpenedTable> =
+            said.iter().map(|table| (table.name.clone(), table.kind, table.layout)).collect();
+        let mut opened = self.shared.opened.lock().get(operator).cloned().unwrap_or_default();
+        let (said, opened) = (in_words(&mut said), in_words(&mut opened));
+        if said == opened {
+            return Ok(());
+        }
+        Err(StateError::mismatch(format!(
+            "{operator} has opened the tables [{opened}] and describes [{said}]: its checkpoints could not be read; report this"
+        )))
     }
 
     fn first_key(&self, from: &[u8], to: &[u8]) -> Result<Option<Vec<u8>>, StateError> {

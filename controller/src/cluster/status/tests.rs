@@ -1,6 +1,9 @@
 use std::{sync::Arc, time::Duration};
 
-use weir_protocol::{Attempt, CheckpointId, JobName, RecordNumber, Term, WorkerId, record::RECORD_VERSION};
+use weir_protocol::{
+    Attempt, CheckpointId, JobName, RecordNumber, Term, WorkerId,
+    record::{RECORD_VERSION, Restores},
+};
 
 use super::*;
 use crate::{
@@ -23,7 +26,7 @@ fn opening(term: u64, attempt: u64) -> Arc<Opening> {
         coordinator: "c".to_string(),
         owner: "u-1".to_string(),
         cluster: "k".to_string(),
-        restores: None,
+        restores: Restores::Nothing,
         workers: 2,
         slots: 1,
         max_parallelism: 128,

@@ -249,6 +249,7 @@ impl Worker {
         let part = self.part(CheckpointId(trigger.id), &deployed, since);
         let bytes = encode(&part);
         let mut ack = Acked {
+            part_format: PART_VERSION,
             attempt: trigger.attempt,
             id: trigger.id,
             part_path: paths::part(part.id, part.attempt, &self.id),
@@ -289,6 +290,8 @@ impl Worker {
             id,
             attempt: deployed.attempt,
             worker: self.id.clone(),
+            script: String::new(),
+            keepers: Vec::new(),
             subtasks: deployed.subtasks.iter().map(subtask).collect(),
         }
     }

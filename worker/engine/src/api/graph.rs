@@ -21,6 +21,27 @@ pub struct JobGraph {
     pub fingerprint: String,
     /// What a user should know before running this.
     pub warnings: Vec<PlanWarning>,
+    /// A hash of the script. Where it is the same, another plan is the planner's doing. Empty where there is no script.
+    pub script: String,
+}
+
+/// What tells a source, an operator or a sink from others that mean the same, and what builds before this one called it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kin {
+    /// The identity that it shares with those that mean the same. Empty: its own, which is then no other's.
+    pub family: String,
+    /// Its place among those, in the order of the script.
+    pub ordinal: u32,
+    /// A hash of what the statement's other keepers of state are.
+    pub statement: String,
+    /// The statement's filters, which no identity has in it.
+    pub discriminator: String,
+    /// Where it stands in the script.
+    pub line: Option<u64>,
+    /// The identities that earlier builds gave it in this script, the newest last: what they stored is found by them.
+    pub aliases: Vec<String>,
+    /// What its tables stand under in the state backend. Empty: its identity.
+    pub rows_under: String,
 }
 
 impl JobGraph {
@@ -54,6 +75,8 @@ pub struct Stage {
     pub id: StageId,
     /// Survives edits elsewhere in the script; state is found by it.
     pub identity: String,
+    /// What earlier builds called it in this script, the newest last.
+    pub aliases: Vec<String>,
     /// For people.
     pub name: String,
     /// Where its rows come from.
@@ -119,6 +142,8 @@ pub enum Exchange {
 pub struct SourceNode {
     /// Survives edits elsewhere in the script; its splits are found by it.
     pub identity: String,
+    /// What tells it from others of the same meaning.
+    pub kin: Kin,
     /// For people.
     pub name: String,
     /// Makes the source's subtasks.
@@ -138,6 +163,8 @@ pub struct SourceNode {
 pub struct OperatorNode {
     /// Survives edits elsewhere in the script; its state is found by it.
     pub identity: String,
+    /// What tells it from others of the same meaning.
+    pub kin: Kin,
     /// For people.
     pub name: String,
     /// Makes the operator's subtasks.
@@ -146,6 +173,13 @@ pub struct OperatorNode {
     pub state: Option<StateNote>,
     /// What it puts out.
     pub output: SchemaRef,
+}
+
+impl OperatorNode {
+    /// The name under which its tables stand in the state backend.
+    pub fn rows_under(&self) -> &str {
+        if self.kin.rows_under.is_empty() { &self.identity } else { &self.kin.rows_under }
+    }
 }
 
 /// What is to be known about an operator's state.
@@ -160,6 +194,8 @@ pub struct StateNote {
 pub struct SinkNode {
     /// Survives edits elsewhere in the script; its pending commits are found by it.
     pub identity: String,
+    /// What tells it from others of the same meaning.
+    pub kin: Kin,
     /// For people.
     pub name: String,
     /// Makes the sink's subtasks and its committer.

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use weir_protocol::part::Item;
-use weir_state::{Frozen, SubtaskState};
+use weir_state::{Frozen, SubtaskState, TableShape};
 
 use crate::api::batch::Batch;
 use crate::api::clock::Clock;
@@ -16,6 +16,12 @@ use crate::api::time::{MIN_WATERMARK, Timestamp};
 pub trait OperatorFactory: Send + Sync {
     /// Called once a subtask and attempt, on the subtask's thread, after its state has been restored.
     fn create(&self, ctx: &OperatorContext) -> Result<Box<dyn Operator>, OperatorError>;
+
+    /// The tables that [`Self::create`] opens, each of them and no other. They stand in every part, and a restore refuses what
+    /// was written as something else before anything is opened.
+    fn tables(&self) -> Vec<TableShape> {
+        Vec::new()
+    }
 }
 
 /// What an operator is given at its start.
@@ -26,7 +32,7 @@ pub struct OperatorContext {
     pub parallelism: u32,
     /// Key groups.
     pub max_parallelism: u32,
-    /// The operator's identity: the name under which it asks for tables.
+    /// The name under which it asks for tables: its identity, or the one that its state was first written with.
     pub identity: String,
     /// The subtask's keyed state, shared by the operators of the chain.
     pub state: SubtaskState,

@@ -613,7 +613,7 @@ impl Maker {
                 subtask: self.subtask,
                 parallelism: build.parallelism,
                 max_parallelism: build.max_parallelism,
-                identity: node.identity.clone(),
+                identity: node.rows_under().to_string(),
                 state: state.clone(),
                 items: restored.items.get(&node.identity).cloned().unwrap_or_default(),
                 restored_watermarks: restored.watermarks.clone(),
@@ -622,6 +622,8 @@ impl Maker {
                 cache_bytes,
             };
             let operator = node.factory.create(&ctx).map_err(|error| error.in_operator(&node.name))?;
+            let opened = state.check_opened(node.rows_under(), &node.factory.tables());
+            opened.map_err(|error| OperatorError::from(error).in_operator(&node.name))?;
             nodes.push(Node { operator, identity: node.identity.clone(), name: node.name.clone() });
         }
         Ok(nodes)

@@ -2,12 +2,9 @@
 //!
 //! Keyed snapshots go to every subtask whose key groups they overlap. Non-keyed items are dealt out anew: item i of an
 //! operator to subtask i modulo the parallelism. Pending commits are dealt to workers in the same way, since any process can
-//! carry them out. Before anything is dealt the parts are held against the plan, and refused by the operator's name.
+//! carry them out. Which of it is whose says [`super::matching`].
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Range,
-};
+use std::{collections::BTreeMap, ops::Range};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -21,12 +18,12 @@ use weir_state::key_group_range;
 use crate::{
     api::{
         failure::Failure,
-        graph::{JobGraph, Stage, StageHead, StageId},
+        graph::{JobGraph, SourceNode, Stage, StageHead, StageId},
         operator::RestoredWatermarks,
         time::{MIN_WATERMARK, Timestamp},
     },
     data::splits::SplitState,
-    deploy::inputs::Inputs,
+    deploy::{inputs::Inputs, matching::Matched},
     seam::Restored,
 };
 
@@ -63,94 +60,71 @@ pub fn keepers(stage: &Stage) -> impl Iterator<Item = &str> {
     source.into_iter().chain(stateful.map(|operator| operator.identity.as_str())).chain(sink)
 }
 
-/// Refuses a record that does not fit the plan. Touches nothing.
-pub fn check(graph: &JobGraph, max_parallelism: u32, record: &Record, parts: &[Part]) -> Result<(), Failure> {
-    if record.max_parallelism != max_parallelism {
-        return Err(Failure::mismatch(
-            "",
-            format!(
-                "maxParallelism is {max_parallelism}, and the checkpoint was taken with {}: it is fixed once there is state; \
-                 set it back to {}",
-                record.max_parallelism, record.max_parallelism
-            ),
-        ));
-    }
-    let planned: BTreeSet<(&str, &str)> = graph
-        .stages
-        .iter()
-        .flat_map(|stage| keepers(stage).map(|operator| (stage.identity.as_str(), operator)))
-        .collect();
-    let stored: BTreeSet<(&str, &str)> = subtasks(parts)
-        .flat_map(|subtask| {
-            subtask.operators.iter().map(|operator| (subtask.stage.as_str(), operator.operator.as_str()))
-        })
-        .collect();
-    let missing = stored.difference(&planned).next();
-    let added = planned.difference(&stored).next();
-    let remedy = "write the SQL as it was when the checkpoint was taken, or start without state";
-    match (missing, added) {
-        (None, None) => Ok(()),
-        (Some((_, missing)), None) => Err(Failure::mismatch(
-            missing,
-            format!("operator `{missing}` has state in the checkpoint and is not in the plan any more; {remedy}"),
-        )),
-        (None, Some((_, added))) => Err(Failure::mismatch(
-            added,
-            format!("operator `{added}` is in the plan and has no state in the checkpoint; {remedy}"),
-        )),
-        (Some((_, missing)), Some((_, added))) if missing == added => Err(Failure::mismatch(
-            missing,
-            format!("operator `{missing}` stands in another stage than in the checkpoint; {remedy}"),
-        )),
-        (Some((_, missing)), Some((_, added))) => Err(Failure::mismatch(
-            missing,
-            format!(
-                "operator `{missing}` has state in the checkpoint and is not in the plan any more, which has `{added}` \
-                 instead; {remedy}"
-            ),
-        )),
-    }
-}
-
-fn subtasks(parts: &[Part]) -> impl Iterator<Item = &SubtaskPart> {
+pub(crate) fn subtasks(parts: &[Part]) -> impl Iterator<Item = &SubtaskPart> {
     parts.iter().flat_map(|part| &part.subtasks)
 }
 
-/// Deals out what parts hold. They fit the plan, see [`check`]; they are all parts of one record.
-pub fn deal(graph: &JobGraph, parallelism: u32, record: &Record, parts: &[Part]) -> Result<Dealt, Failure> {
+/// Deals out what parts hold. They fit the plan as `matched` says; they are all parts of one record. What is new in the plan starts
+/// with nothing.
+pub fn deal(
+    graph: &JobGraph,
+    parallelism: u32,
+    record: &Record,
+    parts: &[Part],
+    matched: &Matched,
+) -> Result<Dealt, Failure> {
     let mut dealt = Dealt::default();
+    complete(record, parts)?;
     for stage in &graph.stages {
-        let mut old: Vec<&SubtaskPart> = subtasks(parts).filter(|subtask| subtask.stage == stage.identity).collect();
+        // A stage that keeps nothing has only its event time and its end.
+        let from =
+            matched.stage_of(stage).or_else(|| keepers(stage).next().is_none().then_some(stage.identity.as_str()));
+        let mut old: Vec<&SubtaskPart> =
+            subtasks(parts).filter(|subtask| Some(subtask.stage.as_str()) == from).collect();
         old.sort_by_key(|subtask| subtask.subtask);
-        let expected = (0..record.parallelism).collect::<Vec<_>>();
-        if old.iter().map(|subtask| subtask.subtask.0).ne(expected) {
-            let found = old.len();
-            return Err(Failure::corrupt(
-                &record.reference().path(),
-                &format!("names {found} subtasks of stage `{}` instead of {}", stage.identity, record.parallelism),
-            ));
-        }
         let floors = watermarks(record, &old);
+        let keeps = stage.operators.iter().any(|node| node.state.is_some() && matched.of(&node.identity).is_some());
         for subtask in 0..parallelism {
             let groups = key_group_range(subtask, parallelism, record.max_parallelism);
             let range = groups.start as usize..groups.end as usize;
             let restored = Restored {
                 keyed: old
                     .iter()
+                    .filter(|_| keeps)
                     .filter_map(|subtask| subtask.keyed.as_ref())
                     .filter(|keyed| overlap(&(keyed.key_group_start..keyed.key_group_end), &groups))
                     .cloned()
                     .collect(),
                 local_snapshot: None,
                 items: BTreeMap::new(),
-                finished: old.iter().all(|subtask| subtask.finished),
+                finished: !old.is_empty() && old.iter().all(|subtask| subtask.finished),
                 watermarks: RestoredWatermarks::new(groups.start, floors[range].to_vec()),
             };
             dealt.restored.insert((stage.id, subtask), restored);
         }
-        deal_items(stage, parallelism, &old, &mut dealt)?;
     }
+    deal_items(graph, parallelism, parts, matched, &mut dealt)?;
     Ok(dealt)
+}
+
+/// Every stage that a record's parts know has all of its subtasks.
+fn complete(record: &Record, parts: &[Part]) -> Result<(), Failure> {
+    let mut stages: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
+    let known = parts.iter().flat_map(|part| &part.keepers).map(|keeper| keeper.stage.as_str());
+    stages.extend(known.map(|stage| (stage, Vec::new())));
+    for subtask in subtasks(parts) {
+        stages.entry(&subtask.stage).or_default().push(subtask.subtask.0);
+    }
+    for (stage, mut found) in stages {
+        found.sort_unstable();
+        if found.iter().copied().ne(0..record.parallelism) {
+            return Err(Failure::corrupt(
+                &record.reference().path(),
+                &format!("names {} subtasks of stage `{stage}` instead of {}", found.len(), record.parallelism),
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn overlap(a: &Range<u32>, b: &Range<u32>) -> bool {
@@ -170,16 +144,28 @@ fn watermarks(record: &Record, old: &[&SubtaskPart]) -> Vec<Timestamp> {
     floors
 }
 
-fn deal_items(stage: &Stage, parallelism: u32, old: &[&SubtaskPart], dealt: &mut Dealt) -> Result<(), Failure> {
+fn deal_items(
+    graph: &JobGraph,
+    parallelism: u32,
+    parts: &[Part],
+    matched: &Matched,
+    dealt: &mut Dealt,
+) -> Result<(), Failure> {
     // The first item of each old subtask, then the second of each, and so on: with the same parallelism as before every item
     // that was dealt in turn goes back to where it was.
+    let mut old: Vec<&SubtaskPart> = subtasks(parts).collect();
+    old.sort_by_key(|subtask| subtask.subtask);
     let mut items: BTreeMap<&str, Vec<(usize, &Item)>> = BTreeMap::new();
     for subtask in old {
         for operator in &subtask.operators {
             items.entry(&operator.operator).or_default().extend(operator.items.iter().enumerate());
         }
     }
+    let stages: BTreeMap<&str, StageId> =
+        graph.stages.iter().flat_map(|stage| keepers(stage).map(|keeper| (keeper, stage.id))).collect();
     for (operator, mut items) in items {
+        // What the plan has no more, and nobody is owed, is left behind.
+        let Some(planned) = matched.planned_of(operator) else { continue };
         items.sort_by_key(|(place, _)| *place);
         let mut turn = 0;
         for (_, item) in items {
@@ -190,11 +176,13 @@ fn deal_items(stage: &Stage, parallelism: u32, old: &[&SubtaskPart], dealt: &mut
                         &format!("is not readable ({error})"),
                     )
                 })?;
-                dealt.commits.entry(operator.to_string()).or_default().push(pending);
+                dealt.commits.entry(planned.to_string()).or_default().push(pending);
                 continue;
             }
-            if let Some(restored) = dealt.restored.get_mut(&(stage.id, turn % parallelism)) {
-                restored.items.entry(operator.to_string()).or_default().push(item.clone());
+            let stage = stages.get(planned).copied();
+            let restored = stage.and_then(|stage| dealt.restored.get_mut(&(stage, turn % parallelism)));
+            if let Some(restored) = restored {
+                restored.items.entry(planned.to_string()).or_default().push(item.clone());
             }
             turn += 1;
         }
@@ -202,23 +190,38 @@ fn deal_items(stage: &Stage, parallelism: u32, old: &[&SubtaskPart], dealt: &mut
     Ok(())
 }
 
-/// Deals out what there is to read to the subtasks of an attempt that starts from nothing: split i to subtask i modulo the
-/// parallelism.
-pub fn deal_inputs(graph: &JobGraph, parallelism: u32, inputs: &Inputs) -> Result<Dealt, Failure> {
-    let mut dealt = Dealt::default();
-    for stage in &graph.stages {
-        let StageHead::Source(node) = &stage.head else { continue };
+/// Adds to what was dealt what there is to read for each source that a record knows nothing of: split i goes to subtask i modulo
+/// the parallelism. Without a record that is every source.
+pub fn deal_inputs(
+    graph: &JobGraph,
+    parallelism: u32,
+    inputs: &Inputs,
+    matched: &Matched,
+    dealt: &mut Dealt,
+) -> Result<(), Failure> {
+    for (stage, node) in new_sources(graph, matched) {
         let splits = inputs.splits.get(&node.identity).ok_or_else(|| {
             let message = format!("nobody has looked what there is to read for `{}`", node.name);
             Failure::mismatch(&node.name, message)
         })?;
         for (split, subtask) in splits.iter().zip((0..parallelism).cycle()) {
-            let restored = dealt.restored.entry((stage.id, subtask)).or_default();
+            let restored = dealt.restored.entry((stage, subtask)).or_default();
             let item = SplitState::initial(split.clone()).to_item();
             restored.items.entry(node.identity.clone()).or_default().push(item);
         }
     }
-    Ok(dealt)
+    Ok(())
+}
+
+/// The sources whose positions are in no record.
+pub fn new_sources<'g>(
+    graph: &'g JobGraph,
+    matched: &'g Matched,
+) -> impl Iterator<Item = (StageId, &'g SourceNode)> + 'g {
+    graph.stages.iter().filter_map(move |stage| match &stage.head {
+        StageHead::Source(node) if matched.of(&node.identity).is_none() => Some((stage.id, node)),
+        _ => None,
+    })
 }
 
 /// The share of worker `index` of `workers` of all pending commits.
@@ -234,11 +237,11 @@ mod tests {
         Attempt, JobName, RecordNumber, SubtaskIndex, Term, WorkerId,
         part::{KeyedSnapshot, OperatorPart, PART_VERSION},
         record::RECORD_VERSION,
-        settings::FailureKind,
+        settings::{FailureKind, Permissions},
     };
 
     use super::*;
-    use crate::testing;
+    use crate::{deploy::matching, testing};
 
     const MAX: u32 = 8;
 
@@ -270,6 +273,8 @@ mod tests {
                 id: CheckpointId(5),
                 attempt: Attempt(1),
                 worker: WorkerId(format!("worker {subtask}")),
+                script: String::new(),
+                keepers: matching::describe(graph),
                 subtasks: graph.stages.iter().map(|stage| subtask_part(stage, subtask, parallelism)).collect(),
             })
             .collect()
@@ -311,6 +316,13 @@ mod tests {
         Item { kind: ItemKind::Commit, value: serde_json::to_value(pending).unwrap() }
     }
 
+    /// What fits is dealt.
+    fn fitted(graph: &JobGraph, parallelism: u32, parts: &[Part]) -> Result<Dealt, Failure> {
+        let record = record(2);
+        let matched = matching::fit(graph, MAX, Permissions::default(), &record, parts)?;
+        deal(graph, parallelism, &record, parts, &matched)
+    }
+
     fn splits_of(dealt: &Dealt, subtask: u32) -> Vec<String> {
         let items = &dealt.restored[&(StageId(0), subtask)].items["source"];
         items.iter().map(|item| item.value.as_str().unwrap().to_string()).collect()
@@ -319,7 +331,7 @@ mod tests {
     #[test]
     fn with_the_same_parallelism_every_split_goes_back_to_its_subtask() {
         let graph = testing::counting_graph(1, 1);
-        let dealt = deal(&graph, 2, &record(2), &parts(&graph, 2)).unwrap();
+        let dealt = fitted(&graph, 2, &parts(&graph, 2)).unwrap();
         assert_eq!(splits_of(&dealt, 0), ["a0", "b0"]);
         assert_eq!(splits_of(&dealt, 1), ["a1", "b1"]);
         assert_eq!(dealt.restored[&(StageId(1), 1)].keyed.len(), 1);
@@ -328,7 +340,7 @@ mod tests {
     #[test]
     fn with_another_parallelism_nothing_is_lost_and_key_groups_go_to_their_owners() {
         let graph = testing::counting_graph(1, 1);
-        let dealt = deal(&graph, 3, &record(2), &parts(&graph, 2)).unwrap();
+        let dealt = fitted(&graph, 3, &parts(&graph, 2)).unwrap();
         let mut all: Vec<_> = (0..3).flat_map(|subtask| splits_of(&dealt, subtask)).collect();
         all.sort();
         assert_eq!(all, ["a0", "a1", "b0", "b1"]);
@@ -345,15 +357,15 @@ mod tests {
     fn a_stage_is_finished_only_if_all_its_subtasks_were() {
         let graph = testing::counting_graph(1, 1);
         let mut parts = parts(&graph, 2);
-        assert!(!deal(&graph, 2, &record(2), &parts).unwrap().restored[&(StageId(0), 0)].finished);
+        assert!(!fitted(&graph, 2, &parts).unwrap().restored[&(StageId(0), 0)].finished);
         parts.iter_mut().flat_map(|part| &mut part.subtasks).for_each(|subtask| subtask.finished = true);
-        assert!(deal(&graph, 2, &record(2), &parts).unwrap().restored[&(StageId(0), 0)].finished);
+        assert!(fitted(&graph, 2, &parts).unwrap().restored[&(StageId(0), 0)].finished);
     }
 
     #[test]
     fn pending_commits_are_shared_among_workers_and_each_has_one_owner() {
         let graph = testing::counting_graph(1, 1);
-        let dealt = deal(&graph, 2, &record(2), &parts(&graph, 2)).unwrap();
+        let dealt = fitted(&graph, 2, &parts(&graph, 2)).unwrap();
         assert_eq!(dealt.commits["sink"].len(), 4);
         let shares: Vec<_> = (0..3).map(|index| share_of(&dealt.commits, index, 3)["sink"].clone()).collect();
         assert_eq!(shares.iter().map(Vec::len).collect::<Vec<_>>(), [2, 1, 1]);
@@ -365,31 +377,11 @@ mod tests {
     }
 
     #[test]
-    fn a_restore_that_does_not_fit_names_the_operator_that_differs() {
-        let graph = testing::counting_graph(1, 1);
-        let parts = parts(&graph, 2);
-        assert_eq!(check(&graph, MAX, &record(2), &parts), Ok(()));
-
-        let mut changed = graph.clone();
-        changed.stages[1].operators[0].identity = "count by carrier".into();
-        let failure = check(&changed, MAX, &record(2), &parts).unwrap_err();
-        assert_eq!((failure.kind, failure.operator.as_str()), (FailureKind::StateMismatch, "count"));
-        assert!(failure.message.contains("`count by carrier` instead"), "{failure}");
-
-        let mut dropped = graph.clone();
-        dropped.stages[1].sink = None;
-        assert_eq!(check(&dropped, MAX, &record(2), &parts).unwrap_err().operator, "sink");
-
-        let failure = check(&graph, 16, &record(2), &parts).unwrap_err();
-        assert!(failure.message.contains("maxParallelism is 16"), "{failure}");
-    }
-
-    #[test]
     fn a_record_that_lacks_a_subtask_is_not_restored() {
         let graph = testing::counting_graph(1, 1);
         let mut parts = parts(&graph, 2);
         parts[1].subtasks.remove(0);
-        let failure = deal(&graph, 2, &record(2), &parts).unwrap_err();
+        let failure = fitted(&graph, 2, &parts).unwrap_err();
         assert_eq!(failure.kind, FailureKind::Corrupt);
         assert!(failure.message.contains("terms/0000000001/0000000003"), "{failure}");
     }

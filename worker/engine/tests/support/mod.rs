@@ -265,6 +265,7 @@ impl Sink for Collect {
 pub fn graph(numbers: &Numbers, exchange: Exchange, operator: Arc<dyn OperatorFactory>, sink: &Published) -> JobGraph {
     let source = SourceNode {
         identity: "numbers".into(),
+        kin: Kin::default(),
         name: "numbers".into(),
         source: Arc::new(numbers.clone()),
         prepare: None,
@@ -275,6 +276,7 @@ pub fn graph(numbers: &Numbers, exchange: Exchange, operator: Arc<dyn OperatorFa
     let stage = |id: u32, head, operators, sink| Stage {
         id: StageId(id),
         identity: format!("stage {id}"),
+        aliases: vec![],
         name: format!("stage {id}"),
         head,
         operators,
@@ -283,12 +285,19 @@ pub fn graph(numbers: &Numbers, exchange: Exchange, operator: Arc<dyn OperatorFa
     };
     let node = OperatorNode {
         identity: "operator".into(),
+        kin: Kin::default(),
         name: "operator".into(),
         factory: operator,
         state: None,
         output: pairs(),
     };
-    let sink = SinkNode { identity: "sink".into(), name: "sink".into(), sink: Arc::new(sink.clone()), input: pairs() };
+    let sink = SinkNode {
+        identity: "sink".into(),
+        kin: Kin::default(),
+        name: "sink".into(),
+        sink: Arc::new(sink.clone()),
+        input: pairs(),
+    };
     let edge = Edge { from: StageId(0), exchange, schema: schema() };
     JobGraph {
         stages: vec![
@@ -297,6 +306,7 @@ pub fn graph(numbers: &Numbers, exchange: Exchange, operator: Arc<dyn OperatorFa
         ],
         fingerprint: "test".into(),
         warnings: vec![],
+        script: String::new(),
     }
 }
 

@@ -7,11 +7,12 @@ use arrow::datatypes::SchemaRef;
 use weir_engine::{
     Batch, Operator, OperatorContext, OperatorError, OperatorFactory, OperatorSnapshot, Output, RowKind,
 };
-use weir_state::{Slot, Table};
+use weir_state::{Slot, Table, TableKind, TableShape};
 
 use crate::aggregate::ingest::{Arrived, DistinctPass, Ingest, RowGroups, inserts_only, map_layout};
 use crate::aggregate::plan::{Plan, is_key};
 use crate::aggregate::staterow::{Layout, Rows};
+use crate::aggregate::tables;
 use crate::aggregate::values::Values;
 use crate::rows::column::{Columns, take_columns};
 use crate::spec::{Aggregation, KeyedAggregateSpec, SpecError, schema_of};
@@ -65,9 +66,7 @@ impl OperatorFactory for KeyedAggregate {
             .maps
             .iter()
             .enumerate()
-            .map(|(i, map)| {
-                ctx.state.table(&ctx.identity, &format!("distinct-{i}"), map_layout(map.mask_bytes(), false))
-            })
+            .map(|(i, map)| ctx.state.table(&ctx.identity, &tables::map_name(i), map_layout(map.mask_bytes(), false)))
             .collect::<Result<_, _>>()?;
         Ok(Box::new(Task {
             values: Values::new(&plan.accumulators),
@@ -83,6 +82,12 @@ impl OperatorFactory for KeyedAggregate {
             new_rows: Rows::default(),
             changed: Vec::new(),
         }))
+    }
+
+    fn tables(&self) -> Vec<TableShape> {
+        let plan = &self.ingest.plan;
+        let groups = tables::groups("groups", TableKind::Table, plan);
+        std::iter::once(groups).chain(tables::maps(TableKind::Table, plan, false)).collect()
     }
 }
 

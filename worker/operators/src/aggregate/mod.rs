@@ -6,4 +6,5 @@ pub(crate) mod local;
 pub(crate) mod plan;
 pub(crate) mod results;
 pub(crate) mod staterow;
+pub(crate) mod tables;
 pub(crate) mod values;

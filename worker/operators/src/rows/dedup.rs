@@ -9,7 +9,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use weir_engine::{
     Batch, Operator, OperatorContext, OperatorError, OperatorFactory, OperatorSnapshot, Output, RowKind,
 };
-use weir_state::{RowLayout, Slot, Table};
+use weir_state::{RowLayout, Slot, Table, TableKind, TableShape, type_name};
 
 use crate::aggregate::ingest::{RowGroups, inserts_only};
 use crate::aggregate::plan::is_key;
@@ -32,6 +32,9 @@ pub struct Deduplicate {
     kept: Vec<usize>,
     codec: RowCodec,
 }
+
+/// The name of the table.
+const ROWS: &str = "rows";
 
 /// The order column's bytes before the row.
 const ORDER_BYTES: usize = 8;
@@ -57,6 +60,16 @@ impl Deduplicate {
         &self.schema
     }
 
+    fn layout(&self) -> RowLayout {
+        if self.first_stands() {
+            RowLayout::Fixed(1)
+        } else if self.update_before {
+            RowLayout::Variable
+        } else {
+            RowLayout::Fixed(ORDER_BYTES)
+        }
+    }
+
     /// Nothing that comes later changes anything.
     fn first_stands(&self) -> bool {
         self.keep == Keep::First && self.order == TimeSource::Processing
@@ -73,22 +86,32 @@ impl Deduplicate {
 
 impl OperatorFactory for Deduplicate {
     fn create(&self, ctx: &OperatorContext) -> Result<Box<dyn Operator>, OperatorError> {
-        let layout = if self.first_stands() {
-            RowLayout::Fixed(1)
-        } else if self.update_before {
-            RowLayout::Variable
-        } else {
-            RowLayout::Fixed(ORDER_BYTES)
-        };
         Ok(Box::new(Task {
             spec: self.clone(),
-            table: ctx.state.table(&ctx.identity, "rows", layout)?,
+            table: ctx.state.table(&ctx.identity, ROWS, self.layout())?,
             groups: RowGroups::default(),
             slots: Vec::new(),
             created: Vec::new(),
             winners: Vec::new(),
             encoded: EncodedRows::default(),
         }))
+    }
+
+    fn tables(&self) -> Vec<TableShape> {
+        let of = |column: usize| type_name(self.schema.field(column).data_type());
+        let order = match self.order {
+            TimeSource::Event(column) => format!("ORDER {}", of(column)),
+            TimeSource::Processing => "ORDER OF ARRIVAL".to_owned(),
+        };
+        let (row, codec) = if self.first_stands() {
+            (vec!["SEEN".to_owned()], "flag/1")
+        } else if self.update_before {
+            (std::iter::once(order).chain(self.kept.iter().map(|&column| of(column))).collect(), "order-row/1")
+        } else {
+            (vec![order], "order/1")
+        };
+        let key = self.keys.iter().map(|&column| of(column)).collect();
+        vec![TableShape { name: ROWS.to_owned(), kind: TableKind::Table, key, row, layout: self.layout(), codec }]
     }
 }
 

@@ -9,10 +9,11 @@ use weir_engine::{
     Batch, Clock, Counters, MAX_WATERMARK, MIN_WATERMARK, Operator, OperatorContext, OperatorError, OperatorFactory,
     OperatorSnapshot, Output, Progress, RestoredWatermarks, Timestamp,
 };
-use weir_state::{RowLayout, SliceTable, Slot, key_group};
+use weir_state::{RowLayout, SliceTable, Slot, TableKind, TableShape, key_group};
 
 use crate::aggregate::ingest::{Arrived, DistinctPass, RowGroups, RowStore, Slice, inserts_only, map_layout};
 use crate::aggregate::staterow::{Layout, Rows};
+use crate::aggregate::tables;
 use crate::aggregate::values::Values;
 use crate::rows::column::{Columns, take_columns};
 use crate::spec::TimeSource;
@@ -35,15 +36,11 @@ impl OperatorFactory for WindowAggregate {
                     // Where windows share slices, distinct values are counted when a window fires, and then a map's row must
                     // tell its group.
                     let layout = map_layout(map.mask_bytes(), !self.slices.is_tumbling());
-                    ctx.state.slices(&ctx.identity, &format!("distinct-{i}"), layout)
+                    ctx.state.slices(&ctx.identity, &tables::map_name(i), layout)
                 })
                 .collect::<Result<_, _>>()?,
-            merged: if plan.maps.is_empty() || self.slices.is_tumbling() {
-                None
-            } else {
-                Some(ctx.state.slices(&ctx.identity, "merged", layout.rows())?)
-            },
-            emitted: ctx.state.slices(&ctx.identity, "emitted", RowLayout::Fixed(1))?,
+            merged: if self.merges() { Some(ctx.state.slices(&ctx.identity, "merged", layout.rows())?) } else { None },
+            emitted: ctx.state.slices(&ctx.identity, "emitted", EMITTED)?,
         };
         // What event time has reached says nothing about the clock.
         let floors = match self.time {
@@ -71,7 +68,27 @@ impl OperatorFactory for WindowAggregate {
             new_rows: Rows::default(),
         }))
     }
+
+    fn tables(&self) -> Vec<TableShape> {
+        let plan = &self.ingest.plan;
+        let mut all = vec![tables::groups("groups", TableKind::Slices, plan)];
+        all.extend(tables::maps(TableKind::Slices, plan, !self.slices.is_tumbling()));
+        all.extend(self.merges().then(|| tables::groups("merged", TableKind::Slices, plan)));
+        all.push(TableShape {
+            name: "emitted".to_owned(),
+            kind: TableKind::Slices,
+            key: tables::group_types(plan),
+            row: vec!["EMITTED".to_owned()],
+            layout: EMITTED,
+            codec: "flag/1",
+        });
+        all.push(ProgressTable::shape());
+        all
+    }
 }
+
+/// A row says by being there that its key has been emitted.
+const EMITTED: RowLayout = RowLayout::Fixed(1);
 
 struct Task {
     spec: WindowAggregate,

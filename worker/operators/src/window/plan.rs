@@ -46,6 +46,11 @@ impl WindowAggregate {
     pub fn output(&self) -> &SchemaRef {
         &self.output
     }
+
+    /// Distinct values are counted over the slices of a window when it fires.
+    pub(crate) fn merges(&self) -> bool {
+        !self.ingest.plan.maps.is_empty() && !self.slices.is_tumbling()
+    }
 }
 
 /// The operator's state but for the progress of firing.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array};
 use weir_engine::{OperatorError, OperatorSnapshot, RestoredWatermarks, Timestamp};
-use weir_state::{KeyGroup, Keys, RowLayout, Slot, SubtaskState, Table};
+use weir_state::{KeyGroup, Keys, RowLayout, Slot, SubtaskState, Table, TableKind, TableShape};
 
 use crate::window::slices::Slices;
 
@@ -35,6 +35,8 @@ impl KeyGroupProgress {
 }
 
 const PROGRESS_BYTES: usize = 16;
+const NAME: &str = "firing";
+const LAYOUT: RowLayout = RowLayout::Fixed(PROGRESS_BYTES);
 
 /// What a checkpoint is to hold.
 pub enum Write {
@@ -59,13 +61,25 @@ pub struct ProgressTable {
 }
 
 impl ProgressTable {
+    /// For the parts of checkpoints.
+    pub fn shape() -> TableShape {
+        TableShape {
+            name: NAME.to_owned(),
+            kind: TableKind::Table,
+            key: vec!["BIGINT".to_owned()],
+            row: vec!["REACHED".to_owned(), "FIRED".to_owned()],
+            layout: LAYOUT,
+            codec: "progress/1",
+        }
+    }
+
     pub fn open(
         state: &SubtaskState,
         identity: &str,
         slices: Slices,
         floors: &RestoredWatermarks,
     ) -> Result<Self, OperatorError> {
-        let mut table = state.table(identity, "firing", RowLayout::Fixed(PROGRESS_BYTES))?;
+        let mut table = state.table(identity, NAME, LAYOUT)?;
         let groups = state.key_groups();
         let mut restored: Vec<KeyGroupProgress> = groups
             .clone()

@@ -150,6 +150,7 @@ impl World {
                 cache_bytes: 1 << 20,
             })
             .unwrap();
+        state.check_opened("operator", &factory.tables()).unwrap();
         let mut subtask = Subtask {
             operator,
             state,

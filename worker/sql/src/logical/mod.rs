@@ -4,5 +4,6 @@ pub(crate) mod columns;
 pub(crate) mod exprs;
 pub(crate) mod nodes;
 pub(crate) mod optimize;
+pub(crate) mod print;
 pub(crate) mod tvf;
 pub(crate) mod windows;

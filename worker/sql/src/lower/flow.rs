@@ -9,26 +9,27 @@ use datafusion_common::{Column, DFSchema, Result};
 use datafusion_expr::{Expr, ExprSchemable};
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::{BinaryExpr, Column as PhysicalColumn};
-use weir_engine::{Edge, Exchange, OperatorFactory, OperatorNode, SinkNode, Stage, StageHead, StageId, StateNote};
+use weir_engine::{Edge, Exchange, Kin, OperatorFactory, OperatorNode, SinkNode, Stage, StageHead, StageId, StateNote};
 use weir_operators::FilterProject;
 
 use crate::error::{Place, PlanError};
-use crate::identity::identity;
+use crate::identity::{Identity, Meaning};
 use crate::logical::exprs::physical;
+use crate::logical::print;
 
 /// Rows in a stage that is not closed yet. The first columns are those of the logical plan, in its order; sources may have
 /// more behind them.
 pub struct Flow {
     head: StageHead,
-    identity: String,
+    identity: Identity,
     operators: Vec<OperatorNode>,
     filter: Option<Arc<dyn PhysicalExpr>>,
     /// What an operator here is given, before a pending filter.
     pub schema: SchemaRef,
     /// What each column is, in terms of the source's columns.
-    pub meaning: Vec<String>,
+    pub meaning: Vec<Meaning>,
     /// Which rows these are: the table, its windows, its aggregations.
-    pub rows: String,
+    pub rows: Meaning,
     /// Which of them are kept, on the whole way from the source. State may outlive a change of these: it stays as it is, and what
     /// comes then is filtered the new way.
     pub filters: Vec<String>,
@@ -54,12 +55,12 @@ pub struct Computed {
     /// Its name and type.
     pub field: Field,
     /// What it is, in terms of the source's columns.
-    pub meaning: String,
+    pub meaning: Meaning,
 }
 
 impl Flow {
     /// Rows at the head of a stage.
-    pub fn new(head: StageHead, identity: String, schema: SchemaRef, meaning: Vec<String>, rows: String) -> Self {
+    pub fn new(head: StageHead, identity: Identity, schema: SchemaRef, meaning: Vec<Meaning>, rows: Meaning) -> Self {
         Self {
             head,
             identity,
@@ -90,15 +91,25 @@ impl Flow {
         }
     }
 
-    /// An expression's text in terms of the source's columns.
-    pub fn meaning_of(&self, expr: &Expr, input: &DFSchema) -> Result<String> {
+    /// What an expression is, in terms of the source's columns.
+    pub fn meaning_of(&self, expr: &Expr, input: &DFSchema) -> Result<Meaning> {
+        let column = |column: &Column| {
+            let index = input.maybe_index_of_column(column);
+            Ok(index.map_or_else(|| column.name().to_string(), |index| self.meaning[index].text.clone()))
+        };
+        Ok(Meaning { text: print::text(expr, &column)?, before: self.meaning_before(expr, input)? })
+    }
+
+    /// As DataFusion prints it: so it stands in identities of state format 1.
+    fn meaning_before(&self, expr: &Expr, input: &DFSchema) -> Result<String> {
         let expr = expr
             .clone()
             .transform_up(|expr| {
                 Ok(match &expr {
                     Expr::Column(column) => match input.maybe_index_of_column(column) {
                         Some(index) => {
-                            Transformed::yes(Expr::Column(Column::new_unqualified(self.meaning[index].clone())))
+                            let before = self.meaning[index].before.clone();
+                            Transformed::yes(Expr::Column(Column::new_unqualified(before)))
                         }
                         None => Transformed::no(expr),
                     },
@@ -112,7 +123,7 @@ impl Flow {
 
     /// Keeps the rows in which this is true. It becomes part of the next projection.
     pub fn filter(&mut self, predicate: &Expr, input: &DFSchema) -> Result<()> {
-        let text = self.meaning_of(predicate, input)?;
+        let text = self.meaning_of(predicate, input)?.text;
         let predicate = physical(predicate, input)?;
         self.filter = Some(match self.filter.take() {
             Some(first) => Arc::new(BinaryExpr::new(first, datafusion_expr::Operator::And, predicate)),
@@ -151,7 +162,8 @@ impl Flow {
             )
             .map_err(|error| internal(&error))?;
             self.operators.push(OperatorNode {
-                identity: identity("project", &[&self.identity, &self.operators.len().to_string()]),
+                identity: self.identity.within("project", &[&self.operators.len().to_string()]).now,
+                kin: Kin::default(),
                 name: format!("{name}{detail}"),
                 factory: Arc::new(factory),
                 state: None,
@@ -181,21 +193,23 @@ impl Flow {
         self.project(columns, None)
     }
 
-    /// Adds an operator.
+    /// Adds an operator; `place` is where it stands in the script.
     pub fn push(
         &mut self,
-        identity: String,
+        identity: Identity,
+        place: Place,
         name: String,
         factory: Arc<dyn OperatorFactory>,
         state: Option<StateNote>,
         output: SchemaRef,
     ) {
         self.schema = Arc::clone(&output);
-        self.operators.push(OperatorNode { identity, name, factory, state, output });
+        let kin = kin(place, identity.before);
+        self.operators.push(OperatorNode { identity: identity.now, kin, name, factory, state, output });
     }
 
     /// Closes this stage, adds it to the graph, and starts the next one behind an exchange.
-    pub fn exchange(self, exchange: Exchange, identity: String, stages: &mut Vec<Stage>) -> Self {
+    pub fn exchange(self, exchange: Exchange, identity: Identity, stages: &mut Vec<Stage>) -> Self {
         let (schema, meaning, rows) = (Arc::clone(&self.schema), self.meaning.clone(), self.rows.clone());
         let (filters, updating, bounded) = (self.filters.clone(), self.updating.clone(), self.bounded);
         let from = self.close(None, stages);
@@ -214,9 +228,11 @@ impl Flow {
         names.extend(sink.as_ref().map(|sink| sink.name.as_str()));
         let name = names.join(" -> ");
         let stateful = self.operators.iter().any(|operator| operator.state.is_some());
+        let Identity { now, before } = self.identity.within("stage", &[]);
         stages.push(Stage {
             id,
-            identity: identity("stage", &[&self.identity]),
+            identity: now,
+            aliases: vec![before],
             name,
             head: self.head,
             operators: self.operators,
@@ -225,6 +241,11 @@ impl Flow {
         });
         id
     }
+}
+
+/// Of what stands at this place and was called so before. The rest is said when the statement is whole.
+pub fn kin(place: Place, before: String) -> Kin {
+    Kin { line: place.is_known().then_some(place.line), aliases: vec![before], ..Kin::default() }
 }
 
 /// Whether an expression is the column at this position.

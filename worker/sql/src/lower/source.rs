@@ -12,10 +12,9 @@ use datafusion_expr::{Expr, Operator};
 use datafusion_physical_expr::PhysicalExpr;
 use weir_connectors::{ConnectorRegistry, TableSpec};
 use weir_engine::api::error::OperatorError;
-use weir_engine::{BatchFn, SourceNode, Timestamp, WatermarkFn};
+use weir_engine::{BatchFn, Kin, SourceNode, Timestamp, WatermarkFn};
 
 use crate::error::PlanError;
-use crate::identity::identity;
 use crate::logical::exprs::{physical, unqualified};
 use crate::logical::tvf::interval_millis;
 use crate::names::catalog::{Origin, Table};
@@ -24,7 +23,7 @@ use crate::settings::Settings;
 
 /// A source whose first columns are those that were asked for; what the watermark needs beside them follows.
 pub struct PlannedSource {
-    /// For the graph.
+    /// For the graph. Whose it is is not said yet.
     pub node: SourceNode,
     /// The table's column that each output column is.
     pub columns: Vec<usize>,
@@ -39,7 +38,6 @@ pub fn plan_source(
     settings: &Settings,
     connectors: &ConnectorRegistry,
     base_dir: &Path,
-    owner: &str,
 ) -> Result<PlannedSource, PlanError> {
     let mut columns = wanted.to_vec();
     if let Some(watermark) = &table.watermark {
@@ -66,9 +64,9 @@ pub fn plan_source(
     let (prepare, schema) =
         prepare(table, &columns, &spec).map_err(|error| PlanError::from_planner(&error, table.place))?;
     let watermark = watermark(table, &schema).map_err(|error| PlanError::from_planner(&error, table.place))?;
-    let connector = spec.options.get("connector").map_or("", String::as_str);
     let node = SourceNode {
-        identity: identity("source", &[owner, &table.name, connector]),
+        identity: String::new(),
+        kin: Kin::default(),
         name: table.name.clone(),
         source,
         prepare,

@@ -157,6 +157,8 @@ struct TestCoordinator {
     next_id: u64,
     /// Path and bytes of the newest record.
     newest: Option<(String, Record)>,
+    /// The version that it asks parts to be written in; 0 is a controller that does not ask yet.
+    part_format: u32,
     sessions: Vec<TestSession>,
 }
 
@@ -173,6 +175,7 @@ impl TestCoordinator {
             attempt: 0,
             next_id: 1,
             newest: None,
+            part_format: RECORD_VERSION,
             sessions: Vec::new(),
         }
     }
@@ -206,6 +209,8 @@ impl TestCoordinator {
             restore_path,
             restore_record: restore_record.into(),
             settings: serde_json::to_vec(&settings).unwrap().into(),
+            part_format: self.part_format,
+            ..Deploy::default()
         }
     }
 
@@ -379,6 +384,32 @@ async fn a_job_goes_on_from_its_record_when_a_worker_is_killed() {
     assert!(deployed[0].local_bytes > 0 && deployed[0].downloaded_bytes == 0, "{deployed:?}");
     assert!(deployed[1].local_bytes == 0 && deployed[1].downloaded_bytes > 0, "{deployed:?}");
     coordinator.checkpoint().await;
+    coordinator.finish().await;
+    coordinator.job.assert_exact();
+}
+
+#[tokio::test]
+async fn a_controller_that_asks_for_no_version_gets_parts_of_version_1_and_a_newer_one_goes_on_from_them() {
+    let mut coordinator = TestCoordinator::new(job(20_000));
+    let workers = [coordinator.worker(0), coordinator.worker(1)];
+    coordinator.part_format = 0;
+    for (format, described) in [(1, false), (2, true)] {
+        coordinator.deploy(&[&workers[0], &workers[1]]).await;
+        let (id, acks) = coordinator.acks().await;
+        for ack in &acks {
+            assert_eq!(ack.part_format, format);
+            let bytes = coordinator.store.get(&ack.part_path).await.unwrap();
+            let part: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+            assert_eq!((part["version"].as_u64(), part["keepers"].is_array()), (Some(u64::from(format)), described));
+            let read: weir_protocol::part::Part = weir_protocol::record::read("part", &bytes).unwrap();
+            let count = read.keepers.iter().find(|keeper| keeper.operator == "count");
+            assert_eq!(count.map(|keeper| keeper.tables[0].key.clone()), described.then(|| vec!["BIGINT".to_string()]));
+        }
+        coordinator.record(id, &acks).await;
+        coordinator.commit(id).await;
+        coordinator.part_format = RECORD_VERSION;
+    }
+    coordinator.deploy(&[&workers[0], &workers[1]]).await;
     coordinator.finish().await;
     coordinator.job.assert_exact();
 }
@@ -732,12 +763,13 @@ async fn a_plan_is_held_against_a_record_and_nothing_is_touched() {
             restore_path: path.to_string(),
             restore_record: restore_record.clone(),
             settings: settings.clone(),
+            ..PlanCall::default()
         };
         client.plan(call).await.unwrap().into_inner().mismatch
     };
     assert_eq!(ask("counting", &restore_path).await, "");
     let mismatch = ask("another operator", &restore_path).await;
-    assert!(mismatch.contains("operator `count`"), "{mismatch}");
+    assert!(mismatch.contains("`count` has state in the checkpoint and is not in the plan any more"), "{mismatch}");
     assert_eq!(ask("another operator", "").await, "", "without a record there is nothing to fit");
     assert_eq!(ask("nonsense", &restore_path).await, "", "that is told in the answer");
     coordinator.checkpoint().await;
