@@ -14,10 +14,12 @@ use parking_lot::{Condvar, Mutex};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use weir_engine::api::error::BuildError;
+use weir_engine::api::graph::Kin;
 use weir_engine::data::dataflow::RunningAttempt;
 use weir_engine::data::gate::InboundSink;
 use weir_engine::deploy::inputs::Inputs;
-use weir_engine::deploy::restore::deal_inputs;
+use weir_engine::deploy::matching::Matched;
+use weir_engine::deploy::restore::{Dealt, deal_inputs};
 use weir_engine::seam::{
     AttemptStats, BuildAttempt, ChannelId, Element, Remote, RemoteSender, Report, Restored, Stopped, SubtaskSnapshot,
 };
@@ -454,7 +456,9 @@ impl Deployment<'_> {
     fn restored(&self, range: Range<u32>, parallelism: u32) -> BTreeMap<(StageId, u32), Restored> {
         let Some(checkpoint) = self.restore else {
             let inputs = Inputs::look(self.graph, parallelism).unwrap();
-            return deal_inputs(self.graph, parallelism, &inputs).unwrap().restored;
+            let mut dealt = Dealt::default();
+            deal_inputs(self.graph, parallelism, &inputs, &Matched::default(), &mut dealt).unwrap();
+            return dealt.restored;
         };
         let mut all = BTreeMap::new();
         for stage in &self.graph.stages {
