@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(format_from(Some("1")), Ok(1));
         assert_eq!(format_from(Some("2")), Ok(2));
         for wrong in ["0", "3", "two"] {
-            let error = format_from(Some(wrong)).expect_err(wrong);
+            let error = format_from(Some(wrong)).unwrap_err();
             assert!(error.contains("WEIR_STATE_FORMAT") && error.contains("1 to 2"), "{error}");
         }
     }

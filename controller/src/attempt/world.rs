@@ -204,8 +204,8 @@ impl World {
                 }
             }
             16 => {
-                let by = Blocked { room: choice / 4 % 2 == 0, reason: "full".to_string() };
-                let by = (choice / 2 % 2 == 0).then_some(by);
+                let by = Blocked { room: (choice / 4).is_multiple_of(2), reason: "full".to_string() };
+                let by = (choice / 2).is_multiple_of(2).then_some(by);
                 self.tell(Event::Blocked { template: TEMPLATES[choice % 2].to_string(), by });
             }
             _ => {

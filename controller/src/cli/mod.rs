@@ -43,6 +43,8 @@ struct Cli {
     command: Command,
 }
 
+// There is one of these in a process.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a job on this machine. Ctrl-C takes a last checkpoint and stops; running again goes on from it.

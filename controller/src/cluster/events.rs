@@ -41,6 +41,7 @@ impl Told {
     }
 
     /// What its sentence is about, where that is not all of it.
+    #[must_use]
     pub fn about(self, what: impl std::fmt::Display) -> Self {
         Self { cause: what.to_string(), ..self }
     }

@@ -70,12 +70,18 @@ impl Probe {
     }
 
     /// What is to be told of an answer: whether storage answers, where that has changed.
-    fn answered(&mut self, now: Instant, failure: Option<String>) -> Option<Option<String>> {
+    fn answered(&mut self, now: Instant, failure: Option<String>) -> Option<Heard> {
         self.under_way = false;
         self.not_before = Some(now + PAUSE);
         let before = std::mem::replace(&mut self.failure, failure);
-        (before.is_some() || self.failure.is_some()).then(|| self.failure.clone()).filter(|failure| *failure != before)
+        (self.failure != before).then(|| Heard { failure: self.failure.clone() })
     }
+}
+
+/// What is to be told of storage: why it does not answer, or that it does again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Heard {
+    failure: Option<String>,
 }
 
 impl Supervisor {
@@ -101,7 +107,7 @@ impl Supervisor {
 
     /// Storage has answered, or has not: why.
     pub(super) fn on_probed(&mut self, failure: Option<String>) {
-        if let Some(failure) = self.probe.answered(Instant::now(), failure) {
+        if let Some(Heard { failure }) = self.probe.answered(Instant::now(), failure) {
             self.tell(&Fact::Storage { failure });
         }
     }
@@ -135,12 +141,12 @@ mod tests {
         assert!(probe.asks(at(7), TWO));
         assert!(!probe.asks(at(8), TWO), "one question at a time");
         let away = || Some("connection refused".to_string());
-        assert_eq!(probe.answered(at(9), away()), Some(away()));
+        assert_eq!(probe.answered(at(9), away()), Some(Heard { failure: away() }));
         assert!(!probe.asks(at(10), None), "not at once");
         assert!(probe.asks(at(14), None), "also where nothing is under way");
         assert_eq!(probe.answered(at(15), away()), None, "told once");
         assert!(probe.asks(at(20), None));
-        assert_eq!(probe.answered(at(21), None), Some(None));
+        assert_eq!(probe.answered(at(21), None), Some(Heard { failure: None }));
         assert!(!probe.asks(at(60), None), "it answers");
     }
 

@@ -23,7 +23,6 @@ impl Fact {
                 let state = text::bytes(record.state_bytes);
                 (Weight::Change, format!("{verb} checkpoint {} with {state} of state", record.id))
             }
-            Self::WorkerWaits { obstacle: None, .. } => return None,
             Self::WorkerWaits { process, obstacle: Some(obstacle) } => {
                 (Weight::Bad, format!("worker {process} waits: {}", obstacle.reason))
             }
@@ -106,7 +105,8 @@ impl Fact {
             Self::Ended(End::Stopped(Some(Last::Taken { record, .. }))) => {
                 (Weight::Good, format!("stopped; running again goes on from checkpoint {}", record.id))
             }
-            Self::TermOpened { .. }
+            Self::WorkerWaits { obstacle: None, .. }
+            | Self::TermOpened { .. }
             | Self::Workers(_)
             | Self::Committed { .. }
             | Self::HandedOver

@@ -372,8 +372,8 @@ mod tests {
     use super::*;
     use crate::platform::ObstacleKind;
 
-    fn obstacle(kind: ObstacleKind, reason: &str) -> Option<Obstacle> {
-        Some(Obstacle { kind, reason: reason.to_string() })
+    fn obstacle(kind: ObstacleKind, reason: &str) -> Obstacle {
+        Obstacle { kind, reason: reason.to_string() }
     }
 
     #[test]
@@ -386,14 +386,14 @@ mod tests {
             (template.to_string(), by.map(|(room, reason)| Blocked { room, reason: reason.to_string() }))
         };
         assert_eq!(roster.blocked_anew(), []);
-        roster.waits(ProcessNumber(1), obstacle(ObstacleKind::Initializing, "prepares"));
+        roster.waits(ProcessNumber(1), Some(obstacle(ObstacleKind::Initializing, "prepares")));
         assert_eq!(roster.blocked_anew(), [], "nothing is wrong");
-        roster.waits(ProcessNumber(1), obstacle(ObstacleKind::Image, "no image"));
+        roster.waits(ProcessNumber(1), Some(obstacle(ObstacleKind::Image, "no image")));
         assert_eq!(roster.blocked_anew(), [told("t", Some((false, "no image")))]);
         assert_eq!(roster.blocked_anew(), []);
-        roster.waits(ProcessNumber(2), obstacle(ObstacleKind::Quota, "quota"));
+        roster.waits(ProcessNumber(2), Some(obstacle(ObstacleKind::Quota, "quota")));
         assert_eq!(roster.blocked_anew(), [told("t", Some((true, "quota")))], "room can be made");
-        roster.waits(ProcessNumber(3), obstacle(ObstacleKind::NoPlace, "tainted"));
+        roster.waits(ProcessNumber(3), Some(obstacle(ObstacleKind::NoPlace, "tainted")));
         roster.remove(ProcessNumber(2));
         let both = [told("t", Some((false, "no image"))), told("u", Some((false, "tainted")))];
         assert_eq!(roster.blocked_anew(), both);

@@ -216,7 +216,7 @@ fn a_restore_with_other_sql_says_which_operator_differs() {
     job.write(&Settings::default(), &counting_sql("SUM(n)"));
     let (code, said) = finish(&job);
     assert!(code == JOB_FAILED || code == BAD_INPUT, "{code}\n{said}");
-    says(&said, &["operator"]);
+    says(&said, &["GroupAggregate", "COUNT(*)", "SUM(n)", "line 5"]);
     assert!(job.slots().len() <= records.len() + 2, "no record is made of the other query");
 }
 

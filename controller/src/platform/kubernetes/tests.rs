@@ -68,6 +68,8 @@ fn container(name: &str, state: &Value, more: &Value) -> Value {
 
 #[test]
 fn all_containers_of_a_pod_are_looked_at() {
+    use ObstacleKind::{Crash, Image, Initializing};
+
     let runs = || json!({"running": {}});
     let ends = |code: i32| json!({"terminated": {"exitCode": code, "reason": "Error"}});
     let waits = |reason: &str| json!({"waiting": {"reason": reason, "message": "why"}});
@@ -80,7 +82,6 @@ fn all_containers_of_a_pod_are_looked_at() {
     let crashing = json!({"started": false, "ready": false, "restartCount": 3,
         "lastState": {"terminated": {"exitCode": 7, "reason": "Error"}}});
 
-    use ObstacleKind::{Crash, Image, Initializing};
     let before = [
         (
             "a probe that does not succeed",

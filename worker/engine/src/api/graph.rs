@@ -100,6 +100,8 @@ impl Stage {
 }
 
 /// Where a stage's rows come from.
+// A job has a handful of these.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone)]
 pub enum StageHead {
     /// Out of a source.
