@@ -86,7 +86,10 @@ impl PlanError {
     pub fn from_parser(error: &ParserError) -> Self {
         let text = match error {
             ParserError::TokenizerError(text) | ParserError::ParserError(text) => text.as_str(),
-            ParserError::RecursionLimitExceeded => "the statement is nested too deeply",
+            ParserError::RecursionLimitExceeded => {
+                let remedy = "compute the inner part in a view, and select from it";
+                return Self::new(Place::default(), "the statement is nested too deeply", remedy);
+            }
         };
         let (message, place) = match text.rsplit_once(" at Line: ") {
             Some((message, place)) => {

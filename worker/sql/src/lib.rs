@@ -26,13 +26,33 @@ pub use explain::{
     StateDescription, explain,
 };
 pub use names::catalog::Catalog;
+pub use parse::bounds::PLANNING_STACK;
 pub use settings::SETTINGS;
 pub use weir_protocol::settings::PlanRequest;
+
+use std::panic::resume_unwind;
+use std::thread;
 
 use weir_engine::JobGraph;
 
 /// Plans a script. The same request and catalog give the same graph, in every process.
+///
+/// On a thread whose stack holds the deepest expression that is let through: what one caller can plan every other can.
 pub fn plan(request: &PlanRequest, catalog: &Catalog) -> Result<JobGraph, PlanError> {
+    thread::scope(|scope| {
+        let planner = thread::Builder::new().name("planner".to_string()).stack_size(PLANNING_STACK);
+        let planned = planner.spawn_scoped(scope, || plan_here(request, catalog)).map_err(|error| {
+            PlanError::new(
+                Place::default(),
+                format!("the planner's thread could not be started: {error}"),
+                "give the worker more memory, or let it have more threads",
+            )
+        })?;
+        planned.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
+}
+
+fn plan_here(request: &PlanRequest, catalog: &Catalog) -> Result<JobGraph, PlanError> {
     let planned = script::plan_script(request, catalog)?;
     let mut graph = JobGraph {
         stages: planned.stages,

@@ -16,9 +16,11 @@ use crate::identity::{identity, statement};
 use crate::logical::columns::{Time, of_expr};
 use crate::logical::exprs::{cast_to, plan_expr, plan_query, unqualified};
 use crate::logical::optimize::{analyze, optimize};
+use crate::logical::size::check_plan;
 use crate::lower::Lowering;
 use crate::lower::flow::{Flow, kin};
 use crate::names::catalog::{Catalog, Column, Names, Origin, Table, View, Watermark};
+use crate::parse::bounds::check_script;
 use crate::parse::check::{check_expr, check_query, unknown_column};
 use crate::parse::dialect::{ColumnKind, CreateTable, CreateView, Insert, Statement, parse_script};
 use crate::parse::locate::locate;
@@ -37,6 +39,7 @@ pub struct Planned {
 
 /// Plans the script.
 pub fn plan_script(request: &PlanRequest, catalog: &Catalog) -> Result<Planned, PlanError> {
+    check_script(&request.script)?;
     let mut script = Script {
         catalog,
         base_dir: Path::new(&request.base_dir),
@@ -239,6 +242,7 @@ impl Script<'_> {
         check_query(&mut query, self.names.functions(), place)?;
         // What is wrong with the view is said where the view is, and not where it is used.
         let mut plan = self.query(&query, place)?;
+        check_plan(&plan, place)?;
         if !create.columns.is_empty() {
             let width = plan.schema().fields().len();
             if create.columns.len() != width {
@@ -289,6 +293,7 @@ impl Script<'_> {
         let place = Place::from(query.span()).or(insert.place);
         let items = item_places(&query);
         let plan = self.query(&query, place)?;
+        check_plan(&plan, place)?;
         let target = targets(&insert.columns, &sink)?;
         let plan = into_sink(plan, &sink, &target, place, at, &items)?;
         let plan = optimize(plan, place)?;

@@ -37,6 +37,10 @@ use crate::seam::{
 /// The backend of stages without keyed state: their operators are given a state that nobody writes to.
 const NO_BACKEND: &str = "memory";
 
+/// A subtask's stack: an expression is evaluated and dropped level by level, and the planner lets through 3,000 levels. Only what
+/// is used takes memory.
+const SUBTASK_STACK: usize = 32 << 20;
+
 /// The subtasks of one attempt on this worker, built and started; they wait for [`Self::run`]. Dropping it stops them.
 pub struct RunningAttempt {
     subtasks: Vec<Handle>,
@@ -157,6 +161,7 @@ impl RunningAttempt {
                 let (built, ended) = (built.clone(), Arc::clone(&self.ended));
                 thread::Builder::new()
                     .name(format!("weir-{}-{subtask}", stage.id.0))
+                    .stack_size(SUBTASK_STACK)
                     .spawn(move || {
                         run_thread(maker, &built);
                         ended.add(key);

@@ -5,5 +5,6 @@ pub(crate) mod exprs;
 pub(crate) mod nodes;
 pub(crate) mod optimize;
 pub(crate) mod print;
+pub(crate) mod size;
 pub(crate) mod tvf;
 pub(crate) mod windows;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
-use datafusion_common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion_common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion_common::{Column, DFSchema, Result};
 use datafusion_expr::{Expr, ExprSchemable};
 use datafusion_physical_expr::PhysicalExpr;
@@ -13,9 +13,15 @@ use weir_engine::{Edge, Exchange, Kin, OperatorFactory, OperatorNode, SinkNode, 
 use weir_operators::FilterProject;
 
 use crate::error::{Place, PlanError};
-use crate::identity::{Identity, Meaning};
+use crate::identity::{Identity, Meaning, fingerprint};
 use crate::logical::exprs::physical;
 use crate::logical::print;
+
+/// What the columns of one expression may mean together, in bytes, before hashes stand for their texts.
+const LONGEST_MEANING: usize = 64 << 10;
+
+/// What is no longer than this is as short as its hash.
+const LONGEST_NAME: usize = 64;
 
 /// Rows in a stage that is not closed yet. The first columns are those of the logical plan, in its order; sources may have
 /// more behind them.
@@ -93,24 +99,41 @@ impl Flow {
 
     /// What an expression is, in terms of the source's columns.
     pub fn meaning_of(&self, expr: &Expr, input: &DFSchema) -> Result<Meaning> {
+        let text_of = self.texts(expr, input, |meaning| &meaning.text)?;
         let column = |column: &Column| {
             let index = input.maybe_index_of_column(column);
-            Ok(index.map_or_else(|| column.name().to_string(), |index| self.meaning[index].text.clone()))
+            Ok(index.map_or_else(|| column.name().to_string(), &text_of))
         };
         Ok(Meaning { text: print::text(expr, &column)?, before: self.meaning_before(expr, input)? })
     }
 
+    /// What stands for each column in an expression's text. Where that would be long it is a hash: a view may name each column of
+    /// the one below it several times, and a text would grow as fast as that multiplies.
+    fn texts(&self, expr: &Expr, input: &DFSchema, text: fn(&Meaning) -> &String) -> Result<impl Fn(usize) -> String> {
+        let mut length = 0_usize;
+        expr.apply(|expr| {
+            if let Expr::Column(column) = expr
+                && let Some(index) = input.maybe_index_of_column(column)
+            {
+                length += text(&self.meaning[index]).len();
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+        Ok(move |index: usize| match text(&self.meaning[index]) {
+            text if length > LONGEST_MEANING && text.len() > LONGEST_NAME => format!("#{}", fingerprint(text)),
+            text => text.clone(),
+        })
+    }
+
     /// As DataFusion prints it: so it stands in identities of state format 1.
     fn meaning_before(&self, expr: &Expr, input: &DFSchema) -> Result<String> {
+        let text_of = self.texts(expr, input, |meaning| &meaning.before)?;
         let expr = expr
             .clone()
             .transform_up(|expr| {
                 Ok(match &expr {
                     Expr::Column(column) => match input.maybe_index_of_column(column) {
-                        Some(index) => {
-                            let before = self.meaning[index].before.clone();
-                            Transformed::yes(Expr::Column(Column::new_unqualified(before)))
-                        }
+                        Some(index) => Transformed::yes(Expr::Column(Column::new_unqualified(text_of(index)))),
                         None => Transformed::no(expr),
                     },
                     Expr::Alias(alias) => Transformed::yes(alias.expr.as_ref().clone()),
@@ -256,4 +279,43 @@ fn is_column(expr: &Arc<dyn PhysicalExpr>, position: usize) -> bool {
 /// An operator refused its spec: the planner let something through that it should have caught.
 pub fn internal(error: &dyn std::error::Error) -> PlanError {
     PlanError::new(Place::default(), error.to_string(), "write the query in another way, and report this one")
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::DataType;
+    use datafusion_expr::{col, lit};
+
+    use super::*;
+    use crate::logical::exprs::unqualified;
+
+    fn meaning(of_column: &str, expr: &Expr) -> String {
+        let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true)]));
+        let flow = Flow::new(
+            StageHead::Inputs(Vec::new()),
+            Identity::default(),
+            Arc::clone(&schema),
+            vec![Meaning::same(of_column)],
+            Meaning::default(),
+        );
+        let meaning = flow.meaning_of(expr, &unqualified(&schema).unwrap()).unwrap();
+        assert_eq!(meaning.text.len() > LONGEST_MEANING, meaning.before.len() > LONGEST_MEANING);
+        meaning.before
+    }
+
+    #[test]
+    fn a_meaning_is_the_whole_text_until_that_is_long_and_then_no_longer_than_its_expression() {
+        assert_eq!(meaning("t.a", &(col("a") + lit(1))), "t.a + Int32(1)");
+        let long = "x".repeat(LONGEST_MEANING / 2);
+        assert_eq!(meaning(&long, &(col("a") + col("a"))), format!("{long} + {long}"));
+        let longer = format!("{long}y");
+        let hashed = meaning(&longer, &(col("a") + col("a")));
+        assert!(hashed.len() < 100, "{hashed}");
+        assert_ne!(hashed, meaning(&format!("{long}z"), &(col("a") + col("a"))), "it still says which");
+        let mut text = "t.a".to_string();
+        for _ in 0..60 {
+            text = meaning(&text, &(col("a") + col("a")));
+        }
+        assert!(text.len() <= LONGEST_MEANING + 10, "{}", text.len());
+    }
 }

@@ -1,6 +1,7 @@
 //! What a query may not have, found in its syntax, where every word still has its place; and the syntax that is rewritten
 //! to something else: the older group windows, `FLOOR(t TO unit)`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use datafusion_sql::sqlparser::ast::{
@@ -12,15 +13,18 @@ use datafusion_sql::sqlparser::ast::{
 use crate::error::{Place, PlanError, suggest};
 use crate::names::functions::Functions;
 use crate::names::functions::time::{CEIL_TO, FLOOR_TO};
+use crate::parse::bounds;
 use crate::parse::dialect::{TABLE_PREFIX, single};
 
 /// Checks and rewrites a query.
 pub fn check_query(query: &mut Query, functions: &Functions, place: Place) -> Result<(), PlanError> {
+    bounds::check_query(query).map_err(|error| error.or_at(place))?;
     finish(query.visit(&mut Checker { functions, place, window_data: false }))
 }
 
 /// Checks and rewrites one expression.
 pub fn check_expr(expr: &mut Expr, functions: &Functions, place: Place) -> Result<(), PlanError> {
+    bounds::check_expr(expr).map_err(|error| error.or_at(place))?;
     finish(expr.visit(&mut Checker { functions, place, window_data: false }))
 }
 
@@ -268,6 +272,13 @@ impl VisitorMut for Checker<'_> {
                 }
                 _ => ControlFlow::Continue(()),
             },
+            Expr::SimilarTo { pattern, .. } | Expr::RLike { pattern, .. } if !matches!(**pattern, Expr::Value(_)) => {
+                self.refuse(
+                    Place::from(pattern.span()).or(place),
+                    "a pattern that is no constant is not supported here",
+                    "write REGEXP(text, pattern), which takes any",
+                )
+            }
             Expr::Floor { expr: inner, field } | Expr::Ceil { expr: inner, field } => {
                 if let CeilFloorKind::DateTimeField(unit) = field
                     && *unit != ast::DateTimeField::NoDateTime
@@ -301,7 +312,9 @@ fn call(name: &str, args: Vec<Expr>) -> Expr {
 /// Names what the SELECT list leaves without a name, as Flink does: a field of a ROW by its own name, a computed value
 /// `EXPR$n`, a name that is there already with a number behind it.
 fn name_items(select: &mut Select) {
-    let mut taken: Vec<String> = Vec::new();
+    let mut taken: BTreeSet<String> = BTreeSet::new();
+    // Where the numbers behind a name go on: one name may be selected some ten thousand times.
+    let mut numbers: BTreeMap<String, usize> = BTreeMap::new();
     for (position, item) in select.projection.iter_mut().enumerate() {
         let (mut name, keep) = match item {
             SelectItem::UnnamedExpr(Expr::Identifier(name)) => (name.value.clone(), true),
@@ -310,19 +323,25 @@ fn name_items(select: &mut Select) {
             }
             SelectItem::UnnamedExpr(_) => (format!("EXPR${position}"), false),
             SelectItem::ExprWithAlias { alias, .. } => {
-                taken.push(alias.value.clone());
+                taken.insert(alias.value.clone());
                 continue;
             }
             _ => continue,
         };
         let is_taken = taken.contains(&name);
         if is_taken {
-            let plain = name.clone();
-            // One of so many names is not among so many less one that are taken.
-            let mut numbered = (0..=taken.len()).map(|number| format!("{plain}{number}"));
-            name = numbered.find(|name| !taken.contains(name)).unwrap_or(plain);
+            let number = numbers.entry(name.clone()).or_default();
+            // Ends, since only so many names are taken.
+            let numbered = loop {
+                let numbered = format!("{name}{number}");
+                *number += 1;
+                if !taken.contains(&numbered) {
+                    break numbered;
+                }
+            };
+            name = numbered;
         }
-        taken.push(name.clone());
+        taken.insert(name.clone());
         if !keep || is_taken {
             let SelectItem::UnnamedExpr(expr) = item else { continue };
             *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: Ident::new(name) };

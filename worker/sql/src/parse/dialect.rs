@@ -12,6 +12,7 @@ use datafusion_sql::sqlparser::tokenizer::{Token, Tokenizer};
 use arrow::datatypes::DataType;
 
 use crate::error::{Place, PlanError};
+use crate::parse::bounds::check_tokens;
 use crate::parse::types::{consume_word, expect_word, expected, parse_type, parser_error, word_at};
 
 /// The prefix under which `TABLE t` stands among a function's arguments.
@@ -178,6 +179,7 @@ pub fn parse_script(script: &str) -> Result<Vec<Statement>, PlanError> {
     let tokens = Tokenizer::new(&dialect, script)
         .tokenize_with_location()
         .map_err(|error| PlanError::new(error.location, error.message, ""))?;
+    check_tokens(&tokens)?;
     let mut parser = Parser::new(&dialect).with_tokens_with_locations(tokens);
     let mut statements = Vec::new();
     let mut in_set = None;
@@ -194,7 +196,9 @@ pub fn parse_script(script: &str) -> Result<Vec<Statement>, PlanError> {
         if in_set.is_some() && consume_word(&mut parser, "END") {
             in_set = None;
         } else {
-            statements.push(parse_statement(&mut parser)?);
+            let read = parse_statement(&mut parser);
+            // What the SQL parser says of nesting has no place.
+            statements.push(read.map_err(|error| error.or_at(parser.peek_token_ref().span.into()))?);
         }
         let next = parser.peek_token();
         if !matches!(next.token, Token::SemiColon | Token::EOF) {

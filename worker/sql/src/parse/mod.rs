@@ -1,5 +1,6 @@
 //! From text to statements with their places: the dialect, what a query may not have, and data types as they are written.
 
+pub(crate) mod bounds;
 pub(crate) mod check;
 pub mod dialect;
 pub(crate) mod locate;

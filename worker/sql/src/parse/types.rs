@@ -45,8 +45,16 @@ pub fn timestamp_ltz() -> DataType {
     DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()))
 }
 
+/// ROWs within each other. All that handles a value recurses over its type, on stacks of every size.
+const MAX_ROWS: usize = 32;
+
 /// Reads a type where the parser stands. Says whether `NOT NULL` followed as `false` for nullable.
 pub fn parse_type(parser: &mut Parser<'_>) -> Result<(DataType, bool), PlanError> {
+    parse_type_within(parser, 0)
+}
+
+/// Within so many ROWs.
+fn parse_type_within(parser: &mut Parser<'_>, rows: usize) -> Result<(DataType, bool), PlanError> {
     let token = parser.next_token();
     let Token::Word(word) = &token.token else {
         return Err(expected("a data type", &token));
@@ -97,7 +105,14 @@ pub fn parse_type(parser: &mut Parser<'_>) -> Result<(DataType, bool), PlanError
             let precision = parse_numbers(parser)?.first().copied();
             timestamp(place, precision, true)?
         }
-        "ROW" => DataType::Struct(parse_row(parser)?),
+        "ROW" if rows == MAX_ROWS => {
+            return Err(PlanError::new(
+                place,
+                format!("a ROW within {MAX_ROWS} others is not supported"),
+                "declare the inner one as STRING, or leave it out of the table",
+            ));
+        }
+        "ROW" => DataType::Struct(parse_row(parser, rows + 1)?),
         "ARRAY" | "MAP" | "MULTISET" | "RAW" | "VARIANT" => {
             return Err(PlanError::new(
                 place,
@@ -124,7 +139,7 @@ pub fn parse_type(parser: &mut Parser<'_>) -> Result<(DataType, bool), PlanError
 }
 
 /// `<a INT, b STRING>` or `(a INT, b STRING)`.
-fn parse_row(parser: &mut Parser<'_>) -> Result<Fields, PlanError> {
+fn parse_row(parser: &mut Parser<'_>, rows: usize) -> Result<Fields, PlanError> {
     let angled = parser.consume_token(&Token::Lt);
     if !angled && !parser.consume_token(&Token::LParen) {
         return Err(expected("'<' after ROW", &parser.peek_token()));
@@ -132,7 +147,7 @@ fn parse_row(parser: &mut Parser<'_>) -> Result<Fields, PlanError> {
     let mut fields = Vec::new();
     loop {
         let name = parser.parse_identifier().map_err(|error| PlanError::from_parser(&error))?;
-        let (data_type, nullable) = parse_type(parser)?;
+        let (data_type, nullable) = parse_type_within(parser, rows)?;
         if consume_word(parser, "COMMENT") {
             parser.parse_literal_string().map_err(|error| PlanError::from_parser(&error))?;
         }

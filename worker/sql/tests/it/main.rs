@@ -1,6 +1,7 @@
 //! Plans of whole scripts: one binary, since linking is what takes the time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod bounds;
 mod errors;
 mod identities;
 mod nexmark;

@@ -1,0 +1,109 @@
+//! What a query comes to once its views are put in for their names: bounded, since a view over a view over a view can double at
+//! each step what the one before it computes.
+//!
+//! The optimiser moves a condition below the projections that it stands on, and puts their expressions in for its columns. What
+//! that can come to at most is counted here, before it is done.
+
+use datafusion_common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion_common::{Column, Result};
+use datafusion_expr::{Expr, LogicalPlan};
+
+use crate::error::{Place, PlanError};
+use crate::logical::optimize::place_of;
+use crate::parse::bounds::MAX_DEPTH;
+
+/// Nodes of one expression with all views put in: some hundred bytes each, which several rules copy.
+pub const MAX_NODES: u64 = 100_000;
+
+/// Steps of one query: views, subqueries, filters, projections. Rules recurse over them with some KiB of stack for each, and go
+/// over all of them some dozen times.
+pub const MAX_STEPS: usize = 1_000;
+
+/// So many bytes of a constant count as a node.
+const NODE: usize = 256;
+
+/// How much an expression is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Size {
+    nodes: u64,
+    depth: u64,
+}
+
+const ONE: Size = Size { nodes: 1, depth: 1 };
+
+/// Whether the plan is small enough for the optimiser.
+pub fn check_plan(plan: &LogicalPlan, place: Place) -> std::result::Result<(), PlanError> {
+    let mut steps = 0;
+    let mut next = Some(plan);
+    while let Some(step) = next {
+        steps += 1;
+        if steps > MAX_STEPS {
+            return Err(PlanError::new(
+                place,
+                format!("with the views that it reads put in the query has more than {MAX_STEPS} steps"),
+                "compute in fewer views, or write what some of them give into a table that another job reads",
+            ));
+        }
+        next = step.inputs().first().copied();
+    }
+    sizes(plan, place).map(drop)
+}
+
+/// Of each column.
+fn sizes(plan: &LogicalPlan, place: Place) -> std::result::Result<Vec<Size>, PlanError> {
+    let inputs = plan.inputs();
+    let Some(input) = inputs.first() else { return Ok(vec![ONE; plan.schema().fields().len()]) };
+    let below = sizes(input, place)?;
+    let size_of = |column: &Column| {
+        let index = input.schema().maybe_index_of_column(column);
+        index.and_then(|index| below.get(index)).copied().unwrap_or(ONE)
+    };
+    let exprs = plan.expressions();
+    let mut own = Vec::with_capacity(exprs.len());
+    for expr in &exprs {
+        let size = size(expr, &size_of).map_err(|error| PlanError::from_planner(&error, place))?;
+        if size.nodes > MAX_NODES || size.depth > MAX_DEPTH as u64 {
+            return Err(too_large(expr, size, place));
+        }
+        own.push(size);
+    }
+    let mut columns = match plan {
+        LogicalPlan::Projection(_) => own,
+        // What is aggregated is a value of its own, and no condition moves below it.
+        LogicalPlan::Aggregate(aggregate) => own.into_iter().take(aggregate.group_expr.len()).collect(),
+        _ => below,
+    };
+    columns.resize(plan.schema().fields().len(), ONE);
+    Ok(columns)
+}
+
+fn size(expr: &Expr, of_column: &impl Fn(&Column) -> Size) -> Result<Size> {
+    match expr {
+        Expr::Column(column) => return Ok(of_column(column)),
+        Expr::Alias(alias) => return size(&alias.expr, of_column),
+        Expr::Literal(value, _) => return Ok(Size { nodes: 1 + (value.size() / NODE) as u64, depth: 1 }),
+        _ => {}
+    }
+    let (mut nodes, mut depth) = (1_u64, 0);
+    expr.apply_children(|child| {
+        let size = size(child, of_column)?;
+        nodes = nodes.saturating_add(size.nodes);
+        depth = depth.max(size.depth);
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(Size { nodes, depth: depth + 1 })
+}
+
+fn too_large(expr: &Expr, size: Size, place: Place) -> PlanError {
+    let place = place_of([expr].into_iter()).or(place);
+    let (what, most) = if size.nodes > MAX_NODES {
+        (format!("{} parts", size.nodes), MAX_NODES)
+    } else {
+        (format!("{} levels", size.depth), MAX_DEPTH as u64)
+    };
+    PlanError::new(
+        place,
+        format!("with the views below put in the expression has {what}, and {most} are the most"),
+        "name each column of a view fewer times in the next, or let a function in a worker binary of your own compute it",
+    )
+}
