@@ -20,6 +20,7 @@ pub use spec::{
     AggregateFunction, AggregateInput, AggregateSpec, Aggregation, DeduplicateSpec, Keep, KeyedAggregateSpec,
     LocalAggregateSpec, SpecError, TimeSource, WindowAggregateSpec, WindowAssignSpec, WindowShape,
 };
+pub use stateless::oversized::{MAX_VALUE, Oversized};
 pub use stateless::project::FilterProject;
 pub use window::assign::WindowAssign;
 pub use window::plan::WindowAggregate;

@@ -272,6 +272,10 @@ pub struct KeyedAggregateSpec {
     pub update_before: bool,
 }
 
+/// Windows that one row may be in. Without an aggregation a row is copied for each, and with one each of them fires for itself:
+/// a day's windows every 20 seconds are fewer.
+pub const MAX_WINDOWS: i64 = 5_000;
+
 /// How event time is cut into windows, all in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowShape {
@@ -299,7 +303,7 @@ impl WindowShape {
         self
     }
 
-    /// Checks that size and slide are positive, and that no row falls between two windows.
+    /// Checks that size and slide are positive, that no row falls between two windows, and that none is in very many.
     pub fn check(&self) -> Result<(), SpecError> {
         if self.size <= 0 || self.slide <= 0 {
             return Err(SpecError::BadWindow(format!(
@@ -311,6 +315,13 @@ impl WindowShape {
             return Err(SpecError::BadWindow(format!(
                 "a slide of {} ms is longer than the size of {} ms, so rows would fall between windows",
                 self.slide, self.size
+            )));
+        }
+        let windows = self.size / self.slide;
+        if windows > MAX_WINDOWS {
+            return Err(SpecError::BadWindow(format!(
+                "each row would be in {windows} windows, one every {} ms, and {MAX_WINDOWS} are the most",
+                self.slide
             )));
         }
         Ok(())

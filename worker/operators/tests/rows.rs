@@ -17,6 +17,7 @@ use support::*;
 use weir_engine::{Batch, RowKind};
 use weir_operators::{
     Deduplicate, DeduplicateSpec, FilterProject, Keep, TimeSource, WindowAssign, WindowAssignSpec, WindowShape,
+    spec::MAX_WINDOWS,
 };
 
 fn input() -> SchemaRef {
@@ -129,6 +130,24 @@ fn window_columns_are_added_and_hopping_windows_repeat_their_rows() {
     let mut subtask = world.start(&spec(WindowShape::tumble(10), TimeSource::Processing), 1, &[]).remove(0);
     subtask.process(batch(&[row(1, "a", 5)]));
     assert_eq!(column_i64(&subtask.take(), 4), [10]);
+}
+
+#[test]
+fn rows_of_very_many_windows_are_put_out_in_pieces_and_too_many_windows_are_refused() {
+    let mut world = World::new();
+    let spec = |window| WindowAssign::new(WindowAssignSpec { input: input(), window, time: TimeSource::Event(2) });
+    let mut subtask = world.start(&spec(WindowShape::hop(1, MAX_WINDOWS)).unwrap(), 1, &[]).remove(0);
+    let rows: Vec<Row> = (0..50).map(|n| row(n, "a", n)).collect();
+    subtask.process(batch(&rows));
+    let out = subtask.take();
+    let lengths: Vec<usize> = out.iter().map(Batch::len).collect();
+    assert_eq!(lengths.iter().sum::<usize>(), 50 * MAX_WINDOWS as usize);
+    assert!(lengths.iter().all(|length| *length <= 1 << 15), "{lengths:?}");
+    let starts = column_i64(&out, 4);
+    assert_eq!((starts[0], starts[MAX_WINDOWS as usize]), (1 - MAX_WINDOWS, 2 - MAX_WINDOWS));
+
+    let refused = spec(WindowShape::hop(1, MAX_WINDOWS + 1)).unwrap_err().to_string();
+    assert!(refused.contains("5001 windows"), "{refused}");
 }
 
 fn deduplicate(keep: Keep, order: TimeSource, update_before: bool) -> Deduplicate {

@@ -1,3 +1,4 @@
 //! What keeps nothing: filters and projections.
 
+pub(crate) mod oversized;
 pub(crate) mod project;

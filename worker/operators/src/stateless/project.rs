@@ -13,6 +13,10 @@ use weir_engine::{Batch, Operator, OperatorContext, OperatorError, OperatorFacto
 
 use crate::rows::column::selection;
 use crate::spec::SpecError;
+use crate::stateless::oversized::Oversized;
+
+/// Characters of an expression that an error tells.
+const TOLD: usize = 300;
 
 /// WHERE and SELECT without aggregates. Row kinds are carried through: each row is filtered for itself.
 #[derive(Debug, Clone)]
@@ -144,7 +148,16 @@ fn evaluate(expression: &Arc<dyn PhysicalExpr>, rows: &RecordBatch) -> Result<Ar
     expression
         .evaluate(rows)
         .and_then(|value| value.into_array(rows.num_rows()))
-        .map_err(|e| OperatorError::bad_input(format!("`{expression}` could not be computed")).because(e))
+        .map_err(|e| OperatorError::bad_input(format!("`{}` could not be computed", shortened(expression))).because(e))
+}
+
+/// An expression's text as far as people read it.
+fn shortened(expression: &Arc<dyn PhysicalExpr>) -> String {
+    let text = expression.to_string();
+    match text.char_indices().nth(TOLD) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
 }
 
 impl OperatorFactory for FilterProject {
@@ -156,10 +169,17 @@ impl OperatorFactory for FilterProject {
 struct Task(FilterProject);
 
 impl Operator for Task {
-    fn process(&mut self, _input: usize, batch: Batch, out: &mut dyn Output) -> Result<(), OperatorError> {
-        match self.0.apply(&batch)? {
-            Some(batch) => out.emit(batch),
-            None => Ok(()),
+    /// What would be too much at once is computed half by half.
+    fn process(&mut self, input: usize, batch: Batch, out: &mut dyn Output) -> Result<(), OperatorError> {
+        match self.0.apply(&batch) {
+            Ok(Some(batch)) => out.emit(batch),
+            Ok(None) => Ok(()),
+            Err(error) if batch.len() > 1 && Oversized::is_by_rows(&error) => {
+                let half = batch.len() / 2;
+                self.process(input, batch.slice(0, half), out)?;
+                self.process(input, batch.slice(half, batch.len() - half), out)
+            }
+            Err(error) => Err(error),
         }
     }
 }

@@ -4,11 +4,16 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::datatypes::{DataType, Field, SchemaRef};
-use weir_engine::{Batch, Clock, Operator, OperatorContext, OperatorError, OperatorFactory, Output, RowKind};
+use weir_engine::{Batch, Clock, Operator, OperatorContext, OperatorError, OperatorFactory, Output, RowKind, RowKinds};
 
 use crate::rows::column::{from_i64, take_columns};
 use crate::spec::{SpecError, TimeSource, WindowAssignSpec, schema_of, window_fields};
 use crate::window::slices::{Slices, times};
+
+/// Copies of rows that are put out as one batch, in rows and in bytes: a row of many windows is not held in memory for all of
+/// them at once.
+const MAX_COPIES: usize = 1 << 15;
+const MAX_BYTES: usize = 16 << 20;
 
 /// `TUMBLE` and `HOP` as plain table functions: each row with `window_start`, `window_end` and `window_time`, once for every
 /// window that it is in.
@@ -54,43 +59,64 @@ impl Operator for Task {
             return Ok(());
         }
         let rows = &batch.rows;
-        let count = rows.num_rows();
-        let (mut of_row, mut ends) = (Vec::with_capacity(count), Vec::with_capacity(count));
         let slices = self.spec.slices;
-        match self.spec.time {
-            TimeSource::Event(column) => {
-                let times = times(rows.column(column), rows.schema_ref().field(column).name())?;
-                if slices.is_tumbling() {
-                    ends.extend(times.iter().map(|&t| slices.slice_end(t)));
-                } else {
-                    for (row, &t) in times.iter().enumerate() {
-                        for end in slices.windows(t) {
-                            of_row.push(row as u32);
-                            ends.push(end);
-                        }
-                    }
-                }
-            }
+        let times = match self.spec.time {
+            TimeSource::Event(column) => times(rows.column(column), rows.schema_ref().field(column).name())?,
             TimeSource::Processing => {
                 // Time does not go back, whatever the clock does.
                 self.now = self.now.max(self.clock.now_ms());
-                let windows: Vec<i64> = slices.windows(self.now).collect();
-                for row in 0..count as u32 {
-                    of_row.extend(std::iter::repeat_n(row, windows.len()));
-                    ends.extend_from_slice(&windows);
+                vec![self.now; rows.num_rows()].into()
+            }
+        };
+        if slices.is_tumbling() {
+            let ends: Vec<i64> = times.iter().map(|&t| slices.slice_end(t)).collect();
+            return self.emit(rows.columns().to_vec(), batch.kinds.clone(), &ends, out);
+        }
+        let row_bytes = batch.used_bytes() / rows.num_rows();
+        let most = (MAX_BYTES / row_bytes.max(1)).clamp(1, MAX_COPIES);
+        let (mut of_row, mut ends) = (Vec::new(), Vec::new());
+        for (row, &t) in times.iter().enumerate() {
+            for end in slices.windows(t) {
+                of_row.push(row as u32);
+                ends.push(end);
+                if ends.len() == most {
+                    self.copy(&batch, &mut of_row, &mut ends, out)?;
                 }
             }
         }
-        let (mut columns, kinds) = if ends.len() == count {
-            (rows.columns().to_vec(), batch.kinds.clone())
-        } else {
-            let kinds = batch
-                .kinds
-                .as_ref()
-                .map(|kinds| of_row.iter().map(|&row| kinds[row as usize]).collect::<Vec<RowKind>>().into());
-            (take_columns(rows.columns(), &UInt32Array::from(of_row))?, kinds)
-        };
-        columns.extend(window_columns(&ends, slices.size(), &self.spec.time_type)?);
+        self.copy(&batch, &mut of_row, &mut ends, out)
+    }
+}
+
+impl Task {
+    /// Puts these rows out, each with the window that ends there.
+    fn copy(
+        &self,
+        batch: &Batch,
+        of_row: &mut Vec<u32>,
+        ends: &mut Vec<i64>,
+        out: &mut dyn Output,
+    ) -> Result<(), OperatorError> {
+        if ends.is_empty() {
+            return Ok(());
+        }
+        let (of_row, ends) = (std::mem::take(of_row), std::mem::take(ends));
+        let kinds = batch
+            .kinds
+            .as_ref()
+            .map(|kinds| of_row.iter().map(|&row| kinds[row as usize]).collect::<Vec<RowKind>>().into());
+        let columns = take_columns(batch.rows.columns(), &UInt32Array::from(of_row))?;
+        self.emit(columns, kinds, &ends, out)
+    }
+
+    fn emit(
+        &self,
+        mut columns: Vec<ArrayRef>,
+        kinds: Option<RowKinds>,
+        ends: &[i64],
+        out: &mut dyn Output,
+    ) -> Result<(), OperatorError> {
+        columns.extend(window_columns(ends, self.spec.slices.size(), &self.spec.time_type)?);
         let rows = RecordBatch::try_new(Arc::clone(&self.spec.output), columns)?;
         out.emit(Batch { rows, kinds })
     }

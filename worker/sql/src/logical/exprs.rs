@@ -21,6 +21,7 @@ use datafusion_sql::sqlparser::ast::{self, Query, Statement};
 
 use crate::error::{Place, PlanError};
 use crate::names::catalog::{Names, planner_options};
+use crate::names::functions::bounded::held;
 use crate::names::functions::time::CAST_TO_TEXT;
 
 /// How DataFusion's planner reads a query.
@@ -62,7 +63,7 @@ fn typed(expr: Expr, schema: &DFSchema) -> Result<Expr> {
 /// Compiles an expression for batches of this schema.
 pub fn physical(expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
     datafusion_physical_expr::create_physical_expr(
-        expr,
+        &held(expr, schema)?,
         schema,
         &ExecutionProps::new(),
         &PhysicalPlanningContext::default(),

@@ -287,6 +287,13 @@ fn windows_say_what_is_wrong_with_them() {
         "first the slide, then the size",
     );
     refused(
+        &window("HOP(TABLE bid, DESCRIPTOR(t), INTERVAL '0.001' SECOND, INTERVAL '1' DAY)"),
+        2,
+        76,
+        "each row would be in 86400000 windows",
+        "first the slide, then the size",
+    );
+    refused(
         &window("SESSION(TABLE bid, DESCRIPTOR(t), INTERVAL '1' MINUTE)"),
         2,
         12,

@@ -2,6 +2,8 @@
 //! the same it is taken; where it does not, ours stands in its place; what is not listed does not exist.
 
 pub mod aggregate;
+pub mod bounded;
+mod compiled;
 pub mod pattern;
 pub mod rewrite;
 #[cfg(test)]
@@ -53,6 +55,7 @@ impl Functions {
         }
         let row_number = datafusion_functions_window::row_number::row_number_udwf();
         functions.window.insert(row_number.name().to_string(), row_number);
+        bounded::hold(&mut functions);
         functions
     }
 

@@ -26,6 +26,15 @@ const HOUR: i64 = 3_600_000;
 const MINUTE: i64 = 60_000;
 const SECOND: i64 = 1_000;
 
+/// The same letter so often at most, as in Java: a number of more digits has no meaning.
+const MAX_LETTERS: usize = 19;
+
+/// Bytes of a pattern: what it writes is not much longer.
+const MAX_PATTERN: usize = 1_000;
+
+/// Years further from 0 than this are in no calendar, and their milliseconds would not fit.
+const MAX_YEAR: i64 = 1_000_000;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Item {
     Year(usize),
@@ -53,6 +62,9 @@ pub struct Pattern {
 impl Pattern {
     /// Compiles it; the error is a clause that says what cannot be read.
     pub fn compile(text: &str) -> Result<Self, String> {
+        if text.len() > MAX_PATTERN {
+            return Err(format!("the pattern has {} bytes, and {MAX_PATTERN} are the most", text.len()));
+        }
         let mut items = Vec::new();
         let mut literal = String::new();
         let mut rest = text.chars().peekable();
@@ -84,6 +96,9 @@ impl Pattern {
             while rest.peek() == Some(&ch) {
                 rest.next();
                 count += 1;
+            }
+            if count > MAX_LETTERS {
+                return Err(format!("the pattern has the letter {ch} {count} times, and {MAX_LETTERS} are the most"));
             }
             if !literal.is_empty() {
                 items.push(Item::Text(std::mem::take(&mut literal)));
@@ -205,7 +220,7 @@ impl Pattern {
                 Item::DayOfYear(_) | Item::Weekday { .. } => return None,
             }
         }
-        if !rest.is_empty() || !(1..=12).contains(&month) || day < 1 || day > days_in(year, month) {
+        if !rest.is_empty() || year > MAX_YEAR || !(1..=12).contains(&month) || day < 1 || day > days_in(year, month) {
             return None;
         }
         if afternoon == Some(true) {
@@ -303,6 +318,19 @@ mod tests {
     fn letters_without_a_meaning_here_are_refused() {
         assert!(Pattern::compile("yyyy-MM-dd z").unwrap_err().contains("the letter z"));
         assert!(Pattern::compile("yyyy 'open").unwrap_err().contains("open quote"));
+    }
+
+    #[test]
+    fn a_pattern_has_bounds_and_what_is_read_by_it_too() {
+        for pattern in ["y".repeat(70_000), "y".repeat(20), "'".to_string() + &"x".repeat(2_000) + "'"] {
+            assert!(Pattern::compile(&pattern).unwrap_err().contains("are the most"), "{pattern}");
+        }
+        let widest = "yyyyyyyyyyyyyyyyyyy";
+        assert_eq!(written(widest, 0), "0000000000000001970");
+        let read = |pattern: &str, text: &str| Pattern::compile(pattern).unwrap().read(text);
+        assert_eq!(read(widest, "9999999999999999999"), None);
+        assert_eq!(read(widest, "1999999999999999999"), None);
+        assert_eq!(read("yyyy SSSSSSSSSSSSSSSSSSS", "1970 0000000000000000001"), Some(0));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use datafusion_expr::{
 };
 use datafusion_functions::{math, regex as regexes};
 
+use super::text::matches;
 use crate::parse::types::flink_name;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -167,6 +168,8 @@ impl ScalarUDFImpl for Rewrite {
                     cast(call(function, args), data_type)
                 }
             }
+            // The pattern of a column is compiled with bounds.
+            Kind::Regexp if !matches!(args[1], Expr::Literal(..)) => call(std::sync::Arc::new(matches()), args),
             Kind::Regexp => call(regexes::regexp_like(), args),
         };
         Ok(ExprSimplifyResult::Simplified(expr))

@@ -146,13 +146,78 @@ fn times_have_flinks_fields_and_forms() {
 }
 
 #[test]
+fn a_pattern_may_stand_in_a_column_and_gives_null_where_it_has_no_meaning() {
+    gives("REGEXP_EXTRACT(s, SUBSTRING(s, 7, 4))", "STRING", "Weir", "NULL");
+    gives("REGEXP_EXTRACT(s, CONCAT('(W)(', SUBSTRING(s, 8, 1), ')'), i - 5)", "STRING", "e", "NULL");
+    gives("REGEXP_EXTRACT(s, CONCAT('(', s))", "STRING", "NULL", "NULL");
+    gives("REGEXP_REPLACE(s, SUBSTRING(s, 6, 1), LOWER(SUBSTRING(s, 1, 1)))", "STRING", "FlinkfWeirfStröm", "NULL");
+    gives("REGEXP(s, SUBSTRING(s, 7, 4))", "BOOLEAN", "true", "NULL");
+    gives("REGEXP(s, CONCAT('^', SUBSTRING(s, 7, 4)))", "BOOLEAN", "false", "NULL");
+    gives("s LIKE CONCAT('%', SUBSTRING(s, 7, 4), '%')", "BOOLEAN", "true", "NULL");
+    gives("SPLIT_INDEX(s, SUBSTRING(s, 6, 1), i - 6)", "STRING", "Weir", "NULL");
+    gives("DATE_FORMAT(t, CONCAT('yyyy', SUBSTRING(s, 6, 1)))", "STRING", "2015,", "NULL");
+    gives("DATE_FORMAT(t, s)", "STRING", "NULL", "NULL");
+    gives(
+        "TO_TIMESTAMP('2015,7', CONCAT('yyyy', SUBSTRING(s, 6, 1), 'M'))",
+        "TIMESTAMP(3)",
+        "2015-07-01T00:00:00",
+        "NULL",
+    );
+    gives("TO_DATE('2015,7', CONCAT('yyyy', SUBSTRING(s, 6, 1), 'M'))", "DATE", "2015-07-01", "NULL");
+    gives("FROM_UNIXTIME(0, CONCAT('yyyy', SUBSTRING(s, 6, 1)))", "STRING", "1970,", "NULL");
+    gives("UNIX_TIMESTAMP('1970,', CONCAT('yyyy', SUBSTRING(s, 6, 1)))", "BIGINT", "0", "NULL");
+    gives("TO_TIMESTAMP_LTZ(l, i - 7)", "TIMESTAMP_LTZ(3)", "1969-12-31T23:59:48Z", "NULL");
+}
+
+#[test]
+fn a_value_that_is_too_large_is_an_error_with_the_function_and_the_row() {
+    for (text, call) in [
+        ("REPEAT(s, 300000000 + i)", "REPEAT(Flink,Weir,Ström, 300000007) in row 1 of 2"),
+        ("RPAD(s, 300000000 + i)", "RPAD(Flink,Weir,Ström, 300000007) in row 1 of 2"),
+        ("LPAD(s, 300000000 + i, 'xy')", "LPAD(Flink,Weir,Ström, 300000007, xy) in row 1 of 2"),
+        ("REPLACE(REPEAT(s, 60000 * i), ',', REPEAT(s, i))", "REPLACE(Flink,Weir,Ström"),
+        ("REGEXP_REPLACE(REPEAT(s, 60000 * i), '[,i]', REPEAT(s, i))", "REGEXP_REPLACE(Flink,Weir,Ström"),
+        ("REPEAT(s, 300000 * i) || REPEAT(s, 300000 * i)", "||(Flink,Weir,Ström"),
+        ("CONCAT(REPEAT(s, 300000 * i), REPEAT(s, 300000 * i))", "||(Flink,Weir,Ström"),
+        ("CONCAT_WS('-', REPEAT(s, 300000 * i), REPEAT(s, 300000 * i))", "CONCAT_WS(-, Flink,Weir,Ström"),
+    ] {
+        let error = evaluated(text).expect_err(text).message;
+        assert!(error.contains(call) && error.contains("and 67108864 are the most"), "{text}: {error}");
+        assert!(error.len() < 400, "{error}");
+    }
+    // Not the lengths that could be, but those that are.
+    gives("CHAR_LENGTH(REPLACE(REPEAT(s, 60000 * i), 'zzz', REPEAT(s, i)))", "INT", "6720000", "NULL");
+    gives("CHAR_LENGTH(REGEXP_REPLACE(REPEAT(s, 60000 * i), 'z', REPEAT(s, i)))", "INT", "6720000", "NULL");
+    gives("CHAR_LENGTH(LPAD(s, 60000000 + i))", "INT", "60000007", "NULL");
+}
+
+#[test]
+fn a_constant_that_is_too_large_is_refused_before_any_row_is_there() {
+    for text in [
+        "REPEAT('a', 2000000000)",
+        "REPEAT(REPEAT('a', 1000000), 1000000)",
+        "RPAD('a', 2000000000)",
+        "LPAD(s, 2000000000)",
+        "REPLACE(REPEAT('a', 1000000), 'a', REPEAT('b', 1000000))",
+        "CONCAT(s, REPEAT('a', 2000000000))",
+    ] {
+        let error = evaluated(text).expect_err(text).message;
+        assert!(error.contains("are the most") || error.contains("at most"), "{text}: {error}");
+    }
+    gives("CHAR_LENGTH(REPEAT('a', 1000000))", "INT", "1000000", "1000000");
+}
+
+#[test]
 fn wrong_arguments_are_told_before_any_row_is_there() {
     for (text, message) in [
         ("DATE_FORMAT(t, 'YYYY-ww')", "DATE_FORMAT: the letter Y"),
+        ("DATE_FORMAT(t, REPEAT('y', 70000))", "70000"),
         ("DATE_FORMAT(i, 'yyyy')", "DATE_FORMAT takes a time, and INT is given"),
         ("HOUR(t, t)", "HOUR takes 1 arguments, and 2 are given"),
         ("MOD(s, 2)", "MOD takes two numbers, and (STRING, INT) is given"),
         ("REGEXP_EXTRACT(s, '(')", "REGEXP_EXTRACT"),
+        ("TO_TIMESTAMP_LTZ(l, 6)", "the precision must be 0 or 3"),
+        ("s SIMILAR TO s", "a pattern that is no constant"),
         ("EXTRACT(CENTURY FROM t)", "EXTRACT has no unit CENTURY"),
         ("CAST(i AS INTERVAL)", ""),
         ("NONSENSE(i)", "there is no function NONSENSE"),

@@ -1,15 +1,18 @@
-//! Functions of text that DataFusion lacks or gives another meaning: `SPLIT_INDEX`, `REGEXP_EXTRACT`, `REGEXP_REPLACE`.
+//! Functions of text that DataFusion lacks or gives another meaning: `SPLIT_INDEX`, `REGEXP_EXTRACT`, `REGEXP_REPLACE`. Each
+//! argument may be a column. A pattern that is one gives NULL where it has no meaning; a constant one is refused then.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, StringBuilder};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, StringArray};
 use arrow::datatypes::{DataType, Int64Type};
 use datafusion_common::{Result, ScalarValue, exec_err, plan_err};
 use datafusion_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 use regex::Regex;
+
+use super::compiled::Compiled;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Kind {
@@ -19,6 +22,8 @@ enum Kind {
     Extract,
     /// `REGEXP_REPLACE(text, pattern, replacement)`: every match.
     Replace,
+    /// `REGEXP(text, pattern)`.
+    Matches,
 }
 
 #[derive(Debug)]
@@ -46,11 +51,12 @@ impl Hash for TextFunction {
 pub fn functions() -> Vec<ScalarUDF> {
     [("split_index", Kind::SplitIndex), ("regexp_extract", Kind::Extract), ("regexp_replace", Kind::Replace)]
         .into_iter()
-        .map(|(name, kind)| {
-            let signature = Signature::user_defined(Volatility::Immutable);
-            ScalarUDF::new_from_impl(TextFunction { name, kind, signature })
-        })
+        .map(|(name, kind)| function(name, kind))
         .collect()
+}
+
+fn function(name: &'static str, kind: Kind) -> ScalarUDF {
+    ScalarUDF::new_from_impl(TextFunction { name, kind, signature: Signature::user_defined(Volatility::Immutable) })
 }
 
 impl ScalarUDFImpl for TextFunction {
@@ -63,7 +69,7 @@ impl ScalarUDFImpl for TextFunction {
     }
 
     fn return_type(&self, _arguments: &[DataType]) -> Result<DataType> {
-        Ok(DataType::Utf8)
+        Ok(if self.kind == Kind::Matches { DataType::Boolean } else { DataType::Utf8 })
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<arrow::datatypes::FieldRef> {
@@ -73,16 +79,16 @@ impl ScalarUDFImpl for TextFunction {
         {
             return plan_err!("{}: {}", self.name.to_ascii_uppercase(), last_line(&problem));
         }
-        Ok(Arc::new(arrow::datatypes::Field::new(self.name, DataType::Utf8, true)))
+        Ok(Arc::new(arrow::datatypes::Field::new(self.name, self.return_type(&[])?, true)))
     }
 
     fn coerce_types(&self, arguments: &[DataType]) -> Result<Vec<DataType>> {
         let third = match self.kind {
             Kind::SplitIndex | Kind::Extract => DataType::Int64,
-            Kind::Replace => DataType::Utf8,
+            Kind::Replace | Kind::Matches => DataType::Utf8,
         };
         match (self.kind, arguments.len()) {
-            (Kind::Extract, 2) => Ok(vec![DataType::Utf8, DataType::Utf8]),
+            (Kind::Extract | Kind::Matches, 2) => Ok(vec![DataType::Utf8, DataType::Utf8]),
             (_, 3) => Ok(vec![DataType::Utf8, DataType::Utf8, third]),
             (kind, given) => {
                 let expected = if kind == Kind::Extract { "2 or 3" } else { "3" };
@@ -92,53 +98,101 @@ impl ScalarUDFImpl for TextFunction {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let texts = args.args[0].to_array(args.number_rows)?;
-        let texts = texts.as_string::<i32>();
-        let mut out = StringBuilder::with_capacity(texts.len(), texts.len() * 8);
-        let second = text_at(&args, 1)?;
-        match self.kind {
+        let constant = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
+        let rows = if constant { 1 } else { args.number_rows };
+        let texts = Argument::new(&args, 0)?;
+        let second = Argument::new(&args, 1)?;
+        let mut patterns = match (self.kind, &args.args[1]) {
+            (Kind::SplitIndex, _) => Patterns::Column(Compiled::regexes()),
+            (_, ColumnarValue::Scalar(ScalarValue::Utf8(Some(pattern)))) => Patterns::Constant(compiled(pattern)?),
+            _ => Patterns::Column(Compiled::regexes()),
+        };
+        let result: ArrayRef = match self.kind {
             Kind::SplitIndex => {
-                let index = int_at(&args, 2)?;
-                for text in texts {
-                    out.append_option(match (text, second.as_deref(), index) {
-                        (Some(text), Some(delimiter), Some(index)) if !delimiter.is_empty() => {
-                            usize::try_from(index).ok().and_then(|index| text.split(delimiter).nth(index))
-                        }
-                        _ => None,
-                    });
-                }
+                let indexes = Argument::new(&args, 2)?;
+                let item = |row| {
+                    let delimiter = second.text(row).filter(|delimiter| !delimiter.is_empty())?;
+                    texts.text(row)?.split(delimiter).nth(usize::try_from(indexes.number(row)?).ok()?)
+                };
+                Arc::new((0..rows).map(item).collect::<StringArray>())
             }
             Kind::Extract => {
-                let group = if args.args.len() == 3 { int_at(&args, 2)? } else { Some(0) };
-                let regex = second.as_deref().map(compiled).transpose()?;
-                for text in texts {
-                    out.append_option(match (text, &regex, group) {
-                        (Some(text), Some(regex), Some(group)) => usize::try_from(group).ok().and_then(|group| {
-                            regex.captures(text).and_then(|found| found.get(group).map(|found| found.as_str()))
-                        }),
-                        _ => None,
-                    });
-                }
+                let groups = if args.args.len() == 3 { Some(Argument::new(&args, 2)?) } else { None };
+                let group = |row| {
+                    let group = groups.as_ref().map_or(Some(0), |groups| groups.number(row))?;
+                    let found = patterns.get(second.text(row)?)?.captures(texts.text(row)?)?;
+                    found.get(usize::try_from(group).ok()?).map(|found| found.as_str())
+                };
+                Arc::new((0..rows).map(group).collect::<StringArray>())
             }
             Kind::Replace => {
-                let replacement = text_at(&args, 2)?;
-                let regex = second.as_deref().map(compiled).transpose()?;
-                for text in texts {
-                    match (text, &regex, &replacement) {
-                        (Some(text), Some(regex), Some(replacement)) => {
-                            out.append_value(regex.replace_all(text, replacement.as_str()));
-                        }
-                        _ => out.append_null(),
-                    }
-                }
+                let replacements = Argument::new(&args, 2)?;
+                let replaced = |row| {
+                    let (text, replacement) = (texts.text(row)?, replacements.text(row)?);
+                    Some(patterns.get(second.text(row)?)?.replace_all(text, replacement))
+                };
+                Arc::new((0..rows).map(replaced).collect::<StringArray>())
             }
-        }
-        let result: ArrayRef = Arc::new(out.finish());
-        if args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_))) && !result.is_empty() {
+            Kind::Matches => {
+                let matches = |row| Some(patterns.get(second.text(row)?)?.is_match(texts.text(row)?));
+                Arc::new((0..rows).map(matches).collect::<BooleanArray>())
+            }
+        };
+        if constant {
             return Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?));
         }
         Ok(ColumnarValue::Array(result))
     }
+}
+
+/// What is looked for: one pattern, which has a meaning, or one a row.
+enum Patterns {
+    Constant(Regex),
+    Column(Compiled<Regex>),
+}
+
+impl Patterns {
+    fn get(&mut self, pattern: &str) -> Option<&Regex> {
+        match self {
+            Self::Constant(regex) => Some(regex),
+            Self::Column(compiled) => compiled.get(pattern),
+        }
+    }
+}
+
+/// An argument, row by row.
+struct Argument {
+    array: ArrayRef,
+    constant: bool,
+}
+
+impl Argument {
+    fn new(args: &ScalarFunctionArgs, position: usize) -> Result<Self> {
+        Ok(match &args.args[position] {
+            ColumnarValue::Scalar(value) => Self { array: value.to_array()?, constant: true },
+            ColumnarValue::Array(array) => Self { array: Arc::clone(array), constant: false },
+        })
+    }
+
+    /// The row that holds its value, unless that is NULL.
+    fn row(&self, row: usize) -> Option<usize> {
+        Some(if self.constant { 0 } else { row }).filter(|row| self.array.is_valid(*row))
+    }
+
+    fn text(&self, row: usize) -> Option<&str> {
+        let row = self.row(row)?;
+        self.array.as_string_opt::<i32>().map(|texts| texts.value(row))
+    }
+
+    fn number(&self, row: usize) -> Option<i64> {
+        let row = self.row(row)?;
+        self.array.as_primitive_opt::<Int64Type>().map(|numbers| numbers.value(row))
+    }
+}
+
+/// `REGEXP` with a pattern that is no constant.
+pub fn matches() -> ScalarUDF {
+    function("regexp_like", Kind::Matches)
 }
 
 fn compiled(pattern: &str) -> Result<Regex> {
@@ -147,25 +201,4 @@ fn compiled(pattern: &str) -> Result<Regex> {
 
 fn last_line(problem: &regex::Error) -> String {
     problem.to_string().lines().last().unwrap_or_default().to_string()
-}
-
-/// A constant text; none for NULL.
-fn text_at(args: &ScalarFunctionArgs, position: usize) -> Result<Option<String>> {
-    match &args.args[position] {
-        ColumnarValue::Scalar(ScalarValue::Utf8(text)) => Ok(text.clone()),
-        ColumnarValue::Scalar(_) => Ok(None),
-        ColumnarValue::Array(_) => exec_err!("argument {} must be a constant", position + 1),
-    }
-}
-
-/// A constant number; none for NULL.
-fn int_at(args: &ScalarFunctionArgs, position: usize) -> Result<Option<i64>> {
-    match &args.args[position] {
-        ColumnarValue::Scalar(ScalarValue::Int64(number)) => Ok(*number),
-        ColumnarValue::Scalar(_) => Ok(None),
-        ColumnarValue::Array(values) if values.as_primitive_opt::<Int64Type>().is_some() => {
-            exec_err!("argument {} must be a constant", position + 1)
-        }
-        ColumnarValue::Array(_) => exec_err!("argument {} must be a number", position + 1),
-    }
 }

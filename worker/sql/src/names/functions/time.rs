@@ -9,11 +9,12 @@ use arrow::array::{Array, ArrayRef, AsArray, Int64Array, PrimitiveArray, StringA
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer};
 use arrow::compute::{DatePart, cast, date_part};
 use arrow::datatypes::{DataType, Date32Type, Field, FieldRef, Int64Type, TimestampMillisecondType};
-use datafusion_common::{Result, ScalarValue, exec_err, plan_err};
+use datafusion_common::{DataFusionError, Result, ScalarValue, exec_err, plan_err};
 use datafusion_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
+use super::compiled::Compiled;
 use super::pattern::{DAY, Pattern, civil, days_of};
 use crate::parse::types::{TIMESTAMP, timestamp_ltz};
 
@@ -172,11 +173,11 @@ impl Unit {
             Self::Year => in_months(12),
             Self::Quarter => in_months(3),
             Self::Month => in_months(1),
-            Self::Week => floor + 7 * DAY,
-            Self::DayOfMonth => floor + DAY,
-            Self::Hour => floor + 3_600_000,
-            Self::Minute => floor + 60_000,
-            _ => floor + 1_000,
+            Self::Week => floor.saturating_add(7 * DAY),
+            Self::DayOfMonth => floor.saturating_add(DAY),
+            Self::Hour => floor.saturating_add(3_600_000),
+            Self::Minute => floor.saturating_add(60_000),
+            _ => floor.saturating_add(1_000),
         })
     }
 }
@@ -284,6 +285,13 @@ impl ScalarUDFImpl for TimeFunction {
         {
             return plan_err!("{}: {problem}", self.name.to_ascii_uppercase());
         }
+        if self.kind == Kind::ToTimestampLtz
+            && let Some(Some(precision)) = args.scalar_arguments.get(1)
+            && let Ok(ScalarValue::Int64(Some(precision))) = precision.cast_to(&DataType::Int64)
+            && !matches!(precision, 0 | 3)
+        {
+            return plan_err!("TO_TIMESTAMP_LTZ: the precision must be 0 or 3");
+        }
         let types: Vec<DataType> = args.arg_fields.iter().map(|field| field.data_type().clone()).collect();
         let nullable = !matches!(self.kind, Kind::Now(_));
         Ok(Arc::new(Field::new(self.name, self.return_type(&types)?, nullable)))
@@ -328,53 +336,57 @@ impl ScalarUDFImpl for TimeFunction {
         let length = if all_scalar { 1 } else { rows };
         let array = |position: usize| args.args[position].to_array(length);
         let pattern = |position: usize| match args.args.get(position) {
-            None => compiled(DEFAULT_PATTERN),
-            Some(ColumnarValue::Scalar(ScalarValue::Utf8(Some(text)))) => compiled(text),
-            Some(_) => exec_err!("{}: the pattern must be a constant", self.name.to_ascii_uppercase()),
+            None => Ok(Patterns::Constant(compiled(DEFAULT_PATTERN)?)),
+            Some(ColumnarValue::Scalar(ScalarValue::Utf8(Some(text)))) => Ok(Patterns::Constant(compiled(text)?)),
+            Some(column) => Ok::<_, DataFusionError>(Patterns::Column(column.to_array(length)?)),
         };
         let result: ArrayRef = match self.kind {
             Kind::Now(clock) => return Ok(ColumnarValue::Scalar(now(clock))),
             Kind::Part(unit) => unit.of(&array(0)?)?,
-            Kind::Format => Arc::new(format(&millis_of(&array(0)?)?, &pattern(1)?)?),
+            Kind::Format => Arc::new(pattern(1)?.format(&millis_of(&array(0)?)?)?),
             Kind::ToText => to_text(&array(0)?)?,
             Kind::ToTimestamp => match args.args.len() {
                 1 => Arc::new(read(&array(0)?, |text| {
                     compiled_default().into_iter().find_map(|pattern| pattern.read(text))
                 })),
-                _ => {
-                    let pattern = pattern(1)?;
-                    Arc::new(read(&array(0)?, |text| pattern.read(text)))
-                }
+                _ => Arc::new(pattern(1)?.read(&array(0)?)),
             },
             Kind::ToDate => {
-                let pattern = if args.args.len() == 1 { compiled("yyyy-MM-dd")? } else { pattern(1)? };
-                let times = read(&array(0)?, |text| pattern.read(text));
+                let pattern =
+                    if args.args.len() == 1 { Patterns::Constant(compiled("yyyy-MM-dd")?) } else { pattern(1)? };
+                let times = pattern.read(&array(0)?);
                 let days: PrimitiveArray<Date32Type> = times.unary(|millis| millis.div_euclid(DAY) as i32);
                 Arc::new(days)
             }
             Kind::ToTimestampLtz => {
                 let numbers = array(0)?;
-                let precision = match args.args.get(1) {
-                    None | Some(ColumnarValue::Scalar(ScalarValue::Int64(Some(3)))) => 1,
-                    Some(ColumnarValue::Scalar(ScalarValue::Int64(Some(0)))) => 1_000,
-                    Some(_) => return exec_err!("TO_TIMESTAMP_LTZ: the precision must be 0 or 3"),
+                let numbers = numbers.as_primitive::<Int64Type>();
+                let times: TimestampMillisecondArray = match args.args.get(1) {
+                    None | Some(ColumnarValue::Scalar(ScalarValue::Int64(Some(3)))) => numbers.unary(|number| number),
+                    Some(precisions) => {
+                        let precisions = precisions.to_array(length)?;
+                        let precisions = precisions.as_primitive::<Int64Type>().iter();
+                        let time = |(number, precision): (Option<i64>, Option<i64>)| match precision? {
+                            0 => number.map(|number| number.wrapping_mul(1_000)),
+                            3 => number,
+                            _ => None,
+                        };
+                        numbers.iter().zip(precisions).map(time).collect()
+                    }
                 };
-                let times: TimestampMillisecondArray =
-                    numbers.as_primitive::<Int64Type>().unary(|number| number.wrapping_mul(precision));
                 Arc::new(times.with_timezone("UTC"))
             }
             Kind::FromUnixtime => {
                 let times: TimestampMillisecondArray =
                     array(0)?.as_primitive::<Int64Type>().unary(|seconds| seconds.wrapping_mul(1_000));
-                Arc::new(format(&times, &pattern(1)?)?)
+                Arc::new(pattern(1)?.format(&times)?)
             }
             Kind::UnixTimestamp => {
                 if args.args.is_empty() {
                     let seconds = wall_clock().div_euclid(1_000);
                     return Ok(ColumnarValue::Scalar(ScalarValue::Int64(Some(seconds))));
                 }
-                let pattern = pattern(1)?;
-                let times = read(&array(0)?, |text| pattern.read(text));
+                let times = pattern(1)?.read(&array(0)?);
                 let seconds: Int64Array = times.unary(|millis| millis.div_euclid(1_000));
                 Arc::new(seconds)
             }
@@ -384,6 +396,40 @@ impl ScalarUDFImpl for TimeFunction {
             return Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?));
         }
         Ok(ColumnarValue::Array(result))
+    }
+}
+
+/// How times are written or read: one way, which has a meaning, or one a row. A row whose pattern has none is NULL.
+enum Patterns {
+    Constant(Pattern),
+    Column(ArrayRef),
+}
+
+impl Patterns {
+    fn format(&self, times: &TimestampMillisecondArray) -> Result<StringArray> {
+        match self {
+            Self::Constant(pattern) => format(times, pattern),
+            Self::Column(patterns) => {
+                let mut compiled = Compiled::times();
+                let text = |(millis, pattern): (Option<i64>, Option<&str>)| {
+                    let mut text = String::new();
+                    compiled.get(pattern?)?.write(millis?, &mut text);
+                    Some(text)
+                };
+                Ok(times.iter().zip(patterns.as_string::<i32>()).map(text).collect())
+            }
+        }
+    }
+
+    fn read(&self, texts: &ArrayRef) -> TimestampMillisecondArray {
+        match self {
+            Self::Constant(pattern) => read(texts, |text| pattern.read(text)),
+            Self::Column(patterns) => {
+                let mut compiled = Compiled::times();
+                let time = |(text, pattern): (Option<&str>, Option<&str>)| compiled.get(pattern?)?.read(text?.trim());
+                texts.as_string::<i32>().iter().zip(patterns.as_string::<i32>()).map(time).collect()
+            }
+        }
     }
 }
 
