@@ -24,7 +24,7 @@ pub const MAX_DEPTH: usize = 3_000;
 /// What links operands, between two commas. A term of a chain has at most four such tokens, as in `a IS NOT NULL AND`.
 const MAX_LINKS: usize = 4 * MAX_DEPTH;
 
-/// Parentheses and CASEs within each other. The SQL parser gives up at 50 and does not say where.
+/// Parentheses, CASEs and signs before a value within each other. The SQL parser gives up at 50 and does not say where.
 const MAX_NESTING: usize = 45;
 
 /// SELECTs of one statement. Each is a few nodes of a plan, and rules go over the whole plan some dozen times.
@@ -51,6 +51,7 @@ pub fn check_tokens(tokens: &[TokenWithSpan]) -> Result<(), PlanError> {
     let mut count = 0;
     let mut levels = vec![Level::default()];
     let mut before = true;
+    let mut signs = 0;
     for token in tokens.iter().filter(|token| !matches!(token.token, Token::Whitespace(_))) {
         let place = Place::from(token.span);
         count += 1;
@@ -85,11 +86,12 @@ pub fn check_tokens(tokens: &[TokenWithSpan]) -> Result<(), PlanError> {
             _ if is_operand => {}
             _ => levels[innermost].links += 1,
         }
+        signs = if !before && is_sign(&token.token) { signs + 1 } else { 0 };
         before = is_operand;
-        if levels.len() > MAX_NESTING {
+        if levels.len() + signs > MAX_NESTING {
             return Err(PlanError::new(
                 place,
-                format!("more than {MAX_NESTING} parentheses and CASEs are open here"),
+                format!("more than {MAX_NESTING} parentheses, CASEs and signs are open here"),
                 "compute the inner ones in a view, and select from it",
             ));
         }
@@ -130,6 +132,11 @@ fn close(levels: &mut Vec<Level>) {
         around.closed = around.closed.max(level.depth());
         around.links += 1;
     }
+}
+
+/// What may stand before a value again and again.
+fn is_sign(token: &Token) -> bool {
+    matches!(token, Token::Minus | Token::Plus) || matches!(token, Token::Word(word) if word.keyword == Keyword::NOT)
 }
 
 fn is_branch(keyword: Keyword) -> bool {
