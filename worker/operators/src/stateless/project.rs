@@ -169,15 +169,21 @@ impl OperatorFactory for FilterProject {
 struct Task(FilterProject);
 
 impl Operator for Task {
+    fn process(&mut self, _: usize, batch: Batch, out: &mut dyn Output) -> Result<(), OperatorError> {
+        self.compute(&batch, out)
+    }
+}
+
+impl Task {
     /// What would be too much at once is computed half by half.
-    fn process(&mut self, input: usize, batch: Batch, out: &mut dyn Output) -> Result<(), OperatorError> {
-        match self.0.apply(&batch) {
+    fn compute(&self, batch: &Batch, out: &mut dyn Output) -> Result<(), OperatorError> {
+        match self.0.apply(batch) {
             Ok(Some(batch)) => out.emit(batch),
             Ok(None) => Ok(()),
             Err(error) if batch.len() > 1 && Oversized::is_by_rows(&error) => {
                 let half = batch.len() / 2;
-                self.process(input, batch.slice(0, half), out)?;
-                self.process(input, batch.slice(half, batch.len() - half), out)
+                self.compute(&batch.slice(0, half), out)?;
+                self.compute(&batch.slice(half, batch.len() - half), out)
             }
             Err(error) => Err(error),
         }
