@@ -27,7 +27,16 @@ fn refused(text: &str) -> PlanError {
 fn views(views: usize, step: &str, end: &str) -> String {
     let mut text = "CREATE VIEW v0 AS SELECT a, b FROM t;\n".to_string();
     for view in 1..=views {
-        text.push_str(&format!("CREATE VIEW v{view} AS SELECT {step} AS a, b FROM v{};\n", view - 1));
+        text += &[
+            "CREATE VIEW v",
+            &view.to_string(),
+            " AS SELECT ",
+            step,
+            " AS a, b FROM v",
+            &(view - 1).to_string(),
+            ";\n",
+        ]
+        .concat();
     }
     text + &format!("INSERT INTO o SELECT a, 1 FROM v{views}{end}")
 }
@@ -81,7 +90,7 @@ fn a_query_of_very_many_steps_is_refused() {
     let error = refused(&views(1_200, "a", ""));
     assert!(error.message.contains("1000 steps"), "{error}");
     let mut ctes = "INSERT INTO o WITH c0 AS (SELECT a FROM t)".to_string();
-    (1..500).for_each(|n| ctes.push_str(&format!(", c{n} AS (SELECT a FROM c{})", n - 1)));
+    (1..500).for_each(|n| ctes += &[", c", &n.to_string(), " AS (SELECT a FROM c", &(n - 1).to_string(), ")"].concat());
     refused(&format!("{ctes} SELECT a, 1 FROM c499"));
 }
 
