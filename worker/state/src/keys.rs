@@ -7,6 +7,7 @@
 
 mod decode;
 mod encode;
+pub mod sort;
 
 use std::ops::Range;
 

@@ -37,6 +37,7 @@ pub use conformance::conformance;
 pub use describe::{TableKind, TableShape, type_name};
 pub use error::{StateError, StateErrorKind};
 pub use frozen::Frozen;
+pub use keys::sort::{SortKeys, SortOrder, decode_sort_keys};
 pub use keys::{KeyGroup, Keys, decode_keys, key_group, key_group_range, subtask_of};
 pub use layout::StateId;
 pub use persist::{Persist, PersistStats, Uploader};

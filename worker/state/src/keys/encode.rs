@@ -139,6 +139,16 @@ macro_rules! primitive {
 }
 pub(super) use primitive;
 
+/// Bytes of a primitive value.
+pub(super) fn primitive_width(data_type: &DataType) -> Option<usize> {
+    macro_rules! width {
+        ($type:ty) => {
+            Some(<<$type as ArrowPrimitiveType>::Native as Canonical>::WIDTH)
+        };
+    }
+    primitive!(data_type, width, None)
+}
+
 pub(super) fn unsupported(data_type: &DataType) -> StateError {
     StateError::mismatch(format!(
         "a column of type {data_type} cannot be part of a key; cast it to a string or a number"
@@ -146,7 +156,7 @@ pub(super) fn unsupported(data_type: &DataType) -> StateError {
 }
 
 /// A column to encode.
-enum Column {
+pub(super) enum Column {
     Null,
     Primitive(ArrayRef, usize),
     Boolean(ArrayRef),
@@ -160,13 +170,8 @@ enum Column {
 }
 
 impl Column {
-    fn of(column: &ArrayRef) -> Result<Self, StateError> {
-        macro_rules! width {
-            ($type:ty) => {
-                Some(<<$type as ArrowPrimitiveType>::Native as Canonical>::WIDTH)
-            };
-        }
-        if let Some(width) = primitive!(column.data_type(), width, None) {
+    pub(super) fn of(column: &ArrayRef) -> Result<Self, StateError> {
+        if let Some(width) = primitive_width(column.data_type()) {
             return Ok(Self::Primitive(column.clone(), width));
         }
         Ok(match column.data_type() {
@@ -200,13 +205,25 @@ impl Column {
         }
     }
 
-    /// Adds each row's bytes to `lengths`.
-    fn add_lengths(&self, lengths: &mut [u32]) {
+    /// Adds each row's bytes to `lengths`, where all values are of one width or none is there; says whether that is so.
+    fn add_fixed_lengths(&self, lengths: &mut [u32]) -> bool {
         match self {
             Self::Null => lengths.iter_mut().for_each(|length| *length += 1),
             Self::Primitive(array, width) => add_fixed(lengths, array.nulls(), *width),
             Self::Boolean(array) => add_fixed(lengths, array.nulls(), 1),
             Self::FixedBinary(array) => add_fixed(lengths, array.nulls(), array.value_length() as usize),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Adds each row's bytes to `lengths`.
+    fn add_lengths(&self, lengths: &mut [u32]) {
+        if self.add_fixed_lengths(lengths) {
+            return;
+        }
+        match self {
+            Self::Null | Self::Primitive(..) | Self::Boolean(_) | Self::FixedBinary(_) => {}
             Self::Utf8(array) => add_variable(lengths, array.nulls(), |i| array.value_length(i) as usize),
             Self::LargeUtf8(array) => add_variable(lengths, array.nulls(), |i| array.value_length(i) as usize),
             Self::Utf8View(array) => add_variable(lengths, array.nulls(), |i| array.value(i).len()),
@@ -216,8 +233,24 @@ impl Column {
         }
     }
 
+    /// Adds each row's bytes to `lengths`, where `length` says how many a value of a length of its own takes.
+    pub(super) fn add_lengths_by(&self, lengths: &mut [u32], length: impl Fn(&[u8]) -> usize) {
+        if self.add_fixed_lengths(lengths) {
+            return;
+        }
+        match self {
+            Self::Null | Self::Primitive(..) | Self::Boolean(_) | Self::FixedBinary(_) => {}
+            Self::Utf8(array) => add_by(lengths, array.nulls(), |i| length(array.value(i).as_bytes())),
+            Self::LargeUtf8(array) => add_by(lengths, array.nulls(), |i| length(array.value(i).as_bytes())),
+            Self::Utf8View(array) => add_by(lengths, array.nulls(), |i| length(array.value(i).as_bytes())),
+            Self::Binary(array) => add_by(lengths, array.nulls(), |i| length(array.value(i))),
+            Self::LargeBinary(array) => add_by(lengths, array.nulls(), |i| length(array.value(i))),
+            Self::BinaryView(array) => add_by(lengths, array.nulls(), |i| length(array.value(i))),
+        }
+    }
+
     /// Writes all rows.
-    fn write(&self, out: &mut impl Rows) {
+    pub(super) fn write(&self, out: &mut impl Rows) {
         match self {
             Self::Null => out.put_nulls(),
             Self::Primitive(array, _) => {
@@ -257,22 +290,26 @@ fn add_fixed(lengths: &mut [u32], nulls: Option<&NullBuffer>, width: usize) {
 }
 
 fn add_variable(lengths: &mut [u32], nulls: Option<&NullBuffer>, value_length: impl Fn(usize) -> usize) {
+    add_by(lengths, nulls, |i| {
+        let bytes = value_length(i);
+        varint_length(bytes) + bytes
+    });
+}
+
+/// A value takes what `bytes` says, and one byte before it; a null takes that one only.
+fn add_by(lengths: &mut [u32], nulls: Option<&NullBuffer>, bytes: impl Fn(usize) -> usize) {
     for (i, length) in lengths.iter_mut().enumerate() {
-        *length = length.saturating_add(if nulls.is_none_or(|nulls| nulls.is_valid(i)) {
-            let bytes = value_length(i);
-            1 + (varint_length(bytes) + bytes) as u32
-        } else {
-            1
-        });
+        let bytes = if nulls.is_none_or(|nulls| nulls.is_valid(i)) { bytes(i) } else { 0 };
+        *length = length.saturating_add(u32::try_from(1 + bytes).unwrap_or(u32::MAX));
     }
 }
 
-fn varint_length(value: usize) -> usize {
+pub(super) fn varint_length(value: usize) -> usize {
     (usize::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
 }
 
 /// LEB128. Returns the bytes written.
-fn write_varint(out: &mut [u8], mut value: usize) -> usize {
+pub(super) fn write_varint(out: &mut [u8], mut value: usize) -> usize {
     let mut at = 0;
     while value >= 0x80 {
         out[at] = value as u8 | 0x80;
@@ -284,7 +321,7 @@ fn write_varint(out: &mut [u8], mut value: usize) -> usize {
 }
 
 /// Where the rows of a column go, one column after the other.
-trait Rows {
+pub(super) trait Rows {
     /// A null in each row.
     fn put_nulls(&mut self);
     /// A value of fixed width in each row.
@@ -412,18 +449,25 @@ pub(super) fn encode(
     for column in &columns {
         column.add_lengths(cursors);
     }
-    offsets.push(0);
-    let mut total = 0u32;
-    for cursor in &mut *cursors {
-        let start = total;
-        total = total.checked_add(*cursor).ok_or_else(too_large)?;
-        offsets.push(total);
-        *cursor = start;
-    }
+    let total = lay_out(cursors, offsets).ok_or_else(too_large)?;
     bytes.resize(total as usize, 0);
     let mut out = Scattered { bytes, cursors };
     for column in &columns {
         column.write(&mut out);
     }
     Ok(())
+}
+
+/// From the rows' lengths to where each begins, which is put in their place and, with the end of the last, into `offsets`.
+/// Returns the end; none above 4 GiB.
+pub(super) fn lay_out(lengths: &mut [u32], offsets: &mut Vec<u32>) -> Option<u32> {
+    offsets.push(0);
+    let mut total = 0u32;
+    for length in lengths {
+        let start = total;
+        total = total.checked_add(*length)?;
+        offsets.push(total);
+        *length = start;
+    }
+    Some(total)
 }

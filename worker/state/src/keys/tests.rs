@@ -176,7 +176,7 @@ fn damaged_keys_are_refused_and_not_misread() {
     }
 }
 
-fn columns() -> impl Strategy<Value = Vec<ArrayRef>> {
+pub(super) fn columns() -> impl Strategy<Value = Vec<ArrayRef>> {
     let rows = 0..20usize;
     rows.prop_flat_map(|rows| {
         let optional = |nulls: bool| if nulls { 0.7 } else { 0.999 };
