@@ -224,7 +224,7 @@ impl Store {
     #[inline]
     fn push(&mut self, hash: u64, group: u16, key: &[u8], stamp: Stamp) -> u32 {
         let page = self.open as usize;
-        if self.rows.get(page).is_none_or(|rows| rows.get().len() == PAGE) {
+        if self.rows.get(page).is_none_or(|rows| rows.get().is_full()) {
             self.open_page();
         }
         let page = self.open as usize;
@@ -261,7 +261,7 @@ impl Store {
     /// The slot that the next [`push`](Self::push) fills.
     #[inline]
     fn next_slot(&mut self) -> u32 {
-        if self.rows.get(self.open as usize).is_none_or(|rows| rows.get().len() == PAGE) {
+        if self.rows.get(self.open as usize).is_none_or(|rows| rows.get().is_full()) {
             self.open_page();
         }
         page::slot(self.open, self.rows[self.open as usize].get().len())

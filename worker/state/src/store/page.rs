@@ -8,6 +8,9 @@ use crate::keys::hash;
 /// Slots a page. Small enough that a copy is short, large enough that sharing all pages of a gigabyte takes a millisecond.
 pub(crate) const PAGE: usize = 1 << PAGE_SHIFT;
 const PAGE_SHIFT: u32 = 10;
+/// A page whose rows of variable width take so many bytes gets no more of them: what is written to a page that is being read is
+/// copied with all its rows, and long rows would make that copy megabytes.
+const PAGE_BYTES: usize = 128 << 10;
 
 /// The page of a slot, and the place in it.
 #[inline]
@@ -196,6 +199,12 @@ impl RowPage {
         self.data.len()
     }
 
+    /// No row is to be added.
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        self.stamps.len() == PAGE || (!self.spans.is_empty() && self.data.len() >= PAGE_BYTES)
+    }
+
     #[inline]
     pub(crate) fn stamp(&self, i: usize) -> Stamp {
         self.stamps[i]
@@ -241,8 +250,9 @@ impl RowPage {
         let span = &mut self.spans[i];
         if row.len() > span.capacity as usize {
             self.garbage += span.capacity as usize;
-            // Some room, so that rows that grow little by little are not moved each time.
-            let capacity = row.len().next_multiple_of(8);
+            // A row that grows gets half as much again, so that one that grows little by little is not moved each time.
+            let room = if span.capacity > 0 { row.len() / 2 } else { 0 };
+            let capacity = (row.len() + room).next_multiple_of(8);
             *span = Span { at: self.data.len() as u32, length: 0, capacity: capacity as u32 };
             self.data.resize(self.data.len() + capacity, 0);
         }
@@ -311,6 +321,32 @@ mod tests {
             assert_eq!(page.row(i, None), row);
         }
         assert!(page.data.len() < 100 * 304 + 2 * GARBAGE);
+    }
+
+    #[test]
+    fn a_row_that_grows_little_by_little_is_moved_a_few_times_only() {
+        let mut page = RowPage::default();
+        page.push(None, Stamp::written(1));
+        let mut row = Vec::new();
+        let mut moved = 0;
+        for byte in 0..4096u32 {
+            row.push(byte as u8);
+            let before = page.spans[0].at;
+            page.set(0, None, &row);
+            moved += u32::from(page.spans[0].at != before);
+        }
+        assert_eq!(page.row(0, None), row);
+        assert!(moved < 40, "{moved} moves");
+    }
+
+    #[test]
+    fn a_page_of_long_rows_is_full_early() {
+        let mut page = RowPage::default();
+        while !page.is_full() {
+            page.push(None, Stamp::written(1));
+            page.set(page.len() - 1, None, &[7; 2048]);
+        }
+        assert_eq!(page.len(), PAGE_BYTES / 2048);
     }
 
     #[test]
