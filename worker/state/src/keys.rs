@@ -17,6 +17,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::error::StateError;
 
 pub use decode::decode_keys;
+pub(crate) use decode::read_varint;
+pub(crate) use encode::{varint_length, write_varint};
 
 /// The seed of the hash of keys: `Weir` and the number of the format.
 pub const HASH_SEED: u64 = 0x5765_6972_0000_0001;
@@ -92,6 +94,33 @@ impl Keys {
         self.group_hashes.clear();
         self.group_hashes.extend_from_slice(group_hashes);
         Ok(())
+    }
+
+    /// Removes all keys, to be filled by [`push`](Self::push).
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.offsets.clear();
+        self.offsets.push(0);
+        self.hashes.clear();
+        self.group_hashes.clear();
+    }
+
+    /// Adds `key` with `suffix` behind it, in the key group of `group_hash`, to keys that were [cleared](Self::clear).
+    pub fn push(&mut self, key: &[u8], suffix: &[u8], group_hash: u64) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(key);
+        self.bytes.extend_from_slice(suffix);
+        self.hashes.push(hash(&self.bytes[start..]));
+        self.group_hashes.push(group_hash);
+        self.offsets.push(self.bytes.len() as u32);
+    }
+
+    /// Adds a key of others to keys that were [cleared](Self::clear).
+    pub fn push_row(&mut self, of: &Self, row: usize) {
+        self.bytes.extend_from_slice(of.key(row));
+        self.hashes.push(of.hash(row));
+        self.group_hashes.push(of.key_group_hash(row));
+        self.offsets.push(self.bytes.len() as u32);
     }
 
     /// How many rows.

@@ -1,6 +1,7 @@
 //! Keyed state of a job: tables in memory over a backend, checkpointed by freezing and persisting beside processing.
 //!
-//! An operator has [`Table`]s and [`SliceTable`]s, which it reads and writes a batch at a time by [`Keys`]. Those of one subtask
+//! An operator has [`Table`]s and [`SliceTable`]s, which it reads and writes a batch at a time by [`Keys`]; [`MapTable`] and
+//! [`LogTable`] are ordered maps and bags over them. Those of one subtask
 //! share a [`SubtaskState`] with one [`KeyedBackend`]. At a barrier the tables are frozen, which moves pointers; a persist thread
 //! then writes what was frozen, takes the backend's snapshot and uploads what is new of it. FORMAT.md has every byte format.
 //!
@@ -18,6 +19,8 @@ mod guard;
 pub mod keys;
 mod layout;
 mod local;
+pub mod log;
+pub mod map;
 pub mod memory;
 pub mod persist;
 mod restore;
@@ -27,6 +30,7 @@ pub mod slices;
 mod store;
 pub mod subtask;
 pub mod table;
+pub mod timers;
 mod uploads;
 
 pub use backend::{
@@ -40,7 +44,10 @@ pub use frozen::Frozen;
 pub use keys::sort::{SortKeys, SortOrder, decode_sort_keys};
 pub use keys::{KeyGroup, Keys, decode_keys, key_group, key_group_range, subtask_of};
 pub use layout::StateId;
+pub use log::{Appends, LogPlace, LogTable};
+pub use map::{Changes, MapRange, MapTable};
 pub use persist::{Persist, PersistStats, Uploader};
 pub use slices::{Cursor, SliceTable};
 pub use subtask::{OpenState, SubtaskState};
 pub use table::{RowLayout, Slot, Table};
+pub use timers::Timers;

@@ -27,10 +27,13 @@ use crate::{
     guard::Guarded,
     layout::{Space, StateId, slice_end_of, successor},
     local::{Folder, KnownFiles},
+    log::{self, LogTable},
+    map::{self, MapTable},
     persist::{self, Persist, PersistStats},
     restore,
     slices::SliceTable,
     table::{RowLayout, Table},
+    timers::{self, Timers},
     uploads::Uploads,
 };
 
@@ -153,6 +156,23 @@ impl SubtaskState {
         self.opened(operator, name, TableKind::Slices, layout);
         let ends = if self.shared.restored { self.slice_ends(state)? } else { BTreeSet::new() };
         Ok(SliceTable::new(self.shared.clone(), state, layout, &ends))
+    }
+
+    /// The ordered maps of one state of an operator, see [`MapTable::shapes`]. They can be opened once.
+    pub fn map(&self, operator: &str, name: &str) -> Result<MapTable, StateError> {
+        let nodes = self.table(operator, &map::nodes_name(name), RowLayout::Variable)?;
+        Ok(MapTable::new(self.table(operator, name, RowLayout::Variable)?, nodes))
+    }
+
+    /// The logs of one state of an operator, see [`LogTable::shapes`]. They can be opened once.
+    pub fn log(&self, operator: &str, name: &str) -> Result<LogTable, StateError> {
+        let chunks = self.table(operator, &log::chunks_name(name), RowLayout::Variable)?;
+        Ok(LogTable::new(self.table(operator, name, RowLayout::Variable)?, chunks))
+    }
+
+    /// The timers of one state of an operator in buckets of so many milliseconds, see [`Timers::shape`]. They can be opened once.
+    pub fn timers(&self, operator: &str, name: &str, bucket_ms: i64) -> Result<Timers, StateError> {
+        Ok(Timers::new(self.slices(operator, name, timers::LAYOUT)?, bucket_ms))
     }
 
     fn opened(&self, operator: &str, name: &str, kind: TableKind, layout: RowLayout) {

@@ -134,7 +134,7 @@ fn read_bytes<'a>(row: &mut &'a [u8], width: Option<usize>) -> Option<Taken<'a>>
     Some(Some(value))
 }
 
-fn read_varint(bytes: &mut &[u8]) -> Option<usize> {
+pub(crate) fn read_varint(bytes: &mut &[u8]) -> Option<usize> {
     let mut value = 0usize;
     for shift in (0..35).step_by(7) {
         let (&byte, after) = bytes.split_first()?;

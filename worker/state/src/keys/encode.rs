@@ -304,12 +304,12 @@ fn add_by(lengths: &mut [u32], nulls: Option<&NullBuffer>, bytes: impl Fn(usize)
     }
 }
 
-pub(super) fn varint_length(value: usize) -> usize {
+pub(crate) fn varint_length(value: usize) -> usize {
     (usize::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
 }
 
 /// LEB128. Returns the bytes written.
-pub(super) fn write_varint(out: &mut [u8], mut value: usize) -> usize {
+pub(crate) fn write_varint(out: &mut [u8], mut value: usize) -> usize {
     let mut at = 0;
     while value >= 0x80 {
         out[at] = value as u8 | 0x80;
