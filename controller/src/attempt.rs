@@ -227,6 +227,11 @@ impl AttemptMachine {
                     self.end(End::Refused { reason }, &mut actions);
                 }
             }
+            Event::StorageGone { reason } => {
+                if self.phase != Phase::Ended {
+                    self.end(End::Refused { reason }, &mut actions);
+                }
+            }
             Event::Deployed { worker, attempt } => self.deployed(now, worker, attempt, &mut actions),
             Event::TaskFailed(failure) => self.task_failed(now, failure, &mut actions),
             Event::Succeeded(record) => {

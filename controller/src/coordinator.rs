@@ -60,6 +60,8 @@ pub struct Coordinator {
     trigger_now: bool,
     all_committed: bool,
     last: LastWish,
+    /// It is being looked whether what this term stands on is still there.
+    looking: bool,
     status: StatusWriter,
     cleaning: Cleaning,
 }
@@ -120,6 +122,7 @@ impl Coordinator {
             trigger_now: false,
             all_committed: false,
             last: LastWish::No,
+            looking: false,
             status: StatusWriter::default(),
             cleaning: Cleaning::default(),
             opening: start.opening,
@@ -173,6 +176,7 @@ impl Coordinator {
             Event::NamesRead { record, names } => self.names_read(now, record, names),
             Event::Leftovers(listed) => self.leftovers_listed(now, listed, &mut actions),
             Event::Removed { complete } => self.removed(now, complete),
+            Event::Looked { missing } => self.looked(missing, &mut actions),
         }
         self.proceed(now, &mut actions);
         actions
@@ -339,9 +343,31 @@ impl Coordinator {
         let beyond_tolerable = self.failed > self.policy.tolerable_failures;
         let note = Note::Aborted { id, reason: reason.to_string(), failed: self.failed, beyond_tolerable };
         actions.push(Action::Note(note));
+        self.look(true, actions);
         if self.last == LastWish::Running(id) {
             self.last = LastWish::Told;
             actions.push(Action::LastTaken(Last::Failed { reason: reason.to_string() }));
+        }
+    }
+
+    /// A checkpoint has ended: without the opening of its term no takeover finds it, and begins from nothing. Where it failed it
+    /// may be that the record is gone which all others build on. Nobody of this protocol deletes either.
+    fn look(&mut self, failed: bool, actions: &mut Vec<Action>) {
+        if !self.looking {
+            self.looking = true;
+            let newest = self.newest.as_ref().filter(|_| failed).map(|record| record.reference().path());
+            actions
+                .push(Action::Look { paths: [paths::opening(self.opening.term)].into_iter().chain(newest).collect() });
+        }
+    }
+
+    fn looked(&mut self, missing: Option<String>, actions: &mut Vec<Action>) {
+        self.looking = false;
+        // While a record is in doubt nothing else is decided; its checkpoint is the next to fail, or to succeed.
+        let decided = !matches!(self.phase, Phase::Creating { .. });
+        if let Some(path) = missing.filter(|_| decided) {
+            self.phase = Phase::Over;
+            actions.push(Action::Gone { path });
         }
     }
 
@@ -439,6 +465,7 @@ impl Coordinator {
         }
         self.newest = Some(Arc::clone(&record));
         actions.push(Action::Note(Note::Completed { record }));
+        self.look(false, actions);
         self.commit_all(actions);
     }
 
@@ -538,6 +565,7 @@ mod tests {
             slots: 1,
             max_parallelism: 128,
             fingerprint: String::new(),
+            wish: None,
         };
         let start = Start {
             opening: Arc::new(opening),

@@ -10,14 +10,15 @@ use weir_protocol::{
     CheckpointId,
     part::Part,
     paths,
-    record::{Opening, PartRef, Record, RecordRef, Slot, encode, read},
+    record::{Opening, PartRef, Record, RecordRef, Slot, decode, encode, read},
+    start::{START_VERSION, Standing, Start},
 };
 use weir_storage::{Created, JobStore, LARGEST_READ, StorageError};
 
 use crate::{
     coordinator::{NamesOutcome, Outcome, Taken},
     gc::{Names, Removal},
-    takeover::{Decision, Facts, Opened, Refusal, Request, SlotFact, decide, reads},
+    takeover::{Decision, Facts, Opened, Refusal, Request, SlotFact, decide, has_acted, reads},
     time::Millis,
 };
 
@@ -95,13 +96,35 @@ fn unread(error: &StorageError) -> TakeOver {
     }
 }
 
-/// Lists the terms and reads what a takeover needs of them. An object that is too large is as good as damaged.
+/// Lists the terms, from where that is enough, and reads what a takeover needs of them. An object that is too large is as good as damaged.
 pub async fn read_facts(store: &JobStore) -> Result<Facts, StorageError> {
+    let start = read_start(store).await?;
+    if let Some(start) = &start
+        && let Some(facts) = read_since(store, start).await?
+    {
+        return Ok(facts);
+    }
     let listed = list_terms(store).await?;
-    let pairs = || listed.iter().map(|(path, size)| (path.as_str(), *size));
-    let wanted = reads(pairs());
+    let facts = facts_of(store, listed, Vec::new(), None).await?;
+    Ok(Facts { start: start.map(|start| start.term), ..facts })
+}
+
+/// Of a list, and of what is read of it and of these older objects, with the bytes that they have.
+async fn facts_of(
+    store: &JobStore,
+    mut listed: Vec<(String, u64)>,
+    older: Vec<(String, u64)>,
+    start: Option<&Start>,
+) -> Result<Facts, StorageError> {
+    let count = listed.len();
+    let mut wanted = reads(listed.iter().map(|(path, size)| (path.as_str(), *size)));
+    wanted.extend(older.iter().map(|(path, _)| path.clone()));
+    listed.extend(older);
     let read = |(bytes, too_large): (BTreeMap<String, Bytes>, Vec<StorageError>)| {
-        let mut facts = Facts::of(pairs(), &bytes);
+        // What was said to stand before the list may have gone since.
+        let stands = listed.iter().enumerate().filter(|(at, (path, _))| *at < count || bytes.contains_key(path));
+        let pairs: Vec<(&str, u64)> = stands.map(|(_, (path, size))| (path.as_str(), *size)).collect();
+        let mut facts = Facts::of(pairs, &bytes, start);
         for error in too_large {
             if let StorageError::TooLarge { path, .. } = &error {
                 facts.damaged(path, &chain(&error));
@@ -110,6 +133,48 @@ pub async fn read_facts(store: &JobStore) -> Result<Facts, StorageError> {
         facts
     };
     read_objects(store, &listed, wanted, read).await
+}
+
+/// Where a takeover begins to read, if that was written down. What cannot be understood is as good as nothing.
+async fn read_start(store: &JobStore) -> Result<Option<Start>, StorageError> {
+    let bytes = small(store, paths::START).await?;
+    Ok(bytes.and_then(|bytes| decode(paths::START, &bytes, START_VERSION).ok()))
+}
+
+/// A small object, if it is there and small.
+async fn small(store: &JobStore, path: &str) -> Result<Option<Bytes>, StorageError> {
+    match timely(store, path, store.get_at_most(path, OPENING_LIMIT)).await {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(StorageError::NotFound { .. } | StorageError::TooLarge { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What stands since this start; none where it does not count.
+async fn read_since(store: &JobStore, start: &Start) -> Result<Option<Facts>, StorageError> {
+    let path = paths::opening(start.term);
+    let opening = small(store, &path).await?.and_then(|bytes| read(&path, &bytes).ok());
+    if !opening.is_some_and(|opening: Opening| start.is_of(&opening)) {
+        return Ok(None);
+    }
+    let term = paths::term(start.term);
+    let listed = timely(store, paths::TERMS, store.list_after(paths::TERMS, &term, LIST_LIMIT)).await?;
+    let listed = listed.into_iter().map(|object| (object.path, object.size)).collect();
+    let older = start.records.iter().filter(|standing| standing.record.term < start.term);
+    let older = older.map(|standing| (standing.record.path(), standing.bytes)).collect();
+    facts_of(store, listed, older, Some(start)).await.map(Some)
+}
+
+/// Writes down where the next takeover begins to read: at this term, which is ours. If that fails the next one reads more.
+pub async fn write_start(store: &JobStore, opened: &Opened) {
+    let standing = |record: &Arc<Record>| Standing {
+        record: record.reference(),
+        bytes: encode(&Slot::Record((**record).clone())).len() as u64,
+    };
+    let start = Start::new(&opened.opening, opened.inherited.iter().map(standing));
+    if let Err(error) = store.replace(paths::START, encode(&start).into()).await {
+        tracing::debug!(error = chain(&error), "where to begin to read could not be written down");
+    }
 }
 
 /// Every slot of every term, for people.
@@ -316,6 +381,16 @@ pub async fn list_leftovers(store: &JobStore) -> Option<Vec<String>> {
     Some(all)
 }
 
+/// The first of these that certainly is not there. What cannot be told is there.
+pub async fn first_missing(store: &JobStore, paths: Vec<String>) -> Option<String> {
+    for path in paths {
+        if let Err(StorageError::NotFound { .. }) = store.get_at_most(&path, SLOT_LIMIT).await {
+            return Some(path);
+        }
+    }
+    None
+}
+
 /// Removes these in order, up to the first that fails.
 pub async fn remove(store: &JobStore, removals: &[Removal]) -> bool {
     for removal in removals {
@@ -381,6 +456,12 @@ pub async fn find_record(store: &JobStore, wish: &str) -> Result<RecordRef, Wish
     }
 }
 
+/// A wish to restore has acted already, whether that could be written down elsewhere or not.
+pub async fn wish_has_acted(store: &JobStore, wish: &str, owner: &str, cluster: &str) -> Result<bool, StorageError> {
+    let facts = read_facts(store).await?;
+    Ok(facts.newest_opening().is_some_and(|opened| has_acted(wish, owner, cluster, opened)))
+}
+
 /// An error with all its causes, in one line.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -417,6 +498,8 @@ mod tests {
             resume: false,
             release: false,
             restore: Restore::Latest,
+            wish: None,
+            after: None,
             workers: 1,
             slots: 1,
             max_parallelism: 128,
@@ -521,7 +604,8 @@ mod tests {
     async fn jobs_whose_reads_hang_do_not_keep_others_from_reading() {
         let memory = weir_storage::Memory::default();
         let config = object_store::throttle::ThrottleConfig {
-            wait_get_per_call: Duration::from_hours(1),
+            // What is not there is answered at once: no start is written down.
+            wait_get_per_byte: Duration::from_mins(1),
             ..object_store::throttle::ThrottleConfig::default()
         };
         let mut slow = tokio::task::JoinSet::new();
@@ -544,3 +628,6 @@ mod tests {
         assert!(slow.try_join_next().is_none(), "they still hang");
     }
 }
+
+#[cfg(test)]
+mod start_tests;

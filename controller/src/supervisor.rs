@@ -156,6 +156,8 @@ pub async fn run(parts: Parts) -> Outcome {
             resume: false,
             release: false,
             restore: parts.restore,
+            wish: parts.wish,
+            after: None,
             workers: job.workers,
             slots: job.slots,
             max_parallelism: job.plan.max_parallelism,

@@ -7,6 +7,9 @@
 //! A seal counts only as the last slot of its term. One that was decided on long ago can land in a slot which deletion has
 //! given free since; there is a higher record by then, and the seal ends nothing: the next decision sees that, and seals
 //! again.
+//!
+//! However many terms there were, only the last few are looked at: who has opened a term writes down what stands in all before
+//! it ([`weir_protocol::start`]).
 
 mod facts;
 #[cfg(test)]
@@ -42,6 +45,11 @@ pub struct Request {
     pub release: bool,
     /// What to restore.
     pub restore: Restore,
+    /// The user's wish that `restore` and `adopt` come from, as it is written in the resource. Where the newest opening of this
+    /// owner names it, it has acted: the chain goes on from its end.
+    pub wish: Option<String>,
+    /// A term that this process has opened: the newest one cannot be before it.
+    pub after: Option<Term>,
     /// Worker processes of the attempt.
     pub workers: u32,
     /// Slots a worker.
@@ -126,6 +134,12 @@ pub enum Refusal {
         /// Why.
         reason: String,
     },
+    /// What this job has written to its storage was deleted, while it was looked after.
+    #[error("{path} is gone: somebody has deleted the checkpoints of this job while it ran")]
+    Gone {
+        /// The object.
+        path: String,
+    },
     /// A manual restore names a record that is not there any more, or no retained one.
     #[error("{path} is not one of the retained checkpoints of this job")]
     NotRetained {
@@ -143,11 +157,15 @@ pub fn decide(request: &Request, facts: &Facts, asked: Option<Term>, now: Millis
 }
 
 fn step(request: &Request, facts: &Facts, asked: Option<Term>, now: Millis) -> Result<Decision, Refusal> {
+    let last = facts.terms.last_key_value().map(|(term, _)| *term);
+    if let Some(after) = request.after.filter(|after| last.is_none_or(|last| last < *after)) {
+        return Err(Refusal::Gone { path: paths::opening(after) });
+    }
     let Some((&term, newest)) = facts.terms.last_key_value() else {
         if let Restore::Record(record) = request.restore {
             return Err(Refusal::NotRetained { path: record.path() });
         }
-        return Ok(Decision::CreateOpening(opening(request, Term(1), Attempt(1), None)));
+        return Ok(Decision::CreateOpening(opening(request, facts.free_term(), facts.free_attempt(), None)));
     };
     let opened = newest.opening.as_ref().ok_or_else(|| Refusal::Unusable {
         path: paths::opening(term),
@@ -160,6 +178,11 @@ fn step(request: &Request, facts: &Facts, asked: Option<Term>, now: Millis) -> R
             Ok(Decision::Lost { to: Arc::clone(opened) })
         };
     }
+    // Without the opening nobody knows what that term began with; who wants to go on from before it has to say so.
+    if let Some(lost) = facts.lost(term).filter(|_| request.restore == Restore::Latest && !request.adopt) {
+        return Err(Refusal::Unusable { path: paths::opening(lost), reason: "it is missing".to_string() });
+    }
+    let request = &wished(request, opened);
     if !request.adopt && is_anothers(request, opened) {
         let (owner, cluster) = (opened.owner.clone(), opened.cluster.clone());
         return Err(Refusal::OwnedByAnother { owner, cluster });
@@ -168,11 +191,13 @@ fn step(request: &Request, facts: &Facts, asked: Option<Term>, now: Millis) -> R
     match newest.slots.last_key_value() {
         Some((_, SlotFact::Seal(_))) => {
             let restores = restores?;
-            Ok(Decision::CreateOpening(if request.resume {
-                resumption(request, opened, restores)
+            let term = facts.free_term();
+            let next = if request.resume {
+                resumption(request, term, opened, restores)
             } else {
-                opening(request, term.next(), opened.attempt.next(), restores)
-            }))
+                opening(request, term, opened.attempt.next(), restores)
+            };
+            Ok(Decision::CreateOpening(Opening { wish: request.wish.clone().or_else(|| opened.wish.clone()), ..next }))
         }
         last => {
             // A restore that cannot be is refused before anything is touched. Only a record that was deleted between the
@@ -185,6 +210,32 @@ fn step(request: &Request, facts: &Facts, asked: Option<Term>, now: Millis) -> R
             Ok(Decision::CreateSeal(Seal { version: request.format, term, number, by, at_ms: now.0 }))
         }
     }
+}
+
+/// The user's wish has acted: an opening of this owner names it, and none after it another.
+pub fn has_acted(wish: &str, owner: &str, cluster: &str, opened: &Opening) -> bool {
+    opened.wish.as_deref() == Some(wish) && opened.owner == owner && opened.cluster == cluster
+}
+
+/// A wish that has acted is none any more: whoever opened a term for it may have died before it could write that down.
+fn wished(request: &Request, opened: &Opening) -> Request {
+    let mut request = request.clone();
+    let acted = |wish: &String| has_acted(wish, &request.owner, &request.cluster, opened);
+    if request.wish.as_ref().is_some_and(acted) {
+        (request.restore, request.adopt) = (Restore::Latest, false);
+    }
+    request
+}
+
+/// The seal that ends the newest term, if it is not sealed: before a job's storage is emptied, so that a record which its last
+/// coordinator still has on its way finds its place taken for as long as anything stands there.
+pub fn last_seal(facts: &Facts, request: &Request, now: Millis) -> Option<Seal> {
+    let (&term, newest) = facts.terms.last_key_value()?;
+    let number = match newest.slots.last_key_value() {
+        Some((_, SlotFact::Seal(_))) => return None,
+        last => last.map_or(RecordNumber(1), |(number, _)| number.next()),
+    };
+    Some(Seal { version: request.format, term, number, by: request.coordinator.clone(), at_ms: now.0 })
 }
 
 /// A job that was let go of, with its resource, leaves no owner behind: whoever comes next under its name goes on.
@@ -240,14 +291,15 @@ fn opening(request: &Request, term: Term, attempt: Attempt, restores: Option<Rec
         slots: request.slots,
         max_parallelism: request.max_parallelism,
         fingerprint: request.fingerprint.clone(),
+        wish: request.wish.clone(),
     }
 }
 
 /// The next term over the same attempt, which is what it was begun as, whatever is wanted by now.
-fn resumption(request: &Request, of: &Opening, restores: Option<RecordRef>) -> Opening {
+fn resumption(request: &Request, term: Term, of: &Opening, restores: Option<RecordRef>) -> Opening {
     Opening {
         version: request.format,
-        term: of.term.next(),
+        term,
         coordinator: request.coordinator.clone(),
         owner: if request.release { String::new() } else { request.owner.clone() },
         cluster: request.cluster.clone(),

@@ -189,6 +189,7 @@ fn storage_that_another_job_owns_is_refused_with_how_to_take_it_over() {
         slots: 1,
         max_parallelism: 128,
         fingerprint: "f".into(),
+        wish: None,
     });
     let term = place.path().join("checkpoints/default/j/terms/0000000001");
     fs::create_dir_all(&term).unwrap();

@@ -34,6 +34,8 @@ const BOUNDS: Bounds = Bounds {
     hand_overs: 0,
     delays: 2,
     retain: 1,
+    late_starts: false,
+    deletions: 0,
     fine: false,
     healed: 128,
     broken: Broken::Nothing,
@@ -86,6 +88,16 @@ fn three_terms_over_two_attempts_keep_the_invariants() {
 #[test]
 fn a_hand_over_that_is_begun_anywhere_keeps_the_invariants() {
     holds(Bounds { hand_overs: 1, delays: 0, ..BOUNDS }, u64::MAX);
+}
+
+#[test]
+fn a_start_that_is_written_down_late_keeps_the_invariants() {
+    holds(Bounds { late_starts: true, terms: 3, ids: 2, delays: 0, ..BOUNDS }, u64::MAX);
+}
+
+#[test]
+fn a_record_of_a_job_that_was_deleted_harms_no_job_after_it() {
+    holds(Bounds { deletions: 1, terms: 3, ids: 2, delays: 0, ..BOUNDS }, u64::MAX);
 }
 
 #[test]
@@ -211,6 +223,21 @@ fn i5_is_broken_when_a_slot_whose_create_was_in_doubt_is_given_free() {
 #[test]
 fn i5_is_broken_when_leftovers_of_the_current_attempt_are_swept() {
     is_caught(Broken::SweepCurrentAttempt, &["I1", "I5"]);
+}
+
+#[test]
+fn i5_is_broken_when_a_worker_deletes_what_is_not_decided() {
+    is_caught(Broken::DiscardUndecided, &["I1", "I5"]);
+}
+
+#[test]
+fn i5_is_broken_when_a_worker_deletes_what_is_on_record() {
+    is_caught(Broken::DiscardOnRecord, &["I1", "I5"]);
+}
+
+#[test]
+fn a_takeover_fails_when_where_it_begins_to_read_names_no_records() {
+    is_caught(Broken::StartNamesNothing, &["I1", "I4", "I5", "deletion"]);
 }
 
 #[test]

@@ -28,7 +28,7 @@ use weir_controller::{
     platform::{Platform, PlatformEvent, ProcessNumber, WorkerTemplate},
     state_dir::StateDir,
     supervisor::{self, Change, Control, Outcome, Parts},
-    takeover::Restore,
+    takeover::{Refusal, Restore},
     ui::{LocalObserver, Ui, View, Weight},
 };
 use weir_protocol::{
@@ -441,6 +441,7 @@ impl Run {
             restore: Restore::Latest,
             adopt,
             failed: 0,
+            wish: None,
             store: store.clone(),
             platform: Box::new(platform),
             platform_events,
@@ -531,6 +532,41 @@ async fn a_lost_worker_is_replaced_and_all_go_back_to_the_last_record() {
     let survivors =
         second.iter().filter(|(_, id, _)| deployed.iter().any(|(attempt, other, _)| *attempt == 1 && other == id));
     assert_eq!(survivors.count(), 1, "one worker stays: {deployed:?}");
+}
+
+/// Removes all that stands in storage, while the job goes on writing there.
+fn empty(folder: &Path) {
+    while std::fs::remove_dir_all(folder.join("ck/default/j")).is_err() {}
+}
+
+fn is_gone(outcome: &Outcome) -> bool {
+    let Outcome::Refused(Some(Refusal::Gone { path }), reason) = outcome else { return false };
+    path.ends_with("terms/0000000001/opening") && reason.contains(path)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_checkpoints_are_deleted_ends_and_names_what_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::start(folder.path(), "here", false);
+    run.lines.wait("checkpoint 2 in", 1).await;
+    empty(folder.path());
+    let outcome = run.outcome().await;
+    assert!(is_gone(&outcome), "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_lost_after_the_checkpoints_were_deleted_does_not_begin_the_job_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::start(folder.path(), "here", false);
+    run.lines.wait("first output", 1).await;
+    empty(folder.path());
+    run.kill_a_worker().await;
+    let store = run.store.clone();
+    let outcome = run.outcome().await;
+    assert!(is_gone(&outcome), "{outcome:?}");
+    let openings =
+        store.list(paths::TERMS).await.unwrap().into_iter().filter(|object| object.path.ends_with("opening"));
+    assert_eq!(openings.count(), 0, "no other term is opened");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ pub mod part;
 pub mod paths;
 pub mod record;
 pub mod settings;
+pub mod start;
 pub mod stored;
 pub mod tls;
 

@@ -11,6 +11,9 @@ pub const STATE: &str = "state";
 /// Below this stand the lists of what attempts that started from nothing have to read.
 pub const INPUTS: &str = "inputs";
 
+/// Says where a takeover begins to read.
+pub const START: &str = "start";
+
 /// `terms/<term>/opening`: the object that opens a term.
 pub fn opening(term: Term) -> String {
     format!("{TERMS}/{:010}/opening", term.0)

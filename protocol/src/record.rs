@@ -43,6 +43,9 @@ pub struct Opening {
     pub max_parallelism: u32,
     /// The plan's fingerprint. Every worker must arrive at the same.
     pub fingerprint: String,
+    /// The user's wish to restore that has acted last, as it was written: in this opening, or in one before. It acts once.
+    /// Version 1 has no place for it.
+    pub wish: Option<String>,
 }
 
 /// What an attempt begins from.
@@ -96,6 +99,8 @@ struct OpeningForm<R> {
     slots: u32,
     max_parallelism: u32,
     fingerprint: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    wish: Option<String>,
 }
 
 impl<R: Into<Restores>> From<OpeningForm<R>> for Opening {
@@ -113,6 +118,7 @@ impl<R: Into<Restores>> From<OpeningForm<R>> for Opening {
             slots: form.slots,
             max_parallelism: form.max_parallelism,
             fingerprint: form.fingerprint,
+            wish: form.wish,
         }
     }
 }
@@ -132,6 +138,7 @@ impl Opening {
             slots: self.slots,
             max_parallelism: self.max_parallelism,
             fingerprint: self.fingerprint.clone(),
+            wish: self.wish.clone().filter(|_| self.version > 1),
         }
     }
 }

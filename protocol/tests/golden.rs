@@ -58,6 +58,7 @@ fn opening(version: u32, restores: Restores) -> Opening {
         slots: 2,
         max_parallelism: 128,
         fingerprint: "0123456789abcdef0123456789abcdef".into(),
+        wish: None,
     }
 }
 

@@ -156,6 +156,11 @@ pub enum Event {
         /// For people.
         reason: String,
     },
+    /// What the job stands on in storage was deleted.
+    StorageGone {
+        /// For people.
+        reason: String,
+    },
     /// A worker has the attempt's subtasks restored and waiting.
     Deployed {
         /// Which.

@@ -42,6 +42,7 @@ pub(super) fn opening(attempt: u64) -> Arc<Opening> {
         slots: 2,
         max_parallelism: 128,
         fingerprint: "f".into(),
+        wish: None,
     })
 }
 

@@ -6,21 +6,24 @@ use tokio::{
     signal::unix::{self, SignalKind},
     sync::mpsc,
 };
+use weir_crds::StreamJobStatus;
 use weir_protocol::{ids::random_digits, settings::FailureKind};
 use weir_storage::JobStore;
 
 use super::{Exit, Failure, RunArgs};
 use crate::{
-    effects::find_record,
+    effects::{find_record, read_facts, wish_has_acted},
     job::{Job, Overrides, RestoreWish},
     platform::local::{Local, check_version, worker_binary},
     state_dir::StateDir,
     supervisor::{self, Control, Outcome, Parts, in_words},
     takeover::{Refusal, Restore},
-    ui::{self, LocalObserver, RESTORED_FILE, Weight},
+    ui::{self, LocalObserver, RESTORED_FILE, STATUS_FILE, Weight},
     workers::planner,
 };
 
+/// What stands for a cluster's uid in the openings of `weir run`.
+const CLUSTER: &str = "local";
 /// Events of the platform under way to the supervisor.
 const PLATFORM_QUEUE: usize = 1024;
 /// Signals under way to the supervisor.
@@ -42,8 +45,13 @@ pub async fn run(args: RunArgs) -> Result<(), Failure> {
     let state_dir = Arc::new(StateDir::open(&args.state_dir.unwrap_or_else(|| job.default_state_dir()))?);
     let store = JobStore::open(&job.settings.storage, &job.name)?;
     let (wish, from_yaml) = restore_wish(args.restore.as_deref(), &job, &state_dir);
+    let restored = wish.as_ref().filter(|_| from_yaml).map(|wish| wish.as_text().to_string());
+    let acted = match &restored {
+        Some(wish) => wish_has_acted(&store, wish, state_dir.owner(), CLUSTER).await?,
+        None => false,
+    };
     let restore = match &wish {
-        Some(RestoreWish::Record(record)) => {
+        Some(RestoreWish::Record(record)) if !acted => {
             Restore::Record(find_record(&store, record).await.map_err(|error| Failure::new(Exit::BadInput, error))?)
         }
         _ => Restore::Latest,
@@ -56,20 +64,30 @@ pub async fn run(args: RunArgs) -> Result<(), Failure> {
         Weight::Change,
         &format!("{}: checkpoints in {}, logs in {}", job.name, store.name(), state_dir.path().display()),
     );
+    if let Some(record) = lost(&store, &state_dir).await {
+        ui.event(
+            Weight::Bad,
+            &format!(
+                "warning: the checkpoints of this job are gone: {record} was the newest, and nothing of them is in {}. It begins \
+                 from nothing, and what it has written since its start is written again",
+                store.name()
+            ),
+        );
+    }
     for warning in planner::warnings(&plan.description) {
         ui.event(Weight::Bad, &format!("warning: {warning}"));
     }
     let control =
         signals().map_err(|error| Failure::new(Exit::Environment, format!("signals cannot be received: {error}")))?;
-    let restored = wish.as_ref().filter(|_| from_yaml).map(|wish| wish.as_text().to_string());
     let outcome = supervisor::run(Parts {
         coordinator: coordinator_name(),
-        cluster: "local".to_string(),
+        cluster: CLUSTER.to_string(),
         owner: state_dir.owner().to_string(),
         fingerprint: Some(plan.fingerprint),
         restore,
         adopt: wish == Some(RestoreWish::Previous),
         format: args.state_format,
+        wish: restored.clone(),
         resume: false,
         failed: 0,
         store,
@@ -118,6 +136,16 @@ fn restore_wish(argument: Option<&str>, job: &Job, state_dir: &StateDir) -> (Opt
     (wish, true)
 }
 
+/// The newest record that the last run here has made, where nothing can be restored from its storage any more. A run with
+/// another storage is another matter.
+async fn lost(store: &JobStore, state_dir: &StateDir) -> Option<String> {
+    let status: StreamJobStatus = serde_json::from_str(&state_dir.read(STATUS_FILE)?).ok()?;
+    let record = status.checkpoint?.latest?.record;
+    record.strip_prefix(store.name())?;
+    let facts = read_facts(store).await.ok()?;
+    facts.records().next().is_none().then_some(record)
+}
+
 /// Host, process id and a random end: two processes never share it, and people can find the process.
 fn coordinator_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -164,6 +192,10 @@ fn ended(outcome: Outcome) -> Result<(), Failure> {
                 Some(Refusal::NotRetained { .. }) => {
                     (Exit::BadInput, "; `weir checkpoints` lists what can be restored")
                 }
+                Some(Refusal::Gone { .. }) => (
+                    Exit::Environment,
+                    "; what it wrote up to then stands. Put the checkpoints back, or begin anew: running again starts from nothing",
+                ),
                 Some(Refusal::Unusable { .. }) => (
                     Exit::Environment,
                     "; `weir checkpoints` lists the retained ones, and `weir run --restore <record>` goes back to an older one",

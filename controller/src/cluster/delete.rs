@@ -17,12 +17,16 @@ use kube::{
 use serde_json::json;
 use tokio::{sync::Semaphore, task::AbortHandle, time::Instant};
 use weir_crds::StreamJob;
+use weir_protocol::{
+    paths::{self, Object},
+    record::{Slot, encode},
+};
 use weir_storage::JobStore;
 
 use super::{names, validate::Identity};
 use crate::{
     effects::{TakeOver, chain, read_facts, take_over},
-    takeover::{Request, is_anothers},
+    takeover::{Facts, Request, is_anothers, last_seal},
     time::Millis,
 };
 
@@ -40,6 +44,8 @@ const PREFIXES: usize = 16;
 const TURN: Duration = Duration::from_secs(30);
 /// So long a prefix is being emptied, if storage answers; that is time for millions of objects. Then what is left is left.
 pub const BUDGET: Duration = Duration::from_hours(1);
+/// Tries to seal before a deletion is begun anew: a record may come to stand in between, or two.
+const SEAL_STEPS: usize = 4;
 
 /// What to do about the storage of a deleted job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,9 +130,25 @@ pub async fn remove(store: &JobStore, request: &Request, turns: &Turns, time: Du
     if facts.newest_opening().is_some_and(|opened| is_anothers(request, opened)) {
         return Ok(Removed::Anothers);
     }
-    let all = tokio::time::timeout(time, remove_all(store, turns)).await;
+    let seal = seal(store, request, facts).await?;
+    let all = tokio::time::timeout(time, remove_all(store, turns, seal.as_deref())).await;
     all.unwrap_or_else(|_| Err(format!("storage is too slow to be emptied within {} min", BUDGET.as_secs() / 60)))
         .map(Removed::Objects)
+}
+
+/// Ends the newest term: what its coordinator still has on its way must not come to stand in what is being emptied. The path of
+/// the seal.
+async fn seal(store: &JobStore, request: &Request, mut facts: Facts) -> Result<Option<String>, String> {
+    for _ in 0..SEAL_STEPS {
+        let Some(seal) = last_seal(&facts, request, now()) else { return Ok(facts.last_slot()) };
+        let path = paths::slot(seal.term, seal.number);
+        // Whatever the answer is, what stands there then says more.
+        if let Err(error) = timely(store.create_once(&path, encode(&Slot::Seal(seal)).into())).await? {
+            tracing::debug!(error = chain(&error), "a seal may not stand");
+        }
+        facts = timely(read_facts(store)).await?.map_err(|error| chain(&error))?;
+    }
+    Err("its last term could not be sealed".to_string())
 }
 
 /// What storage answers, in bounded time.
@@ -144,14 +166,19 @@ pub enum Removed {
     Anothers,
 }
 
-async fn remove_all(store: &JobStore, turns: &Turns) -> Result<usize, String> {
+async fn remove_all(store: &JobStore, turns: &Turns, seal: Option<&str>) -> Result<usize, String> {
     let mut count = 0;
-    // Records first, so that a deletion that stops half-way leaves no checkpoint that names what is gone.
-    for folder in [weir_protocol::paths::TERMS, ""] {
+    for (group, folder) in [
+        (Group::Slots, paths::TERMS),
+        (Group::Others, ""),
+        (Group::LastSeal, paths::TERMS),
+        (Group::Openings, paths::TERMS),
+    ] {
+        let goes = |path: &str| Group::of(path, seal) == group;
         loop {
             let _turn = turns.free.acquire().await.map_err(|error| error.to_string())?;
             let until = Instant::now() + turns.length;
-            let (removed, all) = remove_until(store, folder, until).await?;
+            let (removed, all) = remove_until(store, folder, goes, until).await?;
             count += removed;
             if all {
                 break;
@@ -161,8 +188,37 @@ async fn remove_all(store: &JobStore, turns: &Turns) -> Result<usize, String> {
     Ok(count)
 }
 
-/// Removes what is below a folder until then. How many objects it were, and whether it were all.
-async fn remove_until(store: &JobStore, folder: &str, until: Instant) -> Result<(usize, bool), String> {
+/// When an object goes. All of one group are gone before the next begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Group {
+    /// Records first, so that a deletion that stops half-way leaves no checkpoint that names what is gone.
+    Slots,
+    /// All that records name, and what nothing names.
+    Others,
+    /// As long as it stands, no record that is on its way comes to stand in its place.
+    LastSeal,
+    /// Last, so that no slot is there without an opening.
+    Openings,
+}
+
+impl Group {
+    fn of(path: &str, seal: Option<&str>) -> Self {
+        match paths::parse(path) {
+            Some(Object::Opening(_)) => Self::Openings,
+            Some(Object::Slot(..)) if Some(path) == seal => Self::LastSeal,
+            Some(Object::Slot(..)) => Self::Slots,
+            _ => Self::Others,
+        }
+    }
+}
+
+/// Removes what goes below a folder until then. How many objects it were, and whether it were all.
+async fn remove_until(
+    store: &JobStore,
+    folder: &str,
+    goes: impl Fn(&str) -> bool,
+    until: Instant,
+) -> Result<(usize, bool), String> {
     let (mut removed, mut all) = (0, true);
     let mut removals = store
         .listing(folder)
@@ -171,6 +227,7 @@ async fn remove_until(store: &JobStore, folder: &str, until: Instant) -> Result<
             all = Instant::now() < until;
             future::ready(all)
         })
+        .try_filter(|stored| future::ready(goes(&stored.path)))
         .map_ok(|stored| async move { timely(store.delete(&stored.path)).await?.map_err(|error| chain(&error)) })
         .try_buffer_unordered(AT_ONCE);
     while let Some(()) = timely(removals.try_next()).await?? {
@@ -240,6 +297,8 @@ pub async fn remove_pods(client: &Client, pods: &[Arc<Pod>]) -> Result<(), kube:
 mod tests {
     use object_store::throttle::{ThrottleConfig, ThrottledStore};
 
+    use weir_protocol::{RecordNumber, Term};
+
     use super::*;
 
     #[test]
@@ -268,7 +327,8 @@ mod tests {
             mine.create(path, "x".into()).await.unwrap();
             other.create(path, "x".into()).await.unwrap();
         }
-        assert_eq!(remove(&mine, &request("mine"), &Turns::default(), BUDGET).await.unwrap(), Removed::Objects(2));
+        // With the seal that ends its term first.
+        assert_eq!(remove(&mine, &request("mine"), &Turns::default(), BUDGET).await.unwrap(), Removed::Objects(3));
         assert!(mine.list("").await.unwrap().is_empty());
         assert_eq!(other.list("").await.unwrap().len(), 2);
     }
@@ -279,7 +339,7 @@ mod tests {
         assert!(matches!(take_over(&store, &request("theirs"), now).await, TakeOver::Opened(_)));
         assert_eq!(remove(&store, &request("mine"), &Turns::default(), BUDGET).await, Ok(Removed::Anothers));
         assert_eq!(store.list("").await.unwrap().len(), 1);
-        assert_eq!(remove(&store, &request("theirs"), &Turns::default(), BUDGET).await, Ok(Removed::Objects(1)));
+        assert_eq!(remove(&store, &request("theirs"), &Turns::default(), BUDGET).await, Ok(Removed::Objects(2)));
     }
 
     /// Storage that answers each removal after so long.
@@ -337,6 +397,29 @@ mod tests {
         assert_eq!(begins.recv().await, None, "one task, which is gone");
     }
 
+    #[test]
+    fn records_go_first_and_openings_last_with_the_last_seal_before_them() {
+        let worker = weir_protocol::WorkerId("w".to_string());
+        let slot = |term, number| paths::slot(Term(term), RecordNumber(number));
+        let part = paths::part(weir_protocol::CheckpointId(1), weir_protocol::Attempt(1), &worker);
+        let seal = slot(2, 2);
+        let opening = paths::opening(Term(2));
+        let mut all =
+            [opening.clone(), seal.clone(), part.clone(), paths::START.to_string(), slot(1, 1), slot(1, 2), slot(2, 1)];
+        all.sort_by_key(|path| Group::of(path, Some(&seal)));
+        assert_eq!(all, [slot(1, 1), slot(1, 2), slot(2, 1), part, paths::START.to_string(), seal, opening]);
+    }
+
+    #[tokio::test]
+    async fn a_record_that_is_on_its_way_finds_its_place_taken_while_anything_stands() {
+        let store = JobStore::with_object_store(std::sync::Arc::new(weir_storage_memory()), "air/flights");
+        assert!(matches!(take_over(&store, &request("mine"), now).await, TakeOver::Opened(_)));
+        let facts = read_facts(&store).await.unwrap();
+        seal(&store, &request("mine"), facts).await.unwrap();
+        let late = store.create_once(&paths::slot(Term(1), RecordNumber(1)), "a record".into()).await.unwrap();
+        assert!(matches!(late, weir_storage::Created::Taken(_)), "{late:?}");
+    }
+
     fn request(owner: &str) -> Request {
         Request {
             job: weir_protocol::JobName { namespace: "air".to_string(), name: "flights".to_string() },
@@ -347,6 +430,8 @@ mod tests {
             resume: false,
             release: false,
             restore: crate::takeover::Restore::Latest,
+            wish: None,
+            after: None,
             workers: 1,
             slots: 1,
             max_parallelism: 128,

@@ -13,7 +13,7 @@ use tokio::{
     task::AbortHandle,
 };
 use weir_protocol::{record::RecordRef, tls::WORKER_NAME};
-use weir_storage::S3Keys;
+use weir_storage::{JobStore, S3Keys};
 
 use super::{
     Context,
@@ -30,7 +30,7 @@ use super::{
     validate::{Identity, Problem, ValidJob},
 };
 use crate::{
-    effects::{WishError, chain, find_record},
+    effects::{WishError, chain, find_record, wish_has_acted},
     job::Job,
     platform::{WorkerTemplate, kubernetes::Kubernetes},
     supervisor::{self, Change, Control, Fact, Outcome, Parts},
@@ -266,6 +266,18 @@ pub async fn find(
     }
 }
 
+/// A wish has acted already, though its leader could not say so in the status any more.
+async fn acted(context: &Context, store: &JobStore, wish: &str, owner: &str) -> Result<bool, Problem> {
+    let away = |reason: String| Problem {
+        reason: reasons::STORAGE_UNREACHABLE,
+        message: format!("whether restoreFrom has acted cannot be read, tried again: {reason}"),
+    };
+    match context.storage.look(FIND_RECORD, wish_has_acted(store, wish, owner, &context.cluster)).await {
+        Some(acted) => acted.map_err(|error| away(chain(&error))),
+        None => Err(away("storage does not answer".to_string())),
+    }
+}
+
 /// Starts a supervisor over a version of the job.
 pub async fn start(
     context: &Arc<Context>,
@@ -281,6 +293,7 @@ pub async fn start(
     let (restore, adopt) = match begin {
         Begin::Newest => (Restore::Latest, false),
         Begin::Nothing => (Restore::Nothing, false),
+        Begin::Wish(wish) if acted(context, &store, wish, &identity.uid).await? => (Restore::Latest, false),
         Begin::Wish(wish) => match find(&context.storage, &job, keys.as_ref(), wish).await? {
             Some(record) => (Restore::Record(record), false),
             None => (Restore::Latest, true),
@@ -309,6 +322,9 @@ pub async fn start(
         let note = format!("generation {generation} is taken up: {workers} workers with {slots} slots each");
         report.tell(Told::normal(reasons::events::SCHEDULED, note).about(generation));
     }
+    // What the status says was put on record in this storage. Only where nothing is left behind on purpose.
+    let known = report.facts().latest.map(|latest| latest.record);
+    let known = known.filter(|record| *begin == Begin::Newest && record.starts_with(store.name()));
     report.change(|facts| {
         facts.run = Run::Starting;
         // What is resumed is the version that was taken up last.
@@ -327,6 +343,7 @@ pub async fn start(
         owner: identity.uid.clone(),
         restore,
         adopt,
+        wish: wish.clone(),
         // Workers that are there have other state than that of a wish.
         resume: restore == Restore::Latest,
         failed: report.facts().failed,
@@ -335,7 +352,7 @@ pub async fn start(
         platform: Box::new(platform),
         platform_events: events,
         control: inbox,
-        observer: Box::new(observer(context, identity, &report, wish)),
+        observer: Box::new(observer(context, identity, &report, wish, known)),
         tls: kept.authority.as_ref().map(session_tls),
     };
     let stored = context.jobs.with(identity, |entry| {
@@ -366,10 +383,25 @@ pub async fn start(
 }
 
 /// Facts that the reconciler acts upon wake it: the version that runs is kept, a wish that acted is written down.
-fn observer(context: &Arc<Context>, identity: &Identity, report: &Arc<Report>, wish: Option<String>) -> ReportObserver {
+/// `known` is the record that the first term is to begin from, or a later one.
+fn observer(
+    context: &Arc<Context>,
+    identity: &Identity,
+    report: &Arc<Report>,
+    mut wish: Option<String>,
+    mut known: Option<String>,
+) -> ReportObserver {
     let (context, identity, about) = (Arc::clone(context), identity.clone(), Arc::clone(report));
-    let mut wish = wish;
     let woken = Mutex::new(move |fact: &Fact| {
+        if let Fact::TermOpened { restored, .. } = fact
+            && let Some(record) = known.take().filter(|_| restored.is_none())
+        {
+            let note = format!(
+                "the checkpoints of this job are gone: {record} was the newest, and nothing of them is there. It begins from \
+                 nothing, and what it has written since its start is written again"
+            );
+            about.tell(Told::warning(reasons::events::CHECKPOINTS_GONE, note));
+        }
         if matches!(fact, Fact::TermOpened { .. })
             && let Some(wish) = wish.take()
         {

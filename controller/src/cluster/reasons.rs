@@ -146,6 +146,8 @@ pub mod events {
         FAILED = "Failed";
         /// The job needs help.
         STALLED = "Stalled";
+        /// Somebody has removed the checkpoints that the job was to go on from.
+        CHECKPOINTS_GONE = "CheckpointsGone";
         /// The job's checkpoints were removed.
         CHECKPOINTS_DELETED = "CheckpointsDeleted";
         /// The job's checkpoints could not be removed, and were left.

@@ -736,6 +736,8 @@ fn request(context: &Context, identity: &Identity, valid: &ValidJob) -> Request 
         resume: true,
         release: true,
         restore: Restore::Latest,
+        wish: None,
+        after: None,
         workers: valid.job.workers,
         slots: valid.job.slots,
         max_parallelism: valid.job.plan.max_parallelism,

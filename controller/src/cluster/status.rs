@@ -637,6 +637,10 @@ pub fn refused(refusal: Option<&Refusal>, reason: &str) -> Problem {
         Some(Refusal::NotRetained { .. }) => {
             (reasons::RECORD_NOT_FOUND, "; `weir checkpoints` lists what can be restored")
         }
+        Some(Refusal::Gone { .. }) => (
+            reasons::CHECKPOINT_CORRUPT,
+            "; put them back from a copy, or name another checkpoint.storage.url to begin from nothing",
+        ),
         Some(Refusal::Unusable { .. }) => {
             (reasons::CHECKPOINT_CORRUPT, "; set restoreFrom to an older record: `weir checkpoints` lists them")
         }

@@ -131,6 +131,11 @@ pub enum Event {
     },
     /// Answers [`Action::ListLeftovers`]: the paths of all objects below `parts/`, `state/` and `inputs/`; none where the list failed.
     Leftovers(Option<Vec<String>>),
+    /// Answers [`Action::Look`].
+    Looked {
+        /// The first of them that certainly is not there.
+        missing: Option<String>,
+    },
     /// Answers [`Action::Remove`].
     Removed {
         /// All were carried out. False: it stopped somewhere, and is asked for again later.
@@ -259,6 +264,16 @@ pub enum Action {
     /// Remove these, one after the other in this order, and stop at the first that fails. At most one list is under way.
     /// Answer: [`Event::Removed`], always.
     Remove(Vec<Removal>),
+    /// Look whether these objects are there. Answer: [`Event::Looked`], always.
+    Look {
+        /// Their paths.
+        paths: Vec<String>,
+    },
+    /// An object that this term stands on was deleted by somebody. This coordinator does nothing more.
+    Gone {
+        /// Which.
+        path: String,
+    },
     /// Something to show and count.
     Note(Note),
     /// `Commit(final)` is acknowledged by all workers.

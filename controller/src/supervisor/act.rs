@@ -19,7 +19,7 @@ use crate::{
     attempt,
     coordinator::{self, Coordinator},
     effects::{self, TakeOver},
-    takeover::{Opened, Request, Restore},
+    takeover::{Opened, Refusal, Request, Restore},
 };
 
 impl Supervisor {
@@ -170,6 +170,14 @@ impl Supervisor {
             Action::Remove(removals) => self.work(term, move |store| async move {
                 Event::Removed { complete: effects::remove(&store, &removals).await }
             }),
+            Action::Look { paths } => self.work(term, |store| async move {
+                Event::Looked { missing: effects::first_missing(&store, paths).await }
+            }),
+            Action::Gone { path } => {
+                let refusal = Refusal::Gone { path: format!("{}/{path}", self.store.name()) };
+                self.inputs.push_back(Input::Attempt(attempt::Event::StorageGone { reason: refusal.to_string() }));
+                self.refusal = Some(refusal);
+            }
             Action::Note(note) => self.on_coordinator_note(note),
             Action::Succeeded(record) => {
                 self.inputs.push_back(Input::Attempt(attempt::Event::Succeeded(record)));
@@ -241,6 +249,8 @@ impl Supervisor {
         // A wish acts once: whatever comes after goes on from the end of the chain.
         self.request.restore = Restore::Latest;
         self.request.adopt = false;
+        self.request.wish = None;
+        self.request.after = Some(opened.opening.term);
         self.version_began();
         if let Some(recovery) = &mut self.recovery {
             recovery.term_opened();
@@ -248,6 +258,9 @@ impl Supervisor {
         let why = self.recovery.as_ref().map_or(Why::Failure, Breakdown::why);
         let (opening, restored) = (opened.opening.clone(), opened.restored.clone());
         self.tell(&Fact::TermOpened { opening, restored, why });
+        // Nobody waits for it: it is for the next takeover.
+        let (store, began) = (self.store.clone(), opened.clone());
+        tokio::spawn(async move { effects::write_start(&store, &began).await });
         let opening = opened.opening.clone();
         // The parts of a record stand in slot order.
         let order = opened.restored.iter().filter(|record| record.attempt == opening.attempt);

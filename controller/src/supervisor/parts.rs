@@ -29,6 +29,8 @@ pub struct Parts {
     pub restore: Restore,
     /// Take over even where another owner's opening stands.
     pub adopt: bool,
+    /// The resource's wish that these two come from. It acts once, which its opening in storage says.
+    pub wish: Option<String>,
     /// The platform tells first which workers there are already (`PlatformEvent::Found`): an attempt that runs on them goes
     /// on, without a restart, where all its workers are there. Without any worker this is a start like every other.
     pub resume: bool,

@@ -5,15 +5,21 @@ use std::sync::Arc;
 
 use weir_protocol::paths::{self, Object};
 use weir_protocol::record::{self, Opening, Record, RecordRef, Seal, Slot};
-use weir_protocol::{RecordNumber, Term};
+use weir_protocol::start::Start;
+use weir_protocol::{Attempt, RecordNumber, Term};
 
 use super::Refusal;
 
 /// What stands in storage, read anew for every decision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// Every term that has any object.
+    /// Every term that was opened, or those since [`Start`] and the records that it names.
     pub terms: BTreeMap<Term, TermFacts>,
+    /// Slots of terms that have no opening. No term of this job's life was without one, so these are of no chain: a create that
+    /// was on its way when the job of this name before was deleted.
+    pub strays: BTreeMap<Term, TermFacts>,
+    /// The term that [`Start`] was written for, whether it counts or not.
+    pub start: Option<Term>,
 }
 
 /// One term's objects.
@@ -23,6 +29,8 @@ pub struct TermFacts {
     pub opening: Option<Arc<Opening>>,
     /// Why the opening could not be understood.
     pub damage: Option<String>,
+    /// The opening was listed, or is known to stand.
+    pub opened: bool,
     /// Its slots that the list showed.
     pub slots: BTreeMap<RecordNumber, SlotFact>,
 }
@@ -47,26 +55,25 @@ pub enum SlotFact {
     Unread,
 }
 
-/// What to read of what a list of `terms/` shows, as pairs of path and size: the newest term's opening and slots, and of the
-/// earlier terms every slot but the last, which is the seal. An empty object needs no reading.
+/// What to read of what a list of `terms/` shows, as pairs of path and size: the newest opening, its term's slots and those of
+/// later terms, and of the earlier terms every slot but the last, which is the seal. An empty object needs no reading.
 pub fn reads<'a>(listed: impl IntoIterator<Item = (&'a str, u64)>) -> Vec<String> {
     let mut terms: BTreeMap<Term, BTreeMap<RecordNumber, u64>> = BTreeMap::new();
+    let mut newest = None;
     for (path, size) in listed {
         match paths::parse(path) {
-            Some(Object::Opening(term)) => {
-                terms.entry(term).or_default();
-            }
+            Some(Object::Opening(term)) => newest = newest.max(Some(term)),
             Some(Object::Slot(term, number)) => {
                 terms.entry(term).or_default().insert(number, size);
             }
             _ => {}
         }
     }
-    let Some(newest) = terms.keys().last().copied() else { return Vec::new() };
-    let mut wanted = vec![paths::opening(newest)];
+    let mut wanted: Vec<String> = newest.map(paths::opening).into_iter().collect();
     for (term, slots) in &terms {
         let last = slots.keys().last().copied();
-        let needed = slots.iter().filter(|(number, size)| **size > 0 && (*term == newest || Some(**number) != last));
+        let whole = newest.is_none_or(|newest| *term >= newest);
+        let needed = slots.iter().filter(|(number, size)| **size > 0 && (whole || Some(**number) != last));
         wanted.extend(needed.map(|(number, _)| paths::slot(*term, *number)));
     }
     wanted
@@ -74,18 +81,21 @@ pub fn reads<'a>(listed: impl IntoIterator<Item = (&'a str, u64)>) -> Vec<String
 
 impl Facts {
     /// Of a list of `terms/`, as pairs of path and size, and of the bytes of those that [`reads`] names. What was gone when
-    /// it was to be read is missing in `bytes`.
+    /// it was to be read is missing in `bytes`. With a `start` that counts the list begins at its term, and holds before that
+    /// the records that it names.
     pub fn of<'a, B: AsRef<[u8]>>(
         listed: impl IntoIterator<Item = (&'a str, u64)> + Clone,
         bytes: &BTreeMap<String, B>,
+        start: Option<&Start>,
     ) -> Self {
-        let mut facts = Self::default();
+        let mut facts = Self { start: start.map(|start| start.term), ..Self::default() };
         let wanted: BTreeSet<String> = reads(listed.clone()).into_iter().collect();
         for (path, size) in listed {
             let read = bytes.get(path).map(AsRef::as_ref);
             match paths::parse(path) {
                 Some(Object::Opening(term)) => {
                     let facts = facts.terms.entry(term).or_default();
+                    facts.opened = true;
                     match read.map(|read| record::read::<Opening>(path, read)) {
                         Some(Ok(opening)) => facts.opening = Some(Arc::new(opening)),
                         Some(Err(error)) => facts.damage = Some(error.to_string()),
@@ -99,26 +109,71 @@ impl Facts {
                         None if wanted.contains(path) => SlotFact::Gone,
                         None => SlotFact::Unread,
                     };
-                    facts.terms.entry(term).or_default().slots.insert(number, fact);
+                    let facts = facts.terms.entry(term).or_default();
+                    facts.opened |= start.is_some_and(|start| term < start.term);
+                    facts.slots.insert(number, fact);
                 }
                 _ => {}
             }
         }
-        facts
+        facts.sorted()
+    }
+
+    /// With the terms that have no opening set apart.
+    #[must_use]
+    pub fn sorted(mut self) -> Self {
+        self.strays.extend(self.terms.extract_if(.., |_, term| !term.opened));
+        self
+    }
+
+    /// The next term: above all that have any object, so that no create of whatever life lands in it.
+    pub(super) fn free_term(&self) -> Term {
+        let highest = self.terms.keys().last().max(self.strays.keys().last());
+        highest.map_or(Term(1), |highest| highest.next())
+    }
+
+    /// The attempt to begin with where nothing was opened: above all that left something behind.
+    pub(super) fn free_attempt(&self) -> Attempt {
+        let records = self.strays.values().flat_map(|term| term.slots.values()).filter_map(|fact| match fact {
+            SlotFact::Record(record) => Some(record.attempt),
+            _ => None,
+        });
+        records.max().map_or(Attempt(1), |highest| highest.next())
+    }
+
+    /// A term after `newest` that was opened by all that is known, and whose opening is missing: it holds a checkpoint, and a
+    /// start was written for it, or none at all.
+    pub(super) fn lost(&self, newest: Term) -> Option<Term> {
+        let mut later = self.strays.range(newest.next()..);
+        let (term, _) = later.find(|(term, stray)| {
+            let holds = stray.slots.values().any(|fact| matches!(fact, SlotFact::Record(_)));
+            holds && self.start.is_none_or(|start| start >= **term)
+        })?;
+        Some(*term)
     }
 
     /// An object that stands there and cannot be understood, though it was not read.
     pub fn damaged(&mut self, path: &str, reason: &str) {
         match paths::parse(path) {
             Some(Object::Opening(term)) => {
-                self.terms.entry(term).or_default().damage = Some(reason.to_string());
+                let facts = self.terms.entry(term).or_default();
+                (facts.opened, facts.damage) = (true, Some(reason.to_string()));
             }
             Some(Object::Slot(term, number)) => {
                 let fact = SlotFact::Unreadable { reason: reason.to_string() };
-                self.terms.entry(term).or_default().slots.insert(number, fact);
+                let opened = self.terms.contains_key(&term);
+                let terms = if opened { &mut self.terms } else { &mut self.strays };
+                terms.entry(term).or_default().slots.insert(number, fact);
             }
             _ => {}
         }
+    }
+
+    /// The path of the newest term's last slot.
+    pub fn last_slot(&self) -> Option<String> {
+        let (term, facts) = self.terms.last_key_value()?;
+        let (number, _) = facts.slots.last_key_value()?;
+        Some(paths::slot(*term, *number))
     }
 
     /// All records that stand, in the order of terms and slots.

@@ -12,6 +12,8 @@ fn request() -> Request {
         resume: false,
         release: false,
         restore: Restore::Latest,
+        wish: None,
+        after: None,
         workers: 2,
         slots: 2,
         max_parallelism: 128,
@@ -90,7 +92,7 @@ impl Storage {
         for path in reads(listed.clone()).into_iter().filter(|path| !gone.contains(path)) {
             read.insert(path.clone(), self.0[&path].clone());
         }
-        Facts::of(listed, &read)
+        Facts::of(listed, &read, None)
     }
 
     fn decide(&self, request: &Request) -> Decision {
@@ -212,6 +214,54 @@ fn state_that_is_left_behind_is_not_found_again() {
     assert_eq!(next.restores, Restores::Nothing);
 }
 
+/// A leader opens a term for a wish and dies before it can write down that the wish has acted; its successor has the same.
+#[test]
+fn a_wish_acts_once_because_its_opening_says_so() {
+    let (old, newer, newest) = (reference(1, 1, 1), reference(1, 2, 2), reference(2, 1, 3));
+    let storage = Storage::default().opening(&opened(1, 1, None)).record(old).record(newer).seal(1, 3);
+    let wish = |text: &str, restore| Request { wish: Some(text.into()), restore, ..request() };
+    let first = wish(&old.path(), Restore::Record(old));
+    let Decision::CreateOpening(opening) = storage.decide(&first) else { panic!() };
+    assert_eq!((opening.restores.record(), opening.wish.clone()), (Some(old), Some(old.path())));
+
+    // Nothing is rewound a second time, though a record has come since, and though the one that was wished for is gone.
+    let later = storage.opening(&opening).record(newest).seal(2, 2);
+    let Decision::CreateOpening(next) = later.decide(&first) else { panic!() };
+    assert_eq!((next.restores.record(), next.wish.clone()), (Some(newest), Some(old.path())));
+    let mut retired = later.clone();
+    retired.0.insert(old.path(), Vec::new());
+    let Decision::CreateOpening(next) = retired.decide(&first) else { panic!() };
+    assert_eq!(next.restores.record(), Some(newest));
+    // An opening without a wish of its own keeps in mind which has acted.
+    let Decision::CreateOpening(next) = later.decide(&request()) else { panic!() };
+    assert_eq!(next.wish, Some(old.path()));
+    let resumed = later.opening(&next).seal(3, 1);
+    let Decision::CreateOpening(next) = resumed.decide(&Request { resume: true, ..request() }) else { panic!() };
+    assert_eq!(next.wish, Some(old.path()));
+
+    // Another wish acts, and then the first one would again.
+    let second = wish(&newest.path(), Restore::Record(newest));
+    let Decision::CreateOpening(next) = resumed.decide(&second) else { panic!() };
+    assert_eq!((next.restores.record(), next.wish), (Some(newest), Some(newest.path())));
+    // A wish of another owner, or of a job that was let go of, has not acted for this one.
+    let other = Request { owner: "p".into(), adopt: true, retain: 3, ..wish(&old.path(), Restore::Record(old)) };
+    let Decision::CreateOpening(next) = resumed.decide(&other) else { panic!() };
+    assert_eq!(next.restores.record(), Some(old));
+    assert!(!has_acted(&old.path(), "o", "k", &Opening { owner: String::new(), ..opening.clone() }));
+    assert!(has_acted(&old.path(), "o", "k", &opening));
+}
+
+#[test]
+fn a_takeover_of_storage_that_was_emptied_meanwhile_is_refused_by_name() {
+    let after = Request { after: Some(Term(3)), ..request() };
+    let refusal = Refusal::Gone { path: paths::opening(Term(3)) };
+    assert_eq!(Storage::default().decide(&after), Decision::Refuse(refusal.clone()));
+    let older = Storage::default().opening(&opened(2, 1, None));
+    assert_eq!(older.decide(&after), Decision::Refuse(refusal));
+    let there = older.opening(&opened(3, 1, None));
+    assert_eq!(there.decide(&after), Decision::CreateSeal(seal(3, 1)));
+}
+
 #[test]
 fn max_parallelism_cannot_change_once_there_is_state() {
     let changed = Request { max_parallelism: 64, ..request() };
@@ -255,6 +305,38 @@ fn an_opening_that_cannot_be_read_is_refused_by_name() {
     let Decision::Refuse(refusal) = storage.decide(&request()) else { panic!() };
     let expected = "terms/0000000001/opening cannot be used: terms/0000000001/opening has format version 9, this build reads 1 to 2: use the build that wrote it, or a newer one";
     assert_eq!(refusal.to_string(), expected);
+}
+
+#[test]
+fn slots_of_terms_that_were_never_opened_are_of_no_chain_and_their_numbers_are_passed_over() {
+    let stray = Storage::default().record(reference(5, 3, 8));
+    assert_eq!(stray.decide(&request()), opens(6, 2, None));
+    let seal_only = Storage::default().seal(5, 3);
+    assert_eq!(seal_only.decide(&request()), opens(6, 1, None));
+    // Above what was opened since, and below it.
+    let mut facts = stray.clone().opening(&opened(2, 1, None)).record(reference(2, 1, 1)).seal(2, 2).facts();
+    facts.start = Some(Term(2));
+    assert_eq!(decide(&request(), &facts, None, Millis(5)), opens(6, 2, Some(reference(2, 1, 1))));
+    let later = stray.opening(&opened(6, 2, None)).seal(6, 1);
+    assert_eq!(later.decide(&request()), opens(7, 3, None));
+}
+
+#[test]
+fn a_term_that_holds_a_checkpoint_and_was_opened_is_not_passed_over() {
+    let storage = Storage::default().opening(&opened(1, 1, None)).seal(1, 1).record(reference(2, 1, 4));
+    let refusal = Refusal::Unusable { path: paths::opening(Term(2)), reason: "it is missing".into() };
+    for start in [None, Some(Term(2)), Some(Term(3))] {
+        let facts = Facts { start, ..storage.facts() };
+        assert_eq!(decide(&request(), &facts, None, Millis(5)), Decision::Refuse(refusal.clone()), "{start:?}");
+    }
+}
+
+#[test]
+fn the_last_term_of_a_job_that_is_deleted_is_sealed_once() {
+    assert_eq!(last_seal(&Facts::default(), &request(), Millis(5)), None);
+    let storage = Storage::default().opening(&opened(1, 1, None)).record(reference(1, 1, 4));
+    assert_eq!(last_seal(&storage.facts(), &request(), Millis(5)), Some(seal(1, 2)));
+    assert_eq!(last_seal(&storage.seal(1, 2).facts(), &request(), Millis(5)), None);
 }
 
 #[test]

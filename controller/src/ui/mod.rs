@@ -10,7 +10,7 @@ use std::time::Duration;
 use console::Term;
 
 pub use live::Live;
-pub use observer::{LocalObserver, RESTORED_FILE};
+pub use observer::{LocalObserver, RESTORED_FILE, STATUS_FILE};
 pub use plain::Plain;
 
 /// What is to be seen of a run.

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The newest checkpoint, as the resource's status names it in a cluster.
-const STATUS_FILE: &str = "status.json";
+pub const STATUS_FILE: &str = "status.json";
 /// The processes that run: number, id, process id.
 const WORKERS_FILE: &str = "workers.json";
 /// One line of JSON for each event of the run.

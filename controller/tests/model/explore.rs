@@ -223,7 +223,7 @@ fn settle(world: &World, state: &mut State, leader: usize, taken: &mut Vec<Step>
         let next = steps.iter().find(|step| match **step {
             Step::Create(process) | Step::WriteStatus(process) | Step::Remove(process) => process == leader,
             Step::Deliver { process, .. } => process == leader,
-            Step::Upload(_) | Step::Ack(_) => true,
+            Step::Upload(_) | Step::Ack(_) | Step::Discard(_) => true,
             _ => false,
         });
         let Some(next) = next else { return Ok(()) };

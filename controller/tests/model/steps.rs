@@ -1,6 +1,6 @@
 //! What can happen next, and what comes of it. The code that runs decides; this carries its actions out on the world.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use weir_controller::coordinator::{
 use weir_controller::gc::{Names, Removal};
 use weir_controller::takeover::{self, Decision, Facts, Request, Restore, SlotFact, TermFacts};
 use weir_controller::time::Millis;
-use weir_protocol::record::{Opening, PartRef, RECORD_VERSION, Record, Seal};
+use weir_protocol::record::{PartRef, RECORD_VERSION, Record, Seal};
+use weir_protocol::start;
 use weir_protocol::{Attempt, CheckpointId, JobName, RecordNumber, Term, paths};
 
 use super::check::{self, Violation, violation};
@@ -55,10 +56,14 @@ pub enum Step {
     Upload(usize),
     /// A worker stores its part and acks.
     Ack(usize),
+    /// A worker deletes what nothing names.
+    Discard(usize),
     /// Only [`Broken::CutOffPublishes`].
     Publish(usize),
     /// A request in doubt lands.
     Land(usize),
+    /// The job is deleted, and all that it has in storage.
+    DeleteJob,
     /// What would happen at once is held up.
     HoldUpStatus(usize),
     HoldUpRemoval(usize),
@@ -111,6 +116,8 @@ impl World {
             resume,
             release: false,
             restore: Restore::Latest,
+            wish: None,
+            after: None,
             workers: self.bounds.slots as u32,
             slots: 1,
             max_parallelism: 1,
@@ -134,6 +141,7 @@ impl World {
             doubts: 0,
             hand_overs: 0,
             delays: 0,
+            deleted: 0,
             end: None,
         };
         self.add_workers(&mut state);
@@ -154,6 +162,9 @@ impl World {
                 pending: Vec::new(),
                 taking: None,
                 uploaded: Vec::new(),
+                begun: BTreeSet::new(),
+                acked: BTreeSet::new(),
+                garbage: Vec::new(),
                 files: 0,
                 inbox: vec![VecDeque::new(); coordinators],
                 held_up: 0,
@@ -261,12 +272,19 @@ impl World {
                     steps.push(Step::Ack(worker));
                 }
             }
+            if !at.garbage.is_empty() {
+                steps.push(Step::Discard(worker));
+            }
             let cut_off = !members(self.bounds.slots, Attempt(attempt)).contains(&worker);
             if self.bounds.broken == Broken::CutOffPublishes && cut_off && !at.pending.is_empty() {
                 steps.push(Step::Publish(worker));
             }
         }
         steps.extend((0..state.flights.len()).map(Step::Land));
+        let rests = |process: &Cell<Process>| matches!(**process, Process::Idle | Process::Leading(_));
+        if state.deleted < self.bounds.deletions && state.processes.iter().all(rests) {
+            steps.push(Step::DeleteJob);
+        }
     }
 
     /// The step aborts a checkpoint.
@@ -335,12 +353,14 @@ impl World {
             Step::Deliver { process, worker } => self.deliver(state, process, worker)?,
             Step::Upload(worker) => self.upload(state, worker),
             Step::Ack(worker) => self.ack(state, worker)?,
+            Step::Discard(worker) => discard(state, worker),
             Step::Publish(worker) => {
                 let pending = state.workers[worker].edit(|worker| std::mem::take(&mut worker.pending));
                 for transaction in pending {
                     check::publish(state, transaction)?;
                 }
             }
+            Step::DeleteJob => self.delete_job(state),
             Step::HoldUpStatus(process) => {
                 state.delays += 1;
                 edit_leading(state, process, |leading| leading.status_held_up = true);
@@ -355,10 +375,48 @@ impl World {
             }
             Step::Land(at) => match state.flights.edit(|flights| flights.remove(at)) {
                 Flight::Create(create) => drop(check::land(&self.bounds, state, &create)?),
+                Flight::Stray(record) => self.stray(state, record)?,
+                Flight::Start(start) => state.store.edit(|store| store.start = Some(start)),
                 Flight::Status(write) => drop(self.land_status(state, &write)?),
             },
         }
         Ok(after)
+    }
+
+    /// The job is deleted, and all that it has in storage: its processes end, its workers are gone, and what they had asked for
+    /// may still happen. The next job of its name begins with workers of its own.
+    fn delete_job(&self, state: &mut State) {
+        for process in 0..state.processes.len() {
+            abandon(state, process);
+            set(state, process, Process::Idle);
+        }
+        state.flights.edit(|flights| {
+            let strays = std::mem::take(flights).into_iter().filter_map(|flight| match flight {
+                Flight::Create(Create::Record(record)) => Some(Flight::Stray(record)),
+                // Who deletes has sealed the last term, by which all takeovers are over; the resource is another.
+                _ => None,
+            });
+            flights.extend(strays);
+        });
+        state.deleted += 1;
+        state.end = None;
+        state.store = Cell::new(Store { shared_names: state.store.shared_names, ..Store::default() });
+        state.status = Cell::new(Status::default());
+        state.sink = Cell::new(Sink { rows: vec![0; self.bounds.slots], ..Sink::default() });
+        state.workers.clear();
+        self.add_workers(state);
+    }
+
+    /// A record of a job that was deleted comes to stand. That it lands in a term which the next job of its name has opened
+    /// meanwhile, and has a free slot in, is out of what is looked at: its request would have outlived a whole deletion.
+    fn stray(&self, state: &mut State, record: Arc<Record>) -> Result<(), Halt> {
+        if state.store.openings.contains_key(&record.term) {
+            return Err(Halt::OutOfBounds);
+        }
+        state.store.edit(|store| {
+            store.slots.entry((record.term, record.number)).or_insert(InSlot::Record(record));
+        });
+        Ok(())
     }
 
     fn decide_at_once(&self, state: &mut State, process: usize) -> Result<(), Halt> {
@@ -387,6 +445,7 @@ impl World {
                 Create::Opening(Arc::new(opening))
             }
             Decision::Opened(opened) => {
+                self.write_start(state, &opened);
                 set(state, process, Process::Deploying { opened: Arc::new(OpenedTerm(*opened)), next: 0 });
                 return Ok(());
             }
@@ -403,6 +462,20 @@ impl World {
         }
         set(state, process, Process::TakingOver { resume, asked, intent: Some(intent) });
         Ok(())
+    }
+
+    /// Where the next takeover begins to read. Where starts are late, the same is written once more, or for the first time,
+    /// whenever it likes.
+    fn write_start(&self, state: &mut State, opened: &takeover::Opened) {
+        let standing = |record: &Arc<Record>| start::Standing { record: record.reference(), bytes: 1 };
+        let records = opened.inherited.iter().map(standing);
+        let records = records.filter(|_| self.bounds.broken != Broken::StartNamesNothing);
+        let start = start::Start::new(&opened.opening, records);
+        if self.bounds.late_starts {
+            state.flights.edit(|flights| flights.push(Flight::Start(start)));
+        } else {
+            state.store.edit(|store| store.start = Some(start));
+        }
     }
 
     fn create(&self, state: &mut State, process: usize) -> Result<(), Halt> {
@@ -451,8 +524,15 @@ impl World {
                 set(state, process, Process::Idle);
                 return Ok(());
             }
-            for worker in &workers {
-                state.workers[*worker].edit(|worker| greet(worker, opening.term));
+            for at in &workers {
+                state.workers[*at].edit(|worker| greet(worker, opening.term));
+                if self.bounds.broken == Broken::DiscardUndecided {
+                    state.workers[*at].edit(|worker| {
+                        worker.garbage.extend(std::mem::take(&mut worker.begun));
+                        worker.uploaded.clear();
+                    });
+                    discard(state, *at);
+                }
             }
             return self.lead(state, process, &opened.0, &workers);
         }
@@ -478,6 +558,9 @@ impl World {
             worker.position = part.as_ref().map_or(0, |part| part.position);
             worker.pending = part.as_ref().map_or(Vec::new(), |part| part.pending.clone());
             worker.uploaded = part.iter().map(|part| (part.id, part.position, part.files.clone())).collect();
+            worker.begun.clear();
+            worker.acked.clear();
+            worker.garbage.clear();
             if self.bounds.broken == Broken::RestoreKeepsNewer {
                 let newer: Vec<_> =
                     kept.into_iter().filter(|transaction| !worker.pending.contains(transaction)).collect();
@@ -581,6 +664,13 @@ impl World {
                 }
                 // Whatever came of it: a takeover may follow at any time, and this is what follows where none does.
                 Action::LastTaken(_) => self.tell(state, process, Event::CarryOn)?,
+                Action::Look { paths } => {
+                    let missing = paths.into_iter().find(|path| !state.store.holds(path));
+                    self.tell(state, process, Event::Looked { missing })?;
+                }
+                Action::Gone { path } => {
+                    return Ok(violation("I5", format!("{path}, which a coordinator stands on, is gone"))?);
+                }
                 // Of a cancel workers learn by the next trigger too; that it gets lost is the harder case.
                 Action::Cancel { .. } | Action::Note(_) | Action::Succeeded(_) => {}
             }
@@ -687,6 +777,7 @@ impl World {
                 }
                 state.workers[at].edit(|worker| self.freeze(worker, at, process, id, base));
                 if !self.bounds.fine {
+                    discard(state, at);
                     if self.bounds.broken != Broken::AckBeforeUpload {
                         self.upload(state, at);
                     }
@@ -722,18 +813,42 @@ impl World {
         let (attempt, slot, row) = (worker.attempt, worker.slot, worker.position);
         worker.position += 1;
         worker.pending.push(Transaction { attempt, process: at, id, slot, row });
-        // Two of three are incremental; the third rewrites everything, as a compaction does.
-        let base =
-            worker.uploaded.iter().find(|(known, _, _)| Some(*known) == base && !id.0.is_multiple_of(3)).cloned();
-        let (base, from, mut files) =
-            base.map_or((None, 0, Vec::new()), |(id, position, files)| (Some(id), position, files));
+        // Two of three are incremental, over the newest that was uploaded, whatever became of its checkpoint; the third rewrites
+        // everything, as a compaction does.
+        let newest = worker.uploaded.last().filter(|_| !id.0.is_multiple_of(3)).cloned();
+        let (from, mut files) = newest.map_or((0, Vec::new()), |(_, position, files)| (position, files));
         let file = paths::state_file(attempt, &name(at), worker.files);
         worker.files += 1;
         files.push(file.clone());
+        self.settle(worker, at, id, base, &files);
+        worker.begun.insert(file.clone());
         let rows = Rows { slot, from, to: worker.position };
         let pending = worker.pending.clone();
         let part = Part { id, attempt, process: at, slot, position: worker.position, pending, files };
-        worker.taking = Some(Taking { by, base, part: Arc::new(part), file: (file, rows), stored: false });
+        worker.taking = Some(Taking { by, part: Arc::new(part), file: (file, rows), stored: false });
+    }
+
+    /// All earlier checkpoints are decided: the base is on record, older ones on record were a base before, all others are
+    /// given up. What only those name goes, but for what is named again.
+    fn settle(&self, worker: &mut Worker, at: usize, id: CheckpointId, base: Option<CheckpointId>, named: &[String]) {
+        if let Some(base) = base.filter(|_| self.bounds.broken != Broken::DiscardOnRecord) {
+            let on_record = worker.uploaded.iter().filter(|(known, _, _)| *known == base);
+            for file in on_record.flat_map(|(_, _, files)| files) {
+                worker.begun.remove(file);
+            }
+        }
+        worker.acked.retain(|acked| Some(*acked) != base);
+        let parts = std::mem::take(&mut worker.acked);
+        debug_assert!(parts.iter().all(|part| *part < id), "ids only rise");
+        worker.garbage.extend(parts.iter().map(|part| paths::part(*part, worker.attempt, &name(at))));
+        let begun = std::mem::take(&mut worker.begun);
+        let (kept, garbage): (BTreeSet<_>, BTreeSet<_>) = begun.into_iter().partition(|file| named.contains(file));
+        worker.begun = kept;
+        worker.garbage.extend(garbage);
+        // What was merged away is not named again, unless by a record.
+        worker
+            .uploaded
+            .retain(|(known, _, files)| Some(*known) == base || files.iter().all(|file| named.contains(file)));
     }
 
     fn upload(&self, state: &mut State, at: usize) {
@@ -755,8 +870,9 @@ impl World {
                 };
             let taking = taking.expect("enabled");
             let Part { id, position, files, .. } = &*taking.part;
-            worker.uploaded.retain(|(known, _, _)| Some(*known) >= taking.base && known != id);
+            worker.uploaded.retain(|(known, _, _)| known != id);
             worker.uploaded.push((*id, *position, files.clone()));
+            worker.acked.insert(*id);
             taking
         });
         let Part { id, attempt, .. } = *taking.part;
@@ -782,6 +898,14 @@ impl World {
             }
         }
         self.tell(state, taking.by, Event::Acked(ack(at)))
+    }
+}
+
+/// A worker deletes what nothing names.
+fn discard(state: &mut State, at: usize) {
+    let garbage = state.workers[at].edit(|worker| std::mem::take(&mut worker.garbage));
+    if !garbage.is_empty() {
+        state.store.edit(|store| garbage.iter().for_each(|path| store.delete(path)));
     }
 }
 
@@ -846,20 +970,36 @@ fn greet(worker: &mut Worker, term: Term) {
     }
 }
 
+/// What a takeover reads: since the start that was written down, if that counts, and the records that it names.
 fn facts(store: &Store) -> Facts {
-    let mut facts = Facts::default();
-    let term =
-        |opening: &Arc<Opening>| TermFacts { opening: Some(Arc::clone(opening)), damage: None, slots: BTreeMap::new() };
-    facts.terms = store.openings.iter().map(|(number, opening)| (*number, term(opening))).collect();
+    let start = store.start.as_ref();
+    let counts = start.filter(|start| store.openings.get(&start.term).is_some_and(|opening| start.is_of(opening)));
+    let since = counts.map_or(Term(0), |start| start.term);
+    let named = |term: Term, number: RecordNumber| {
+        counts.is_some_and(|start| {
+            start.records.iter().any(|standing| (standing.record.term, standing.record.number) == (term, number))
+        })
+    };
+    let mut facts = Facts { start: start.map(|start| start.term), ..Facts::default() };
+    for (term, opening) in store.openings.range(since..) {
+        facts
+            .terms
+            .insert(*term, TermFacts { opening: Some(Arc::clone(opening)), opened: true, ..TermFacts::default() });
+    }
     for ((term, number), slot) in &store.slots {
+        if *term < since && !named(*term, *number) {
+            continue;
+        }
         let fact = match slot {
             InSlot::Record(record) => SlotFact::Record(Arc::clone(record)),
             InSlot::Seal(seal) => SlotFact::Seal(seal.clone()),
             InSlot::Empty => SlotFact::Retired,
         };
-        facts.terms.entry(*term).or_default().slots.insert(*number, fact);
+        let of_term = facts.terms.entry(*term).or_default();
+        of_term.opened |= *term < since;
+        of_term.slots.insert(*number, fact);
     }
-    facts
+    facts.sorted()
 }
 
 fn names(store: &Store, record: &Record) -> NamesOutcome {

@@ -13,6 +13,7 @@ use weir_controller::gc::Removal;
 use weir_controller::takeover::Opened;
 use weir_protocol::paths::{self, Object};
 use weir_protocol::record::{Opening, Record, RecordRef, Seal};
+use weir_protocol::start::Start;
 use weir_protocol::{Attempt, CheckpointId, RecordNumber, Term, WorkerId};
 
 /// A shared value with its hash.
@@ -116,6 +117,10 @@ pub struct Bounds {
     /// A worker's freeze, upload and ack are three steps, and each deployment is one. Else what nobody else can see between
     /// them is one step, which makes the world much smaller.
     pub fine: bool,
+    /// Where a takeover begins to read is written down late, or never.
+    pub late_starts: bool,
+    /// How often the job is deleted and made anew.
+    pub deletions: u8,
     /// One state in so many is healed, to see that all on record becomes visible from there; 0 is none.
     pub healed: u64,
     /// Which rule is broken on purpose.
@@ -150,6 +155,11 @@ pub enum Broken {
     FreeDoubtfulSlot,
     /// Leftovers are swept under the current attempt too.
     SweepCurrentAttempt,
+    /// A worker deletes what it has uploaded for a checkpoint that is not known to be on record when another coordinator
+    /// comes, and not when that triggers the next.
+    DiscardUndecided,
+    /// A worker deletes what it names no more, though the base names it.
+    DiscardOnRecord,
     /// The status is written when the record is asked for.
     StatusBeforeRecord,
     /// The status is written whatever stands there.
@@ -158,6 +168,8 @@ pub enum Broken {
     StatusLost,
     /// Worker processes that hold the same slot share their names.
     SharedNames,
+    /// Where a takeover begins to read is written down without the records that stand before.
+    StartNamesNothing,
     /// A worker that is cut off publishes what it has prepared.
     CutOffPublishes,
 }
@@ -177,6 +189,7 @@ pub struct Store {
     pub slots: BTreeMap<(Term, RecordNumber), InSlot>,
     pub parts: BTreeMap<String, Arc<Part>>,
     pub files: BTreeMap<String, Rows>,
+    pub start: Option<Start>,
     /// [`Broken::SharedNames`], over so many slots.
     pub shared_names: Option<usize>,
 }
@@ -188,6 +201,15 @@ impl Store {
 
     pub fn file(&self, path: &str) -> Option<Rows> {
         self.files.get(&*self.key(path)).copied()
+    }
+
+    /// An object of a term is there, though it may be empty.
+    pub fn holds(&self, path: &str) -> bool {
+        match paths::parse(path) {
+            Some(Object::Opening(term)) => self.openings.contains_key(&term),
+            Some(Object::Slot(term, number)) => self.slots.contains_key(&(term, number)),
+            _ => false,
+        }
     }
 
     /// Both are created only if absent.
@@ -226,9 +248,10 @@ impl Store {
         }
     }
 
+    /// Those of terms that were opened.
     pub fn records(&self) -> impl DoubleEndedIterator<Item = &Arc<Record>> {
         self.slots.values().filter_map(|slot| match slot {
-            InSlot::Record(record) => Some(record),
+            InSlot::Record(record) if self.openings.contains_key(&record.term) => Some(record),
             _ => None,
         })
     }
@@ -310,8 +333,14 @@ pub struct Worker {
     pub position: u8,
     pub pending: Vec<Transaction>,
     pub taking: Option<Taking>,
-    /// What of earlier checkpoints may be reused: id, position, files.
+    /// What of earlier checkpoints, given up or not, may be named again: id, position, files.
     pub uploaded: Vec<(CheckpointId, u8, Vec<String>)>,
+    /// Files of this attempt that were begun, and that no record is known to name.
+    pub begun: BTreeSet<String>,
+    /// Checkpoints of this attempt whose part was stored, and that are not known to be on record.
+    pub acked: BTreeSet<CheckpointId>,
+    /// Objects that it is about to delete.
+    pub garbage: Vec<String>,
     pub files: u64,
     /// Messages on their way, one queue a coordinator.
     pub inbox: Vec<VecDeque<Message>>,
@@ -324,8 +353,6 @@ pub struct Worker {
 pub struct Taking {
     /// Who triggered it, and hears of it.
     pub by: usize,
-    /// The id of the base, if its files are reused.
-    pub base: Option<CheckpointId>,
     pub part: Arc<Part>,
     pub file: (String, Rows),
     pub stored: bool,
@@ -378,6 +405,10 @@ pub enum Create {
 pub enum Flight {
     Create(Create),
     Status(StatusWrite),
+    /// A record of a job that was deleted.
+    Stray(Arc<Record>),
+    /// Where a takeover begins to read.
+    Start(Start),
 }
 
 /// All of it.
@@ -392,6 +423,8 @@ pub struct State {
     pub doubts: u8,
     pub hand_overs: u8,
     pub delays: u8,
+    /// How often the job was deleted.
+    pub deleted: u8,
     /// The newest record that has ever come to stand in the chain. Only the checks read it.
     pub end: Option<RecordRef>,
 }
@@ -406,7 +439,7 @@ impl State {
         for process in &self.processes {
             process.hash().hash(&mut hasher);
         }
-        (self.doubts, self.hand_overs, self.delays, self.end).hash(&mut hasher);
+        (self.doubts, self.hand_overs, self.delays, self.deleted, self.end).hash(&mut hasher);
         hasher.finish()
     }
 }

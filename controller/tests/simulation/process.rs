@@ -57,6 +57,8 @@ fn request(begin: Begin, resume: bool) -> Request {
         resume,
         release: false,
         restore: Restore::Latest,
+        wish: None,
+        after: None,
         workers: begin.workers,
         slots: 1,
         max_parallelism: 1,
@@ -75,6 +77,9 @@ pub async fn coordinate(setting: Setting, begin: Begin) {
         match effects::take_over(&store, &request(begin, resume), move || Millis(clock.now())).await {
             TakeOver::Opened(opened) => {
                 let attempt = opened.opening.attempt;
+                let (writing, began) = (store.clone(), opened.clone());
+                let written = async move { effects::write_start(&writing, &began).await };
+                setting.spawner.spawn_local(written).expect("the pool takes it");
                 if resume && !setting.crew.borrow_mut().hears(opened.opening.term, attempt) {
                     // Its workers are gone meanwhile; the next term begins another attempt.
                     resume = false;
@@ -251,6 +256,10 @@ impl Run<'_> {
             Action::Remove(removals) => {
                 self.beside(async move { Event::Removed { complete: effects::remove(&store, &removals).await } });
             }
+            Action::Look { paths } => {
+                self.beside(async move { Event::Looked { missing: effects::first_missing(&store, paths).await } });
+            }
+            Action::Gone { path } => panic!("{path}, which a coordinator stands on, is gone"),
             Action::Cancel { .. }
             | Action::Note(_)
             | Action::Succeeded(_)

@@ -68,6 +68,24 @@ fn a_second_interrupt_stops_at_once_and_loses_nothing() {
 }
 
 #[test]
+fn a_job_whose_checkpoints_are_deleted_ends_with_an_error_and_the_next_run_does_not_begin_anew_in_silence() {
+    let job = Job::new("deleted", &Settings::default(), &counting(Some(2_000_000)));
+    let mut weir = job.start(&[]);
+    weir.until("two checkpoints", || job.newest_id() >= 2);
+    // Files come while they are deleted.
+    while std::fs::remove_dir_all(job.storage()).is_err() {}
+    let (status, said) = weir.wait();
+    assert_eq!(status.code(), Some(3), "{said}");
+    assert!(said.contains("/terms/0000000001/") && said.contains("is gone"), "{said}");
+    let _ = std::fs::remove_dir_all(job.storage());
+    let mut again = job.start(&[]);
+    again.until("a checkpoint", || job.newest_id() >= 1);
+    let said = again.said();
+    assert!(said.contains("the checkpoints of this job are gone"), "{said}");
+    again.kill();
+}
+
+#[test]
 fn a_second_run_on_the_same_state_folder_is_refused() {
     let job = Job::new("locked", &Settings::default(), &counting(None));
     let mut weir = job.start(&[]);

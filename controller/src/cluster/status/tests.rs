@@ -31,6 +31,7 @@ fn opening(term: u64, attempt: u64) -> Arc<Opening> {
         slots: 1,
         max_parallelism: 128,
         fingerprint: "f".to_string(),
+        wish: None,
     })
 }
 
