@@ -34,7 +34,7 @@ mod tests {
     #[test]
     fn a_worker_that_has_just_begun_is_well_and_ready_and_has_numbers() {
         let folder = std::env::temp_dir().join("weir-http-test");
-        let planner = Arc::new(SqlPlanner(Catalog::default()));
+        let planner = Arc::new(SqlPlanner::new(Catalog::default()));
         let worker = WorkerServer::new(WorkerOptions::new(folder, 128 << 20, BackendRegistry::with_builtin(), planner));
         let pages = Pages(worker.metrics());
         assert_eq!((pages.not_well(), pages.not_ready()), (None, None));

@@ -82,7 +82,7 @@ impl Worker {
         let cli = Cli::parse();
         log_to_stderr();
         match cli.command {
-            Command::Plan => plan::main(&self.catalog, std::io::stdin().lock(), std::io::stdout().lock()),
+            Command::Plan(options) => plan::main(&options, &self.catalog),
             Command::Serve(options) => serve::main(options, self.catalog, self.backends),
         }
     }
@@ -101,7 +101,14 @@ enum Command {
     /// Waits for a coordinator and runs what it deploys
     Serve(ServeOptions),
     /// Reads a plan request (JSON) on standard input, writes the plan or its errors (JSON) on standard output
-    Plan,
+    Plan(PlanOptions),
+}
+
+#[derive(Args)]
+struct PlanOptions {
+    /// The memory that planning may take beyond what the process has at its start
+    #[arg(long, value_name = "BYTES", default_value_t = plan::limits::DEFAULT_MEMORY)]
+    memory: u64,
 }
 
 #[derive(Args)]
@@ -178,7 +185,7 @@ mod tests {
     #[test]
     fn serving_needs_a_folder_and_planning_none() {
         let cli = Cli::try_parse_from(["weir-worker", "plan"]);
-        assert!(matches!(cli.map(|cli| cli.command), Ok(Command::Plan)));
+        assert!(matches!(cli.map(|cli| cli.command), Ok(Command::Plan(_))));
         let cli = Cli::try_parse_from(["weir-worker", "serve", "--memory", "1000", "--state-dir", "/tmp/x"]).unwrap();
         assert!(matches!(cli.command, Command::Serve(options) if options.memory == 1000 && options.listen.is_none()));
         assert!(Cli::try_parse_from(["weir-worker", "serve"]).is_err());

@@ -1,20 +1,31 @@
 //! `weir-worker plan`: a plan request on standard input, its plan or its errors on standard output.
 //!
 //! The answer is one JSON object: the plan's description (`stages`, `warnings`, `fingerprint`) and exit code 0, or
-//! `{"errors": [{"line", "column", "message", "remedy"}]}` and exit code 2.
+//! `{"errors": [{"line", "column", "message", "remedy"}]}` and exit code 2. A worker that is asked for a plan has such a process
+//! make it ([`child`]), which holds itself to [`limits`]: a script that crashes the planner crashes nothing else.
+
+pub mod child;
+pub mod limits;
 
 use std::{
+    any::Any,
     io::{Read, Write},
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
     process::ExitCode,
+    sync::mpsc,
+    thread,
 };
 
 use serde::Serialize;
 use weir_engine::{
     JobGraph, StageHead,
-    control::server::{PlanFailure, Planner},
+    control::server::{PlanFailure, Planner, PlannerFailed},
 };
 use weir_protocol::settings::PlanRequest;
 use weir_sql::{Catalog, PlanDescription, PlanError, explain};
+
+use crate::PlanOptions;
 
 /// The exit code of a script that cannot be planned.
 const REFUSED: u8 = 2;
@@ -57,8 +68,13 @@ fn look_at_inputs(graph: &JobGraph) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// Reads, plans, answers.
-pub fn main(catalog: &Catalog, mut input: impl Read, mut output: impl Write) -> ExitCode {
+/// Reads, plans, answers: in no more than so many bytes, where that can be held.
+pub fn main(options: &PlanOptions, catalog: &Catalog) -> ExitCode {
+    limits::hold(options.memory);
+    answered(catalog, std::io::stdin().lock(), std::io::stdout().lock())
+}
+
+fn answered(catalog: &Catalog, mut input: impl Read, mut output: impl Write) -> ExitCode {
     let mut request = Vec::new();
     let answered = input.read_to_end(&mut request).and_then(|_| {
         let answer = answer(catalog, &request);
@@ -85,15 +101,69 @@ fn line(answer: &Answer) -> Vec<u8> {
 }
 
 /// The SQL planner as the engine asks for it.
-pub struct SqlPlanner(pub Catalog);
+pub struct SqlPlanner {
+    catalog: Catalog,
+    /// Plans what is only to be described, and in how much memory.
+    child: Option<(PathBuf, u64)>,
+}
+
+impl SqlPlanner {
+    /// Plans in this process only.
+    pub fn new(catalog: Catalog) -> Self {
+        Self { catalog, child: None }
+    }
+
+    /// Describes by processes of this worker's own binary, beside a worker with so much memory.
+    #[must_use]
+    pub fn with_processes(mut self, worker: u64) -> Self {
+        self.child = own_binary().map(|binary| (binary, limits::beside(worker)));
+        self
+    }
+
+    /// In a thread, which cannot be ended: where it takes too long nobody waits for it.
+    fn describe_here(&self, request: &[u8]) -> Result<Vec<u8>, PlannerFailed> {
+        let failed = |message: String| PlannerFailed { message };
+        let (catalog, request) = (self.catalog.clone(), request.to_vec());
+        let (done, answered) = mpsc::channel();
+        let describe = move || {
+            let answer = catch_unwind(AssertUnwindSafe(|| line(&answer(&catalog, &request))));
+            let _ = done.send(answer.map_err(|panic| failed(format!("planning panicked: {}", words(panic.as_ref())))));
+        };
+        let thread = thread::Builder::new().name("describe".to_string()).spawn(describe);
+        thread.map_err(|error| failed(format!("the planner's thread could not be started: {error}")))?;
+        let patience = child::PATIENCE;
+        answered
+            .recv_timeout(patience)
+            .unwrap_or_else(|_| Err(failed(format!("planning took more than {} s", patience.as_secs()))))
+    }
+}
+
+/// The program that this process runs, also where its file has been replaced since.
+fn own_binary() -> Option<PathBuf> {
+    let running = PathBuf::from("/proc/self/exe");
+    if running.exists() { Some(running) } else { std::env::current_exe().ok() }
+}
+
+fn words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_string())
+}
 
 impl Planner for SqlPlanner {
     fn plan(&self, request: &PlanRequest) -> Result<JobGraph, PlanFailure> {
-        weir_sql::plan(request, &self.0).map_err(|error| PlanFailure { message: in_words(&error) })
+        weir_sql::plan(request, &self.catalog).map_err(|error| PlanFailure { message: in_words(&error) })
     }
 
-    fn describe(&self, request: &[u8]) -> Vec<u8> {
-        line(&answer(&self.0, request))
+    fn describe(&self, request: &[u8]) -> Result<Vec<u8>, PlannerFailed> {
+        let Some((binary, memory)) = &self.child else { return self.describe_here(request) };
+        match child::describe(binary, *memory, request) {
+            Ok(answer) => Ok(answer),
+            Err(child::Trouble::Failed(failed)) => Err(failed),
+            Err(child::Trouble::NotStarted(error)) => {
+                tracing::warn!(%error, "no process could be started to plan in, and the worker plans itself");
+                self.describe_here(request)
+            }
+        }
     }
 }
 
@@ -118,7 +188,7 @@ mod tests {
 
     fn planned(request: &str) -> (Value, bool) {
         let mut output = Vec::new();
-        let code = main(&Catalog::default(), request.as_bytes(), &mut output);
+        let code = answered(&Catalog::default(), request.as_bytes(), &mut output);
         (serde_json::from_slice(&output).unwrap(), code == ExitCode::SUCCESS)
     }
 
@@ -148,7 +218,7 @@ mod tests {
         assert!(success, "{answer}");
         assert!(answer["stages"].as_array().unwrap().len() >= 2, "{answer}");
         assert_eq!(planned(&request).0["fingerprint"], answer["fingerprint"]);
-        let described = SqlPlanner(Catalog::default()).describe(request.as_bytes());
+        let described = SqlPlanner::new(Catalog::default()).describe(request.as_bytes()).unwrap();
         assert_eq!(serde_json::from_slice::<Value>(&described).unwrap(), answer);
     }
 }

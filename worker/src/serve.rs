@@ -35,6 +35,8 @@ use crate::{ServeOptions, http::Pages, plan::SqlPlanner};
 
 /// Threads for the network, connectors and transfers. Subtasks have threads of their own, and need the cores more.
 const RUNTIME_THREADS: usize = 2;
+/// A plan may be dropped on any of them, and its expressions are dropped level by level: as deep as the planner lets through.
+const STACK: usize = 8 << 20;
 /// More than any state has; a limit of none would be refused by some kernels.
 const MANY_FILES: u64 = 1 << 20;
 /// The end takes some milliseconds; a process that is told to go is gone after this in any case.
@@ -100,7 +102,8 @@ fn open_many_files() {
 
 fn runtime() -> Result<Runtime, Failed> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
-    builder.worker_threads(RUNTIME_THREADS).thread_name("io").enable_all().build().map_err(Failed::Runtime)
+    builder.worker_threads(RUNTIME_THREADS).thread_name("io").thread_stack_size(STACK);
+    builder.enable_all().build().map_err(Failed::Runtime)
 }
 
 async fn serve(options: ServeOptions, mut catalog: Catalog, backends: BackendRegistry) -> Result<(), Failed> {
@@ -133,7 +136,7 @@ async fn serve(options: ServeOptions, mut catalog: Catalog, backends: BackendReg
     if options.parent_stdin || stdin_is_a_pipe() {
         end_with_stdin(shutdown.clone()).map_err(Failed::Runtime)?;
     }
-    let planner = Arc::new(SqlPlanner(catalog));
+    let planner = Arc::new(SqlPlanner::new(catalog).with_processes(options.memory));
     let mut worker = WorkerOptions::new(options.state_dir, options.memory, backends, planner);
     worker.tls = options.tls_dir.as_deref().map(Tls::new).transpose()?;
     leave_when_told(worker.leave.clone()).map_err(Failed::Signals)?;

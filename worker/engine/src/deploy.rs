@@ -63,10 +63,21 @@ use crate::{
 /// not go on writing beside it.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
+/// A worker that is to deploy does not plan longer than this: somewhat longer than a plan may take that is only asked for.
+const PLAN_PATIENCE: Duration = Duration::from_mins(2);
+
 /// Why a script cannot be planned here. The message says where and what to write instead.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct PlanFailure {
+    /// For people.
+    pub message: String,
+}
+
+/// A planner that did not do its work: it crashed, or took too long. What is wrong with a script is no such thing.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct PlannerFailed {
     /// For people.
     pub message: String,
 }
@@ -77,8 +88,9 @@ pub trait Planner: Send + Sync {
     fn plan(&self, request: &PlanRequest) -> Result<JobGraph, PlanFailure>;
 
     /// Answers a plan request (JSON) with the plan's description or its errors (JSON), for people and coordinators.
-    /// Blocking: looks whether the inputs are there.
-    fn describe(&self, request: &[u8]) -> Vec<u8>;
+    /// Blocking: looks whether the inputs are there. Does not panic, ends within a minute, and takes little of what a running
+    /// attempt needs, whatever the script is.
+    fn describe(&self, request: &[u8]) -> Result<Vec<u8>, PlannerFailed>;
 }
 
 /// What becomes of a process whose subtasks do not stop; it is told which.
@@ -387,7 +399,13 @@ pub(crate) async fn blocking<T: Send + 'static>(
 
 async fn graph_of(host: &Host, request: &PlanRequest) -> Result<JobGraph, Failure> {
     let (planner, request) = (Arc::clone(&host.planner), request.clone());
-    blocking(move || planner.plan(&request).map_err(|error| Failure::new(FailureKind::Plan, error.message))).await
+    let planning =
+        blocking(move || planner.plan(&request).map_err(|error| Failure::new(FailureKind::Plan, error.message)));
+    // It has been planned before, in less time: what is slow is this machine, and may pass.
+    tokio::time::timeout(PLAN_PATIENCE, planning).await.unwrap_or_else(|_| {
+        let seconds = PLAN_PATIENCE.as_secs();
+        Err(Failure::new(FailureKind::Operator, format!("planning took more than {seconds} s on this worker")))
+    })
 }
 
 async fn plan(host: &Host, request: &PlanRequest, fingerprint: &str) -> Result<Arc<JobGraph>, Failure> {

@@ -26,7 +26,7 @@ use crate::{
     OperatorFactory, OperatorNode, OperatorSnapshot, Output, PrepareJob, Sink, SinkContext, SinkError, SinkFactory,
     SinkNode, Source, SourceContext, SourceError, SourceFactory, SourceNode, SourcePoll, Stage, StageHead, StageId,
     StateNote,
-    deploy::{PlanFailure, Planner},
+    deploy::{PlanFailure, Planner, PlannerFailed},
 };
 
 const KEYS: i64 = 17;
@@ -132,12 +132,16 @@ impl Planner for CountingJob {
         Ok(graph)
     }
 
-    fn describe(&self, request: &[u8]) -> Vec<u8> {
+    fn describe(&self, request: &[u8]) -> Result<Vec<u8>, PlannerFailed> {
         let request: PlanRequest = serde_json::from_slice(request).unwrap();
-        match self.plan(&request) {
+        if request.script == "crash" {
+            return Err(PlannerFailed { message: "planning ended with signal 6".into() });
+        }
+        assert_ne!(request.script, "panic", "a planner that panics");
+        Ok(match self.plan(&request) {
             Ok(graph) => serde_json::json!({"fingerprint": graph.fingerprint}).to_string().into(),
             Err(error) => serde_json::json!({"errors": [{"message": error.message}]}).to_string().into(),
-        }
+        })
     }
 }
 

@@ -14,7 +14,10 @@ use std::{
 
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
-use tokio::{net::TcpStream, sync::mpsc};
+use tokio::{
+    net::TcpStream,
+    sync::{Semaphore, mpsc},
+};
 use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -29,7 +32,7 @@ use weir_protocol::{
 use weir_state::{BackendRegistry, StateMemory};
 
 pub use crate::control::LEAVING;
-pub use crate::deploy::{OnStuck, PlanFailure, Planner};
+pub use crate::deploy::{OnStuck, PlanFailure, Planner, PlannerFailed};
 use crate::{
     api::clock::{Clock, SystemClock},
     control::{Control, Event, metrics::Metrics},
@@ -134,7 +137,7 @@ impl WorkerServer {
 
     /// Serves until a coordinator says Stop or `shutdown` is cancelled; then the attempt has ended and local state is gone.
     pub async fn serve(self, listener: impl Into<Listener>, shutdown: CancellationToken) -> Result<(), ServeError> {
-        let service = Service { host: Arc::clone(&self.host), sessions: AtomicU64::new(0) };
+        let service = Service { host: Arc::clone(&self.host), plans: Semaphore::new(1), sessions: AtomicU64::new(0) };
         let service =
             GrpcServer::new(service).max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX);
         let incoming = incoming(listener.into(), self.host.tls.clone());
@@ -203,6 +206,8 @@ async fn make_ready(connection: TcpStream, tls: Option<Tls>) -> io::Result<Conne
 
 struct Service {
     host: Arc<Host>,
+    /// Whose turn it is to plan.
+    plans: Semaphore,
     sessions: AtomicU64,
 }
 
@@ -247,8 +252,11 @@ impl Worker for Service {
         Caller::must_be_controller(&request)?;
         let call = request.into_inner();
         let (planner, asked) = (Arc::clone(&self.host.planner), call.plan_request.clone());
+        // One after the other: whoever asks for many takes no more of the machine than one does.
+        let _turn = self.plans.acquire().await.map_err(|_| Status::unavailable("this worker is ending"))?;
         let answer = tokio::task::spawn_blocking(move || planner.describe(&asked)).await;
         let answer = answer.map_err(|panicked| Status::internal(format!("the planner failed: {panicked}")))?;
+        let answer = answer.map_err(|failed| Status::internal(failed.message))?;
         let mismatch = match deploy::fits(&self.host, &call).await {
             Ok(()) => String::new(),
             // What is wrong with the script stands in the answer.

@@ -748,6 +748,22 @@ async fn a_worker_plans_for_whoever_asks_without_a_session() {
 }
 
 #[tokio::test]
+async fn a_planner_that_crashes_or_panics_is_told_and_the_attempt_runs_on() {
+    let mut coordinator = TestCoordinator::new(job(50_000));
+    let workers = [coordinator.worker(0), coordinator.worker(1)];
+    coordinator.deploy(&[&workers[0], &workers[1]]).await;
+    let mut client = WorkerClient::connect(format!("http://{}", workers[0].address)).await.unwrap();
+    for (script, cause) in [("crash", "planning ended with signal 6"), ("panic", "the planner failed")] {
+        let request = PlanRequest { script: script.into(), base_dir: "/".into(), max_parallelism: MAX_PARALLELISM };
+        let call = PlanCall { plan_request: serde_json::to_vec(&request).unwrap().into(), ..PlanCall::default() };
+        let status = client.plan(call).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::Internal, "what a controller counts");
+        assert!(status.message().contains(cause), "{status}");
+    }
+    coordinator.checkpoint().await;
+}
+
+#[tokio::test]
 async fn a_plan_is_held_against_a_record_and_nothing_is_touched() {
     let mut coordinator = TestCoordinator::new(job(50_000));
     let workers = [coordinator.worker(0), coordinator.worker(1)];
