@@ -49,6 +49,11 @@ pub const RESUME_PATIENCE: Duration = Duration::from_secs(10);
 pub const LAST_VERSION_PATIENCE: Duration = Duration::from_secs(30);
 /// From a worker that could not be asked for a plan to the next try.
 pub const PLAN_RETRY: Duration = Duration::from_secs(1);
+/// A version whose planning has crashed so often is refused: once may be the machine's doing, and each try costs a worker beside
+/// a running attempt its processor and memory for a while.
+pub const PLAN_CRASHES: u32 = 3;
+/// From one try to the next where planning goes on crashing and the version cannot be refused, since it may be what runs.
+pub const PLAN_PAUSE: Duration = Duration::from_mins(1);
 /// From a last checkpoint before a hand-over that failed to the next try; the job runs on meanwhile.
 pub const HAND_OVER_RETRY: Duration = Duration::from_secs(5);
 /// A hand-over whose last checkpoint has failed so often is made without one: what keeps checkpoints from completing may be
@@ -388,8 +393,9 @@ impl AttemptMachine {
         if self.crew.ready.remove(worker).is_none() {
             return;
         }
-        self.change.lost(worker);
+        let planned = self.change.lost(worker);
         let position = self.crew.position(worker);
+        let crash = planned.then(|| format!("the worker that was planning it was lost: {cause}"));
         let note = Note::WorkerLost { worker: worker.clone(), cause, position: position.map(|at| at as u32) };
         actions.push(Action::Note(note));
         if let Phase::Stopping { .. } = self.phase {
@@ -410,6 +416,11 @@ impl AttemptMachine {
             // The others still run the attempt that was to be resumed; whether it can go on without this one is seen there.
             Phase::Resuming { .. } => self.gather(now, actions),
             _ => {}
+        }
+        if let Some(reason) = crash
+            && self.phase != Phase::Ended
+        {
+            self.plan_crashed(now, worker, reason, Duration::ZERO, actions);
         }
     }
 

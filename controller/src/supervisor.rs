@@ -20,10 +20,13 @@ pub use recovery::Breakdown;
 pub use words::in_words;
 
 use std::{
+    any::Any,
     collections::{BTreeMap, VecDeque},
+    panic::AssertUnwindSafe,
     time::{Duration, Instant},
 };
 
+use futures::FutureExt;
 use tokio::sync::mpsc;
 use weir_protocol::{Term, rpc::to_worker};
 use weir_storage::JobStore;
@@ -60,6 +63,8 @@ enum Done {
     Coordinator(Term, coordinator::Event),
     /// Storage was asked whether it answers; why it does not.
     Probed(Option<String>),
+    /// One of them did not come to its end, and its answer will never come.
+    Panicked(String),
 }
 
 /// What waits to be given to a state machine.
@@ -192,7 +197,15 @@ pub async fn run(parts: Parts) -> Outcome {
         sessions,
         done,
     };
-    supervisor.run(inlets).await
+    // What it held in its hands is lost with it; the workers run on, and whoever supervises the job next finds all in storage.
+    let ended = AssertUnwindSafe(supervisor.run(inlets)).catch_unwind().await;
+    ended.unwrap_or_else(|panic| Outcome::Panicked(panicked(panic.as_ref())))
+}
+
+/// What a panic says.
+fn panicked(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_string())
 }
 
 impl Supervisor {
@@ -332,7 +345,7 @@ impl Supervisor {
             }
         }
         let view = self.traffic.view(&self.roster);
-        let theirs = matches!(outcome, Outcome::Left | Outcome::Superseded(_));
+        let theirs = matches!(outcome, Outcome::Left | Outcome::Superseded(_) | Outcome::Panicked(_));
         let finished = if theirs { self.platform.release() } else { self.platform.finish() };
         tokio::pin!(finished);
         loop {

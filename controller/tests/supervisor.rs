@@ -129,6 +129,9 @@ impl Worker for Played {
 
     async fn plan(&self, call: Request<rpc::PlanCall>) -> Result<Response<rpc::PlanAnswer>, Status> {
         let request: PlanRequest = serde_json::from_slice(&call.into_inner().plan_request).unwrap();
+        if request.script.contains("crash") {
+            return Err(Status::internal("planning ended with signal 6"));
+        }
         let answer = if request.script.contains("nonsense") {
             serde_json::json!({"errors": [{"line": 1, "column": 1, "message": "nonsense is no statement"}]})
         } else {
@@ -320,10 +323,13 @@ impl Platform for PlayedPlatform {
 struct Lines {
     lines: Arc<Mutex<Vec<String>>>,
     more: Arc<Notify>,
+    /// The next line panics the supervisor, which tells it.
+    panics: Arc<AtomicBool>,
 }
 
 impl Ui for Lines {
     fn event(&mut self, _: Weight, line: &str) {
+        assert!(!self.panics.load(Ordering::SeqCst), "injected at {line}");
         self.lines.lock().unwrap().push(line.to_string());
         self.more.notify_waiters();
     }
@@ -669,6 +675,39 @@ async fn a_change_that_does_not_plan_touches_nothing() {
     let (lines, stage) = (run.lines.clone(), run.stage.clone());
     assert_eq!(run.outcome().await, Outcome::Succeeded);
     assert_eq!((lines.count("handing over"), stage.deployed.lock().unwrap().len()), (0, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_whose_planning_crashes_three_times_is_refused_with_the_cause_and_touches_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::start(folder.path(), "here", false);
+    run.lines.wait("checkpoint 1 in", 1).await;
+    run.change(folder.path(), None, |job| job.plan.script = "crash".to_string()).await;
+    run.lines.wait("the change is refused: planning it failed 3 times", 1).await;
+    assert!(run.lines.count("planning ended with signal 6") > 0, "the cause is told");
+    let completed = run.lines.count("checkpoint");
+    run.lines.wait("checkpoint", completed + 2).await;
+    run.finish_input();
+    let (lines, stage) = (run.lines.clone(), run.stage.clone());
+    assert_eq!(run.outcome().await, Outcome::Succeeded);
+    assert_eq!((lines.count("handing over"), stage.deployed.lock().unwrap().len()), (0, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervisor_that_panics_ends_with_the_cause_and_the_next_one_takes_up_what_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = Run::start(folder.path(), "here", false);
+    first.lines.wait("checkpoint 2 in", 1).await;
+    let (stage, running, count) = (first.stage.clone(), first.running.clone(), first.count.clone());
+    first.lines.panics.store(true, Ordering::SeqCst);
+    let outcome = first.outcome().await;
+    assert!(matches!(&outcome, Outcome::Panicked(cause) if cause.contains("injected at")), "{outcome:?}");
+    assert_eq!(running.lock().unwrap().len(), 2, "the workers run on");
+    let second = Run::resuming(folder.path(), stage, running, count);
+    second.lines.wait("running on", 1).await;
+    second.lines.wait("checkpoint", 2).await;
+    second.finish_input();
+    assert_eq!(second.outcome().await, Outcome::Succeeded);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,13 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use weir_protocol::WorkerId;
 use weir_protocol::record::Opening;
+use weir_protocol::settings::FailureKind;
+use weir_protocol::{Attempt, WorkerId};
 
 use super::{
-    Action, AttemptMachine, End, Failure, HAND_OVER_RETRY, HAND_OVER_TRIES, NO_ROOM_PATIENCE, Note, PLAN_RETRY, Phase,
-    Planned, SUCCESSOR_PATIENCE, Size, Version,
+    Action, AttemptMachine, End, Failure, HAND_OVER_RETRY, HAND_OVER_TRIES, NO_ROOM_PATIENCE, Note, PLAN_CRASHES,
+    PLAN_PAUSE, PLAN_RETRY, Phase, Planned, SUCCESSOR_PATIENCE, Size, Version,
 };
 use crate::coordinator::Last;
 use crate::time::Millis;
@@ -21,6 +23,10 @@ pub(super) struct Change {
     unsure: bool,
     /// The worker that is asked for the plan.
     asked: Option<WorkerId>,
+    /// One that was asked and did not answer. If it is found lost next, planning may have been the cause.
+    silent: Option<WorkerId>,
+    /// Planning has crashed so often.
+    crashes: u32,
     /// When the next one is asked.
     pub ask_at: Option<Millis>,
     /// Hand-overs begun.
@@ -47,8 +53,12 @@ impl Change {
         self.made_room = None;
     }
 
-    pub(super) fn lost(&mut self, worker: &WorkerId) {
+    /// Says whether it was planning.
+    pub(super) fn lost(&mut self, worker: &WorkerId) -> bool {
+        let planned = [&self.asked, &self.silent].contains(&&Some(worker.clone()));
         self.asked = self.asked.take().filter(|asked| asked != worker);
+        self.silent = self.silent.take().filter(|silent| silent != worker);
+        planned
     }
 }
 
@@ -210,6 +220,7 @@ impl AttemptMachine {
         let worker = self.crew.eligible(&self.target.template).first().map(|worker| (*worker).clone());
         if let Some(worker) = worker {
             self.change.asked = Some(worker.clone());
+            self.change.silent = None;
             actions.push(Action::Plan { worker, version: self.target.number });
         }
     }
@@ -238,29 +249,77 @@ impl AttemptMachine {
     }
 
     pub(super) fn planned(&mut self, now: Millis, version: u64, planned: Planned, actions: &mut Vec<Action>) {
-        if version != self.target.number || self.change.asked.take().is_none() {
+        if version != self.target.number {
             return;
         }
+        let Some(worker) = self.change.asked.take() else { return };
         match planned {
             Planned::Fits { same } => {
                 self.target.planned = true;
                 self.change.unsure = false;
+                self.change.crashes = 0;
                 if !self.is_changing() {
                     self.current.planned = true;
                 } else if same {
                     self.adopt(actions);
                 }
             }
-            Planned::Refused { failure } if self.good.is_none() => {
-                let reason = failure.message.clone();
-                actions.push(Action::Note(Note::TaskFailed(failure.clone())));
-                self.end(End::Failed { failure: Some(failure), reason }, actions);
+            Planned::Refused { failure } => self.plan_refused(now, failure, actions),
+            Planned::Unreachable => {
+                self.change.silent = Some(worker);
+                self.change.ask_at = Some(now + PLAN_RETRY);
             }
-            // Its workers have the room of those that ran.
-            Planned::Refused { failure } if self.has_made_room() => self.give_room_back(now, &failure.message, actions),
-            Planned::Refused { failure } => self.refuse(version, failure.message, actions),
-            Planned::Unreachable => self.change.ask_at = Some(now + PLAN_RETRY),
+            Planned::Crashed { reason } => self.plan_crashed(now, &worker, reason, PLAN_RETRY, actions),
         }
+    }
+
+    /// What is wanted cannot be planned.
+    fn plan_refused(&mut self, now: Millis, failure: Failure, actions: &mut Vec<Action>) {
+        // Its workers have the room of those that ran.
+        if self.has_made_room() {
+            self.give_room_back(now, &failure.message, actions);
+            return;
+        }
+        if self.good.is_some() {
+            self.refuse(self.target.number, failure.message, actions);
+            return;
+        }
+        let reason = failure.message.clone();
+        actions.push(Action::Note(Note::TaskFailed(failure.clone())));
+        self.end(End::Failed { failure: Some(failure), reason }, actions);
+    }
+
+    /// Planning did not come to its end. Another worker is asked after a while, and after the last of [`PLAN_CRASHES`] none: what
+    /// runs is not to be worn down by what is only wanted.
+    pub(super) fn plan_crashed(
+        &mut self,
+        now: Millis,
+        worker: &WorkerId,
+        reason: String,
+        retry: Duration,
+        actions: &mut Vec<Action>,
+    ) {
+        self.change.crashes = (self.change.crashes + 1).min(PLAN_CRASHES);
+        let last = self.change.crashes == PLAN_CRASHES;
+        // What was resumed is most likely this very version, and it has been planned before.
+        if last && self.current.number != 0 {
+            let failure = Failure {
+                worker: worker.clone(),
+                attempt: Attempt(0),
+                operator: String::new(),
+                subtask: 0,
+                kind: FailureKind::Plan,
+                message: format!("planning it failed {PLAN_CRASHES} times and is not tried again: {reason}"),
+            };
+            self.plan_refused(now, failure, actions);
+            return;
+        }
+        if self.is_running() {
+            let reason = format!("planning it failed, and is tried again: {reason}");
+            actions.push(Action::Note(Note::ChangeWaits { version: self.target.number, reason }));
+        }
+        let pause = if last { PLAN_PAUSE } else { retry };
+        self.change.ask_at = (!pause.is_zero()).then(|| now + pause);
     }
 
     /// A version cannot be: it is as if it had not been asked for.

@@ -59,6 +59,11 @@ pub enum Planned {
     },
     /// The worker did not answer.
     Unreachable,
+    /// Planning crashed, or took too long. That may be the machine's fault once or twice.
+    Crashed {
+        /// Why, for people.
+        reason: String,
+    },
 }
 
 /// What is in the way of a worker that was asked for.

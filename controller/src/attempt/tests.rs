@@ -673,6 +673,63 @@ fn where_no_plan_is_known_the_first_worker_is_asked_before_anything_is_taken_ove
     job.deploys(&[3, 2]);
 }
 
+fn crash() -> Planned {
+    Planned::Crashed { reason: "it took more than 45 s".into() }
+}
+
+#[test]
+fn a_job_whose_planning_crashes_three_times_fails_with_the_cause() {
+    let unplanned = Version { planned: false, ..version(1, Size { workers: 2, standby: 0 }) };
+    let mut job = Job { machine: AttemptMachine::new(POLICY, unplanned), now: Millis(0), attempt: 0 };
+    job.on(Event::Start);
+    job.ready(1);
+    let ask = Action::Plan { worker: worker(1), version: 1 };
+    for _ in 1..PLAN_CRASHES {
+        assert_eq!(job.on(Event::Planned { version: 1, planned: crash() }), []);
+        assert_eq!(job.after(PLAN_RETRY).on(Event::Tick), std::slice::from_ref(&ask));
+    }
+    let actions = job.on(Event::Planned { version: 1, planned: crash() });
+    let Some(Action::Ended(End::Failed { failure: Some(failure), reason })) = actions.last() else {
+        panic!("{actions:?}")
+    };
+    assert_eq!(failure.kind, FailureKind::Plan);
+    assert!(reason.contains("3 times") && reason.contains("it took more than 45 s"), "{reason}");
+}
+
+#[test]
+fn a_worker_that_is_lost_while_it_plans_counts_also_where_the_call_broke_first() {
+    let unplanned = Version { planned: false, ..version(1, Size { workers: 2, standby: 0 }) };
+    let mut job = Job { machine: AttemptMachine::new(POLICY, unplanned), now: Millis(0), attempt: 0 };
+    job.on(Event::Start);
+    job.ready(1);
+    job.lose(1);
+    let ask = |n| Action::Plan { worker: worker(n), version: 1 };
+    assert_eq!(job.ready(2), [ask(2)]);
+    assert_eq!(job.on(Event::Planned { version: 1, planned: Planned::Unreachable }), []);
+    job.lose(2);
+    assert_eq!(job.ready(3), [ask(3)]);
+    // One that is there still only could not be reached.
+    assert_eq!(job.on(Event::Planned { version: 1, planned: Planned::Unreachable }), []);
+    assert_eq!(job.after(PLAN_RETRY).on(Event::Tick), [ask(3)]);
+    let actions = job.lose(3);
+    let Some(Action::Ended(End::Failed { reason, .. })) = actions.last() else { panic!("{actions:?}") };
+    assert!(reason.contains("the worker that was planning it was lost: killed"), "{reason}");
+}
+
+#[test]
+fn a_plan_that_comes_out_forgets_the_crashes_before_it() {
+    let unplanned = |number| Version { planned: false, ..version(number, Size { workers: 2, standby: 0 }) };
+    let mut job = Job { machine: AttemptMachine::new(POLICY, unplanned(1)), now: Millis(0), attempt: 0 };
+    job.on(Event::Start);
+    job.ready(1);
+    for planned in [crash(), crash(), Planned::Fits { same: false }] {
+        job.on(Event::Planned { version: 1, planned });
+        job.after(PLAN_RETRY).on(Event::Tick);
+    }
+    assert!(!job.machine.is_changing());
+    assert!(matches!(job.machine.phase, Phase::TakingOver { .. }), "{:?}", job.machine);
+}
+
 fn unplannable() -> Failure {
     Failure {
         worker: worker(0),
@@ -778,6 +835,63 @@ fn another_image_is_planned_by_its_first_worker_and_all_of_them_are_there_before
     assert_eq!(job.on(Event::LastTaken(TAKEN)), hands_over(2));
     let stops = [1, 2].map(|n| Action::StopWorker { worker: worker(n) });
     assert_eq!(job.run_version(&[3, 4], 2), stops);
+}
+
+#[test]
+fn a_change_whose_planning_crashes_three_times_is_refused_and_what_runs_runs_on() {
+    let policy = RestartPolicy { max_failures: Some(0), ..POLICY };
+    for lost in [false, true] {
+        let mut job = Job::running(policy);
+        let next = Version { template: "u".into(), planned: false, ..version(2, Size { workers: 2, standby: 0 }) };
+        job.on(change(next));
+        let mut last = Vec::new();
+        for n in 3..3 + PLAN_CRASHES {
+            let asked = if lost || n == 3 { job.ready_from(n, "u") } else { job.after(PLAN_RETRY).on(Event::Tick) };
+            let planner = if lost { worker(n) } else { worker(3) };
+            assert_eq!(asked, [Action::Plan { worker: planner.clone(), version: 2 }]);
+            last = job.machine.on(
+                job.now,
+                if lost {
+                    Event::WorkerLost { worker: planner, cause: "out of memory".into() }
+                } else {
+                    Event::Planned { version: 2, planned: crash() }
+                },
+            );
+        }
+        let told = |action: &Action| matches!(action, Action::Note(Note::ChangeRefused { version: 2, reason }) if reason.contains("3 times"));
+        assert!(last.iter().any(told), "{last:?}");
+        assert!(job.machine.is_running() && !job.machine.is_changing());
+        assert_eq!(job.machine.version(), 1);
+        assert_eq!(job.after(PLAN_PAUSE).on(Event::Tick), [], "it is not asked again");
+    }
+}
+
+#[test]
+fn a_change_whose_planning_crashed_says_so_while_it_is_tried_again() {
+    let mut job = Job::running(POLICY);
+    job.on(change(Version { planned: false, ..version(2, Size { workers: 2, standby: 0 }) }));
+    let actions = job.machine.on(job.now, Event::Planned { version: 2, planned: crash() });
+    let waits = |action: &Action| matches!(action, Action::Note(Note::ChangeWaits { version: 2, reason }) if reason.contains("it took more than 45 s"));
+    assert!(actions.iter().any(waits), "{actions:?}");
+}
+
+#[test]
+fn what_was_resumed_is_not_refused_however_often_planning_crashes() {
+    let unplanned = Version { planned: false, ..version(1, Size { workers: 2, standby: 0 }) };
+    let mut job = Job { machine: AttemptMachine::new(POLICY, unplanned), now: Millis(0), attempt: 1 };
+    job.on(Event::Resume { found: vec!["t".into(); 2] });
+    job.on(taken_over(1));
+    for n in [1, 2] {
+        let attempt = Attempt(1);
+        job.on(Event::WorkerReady { worker: worker(n), attempt, deploying: false, template: "t".into() });
+    }
+    assert!(job.machine.is_running());
+    for _ in 0..5 {
+        job.on(Event::Planned { version: 1, planned: crash() });
+        let asked = job.after(PLAN_PAUSE).on(Event::Tick);
+        assert_eq!(asked, [Action::Plan { worker: worker(1), version: 1 }]);
+    }
+    assert!(job.machine.is_running());
 }
 
 #[test]

@@ -42,6 +42,10 @@ struct World {
     made: u64,
     wanted: u64,
     standby: u32,
+    /// Answers about a plan that never came, or came as a crash.
+    crashes: u32,
+    /// Planning crashed too often for a job that never ran.
+    failed: bool,
 }
 
 impl World {
@@ -57,6 +61,8 @@ impl World {
             asked: Vec::new(),
             attempt: 0,
             made: 0,
+            crashes: 0,
+            failed: false,
         }
     }
 
@@ -95,10 +101,14 @@ impl World {
                 Action::DropCoordinator => self.asked.retain(|asked| !matches!(asked, Asked::Last)),
                 Action::StopWorker { worker } => {
                     let member = self.machine.members().contains(&Some(worker.clone()));
-                    assert!(!member, "a member is stopped");
+                    assert!(!member || self.machine.phase == Phase::Ended, "a member is stopped");
                     self.alive.remove(&worker);
                 }
                 Action::Note(Note::ChangeRefused { .. }) => self.wanted = 0,
+                Action::Ended(End::Failed { failure: Some(failure), .. }) if failure.kind == FailureKind::Plan => {
+                    assert!(self.crashes >= PLAN_CRASHES, "{failure:?}");
+                    self.failed = true;
+                }
                 Action::Ended(end) => panic!("the job ended: {end:?}"),
                 Action::Run { opening, workers, .. } => {
                     let restored = |worker: &WorkerId| self.restored.get(worker) == Some(&opening.attempt);
@@ -138,6 +148,9 @@ impl World {
                         version.planned = true;
                     }
                     Planned::Fits { same: false }
+                } else if self.alive.contains_key(&worker) && choice.is_multiple_of(2) {
+                    self.crashes += 1;
+                    Planned::Crashed { reason: "it took too long".into() }
                 } else {
                     Planned::Unreachable
                 };
@@ -179,6 +192,7 @@ impl World {
             12 => {
                 if let Some(worker) = self.member(choice) {
                     self.alive.remove(&worker);
+                    self.crashes += 1;
                     self.tell(Event::WorkerLost { worker, cause: "killed".into() });
                 }
             }
@@ -218,6 +232,9 @@ impl World {
     /// From here on all goes well.
     fn settles(&mut self) {
         for _ in 0..2_000 {
+            if self.failed {
+                return;
+            }
             if self.asked.is_empty() {
                 let Some(wake) = self.machine.next_wake() else { break };
                 self.now = self.now.max(wake);

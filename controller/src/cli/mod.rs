@@ -167,7 +167,7 @@ impl From<StateDirError> for Failure {
 impl From<PlanError> for Failure {
     fn from(error: PlanError) -> Self {
         let exit = match error {
-            PlanError::Script { .. } | PlanError::Mismatch(_) => Exit::BadInput,
+            PlanError::Script { .. } | PlanError::Mismatch(_) | PlanError::Crashed(_) => Exit::BadInput,
             PlanError::Process { .. } => Exit::Environment,
         };
         Self::new(exit, error)

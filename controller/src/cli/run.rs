@@ -209,6 +209,12 @@ fn ended(outcome: Outcome) -> Result<(), Failure> {
             (Exit::Superseded, format!("the job was taken over by {by}; this one has stopped"))
         }
         Outcome::NoWorkers(reason) => (Exit::Environment, reason),
+        Outcome::Panicked(cause) => (
+            Exit::Environment,
+            format!(
+                "weir itself failed: {cause}; running again goes on from the newest checkpoint; please report this"
+            ),
+        ),
     };
     Err(Failure::new(exit, message))
 }

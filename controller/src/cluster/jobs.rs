@@ -438,7 +438,7 @@ fn ended(context: &Arc<Context>, identity: &Identity, generation: i64, outcome: 
             _ => None,
         };
         // What it left runs on.
-        entry.pods_unknown |= matches!(outcome, Outcome::Left | Outcome::Superseded(_));
+        entry.pods_unknown |= matches!(outcome, Outcome::Left | Outcome::Superseded(_) | Outcome::Panicked(_));
         entry.report.ended(outcome);
     });
     if gone.is_some() {
@@ -451,7 +451,7 @@ fn ended(context: &Arc<Context>, identity: &Identity, generation: i64, outcome: 
 
 /// What may pass by itself, and is tried again after a while.
 fn passes(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Superseded(_) | Outcome::NoWorkers(_) | Outcome::Refused(None, _))
+    matches!(outcome, Outcome::Superseded(_) | Outcome::NoWorkers(_) | Outcome::Refused(None, _) | Outcome::Panicked(_))
 }
 
 /// Has a job looked at again after [`TRY_AGAIN`].
@@ -534,5 +534,23 @@ mod tests {
         assert!(running.retell() && matches!(inbox.try_recv(), Ok(Control::Tls(_))));
         assert!(running.retell() && inbox.try_recv().is_err(), "once");
         assert!(running.end(Control::Leave) && running.ending);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_supervisor_could_not_help_is_tried_again_and_what_the_job_is_to_blame_for_is_not() {
+        let again = [
+            Outcome::Superseded(None),
+            Outcome::NoWorkers("no binary".to_string()),
+            Outcome::Refused(None, "storage".to_string()),
+            Outcome::Panicked("injected".to_string()),
+        ];
+        assert!(again.iter().all(passes), "{again:?}");
+        let over = [Outcome::Succeeded, Outcome::Stopped, Outcome::GivenUp("too often".to_string())];
+        assert!(!over.iter().any(passes), "{over:?}");
     }
 }

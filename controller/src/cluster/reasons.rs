@@ -68,6 +68,8 @@ reasons! { CONDITIONS:
     OBJECTS_REFUSED = "ObjectsRefused";
     /// Stalled: another controller coordinates the job.
     SUPERSEDED = "Superseded";
+    /// Stalled: the controller's own code failed over this job, which is taken up again.
+    SUPERVISOR_FAILED = "SupervisorFailed";
     /// Checkpointed: the current attempt has a record, and failures stay tolerable.
     COMPLETED = "Completed";
     /// Checkpointed False: the current attempt has no record yet.

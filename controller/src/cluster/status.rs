@@ -285,7 +285,9 @@ impl Facts {
         if *outcome == Outcome::Left {
             return;
         }
-        (self.workers, self.standby) = (0, 0);
+        if !matches!(outcome, Outcome::Panicked(_)) {
+            (self.workers, self.standby) = (0, 0);
+        }
         self.forget_doings();
         self.run = match outcome {
             Outcome::Succeeded => Run::Succeeded,
@@ -304,6 +306,12 @@ impl Facts {
                     Some(by) => format!("{by} coordinates the job now; tried again in a while"),
                     None => "another coordinator has taken the job; tried again in a while".to_string(),
                 },
+            }),
+            Outcome::Panicked(cause) => Run::Stalled(Problem {
+                reason: reasons::SUPERVISOR_FAILED,
+                message: format!(
+                    "the controller failed while it looked after the job, and tries again in a while: {cause}"
+                ),
             }),
             Outcome::NoWorkers(reason) => {
                 Run::Stalled(Problem { reason: reasons::WORKERS_CRASH, message: reason.clone() })

@@ -1,8 +1,10 @@
 //! What the two state machines ask for, carried out: through the platform, the workers' sessions, and tasks beside the loop
 //! for all that waits for storage.
 
-use std::sync::Arc;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
+use futures::FutureExt;
+use tokio::sync::mpsc;
 use weir_protocol::{
     Term, WorkerId,
     record::{Opening, Slot, encode},
@@ -11,8 +13,9 @@ use weir_protocol::{
 use weir_storage::JobStore;
 
 use super::{
-    Done, Input, Supervisor,
+    Done, Input, Outcome, Supervisor,
     observer::{Fact, StatusAnswer, StatusWrite, Why},
+    panicked,
     recovery::Breakdown,
 };
 use crate::{
@@ -65,13 +68,10 @@ impl Supervisor {
     }
 
     pub(super) fn take_over(&mut self, resume: bool) {
-        let (store, done, clock) = (self.store.clone(), self.done.clone(), self.clock);
+        let (store, clock) = (self.store.clone(), self.clock);
         let request = Request { resume, ..self.request.clone() };
         self.probe.takes_over(true);
-        tokio::spawn(async move {
-            let taken = effects::take_over(&store, &request, || clock.now()).await;
-            let _ = done.send(Done::TakeOver(taken)).await;
-        });
+        self.beside(async move { Done::TakeOver(effects::take_over(&store, &request, || clock.now()).await) });
     }
 
     pub(super) fn deploy(&mut self, opening: &Arc<Opening>, workers: &[WorkerId]) {
@@ -210,11 +210,13 @@ impl Supervisor {
     where
         F: Future<Output = coordinator::Event> + Send + 'static,
     {
-        let (work, done) = (work(self.store.clone()), self.done.clone());
-        tokio::spawn(async move {
-            let event = work.await;
-            let _ = done.send(Done::Coordinator(term, event)).await;
-        });
+        let work = work(self.store.clone());
+        self.beside(async move { Done::Coordinator(term, work.await) });
+    }
+
+    /// Does something beside the loop.
+    pub(super) fn beside(&self, work: impl Future<Output = Done> + Send + 'static) {
+        tokio::spawn(answer(work, self.done.clone()));
     }
 
     pub(super) fn on_done(&mut self, done: Done) {
@@ -229,6 +231,7 @@ impl Supervisor {
             }
             Done::Planned(version, result) => self.on_planned(version, result),
             Done::Probed(failure) => self.on_probed(failure),
+            Done::Panicked(cause) => self.ended = Some(Outcome::Panicked(cause)),
             Done::TakeOver(TakeOver::Opened(opened)) => self.on_opened(opened),
             Done::TakeOver(TakeOver::Failed(reason)) => {
                 self.inputs.push_back(Input::Attempt(attempt::Event::TakeOverFailed { reason }));
@@ -285,5 +288,24 @@ impl Supervisor {
         for worker in self.roster.deployed() {
             worker.send(message.clone());
         }
+    }
+}
+
+/// The loop waits for an answer: also where that is only that there is none.
+async fn answer(work: impl Future<Output = Done> + Send, done: mpsc::Sender<Done>) {
+    let answer = AssertUnwindSafe(work).catch_unwind().await;
+    let answer = answer.unwrap_or_else(|panic| Done::Panicked(panicked(panic.as_ref())));
+    let _ = done.send(answer).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_panics_beside_the_loop_is_told_to_it() {
+        let (done, mut answers) = mpsc::channel(1);
+        answer(async { panic!("injected") }, done).await;
+        assert!(matches!(answers.recv().await, Some(Done::Panicked(cause)) if cause == "injected"));
     }
 }

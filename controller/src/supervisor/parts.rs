@@ -112,4 +112,6 @@ pub enum Outcome {
     Superseded(Option<String>),
     /// No worker can be started here.
     NoWorkers(String),
+    /// The supervisor's own code panicked. Where workers outlive it they run on, for the next one to take over.
+    Panicked(String),
 }

@@ -99,10 +99,8 @@ impl Supervisor {
         }
         // It is small, and stands as long as the term is ours. Where there is none yet, that nothing is there is an answer.
         let term = self.opened.as_ref().map_or(Term(1), |opened| opened.opening.term);
-        let (store, done, path) = (self.store.clone(), self.done.clone(), paths::opening(term));
-        tokio::spawn(async move {
-            let _ = done.send(Done::Probed(ask(&store, &path).await)).await;
-        });
+        let (store, path) = (self.store.clone(), paths::opening(term));
+        self.beside(async move { Done::Probed(ask(&store, &path).await) });
     }
 
     /// Storage has answered, or has not: why.

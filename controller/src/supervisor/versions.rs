@@ -127,11 +127,11 @@ impl Supervisor {
             self.on_planned(version, Ok(plan));
             return;
         }
-        let (job, tls, done) = (wanted.job.clone(), self.tls.clone(), self.done.clone());
+        let (job, tls) = (wanted.job.clone(), self.tls.clone());
         // What runs has state that the next version goes on from.
         let newest = self.coordinator.as_ref().and_then(|(_, coordinator)| coordinator.newest().cloned());
         let restore = newest.filter(|_| !wanted.empty);
-        tokio::spawn(async move {
+        self.beside(async move {
             let result = match session::connect(&address, tls.as_ref()).await {
                 Ok(channel) => {
                     let restore = restore.as_deref().map(|record| (record, &job.settings, job.upgrade));
@@ -139,7 +139,7 @@ impl Supervisor {
                 }
                 Err(reason) => Err(PlanError::Process { binary: "weir-worker".to_string(), reason }),
             };
-            let _ = done.send(Done::Planned(version, result)).await;
+            Done::Planned(version, result)
         });
     }
 
@@ -156,6 +156,10 @@ impl Supervisor {
             }
             Err(error @ PlanError::Script { .. }) => refused(FailureKind::Plan, &error),
             Err(error @ PlanError::Mismatch(_)) => refused(FailureKind::StateMismatch, &error),
+            Err(error @ PlanError::Crashed(_)) => {
+                tracing::warn!(%error, generation, "a worker could not plan");
+                Planned::Crashed { reason: error.to_string() }
+            }
             Err(error @ PlanError::Process { .. }) => {
                 tracing::warn!(%error, "a worker could not be asked for the plan");
                 Planned::Unreachable

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use thiserror::Error;
 use tokio::{io::AsyncWriteExt, process::Command};
-use tonic::transport::Channel;
+use tonic::{Code, Status, transport::Channel};
 use weir_protocol::{
     record::{Record, Slot, encode},
     rpc::{PlanCall, worker_client::WorkerClient},
@@ -17,6 +17,12 @@ use crate::workers::wire::MAX_MESSAGE;
 
 /// Planning takes milliseconds; a source may have to look at its files.
 const PLAN_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Characters of a script's line that an error shows, around its column.
+const SHOWN: usize = 160;
+
+/// The exit code of a Rust program that panicked.
+const PANICKED: i32 = 101;
 
 /// A plan that holds.
 #[derive(Clone, Debug)]
@@ -57,6 +63,9 @@ pub enum PlanError {
     /// The script is right, and the job's state does not fit it.
     #[error("{0}")]
     Mismatch(String),
+    /// Planning crashed or took too long: the script may be the cause, or the machine.
+    #[error("{0}")]
+    Crashed(String),
     /// The planning process did not do its work.
     #[error("`{binary} plan` did not work: {reason}")]
     Process {
@@ -90,6 +99,9 @@ pub async fn plan(binary: &Path, request: &PlanRequest) -> Result<Plan, PlanErro
     let answer: Value = serde_json::from_slice(&output.stdout).map_err(|_| {
         let log = String::from_utf8_lossy(&output.stderr);
         let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+        if output.status.code().is_none_or(|code| code == PANICKED) {
+            return PlanError::Crashed(format!("planning the script ended with {}: {last}", output.status));
+        }
         failed(format!("{}: {last}", output.status))
     })?;
     let plan = understood(answer, request);
@@ -106,7 +118,6 @@ pub async fn ask(
     request: &PlanRequest,
     restore: Option<(&Record, &JobSettings, Permissions)>,
 ) -> Result<Plan, PlanError> {
-    let failed = |reason: String| PlanError::Process { binary: "weir-worker".to_string(), reason };
     let allowed = restore.map(|(.., allowed)| allowed).unwrap_or_default();
     let call = PlanCall {
         plan_request: encode(request).into(),
@@ -120,13 +131,24 @@ pub async fn ask(
         WorkerClient::new(channel).max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE);
     let answer = tokio::time::timeout(PLAN_TIMEOUT, client.plan(call))
         .await
-        .map_err(|_| failed(format!("no answer in {} s", PLAN_TIMEOUT.as_secs())))?
-        .map_err(|status| failed(status.message().to_string()))?
+        .map_err(|_| PlanError::Crashed(format!("planning took more than {} s", PLAN_TIMEOUT.as_secs())))?
+        .map_err(|status| unanswered(&status))?
         .into_inner();
-    let described: Value = serde_json::from_slice(&answer.answer).map_err(|error| failed(error.to_string()))?;
+    let odd = |what: &str| PlanError::Crashed(format!("the planner gave an answer that is not understood: {what}"));
+    let described: Value = serde_json::from_slice(&answer.answer).map_err(|error| odd(&error.to_string()))?;
     let plan = understood(described, request);
-    let plan = plan.map_err(|error| error.unwrap_or_else(|| failed("no fingerprint".to_string())))?;
+    let plan = plan.map_err(|error| error.unwrap_or_else(|| odd("it has no fingerprint")))?;
     if answer.mismatch.is_empty() { Ok(plan) } else { Err(PlanError::Mismatch(answer.mismatch)) }
+}
+
+/// Why a worker has not answered: it tells a crash of its planner with a code of its own; with any other it is the worker, or the
+/// way to it, that failed.
+fn unanswered(status: &Status) -> PlanError {
+    let reason = status.message().to_string();
+    match status.code() {
+        Code::Internal => PlanError::Crashed(reason),
+        _ => PlanError::Process { binary: "weir-worker".to_string(), reason },
+    }
 }
 
 /// A plan, or what is wrong with the script; an error without content is an answer that says neither.
@@ -183,11 +205,12 @@ impl ScriptError {
         let index = |from_one: u64| usize::try_from(from_one).ok()?.checked_sub(1);
         let shown = self.line.and_then(index).and_then(|line| script.lines().nth(line));
         let shown = shown.map_or_else(String::new, |shown| {
-            let caret = self
-                .column
-                .and_then(index)
-                .map_or_else(String::new, |column| format!("\n    {}^", " ".repeat(column.min(shown.chars().count()))));
-            format!("\n    {shown}{caret}")
+            let column = self.column.and_then(index).map(|column| column.min(shown.chars().count()));
+            // A line that a program wrote may have a megabyte; a condition's message has some KiB.
+            let from = column.unwrap_or_default().saturating_sub(SHOWN / 2);
+            let part: String = shown.chars().skip(from).take(SHOWN).collect();
+            let caret = column.map_or_else(String::new, |column| format!("\n    {}^", " ".repeat(column - from)));
+            format!("\n    {part}{caret}")
         });
         format!("spec.sql{place}: {}{remedy}{shown}", self.message)
     }
@@ -212,6 +235,16 @@ mod tests {
             error.to_string(),
             "spec.sql, line 2, column 8: unknown column \"kex\"; did you mean key?\n    SELECT kex FROM t\n           ^"
         );
+    }
+
+    #[test]
+    fn of_a_long_line_only_what_is_around_the_column_is_shown() {
+        let error = ScriptError { line: Some(1), column: Some(5_001), message: "no".into(), remedy: None };
+        let told = error.in_words(&format!("{}x{}", " ".repeat(5_000), "y".repeat(50_000)));
+        let lines: Vec<&str> = told.lines().collect();
+        assert_eq!(lines.len(), 3, "{told}");
+        assert_eq!(lines[1].find('x'), lines[2].find('^'));
+        assert!(lines[1].len() <= SHOWN + 4, "{told}");
     }
 
     #[test]

@@ -319,6 +319,13 @@ fn conditions_follow_what_happens() {
             "True GivenUp",
         ),
         (
+            "its supervisor panicked",
+            change(then(&[]), |facts| facts.ended_with(&Outcome::Panicked("injected".to_string()))),
+            "False SupervisorFailed",
+            "False Done",
+            "True SupervisorFailed",
+        ),
+        (
             "the storage is another's",
             change(then(&[]), |facts| {
                 let refusal = Refusal::OwnedByAnother { owner: "o".to_string(), cluster: "c".to_string() };
