@@ -93,6 +93,39 @@ fn a_missing_input_file_is_named() {
 }
 
 #[test]
+fn the_deepest_expressions_that_are_planned_are_deployed_and_computed_too() {
+    let sum = " + v".repeat(2_900);
+    let any = " OR v = 1 OR v = 2".repeat(1_000);
+    let text = " || k".repeat(2_000);
+    let (job, code, said) = run(&format!(
+        "{INPUT}{OUTPUT}INSERT INTO result SELECT SUBSTRING(k{text}, 1, 3), v{sum} FROM input WHERE v = 0{any};"
+    ));
+    assert_eq!(code, 0, "{said}");
+    let mut output = job.output();
+    output.sort();
+    assert_eq!(output, ["aaa,2901", "bbb,5802"]);
+}
+
+#[test]
+fn a_chain_that_is_too_long_is_refused_before_anything_starts() {
+    let (job, code, said) =
+        run(&format!("{INPUT}{OUTPUT}INSERT INTO result\nSELECT k, v{} FROM input;", " + v".repeat(100_000)));
+    assert_eq!(code, BAD_INPUT, "{}", &said[..said.len().min(2_000)]);
+    says(&said, &["line 4", "levels deep"]);
+    assert!(job.output_files().is_empty());
+}
+
+#[test]
+fn a_value_that_is_too_large_fails_the_job_with_function_and_row() {
+    let sql = format!("{INPUT}{OUTPUT}INSERT INTO result SELECT RPAD(k, v), v FROM input;");
+    let job = Job::new("bad", &Settings { more: "  restart: {maxFailures: 0}\n".into(), ..Settings::default() }, &sql);
+    fs::write(job.path().join("in.csv"), "a,1\nb,2\nc,2147483647\n").unwrap();
+    let (code, said) = finish(&job);
+    assert_eq!(code, JOB_FAILED, "{said}");
+    says(&said, &["RPAD(c, 2147483647) in row 3 of 3", "are the most"]);
+}
+
+#[test]
 fn a_corrupt_line_fails_the_job_with_file_and_line() {
     let sql = format!("{INPUT}{OUTPUT}INSERT INTO result SELECT k, v FROM input;");
     let job = Job::new("bad", &Settings { more: "  restart: {maxFailures: 0}\n".into(), ..Settings::default() }, &sql);
