@@ -420,7 +420,7 @@ impl AttemptMachine {
         if let Some(reason) = crash
             && self.phase != Phase::Ended
         {
-            self.plan_crashed(now, worker, reason, Duration::ZERO, actions);
+            self.plan_crashed(now, worker, &reason, Duration::ZERO, actions);
         }
     }
 

@@ -97,7 +97,7 @@ fn a_start_that_is_written_down_late_keeps_the_invariants() {
 
 #[test]
 fn a_record_of_a_job_that_was_deleted_harms_no_job_after_it() {
-    holds(Bounds { deletions: 1, terms: 3, ids: 2, delays: 0, ..BOUNDS }, u64::MAX);
+    holds(Bounds { deletions: 1, coordinators: 1, terms: 3, delays: 2, doubts: 2, ..BOUNDS }, u64::MAX);
 }
 
 #[test]
@@ -111,6 +111,7 @@ fn every_step_of_a_worker_and_a_takeover_on_its_own_keeps_the_invariants() {
 fn a_larger_world_keeps_the_invariants() {
     let limit = env("WEIR_MODEL_STATES", 100_000_000);
     holds(Bounds { terms: 3, delays: 2, ..BOUNDS }, limit);
+    holds(Bounds { deletions: 1, terms: 3, ids: 2, delays: 0, ..BOUNDS }, limit);
     holds(Bounds { terms: 3, attempts: 3, ids: 4, delays: 1, doubts: 2, ..BOUNDS }, limit);
     holds(Bounds { fine: true, delays: world::FREELY, ..BOUNDS }, limit);
 }

@@ -366,7 +366,7 @@ fn generated(random: &mut Random) -> String {
 /// A script with some bytes and words changed.
 fn mutated(random: &mut Random, scripts: &[String]) -> String {
     let mut bytes = scripts[random.below(scripts.len())].clone().into_bytes();
-    for _ in 0..1 + random.below(4) {
+    for _ in 0..=random.below(4) {
         let at = random.below(bytes.len());
         let end = (at + 1 + random.below(30)).min(bytes.len());
         match random.below(7) {

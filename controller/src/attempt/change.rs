@@ -269,7 +269,7 @@ impl AttemptMachine {
                 self.change.silent = Some(worker);
                 self.change.ask_at = Some(now + PLAN_RETRY);
             }
-            Planned::Crashed { reason } => self.plan_crashed(now, &worker, reason, PLAN_RETRY, actions),
+            Planned::Crashed { reason } => self.plan_crashed(now, &worker, &reason, PLAN_RETRY, actions),
         }
     }
 
@@ -295,7 +295,7 @@ impl AttemptMachine {
         &mut self,
         now: Millis,
         worker: &WorkerId,
-        reason: String,
+        reason: &str,
         retry: Duration,
         actions: &mut Vec<Action>,
     ) {

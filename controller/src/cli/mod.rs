@@ -218,7 +218,7 @@ fn log(command: &Command) {
 
 async fn execute(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Run(args) => run::run(args).await,
+        Command::Run(args) => Box::pin(run::run(args)).await,
         Command::Controller(args) => controller::run(args).await,
         Command::Validate(args) => {
             let (job, plan) = read_and_plan(&args.file, &Overrides::default()).await?;

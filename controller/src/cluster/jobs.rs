@@ -535,11 +535,6 @@ mod tests {
         assert!(running.retell() && inbox.try_recv().is_err(), "once");
         assert!(running.end(Control::Leave) && running.ending);
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn what_a_supervisor_could_not_help_is_tried_again_and_what_the_job_is_to_blame_for_is_not() {

@@ -138,7 +138,7 @@ impl Facts {
             SlotFact::Record(record) => Some(record.attempt),
             _ => None,
         });
-        records.max().map_or(Attempt(1), |highest| highest.next())
+        records.max().map_or(Attempt(1), Attempt::next)
     }
 
     /// A term after `newest` that was opened by all that is known, and whose opening is missing: it holds a checkpoint, and a

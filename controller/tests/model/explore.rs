@@ -6,7 +6,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use super::check::{self, Violation};
 use super::steps::{Halt, Step, World};
-use super::world::{FREELY, State};
+use super::world::{FREELY, InSlot, State};
 
 /// What a search has found.
 #[derive(Debug)]
@@ -176,7 +176,12 @@ fn replay(world: &World, way: &[u8]) -> Vec<Step> {
 pub fn heal(world: &World, sick: &State) -> Result<(), (Violation, Vec<Step>)> {
     let mut healed = world.clone();
     healed.bounds.terms = u64::MAX;
-    healed.bounds.attempts = sick.store.openings.values().last().map_or(1, |opening| opening.attempt.0 + 1);
+    let opened = sick.store.openings.values().map(|opening| opening.attempt.0).max();
+    let stray = sick.store.slots.values().filter_map(|slot| match slot {
+        InSlot::Record(record) => Some(record.attempt.0),
+        _ => None,
+    });
+    healed.bounds.attempts = opened.max(stray.max()).map_or(1, |highest| highest + 1);
     healed.bounds.ids = u64::MAX;
     healed.bounds.delays = FREELY;
     let mut state = sick.clone();

@@ -407,10 +407,11 @@ impl World {
         self.add_workers(state);
     }
 
-    /// A record of a job that was deleted comes to stand. That it lands in a term which the next job of its name has opened
-    /// meanwhile, and has a free slot in, is out of what is looked at: its request would have outlived a whole deletion.
+    /// A record of a job that was deleted comes to stand. That it does so once the next job of its name is there is out of what is
+    /// looked at: its request would have outlived a whole deletion, and two who take over at the same time would choose two terms.
     fn stray(&self, state: &mut State, record: Arc<Record>) -> Result<(), Halt> {
-        if state.store.openings.contains_key(&record.term) {
+        let begun = state.processes.iter().any(|process| !matches!(**process, Process::Idle));
+        if begun || !state.store.openings.is_empty() {
             return Err(Halt::OutOfBounds);
         }
         state.store.edit(|store| {

@@ -752,7 +752,7 @@ async fn a_planner_that_crashes_or_panics_is_told_and_the_attempt_runs_on() {
     let mut coordinator = TestCoordinator::new(job(50_000));
     let workers = [coordinator.worker(0), coordinator.worker(1)];
     coordinator.deploy(&[&workers[0], &workers[1]]).await;
-    let mut client = WorkerClient::connect(format!("http://{}", workers[0].address)).await.unwrap();
+    let mut client = WorkerClient::connect(workers[0].address.clone()).await.unwrap();
     for (script, cause) in [("crash", "planning ended with signal 6"), ("panic", "the planner failed")] {
         let request = PlanRequest { script: script.into(), base_dir: "/".into(), max_parallelism: MAX_PARALLELISM };
         let call = PlanCall { plan_request: serde_json::to_vec(&request).unwrap().into(), ..PlanCall::default() };
