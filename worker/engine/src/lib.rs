@@ -26,7 +26,7 @@ pub use api::graph::{
     StateNote, WatermarkFn,
 };
 pub use api::operator::{
-    Operator, OperatorContext, OperatorFactory, OperatorSnapshot, Output, Progress, RestoredWatermarks,
+    Operator, OperatorContext, OperatorFactory, OperatorSnapshot, Output, PIECE_ROWS, Progress, RestoredWatermarks,
 };
 pub use api::sink::{CommitContext, Committer, PrepareJob, Sink, SinkContext, SinkFactory};
 pub use api::source::{Source, SourceContext, SourceFactory, SourcePoll, Waker};

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::datatypes::SchemaRef;
 use tokio_util::sync::CancellationToken;
 use weir_protocol::part::{Item, KeyedSnapshot};
 use weir_protocol::settings::CheckpointMode;
@@ -22,6 +21,7 @@ use crate::api::error::OperatorError;
 use crate::api::graph::{Exchange, JobGraph, StageId};
 use crate::api::operator::RestoredWatermarks;
 use crate::api::sink::PrepareJob;
+use crate::api::source::Waker;
 use crate::api::time::Timestamp;
 
 /// One directed connection between two subtasks: an edge of the graph, and who sends to whom.
@@ -84,16 +84,20 @@ pub struct Stopped;
 
 /// Sends into one channel whose receiver is on another worker.
 pub trait RemoteSender: Send {
-    /// Sends an element. A batch waits while the channel has no credits left; the last credits may be overspent by one
-    /// batch, so that a batch larger than the window gets through. All other elements never wait. `cost` is what a batch
-    /// spends ([`Batch::used_bytes`]: over the wire goes no more), 0 for all others.
+    /// Sends an element; never waits. A batch spends the channel's credits: `cost` is what it spends ([`Batch::used_bytes`]:
+    /// over the wire goes no more), 0 for all others. The last credits may be overspent by one batch, so that a batch larger
+    /// than the window gets through.
     fn send(&mut self, channel: ChannelId, element: Element, cost: usize) -> Result<(), Stopped>;
+
+    /// The channel has no credits left: no further batch should be sent for now. Not of one that is closed, where a send says so.
+    fn is_full(&self) -> bool;
 }
 
 /// Makes the senders to other workers, and carries credits back to them.
 pub trait Remote: Send + Sync {
-    /// A sender into this channel; its receiver is on another worker. `schema` is what flows. Called once a channel.
-    fn sender(&self, channel: ChannelId, schema: SchemaRef) -> Box<dyn RemoteSender>;
+    /// A sender into this channel; its receiver is on another worker. `room` is called when a channel that was full has credits
+    /// again, or is closed. Called once a channel.
+    fn sender(&self, channel: ChannelId, room: Waker) -> Box<dyn RemoteSender>;
 
     /// A subtask of this worker has taken `bytes` out of this channel: the sender may send so many more. Called from the
     /// subtask's thread, must not wait. What a channel starts with is [`BuildAttempt::channel_window`], on both sides.

@@ -23,9 +23,9 @@ use weir_state::{Keys, RowLayout, Slot, Table, TableKind, TableShape};
 
 use crate::{
     Batch, CommitContext, Committer, Edge, Exchange, JobGraph, Kin, Operator, OperatorContext, OperatorError,
-    OperatorFactory, OperatorNode, OperatorSnapshot, Output, PrepareJob, Sink, SinkContext, SinkError, SinkFactory,
-    SinkNode, Source, SourceContext, SourceError, SourceFactory, SourceNode, SourcePoll, Stage, StageHead, StageId,
-    StateNote,
+    OperatorFactory, OperatorNode, OperatorSnapshot, Output, PrepareJob, Progress, Sink, SinkContext, SinkError,
+    SinkFactory, SinkNode, Source, SourceContext, SourceError, SourceFactory, SourceNode, SourcePoll, Stage, StageHead,
+    StageId, StateNote,
     deploy::{PlanFailure, Planner, PlannerFailed},
 };
 
@@ -253,7 +253,7 @@ struct Count {
 }
 
 impl Operator for Count {
-    fn process(&mut self, _input: usize, batch: Batch, out: &mut dyn Output) -> Result<(), OperatorError> {
+    fn process(&mut self, _input: usize, batch: Batch, out: &mut dyn Output) -> Result<Progress, OperatorError> {
         self.keys.encode(&batch.rows.columns()[..1], batch.len())?;
         self.counts.upsert(&self.keys, &mut self.slots, &mut self.created)?;
         let mut counted = Vec::with_capacity(batch.len());
@@ -263,7 +263,8 @@ impl Operator for Count {
             row.copy_from_slice(&count.to_le_bytes());
             counted.push((key, count));
         }
-        out.emit(Batch::inserts(pairs(numbers(&["key", "count"]), &counted)))
+        out.emit(Batch::inserts(pairs(numbers(&["key", "count"]), &counted)))?;
+        Ok(Progress::Done)
     }
 
     fn freeze(&mut self, snapshot: &mut OperatorSnapshot) -> Result<(), OperatorError> {

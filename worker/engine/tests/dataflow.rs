@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -13,7 +14,8 @@ use rand::{RngExt, SeedableRng};
 use support::{Checkpoint, Count, Deployment, Numbers, Published, WIDTH, Windows, column, graph, owner_of};
 use weir_engine::data::dataflow::RunningAttempt;
 use weir_engine::{
-    Batch, Committer, Exchange, JobGraph, Operator, OperatorContext, OperatorError, OperatorFactory, Output,
+    Batch, Committer, Edge, Exchange, Item, ItemKind, JobGraph, Operator, OperatorContext, OperatorError,
+    OperatorFactory, OperatorSnapshot, Output, Progress, StageHead, StageId,
 };
 use weir_protocol::settings::{CheckpointMode, FailureKind};
 
@@ -130,7 +132,7 @@ fn expected_counts(splits: i64, rows: i64) -> Vec<(i64, i64)> {
 }
 
 fn expected_windows(splits: i64, rows: i64) -> Vec<(i64, i64)> {
-    let mut sums = std::collections::BTreeMap::<(i64, i64), i64>::new();
+    let mut sums = BTreeMap::<(i64, i64), i64>::new();
     for n in 0..rows {
         *sums.entry(((n / WIDTH + 1) * WIDTH, n % KEYS)).or_default() += n * splits;
     }
@@ -167,11 +169,12 @@ fn rows_of_a_key_meet_in_the_subtask_that_owns_its_key_group() {
         }
     }
     impl Operator for OwnersOperator {
-        fn process(&mut self, _: usize, batch: Batch, out: &mut dyn Output) -> Result<(), OperatorError> {
+        fn process(&mut self, _: usize, batch: Batch, out: &mut dyn Output) -> Result<Progress, OperatorError> {
             for key in column(&batch, 0) {
                 assert_eq!(owner_of(*key, self.1), self.0, "key {key}");
             }
-            out.emit(support::pair_rows(&[(i64::from(self.0), batch.len() as i64)]))
+            out.emit(support::pair_rows(&[(i64::from(self.0), batch.len() as i64)]))?;
+            Ok(Progress::Done)
         }
     }
     for parallelism in [1, 2, 3, 5] {
@@ -323,7 +326,7 @@ fn a_panic_in_an_operator_is_a_failure_that_names_it() {
         }
     }
     impl Operator for Panics {
-        fn process(&mut self, _: usize, _: Batch, _: &mut dyn Output) -> Result<(), OperatorError> {
+        fn process(&mut self, _: usize, _: Batch, _: &mut dyn Output) -> Result<Progress, OperatorError> {
             panic!("the cat sat on it");
         }
     }
@@ -348,54 +351,178 @@ fn an_operator_that_cannot_be_made_fails_the_build_and_leaves_no_thread() {
     assert_eq!(error.stage, "stage 1");
 }
 
-#[test]
-fn stopping_wakes_threads_that_wait_for_room_and_for_input() {
-    struct Stuck;
-    struct StuckOperator;
-    impl OperatorFactory for Stuck {
-        fn create(&self, _: &OperatorContext) -> Result<Box<dyn Operator>, OperatorError> {
-            Ok(Box::new(StuckOperator))
-        }
+/// Makes of each row as many as it says, with the numbers from 1 on beside its key, a piece at a time.
+struct Explode(i64);
+
+struct ExplodeOperator {
+    times: i64,
+    rows: Vec<i64>,
+    at: (usize, i64),
+    /// `process` has been called, and has not been answered with `Done`.
+    in_the_midst: bool,
+}
+
+/// Rows of a piece.
+const PIECE: i64 = 1000;
+
+impl OperatorFactory for Explode {
+    fn create(&self, _: &OperatorContext) -> Result<Box<dyn Operator>, OperatorError> {
+        Ok(Box::new(ExplodeOperator { times: self.0, rows: Vec::new(), at: (0, 0), in_the_midst: false }))
     }
-    impl Operator for StuckOperator {
-        fn process(&mut self, _: usize, _: Batch, out: &mut dyn Output) -> Result<(), OperatorError> {
-            // Into a channel that nobody empties.
-            loop {
-                out.emit(support::pair_rows(&[(1, 1); 1000]))?;
+}
+
+impl Operator for ExplodeOperator {
+    fn process(&mut self, _: usize, batch: Batch, out: &mut dyn Output) -> Result<Progress, OperatorError> {
+        assert!(!self.in_the_midst, "other rows came before the last ones were done");
+        self.rows = column(&batch, 0).to_vec();
+        self.at = (0, 0);
+        self.resume(out)
+    }
+
+    fn resume(&mut self, out: &mut dyn Output) -> Result<Progress, OperatorError> {
+        self.in_the_midst = true;
+        while let Some(key) = self.rows.get(self.at.0) {
+            let end = (self.at.1 + PIECE).min(self.times);
+            let rows: Vec<_> = (self.at.1..end).map(|n| (*key, n + 1)).collect();
+            self.at = if end == self.times { (self.at.0 + 1, 0) } else { (self.at.0, end) };
+            out.emit(support::pair_rows(&rows))?;
+            if self.at.0 < self.rows.len() && out.is_full() {
+                return Ok(Progress::More);
             }
         }
+        self.in_the_midst = false;
+        Ok(Progress::Done)
     }
-    struct Plug(Arc<Mutex<()>>);
-    impl OperatorFactory for Plug {
-        fn create(&self, _: &OperatorContext) -> Result<Box<dyn Operator>, OperatorError> {
-            Ok(Box::new(Self(Arc::clone(&self.0))))
+
+    fn on_watermark(&mut self, _: i64, _: &mut dyn Output) -> Result<Progress, OperatorError> {
+        assert!(!self.in_the_midst, "a watermark came amid rows");
+        Ok(Progress::Done)
+    }
+
+    fn freeze(&mut self, _: &mut OperatorSnapshot) -> Result<(), OperatorError> {
+        assert!(!self.in_the_midst, "it was frozen amid rows");
+        Ok(())
+    }
+}
+
+/// Takes rows while nobody holds the lock, and drops them.
+struct Plug(Arc<Mutex<()>>);
+
+impl OperatorFactory for Plug {
+    fn create(&self, _: &OperatorContext) -> Result<Box<dyn Operator>, OperatorError> {
+        Ok(Box::new(Self(Arc::clone(&self.0))))
+    }
+}
+
+impl Operator for Plug {
+    fn process(&mut self, _: usize, _: Batch, _: &mut dyn Output) -> Result<Progress, OperatorError> {
+        drop(self.0.lock());
+        Ok(Progress::Done)
+    }
+}
+
+/// Counts rows by key, and puts the counts out at the end, one a call.
+struct Tally;
+
+struct TallyOperator(BTreeMap<i64, i64>);
+
+impl OperatorFactory for Tally {
+    fn create(&self, ctx: &OperatorContext) -> Result<Box<dyn Operator>, OperatorError> {
+        let entries = ctx.items.iter().map(|item| serde_json::from_value::<(i64, i64)>(item.value.clone()).unwrap());
+        Ok(Box::new(TallyOperator(entries.collect())))
+    }
+}
+
+impl Operator for TallyOperator {
+    fn process(&mut self, _: usize, batch: Batch, _: &mut dyn Output) -> Result<Progress, OperatorError> {
+        for key in column(&batch, 0) {
+            *self.0.entry(*key).or_default() += 1;
         }
+        Ok(Progress::Done)
     }
-    impl Operator for Plug {
-        fn process(&mut self, _: usize, _: Batch, _: &mut dyn Output) -> Result<(), OperatorError> {
-            drop(self.0.lock());
-            Ok(())
-        }
+
+    fn end_of_input(&mut self, out: &mut dyn Output) -> Result<Progress, OperatorError> {
+        let Some(entry) = self.0.pop_first() else { return Ok(Progress::Done) };
+        out.emit(support::pair_rows(&[entry]))?;
+        Ok(Progress::More)
     }
-    let plug = Arc::new(Mutex::new(()));
-    let bench = Bench::new(2, 100_000, hash(), Arc::new(Stuck));
+
+    fn freeze(&mut self, snapshot: &mut OperatorSnapshot) -> Result<(), OperatorError> {
+        let item = |entry| Item { kind: ItemKind::Other, value: serde_json::to_value(entry).unwrap() };
+        snapshot.items.extend(self.0.iter().map(item));
+        Ok(())
+    }
+}
+
+/// The job with further stages behind the operator; the sink is behind the last of them.
+fn with_stages(bench: &Bench, operators: Vec<Arc<dyn OperatorFactory>>, exchange: &Exchange) -> Arc<JobGraph> {
     let mut graph = (*bench.graph).clone();
-    let mut last = graph.stages[1].clone();
-    graph.stages[1].sink = None;
-    last.id = weir_engine::StageId(2);
-    last.operators[0].factory = Arc::new(Plug(Arc::clone(&plug)));
-    last.head = weir_engine::StageHead::Inputs(vec![weir_engine::Edge {
-        from: weir_engine::StageId(1),
-        exchange: Exchange::Rebalance,
-        schema: support::pairs(),
-    }]);
-    graph.stages.push(last);
-    let graph = Arc::new(graph);
-    let deployment = Deployment { graph: &graph, ..bench.deploy(&[1, 1], None) };
-    let plugged = plug.lock();
-    let mut workers = deployment.start().unwrap();
+    for operator in operators {
+        let mut last = graph.stages[1].clone();
+        let before = StageId(graph.stages.len() as u32 - 1);
+        last.id = StageId(before.0 + 1);
+        last.sink = graph.stages[before.0 as usize].sink.take();
+        last.name = format!("stage {}", last.id.0);
+        last.operators[0].factory = operator;
+        last.operators[0].identity = format!("operator {}", last.id.0);
+        let edge = Edge { from: before, exchange: exchange.clone(), schema: support::pairs() };
+        last.head = StageHead::Inputs(vec![edge]);
+        graph.stages.push(last);
+    }
+    Arc::new(graph)
+}
+
+/// Whatever the second stage puts out stops at the third, until the lock is free.
+fn plugged(bench: &mut Bench, plug: &Arc<Mutex<()>>) {
+    bench.graph = with_stages(bench, vec![Arc::new(Plug(Arc::clone(plug)))], &Exchange::Rebalance);
+}
+
+#[test]
+fn stopping_wakes_threads_that_wait_for_room_and_for_input() {
+    let plug = Arc::new(Mutex::new(()));
+    let mut bench = Bench::new(2, 100_000, hash(), Arc::new(Explode(i64::MAX)));
+    plugged(&mut bench, &plug);
+    let held = plug.lock();
+    let mut workers = bench.deploy(&[1, 1], None).start().unwrap();
     workers.until(|workers| (workers.stats().iter().all(|stats| stats.backpressured_us > 0)).then_some(())).unwrap();
     assert!(!workers.attempts.iter().any(RunningAttempt::is_finished));
-    drop(plugged);
+    drop(held);
     workers.stop();
+}
+
+#[test]
+fn what_is_under_way_stays_within_the_windows_and_a_piece_whatever_an_operator_makes_of_a_row() {
+    let plug = Arc::new(Mutex::new(()));
+    let mut bench = Bench::new(2, 1000, hash(), Arc::new(Explode(i64::MAX)));
+    plugged(&mut bench, &plug);
+    let held = plug.lock();
+    let mut workers = bench.deploy(&[1, 1], None).start().unwrap();
+    let exploding = |workers: &support::Workers| {
+        let subtasks = workers.attempts.iter().flat_map(RunningAttempt::subtasks);
+        subtasks.filter(|subtask| subtask.stage == "stage 1").collect::<Vec<_>>()
+    };
+    let waits = |workers: &mut support::Workers| {
+        exploding(workers).iter().all(|subtask| subtask.backpressured_us > 0).then_some(())
+    };
+    workers.until(waits).unwrap();
+    let rows: u64 = exploding(&workers).iter().map(|subtask| subtask.operators[0].rows_out.unwrap()).sum();
+    // Each subtask has two channels, and beside each the third stage holds one piece, at which it stands.
+    let (row, pieces) = (2 * size_of::<i64>() as u64, 2 * 2 * 2);
+    let window = weir_engine::seam::channel_window(&bench.graph, 2, support::BUDGET) as u64;
+    let most = 2 * 2 * window / row + pieces * PIECE as u64;
+    assert!(rows <= most, "{rows} rows are under way, {most} may be");
+    drop(held);
+    workers.stop();
+}
+
+#[test]
+fn full_outputs_on_all_sides_come_to_an_end_over_checkpoints_stops_and_rescales() {
+    const ROWS: i64 = 400;
+    for seed in 20..23 {
+        let mut bench = Bench::new(2, ROWS, hash(), Arc::new(Explode(128)));
+        bench.graph = with_stages(&bench, vec![Arc::new(Explode(4)), Arc::new(Tally)], &hash());
+        bench.run_with_stops(seed, &[&[2], &[1, 1], &[2, 1]]);
+        let of_key = |key| (key, (ROWS - key + KEYS - 1) / KEYS * 2 * 128 * 4);
+        assert_eq!(bench.published.rows(), (0..KEYS).map(of_key).collect::<Vec<_>>(), "seed {seed}");
+    }
 }

@@ -167,7 +167,7 @@ fn processing_time_windows_fire_by_the_clock_and_at_the_end_of_input() {
 
 #[test]
 fn a_firing_that_a_barrier_interrupts_goes_on_after_a_restore_and_repeats_nothing() {
-    const KEYS: i64 = 150_000;
+    const KEYS: i64 = 20_000;
     for (window, slices) in [(WindowShape::tumble(10), 1), (WindowShape::hop(5, 10), 2)] {
         let keyed = schema(&[("k", DataType::Int64, false), ("t", time_type(), false)]);
         let aggregation = Aggregation {

@@ -115,14 +115,17 @@ impl Batch {
         self.held_and_used().0
     }
 
-    /// A batch that is fit to be queued or stored: if it uses less than half of what it keeps alive, it is copied.
-    pub fn compact(self) -> Result<Self, ArrowError> {
+    /// A batch that is fit to be queued or stored: if it uses less than half of what it keeps alive, it is copied. With it
+    /// comes what it then keeps alive, as of [`Self::held_bytes`].
+    pub fn compact(self) -> Result<(Self, usize), ArrowError> {
         let (held, used) = self.held_and_used();
         if held <= SMALL_BATCH_BYTES || used >= held / 2 {
-            return Ok(self);
+            return Ok((self, held));
         }
         let columns = self.rows.columns().iter().map(copy).collect::<Result<_, _>>()?;
-        Ok(Self { rows: RecordBatch::try_new(self.rows.schema(), columns)?, kinds: self.kinds })
+        let copied = Self { rows: RecordBatch::try_new(self.rows.schema(), columns)?, kinds: self.kinds };
+        let held = copied.held_bytes();
+        Ok((copied, held))
     }
 
     /// The bytes of the rows themselves, without what else their buffers hold.
@@ -210,10 +213,12 @@ mod tests {
     #[test]
     fn a_slice_under_half_of_its_parent_is_copied_and_a_larger_one_is_shared() {
         let batch = Batch::inserts(rows(10_000));
-        let small = batch.slice(100, 1000).compact().unwrap();
+        let (small, held) = batch.slice(100, 1000).compact().unwrap();
+        assert_eq!(held, small.held_bytes());
         assert_eq!(small.rows, batch.rows.slice(100, 1000));
         assert!(small.held_bytes() < batch.held_bytes() / 5, "{} of {}", small.held_bytes(), batch.held_bytes());
-        let large = batch.slice(0, 9000).compact().unwrap();
+        let (large, held) = batch.slice(0, 9000).compact().unwrap();
+        assert_eq!(held, large.held_bytes());
         assert_eq!(large.held_bytes(), batch.slice(0, 9000).held_bytes());
     }
 

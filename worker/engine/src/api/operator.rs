@@ -92,6 +92,9 @@ impl RestoredWatermarks {
     }
 }
 
+/// How many rows a piece has at most, about: what an operator puts out at once where much comes out of little.
+pub const PIECE_ROWS: usize = 4096;
+
 /// One parallel instance of an operator.
 ///
 /// # Consistency
@@ -99,14 +102,37 @@ impl RestoredWatermarks {
 /// holds back must be in the snapshot. After a restore it is created from that snapshot and sees exactly the rows that came
 /// after it; `on_watermark` is then called with the watermark that the snapshot was taken at, so that a firing which a
 /// barrier interrupted goes on.
+///
+/// # Emission
+/// No operator waits for room. [`Output::emit`] takes whatever it is given, and [`Output::is_full`] says that it should be the
+/// last for now. An operator is called only while its output has room, so that one piece can always be put out. Before each
+/// further one it asks, and where the output is full it answers [`Progress::More`] and is called again when there is room: with
+/// the same arguments, or for [`Self::process`] by [`Self::resume`]. A piece has some [`PIECE_ROWS`] rows, or as many as the
+/// batch it was made of, where an operator puts out a row or two for each that comes in. So no output ever holds more than its
+/// limit and one piece, whatever an operator makes of a row, and meanwhile commands, cancels and the barriers of other channels
+/// are heard.
+///
+/// # Barriers
+/// Between two calls of `on_watermark`, `on_timer` or `end_of_input` a barrier may pass: `freeze` is called, and must keep how
+/// far the firing has got. **Within the rows of one `process` none does**: until it, or the `resume` after it, has answered
+/// [`Progress::Done`], an operator is not frozen, has no timer or watermark, and gets no other rows. So what it has made of half
+/// a batch never needs to be in a snapshot. An aligned barrier belongs behind all that comes of the rows before it, and waits
+/// for its place among them; giving the checkpoint up does not wait. A barrier that overtakes need not wait either: what is left
+/// of a batch is put out into what is saved of the channels, where no room is needed.
 pub trait Operator: Send {
     /// Rows of an input; `input` is the index of the stage's edge for the first operator of a chain, and 0 for all others.
-    fn process(&mut self, input: usize, batch: Batch, out: &mut dyn Output) -> Result<(), OperatorError>;
+    /// [`Progress::More`] says that there is more to put out for these rows.
+    fn process(&mut self, input: usize, batch: Batch, out: &mut dyn Output) -> Result<Progress, OperatorError>;
+
+    /// Goes on with the rows of the last `process`, which has answered [`Progress::More`].
+    fn resume(&mut self, out: &mut dyn Output) -> Result<Progress, OperatorError> {
+        let _ = out;
+        Ok(Progress::Done)
+    }
 
     /// Event time has reached `watermark`: rows at or before it are late from now on. Called with growing values, and with the
-    /// same value again and again while it answers [`Progress::More`]; between two such calls a barrier may pass (`freeze` is
-    /// called, and must keep how far the firing has got) but no row comes. [`Progress::Done`] says that all is out and the
-    /// watermark may be sent on.
+    /// same value again and again while it answers [`Progress::More`]; between two such calls a barrier may pass, but no row
+    /// comes. [`Progress::Done`] says that all is out and the watermark may be sent on.
     fn on_watermark(&mut self, watermark: Timestamp, out: &mut dyn Output) -> Result<Progress, OperatorError> {
         let _ = (watermark, out);
         Ok(Progress::Done)
@@ -130,7 +156,8 @@ pub trait Operator: Send {
     }
 
     /// A barrier is about to be sent on: whoever holds rows back only to save work puts them out here and need not keep them
-    /// in the snapshot.
+    /// in the snapshot. Called whether there is room or not, since the barrier would else wait for it: so what is held back that
+    /// way is bounded. Whoever is in the midst of a firing can still note how far it has got.
     fn before_barrier(&mut self, out: &mut dyn Output) -> Result<(), OperatorError> {
         let _ = out;
         Ok(())
@@ -155,11 +182,14 @@ pub struct OperatorSnapshot {
 
 /// Where an operator's rows go.
 pub trait Output {
-    /// Hands rows on, and waits while there is no room for them. An empty batch is dropped.
+    /// Hands rows on; never waits. An empty batch is dropped.
     fn emit(&mut self, batch: Batch) -> Result<(), OperatorError>;
+
+    /// No more should be put out for now: whoever has more answers [`Progress::More`].
+    fn is_full(&self) -> bool;
 }
 
-/// Whether a call has to be repeated.
+/// Whether a call has to be repeated, or resumed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Progress {
     /// All is out.

@@ -4,6 +4,9 @@
 //! An ended channel counts as aligned, for nothing comes from it any more. An *idle* channel does not: idleness is about
 //! event time, and rows that an idle sender counts as sent before its barrier may still be under way. Its barrier comes, since
 //! idle subtasks answer barriers like all others.
+//!
+//! With the last barrier an alignment is *complete*: nothing more is taken in. The subtask may still be in the midst of rows
+//! that came before; it freezes once it is ready. Until then the checkpoint can be given up like any other.
 
 use std::time::{Duration, Instant};
 
@@ -29,6 +32,8 @@ pub enum Event {
     },
     /// The coordinator, or a subtask upstream, has given this checkpoint up, and with it all older ones.
     Cancel(CheckpointId),
+    /// The subtask is between rows, and holds none back: if all barriers are there, it can freeze.
+    Ready,
     /// Time has passed.
     Tick,
 }
@@ -36,7 +41,7 @@ pub enum Event {
 /// What a subtask has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// All barriers are there: send the barrier on, and freeze.
+    /// All barriers are there, and the subtask is ready: send the barrier on, and freeze.
     Freeze {
         /// The checkpoint.
         id: CheckpointId,
@@ -101,7 +106,13 @@ impl Alignment {
 
     /// Nothing may be taken out of this channel now.
     pub fn is_held(&self, channel: usize) -> bool {
-        self.mode == CheckpointMode::ExactlyOnce && self.current.is_some() && self.channels[channel].has_barrier
+        let holds = self.mode == CheckpointMode::ExactlyOnce || self.is_complete();
+        holds && self.current.is_some() && self.channels[channel].has_barrier
+    }
+
+    /// All barriers of a checkpoint are there: [`Event::Ready`] has to come.
+    pub fn is_complete(&self) -> bool {
+        self.current.is_some() && self.channels.iter().all(|channel| channel.ended || channel.has_barrier)
     }
 
     /// When [`Event::Tick`] has to come.
@@ -115,15 +126,12 @@ impl Alignment {
         match event {
             Event::Barrier { channel, id } => self.barrier(now, channel, id, &mut actions),
             Event::Trigger(id) => {
-                if id > self.last {
+                if id > self.last && self.current.is_none_or(|current| current.id < id) {
                     self.begin(now, id, &mut actions);
-                    self.complete(now, &mut actions);
                 }
             }
-            Event::Ended { channel } => {
-                self.channels[channel].ended = true;
-                self.complete(now, &mut actions);
-            }
+            Event::Ended { channel } => self.channels[channel].ended = true,
+            Event::Ready => self.freeze(now, &mut actions),
             Event::Cancel(id) => {
                 if id > self.last {
                     if let Some(current) = self.current
@@ -156,7 +164,6 @@ impl Alignment {
             self.begin(now, id, actions);
         }
         self.channels[channel].has_barrier = true;
-        self.complete(now, actions);
     }
 
     fn begin(&mut self, now: Instant, id: CheckpointId, actions: &mut Vec<Action>) {
@@ -166,12 +173,10 @@ impl Alignment {
         self.current = Some(Current { id, since: now });
     }
 
-    fn complete(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        let Some(current) = self.current else { return };
-        if self.channels.iter().all(|channel| channel.ended || channel.has_barrier) {
-            self.release(current.id);
-            actions.push(Action::Freeze { id: current.id, align: now.saturating_duration_since(current.since) });
-        }
+    fn freeze(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let Some(current) = self.current.filter(|_| self.is_complete()) else { return };
+        self.release(current.id);
+        actions.push(Action::Freeze { id: current.id, align: now.saturating_duration_since(current.since) });
     }
 
     fn give_up(&mut self, why: Why, actions: &mut Vec<Action>) {
@@ -216,12 +221,14 @@ mod tests {
         Action::SendCancel(id(n))
     }
 
-    /// Events one after the other, with what each must bring; all at the same time.
+    /// Events one after the other, with what each must bring in a subtask that is always ready; all at the same time.
     fn table(mode: CheckpointMode, channels: usize, steps: &[(Event, &[Action], &[usize])]) {
         let now = Instant::now();
         let mut alignment = Alignment::new(channels, mode, None);
         for (i, (event, actions, held)) in steps.iter().enumerate() {
-            assert_eq!(alignment.on(now, *event), *actions, "step {i}: {event:?}");
+            let mut all = alignment.on(now, *event);
+            all.extend(alignment.on(now, Event::Ready));
+            assert_eq!(all, *actions, "step {i}: {event:?}");
             let now_held: Vec<usize> = (0..channels).filter(|channel| alignment.is_held(*channel)).collect();
             assert_eq!(now_held, *held, "held after step {i}: {event:?}");
         }
@@ -345,8 +352,48 @@ mod tests {
         assert_eq!(alignment.deadline(), None);
     }
 
+    /// With two channels in the midst of rows: all barriers are there, and it is not ready.
+    fn complete(mode: CheckpointMode, timeout: Option<Duration>) -> (Alignment, Instant) {
+        let begin = Instant::now();
+        let mut alignment = Alignment::new(2, mode, timeout);
+        assert_eq!(alignment.on(begin, barrier(0, 1)), []);
+        assert_eq!(alignment.on(begin, Event::Ready), []);
+        assert!(!alignment.is_complete());
+        assert_eq!(alignment.on(begin, barrier(1, 1)), []);
+        assert!(alignment.is_complete());
+        (alignment, begin)
+    }
+
+    #[test]
+    fn a_subtask_in_the_midst_of_rows_takes_nothing_in_and_freezes_when_it_is_ready() {
+        for mode in [ExactlyOnce, AtLeastOnce] {
+            let (mut alignment, begin) = complete(mode, None);
+            assert!(alignment.is_held(0) && alignment.is_held(1), "{mode:?}");
+            let align = Duration::from_millis(7);
+            assert_eq!(alignment.on(begin + align, Event::Ready), [Action::Freeze { id: id(1), align }]);
+            assert!(!alignment.is_complete() && !alignment.is_held(0));
+            assert_eq!(alignment.on(begin + align, Event::Ready), []);
+        }
+    }
+
+    #[test]
+    fn a_complete_alignment_is_given_up_like_any_other_while_the_subtask_is_not_ready() {
+        let timeout = Duration::from_secs(5);
+        let ways: [(Event, &[Action]); 3] = [
+            (Event::Cancel(id(1)), &[give_up(1, Why::Cancelled), cancel(1)]),
+            (Event::Tick, &[give_up(1, Why::Timeout), cancel(1)]),
+            (Event::Trigger(id(2)), &[give_up(1, Why::Overtaken(id(2))), cancel(1)]),
+        ];
+        for (event, actions) in ways {
+            let (mut alignment, begin) = complete(ExactlyOnce, Some(timeout));
+            assert_eq!(alignment.on(begin + timeout, event), actions);
+            assert_eq!(alignment.on(begin + timeout, Event::Ready), [], "{event:?}");
+        }
+    }
+
     fn event() -> impl Strategy<Value = Event> {
         prop_oneof![
+            4 => Just(Event::Ready),
             8 => (0usize..3, 1u64..8).prop_map(|(channel, n)| barrier(channel, n)),
             1 => (0usize..3).prop_map(|channel| Event::Ended { channel }),
             1 => (1u64..8).prop_map(|n| Event::Cancel(id(n))),

@@ -1,6 +1,11 @@
 //! The operators of a stage in one subtask, and where their rows go. Rows go from one operator to the next by a call, with
-//! nothing allocated between them.
+//! nothing allocated between them, as long as each is done with its rows by the time the next come.
+//!
+//! Nothing here waits. An operator that has put out as much as there is room for is *at work*: rows for it wait in its inbox,
+//! and the output of whoever is before it is full. [`Chain::resume`] goes on with the operator nearest to the exit, whose rows
+//! make room for all others.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -21,9 +26,23 @@ use crate::seam::{Element, Prepared, Report};
 
 /// One operator.
 pub(crate) struct Node {
-    pub(crate) operator: Box<dyn Operator>,
-    pub(crate) identity: String,
-    pub(crate) name: String,
+    operator: Box<dyn Operator>,
+    identity: String,
+    name: String,
+    /// Its last `process` has answered [`Progress::More`].
+    at_work: bool,
+    /// What came meanwhile: no more than one call before it puts out.
+    inbox: VecDeque<Batch>,
+}
+
+impl Node {
+    pub(crate) const fn new(operator: Box<dyn Operator>, identity: String, name: String) -> Self {
+        Self { operator, identity, name, at_work: false, inbox: VecDeque::new() }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.at_work || !self.inbox.is_empty()
+    }
 }
 
 /// All operators of a subtask, in order, and its outputs.
@@ -81,6 +100,8 @@ enum What {
     End,
     /// For one operator only.
     Timer(Timestamp),
+    /// A barrier is about to come.
+    Barrier,
 }
 
 impl Firing {
@@ -94,6 +115,11 @@ impl Firing {
 
     pub(crate) const fn timer(operator: usize, now: Timestamp) -> Self {
         Self { what: What::Timer(now), at: operator }
+    }
+
+    /// Lets all operators put out what they need not keep.
+    pub(crate) const fn barrier() -> Self {
+        Self { what: What::Barrier, at: 0 }
     }
 }
 
@@ -114,26 +140,52 @@ impl Chain {
         self.nodes.get(self.tail.at).map_or_else(|| self.tail.name(), |node| &node.name)
     }
 
-    /// Rows for the first operator.
+    /// No operator is in the midst of rows.
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.nodes.iter().any(Node::is_busy)
+    }
+
+    /// Rows can leave the chain; looks again at outputs that were full.
+    pub(crate) fn has_room(&mut self) -> bool {
+        let mut full = false;
+        for output in &mut self.tail.outputs {
+            // All of them: one that has room again may have rows that wait for it.
+            full |= output.look();
+        }
+        !full
+    }
+
+    /// Rows for the first operator of an idle chain.
     pub(crate) fn process(&mut self, input: usize, batch: Batch) -> Result<(), OperatorError> {
         Link::start(self).process(input, batch)
     }
 
-    /// Does one piece of a firing.
+    /// Does one piece of what operators are in the midst of. There must be room.
+    pub(crate) fn resume(&mut self) -> Result<(), OperatorError> {
+        match self.nodes.iter().rposition(Node::is_busy) {
+            Some(last) => Link::of(self, last).resume(),
+            None => Ok(()),
+        }
+    }
+
+    /// Goes on with a firing, in an idle chain, until it is done, or an operator has rows in the midst, or there is no room.
     pub(crate) fn step(&mut self, firing: &mut Firing) -> Result<Progress, OperatorError> {
         while firing.at < self.nodes.len() {
+            if !self.is_idle() || (self.tail.is_full() && !matches!(firing.what, What::Barrier)) {
+                return Ok(Progress::More);
+            }
             if self.step_one(firing)? == Progress::More {
                 return Ok(Progress::More);
             }
-            if matches!(firing.what, What::Timer(_)) {
-                return Ok(Progress::Done);
-            }
-            firing.at += 1;
+            firing.at = if matches!(firing.what, What::Timer(_)) { self.nodes.len() } else { firing.at + 1 };
+        }
+        if !self.is_idle() {
+            return Ok(Progress::More);
         }
         match firing.what {
             What::Watermark(watermark) => self.send_watermark(watermark)?,
             What::End => self.signal(&Element::EndOfInput)?,
-            What::Timer(_) => {}
+            What::Timer(_) | What::Barrier => {}
         }
         Ok(Progress::Done)
     }
@@ -144,15 +196,8 @@ impl Chain {
             What::Watermark(watermark) => operator.on_watermark(watermark, out),
             What::End => operator.end_of_input(out),
             What::Timer(now) => operator.on_timer(now, out),
+            What::Barrier => operator.before_barrier(out).map(|()| Progress::Done),
         })
-    }
-
-    /// Lets all operators put out what they need not keep.
-    pub(crate) fn before_barrier(&mut self) -> Result<(), OperatorError> {
-        for i in 0..self.nodes.len() {
-            Link::of(self, i).call(|operator, out| operator.before_barrier(out))?;
-        }
-        Ok(())
     }
 
     /// The earliest timer, and whose it is.
@@ -163,20 +208,17 @@ impl Chain {
 
     /// Sends a watermark on, after the rows that came before it.
     pub(crate) fn send_watermark(&mut self, watermark: Timestamp) -> Result<(), OperatorError> {
-        let Tail { outputs, counters, .. } = &mut self.tail;
-        outputs.iter_mut().try_for_each(|output| output.watermark(watermark, counters))
+        self.tail.outputs.iter_mut().try_for_each(|output| output.watermark(watermark))
     }
 
     /// Sends what comes after all rows so far.
     pub(crate) fn signal(&mut self, element: &Element) -> Result<(), OperatorError> {
-        let Tail { outputs, counters, .. } = &mut self.tail;
-        outputs.iter_mut().try_for_each(|output| output.signal(element, counters))
+        self.tail.outputs.iter_mut().try_for_each(|output| output.signal(element))
     }
 
     /// Sends a cancel, ahead of rows that are being gathered.
     pub(crate) fn cancel(&mut self, id: CheckpointId) -> Result<(), OperatorError> {
-        let Tail { outputs, counters, .. } = &mut self.tail;
-        outputs.iter_mut().try_for_each(|output| output.cancel(id, counters))
+        self.tail.outputs.iter_mut().try_for_each(|output| output.cancel(id))
     }
 
     /// When rows that are being gathered have to be sent.
@@ -186,11 +228,11 @@ impl Chain {
 
     /// Sends the rows that have waited long enough.
     pub(crate) fn flush_due(&mut self, now: Instant) -> Result<(), OperatorError> {
-        let Tail { outputs, counters, .. } = &mut self.tail;
-        outputs
+        self.tail
+            .outputs
             .iter_mut()
             .filter(|output| output.deadline().is_some_and(|deadline| deadline <= now))
-            .try_for_each(|output| output.flush(counters))
+            .try_for_each(ExchangeOutput::flush_due)
     }
 
     /// Freezes all operators in order, and cuts the sink's transaction.
@@ -223,15 +265,20 @@ impl Tail {
         self.sink.as_ref().map_or("exchange", |sink| &sink.name)
     }
 
+    /// Some output holds as much as it should.
+    fn is_full(&self) -> bool {
+        self.outputs.iter().any(ExchangeOutput::is_full)
+    }
+
     fn write(&mut self, batch: Batch) -> Result<(), OperatorError> {
         if let Some((last, others)) = self.outputs.split_last_mut() {
             for output in others {
-                output.batch(batch.clone(), &self.counters).map_err(|error| error.in_operator("exchange"))?;
+                output.batch(batch.clone()).map_err(|error| error.in_operator("exchange"))?;
             }
             if let Some(end) = &mut self.sink {
                 write(end, batch.clone(), &self.counters, &self.first_output)?;
             }
-            return last.batch(batch, &self.counters).map_err(|error| error.in_operator("exchange"));
+            return last.batch(batch).map_err(|error| error.in_operator("exchange"));
         }
         match &mut self.sink {
             Some(end) => write(end, batch, &self.counters, &self.first_output),
@@ -270,13 +317,42 @@ impl<'a> Link<'a> {
             return Ok(());
         }
         self.tail.counters.pass(self.index, batch.len());
-        if self.nodes.is_empty() {
+        let Some(node) = self.nodes.first_mut() else {
             let before = std::mem::replace(&mut self.tail.at, self.index);
             self.tail.write(batch)?;
             self.tail.at = before;
             return Ok(());
+        };
+        if node.at_work {
+            // Only the first operator has more than one input, and what comes to it is given to an idle chain.
+            node.inbox.push_back(batch);
+            return Ok(());
         }
-        self.call(|operator, out| operator.process(input, batch, out))
+        self.work(|operator, out| operator.process(input, batch, out))
+    }
+
+    /// Goes on with the first operator here, which is in the midst of rows.
+    fn resume(&mut self) -> Result<(), OperatorError> {
+        let Some(node) = self.nodes.first_mut() else { return Ok(()) };
+        if node.at_work {
+            return self.work(|operator, out| operator.resume(out));
+        }
+        match node.inbox.pop_front() {
+            Some(batch) => self.work(|operator, out| operator.process(0, batch, out)),
+            None => Ok(()),
+        }
+    }
+
+    /// Has the first operator here do something with its rows.
+    fn work(
+        &mut self,
+        work: impl FnOnce(&mut dyn Operator, &mut dyn Output) -> Result<Progress, OperatorError>,
+    ) -> Result<(), OperatorError> {
+        let progress = self.call(work)?;
+        if let Some(node) = self.nodes.first_mut() {
+            node.at_work = progress == Progress::More;
+        }
+        Ok(())
     }
 
     /// Calls the first operator here, with an output into the others.
@@ -296,5 +372,9 @@ impl<'a> Link<'a> {
 impl Output for Link<'_> {
     fn emit(&mut self, batch: Batch) -> Result<(), OperatorError> {
         self.process(0, batch)
+    }
+
+    fn is_full(&self) -> bool {
+        self.tail.is_full() || self.nodes.iter().any(Node::is_busy)
     }
 }

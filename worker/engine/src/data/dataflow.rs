@@ -1,14 +1,13 @@
 //! Builds the subtasks of one attempt on one worker, connects them, starts their threads and ends them.
 
 use std::any::Any;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use arrow::datatypes::SchemaRef;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::{Condvar, Mutex};
 use tokio_util::sync::CancellationToken;
@@ -223,7 +222,7 @@ impl RunningAttempt {
         self.subtasks.iter().for_each(|subtask| subtask.gate.command(command));
     }
 
-    /// Tells all subtasks to end and wakes them; does not wait. Senders to other workers are woken by whoever made them.
+    /// Tells all subtasks to end and wakes them; does not wait.
     pub fn stop(&self) {
         self.stopped.cancel();
         for subtask in &self.subtasks {
@@ -420,20 +419,19 @@ fn outputs(
     subtask: u32,
 ) -> Result<Vec<ExchangeOutput>, OperatorError> {
     let mut outputs = Vec::new();
+    let home = Arc::clone(&inbound[&(stage.id, subtask)].gate);
+    let room = Waker::new(move || home.wake());
     for (edge, target, input, node) in build.graph.edges().filter(|(_, _, _, node)| node.from == stage.id) {
         let targets = if node.exchange == Exchange::Forward { subtask..subtask + 1 } else { 0..build.parallelism };
         let senders = targets
             .map(|to| {
                 let id = ChannelId { edge, from: subtask, to };
                 match inbound.get(&(target.id, to)) {
-                    Some(there) => channel::Sender::Local {
-                        gate: Arc::clone(&there.gate),
-                        channel: channel_index(there, input, node, id),
-                    },
-                    None => channel::Sender::Remote {
-                        sender: build.remote.sender(id, SchemaRef::clone(&node.schema)),
-                        channel: id,
-                    },
+                    Some(there) => {
+                        let index = channel_index(there, input, node, id);
+                        channel::Sender::local(Arc::clone(&there.gate), index, room.clone())
+                    }
+                    None => channel::Sender::Remote { sender: build.remote.sender(id, room.clone()), channel: id },
                 }
             })
             .collect();
@@ -537,6 +535,8 @@ impl Maker {
             gate: self.gate,
             head,
             chain: Chain::new(nodes, tail),
+            work: VecDeque::new(),
+            flushing: None,
             watermark: MIN_WATERMARK,
             floors: restored.watermarks.clone(),
             state: stage.stateful.then_some(state),
@@ -604,7 +604,7 @@ impl Maker {
                 runtime: build.runtime.clone(),
             })?)
         };
-        Ok(SourceHead { node: node.clone(), source, splits })
+        Ok(SourceHead { node: node.clone(), source, splits, away: None })
     }
 
     fn nodes(&self, restored: &Restored, state: &SubtaskState) -> Result<Vec<Node>, OperatorError> {
@@ -629,7 +629,7 @@ impl Maker {
             let operator = node.factory.create(&ctx).map_err(|error| error.in_operator(&node.name))?;
             let opened = state.check_opened(node.rows_under(), &node.factory.tables());
             opened.map_err(|error| OperatorError::from(error).in_operator(&node.name))?;
-            nodes.push(Node { operator, identity: node.identity.clone(), name: node.name.clone() });
+            nodes.push(Node::new(operator, node.identity.clone(), node.name.clone()));
         }
         Ok(nodes)
     }

@@ -12,7 +12,6 @@ use weir_protocol::CheckpointId;
 use weir_state::{Keys, key_group, subtask_of};
 
 use crate::api::batch::Batch;
-use crate::api::counters::Counters;
 use crate::api::error::OperatorError;
 use crate::api::graph::Exchange;
 use crate::api::time::{MIN_WATERMARK, Timestamp};
@@ -34,8 +33,10 @@ pub(crate) struct ExchangeOutput {
     /// Where broadcasts of signals begin has no meaning; where rebalancing goes on has.
     turn: usize,
     watermark: Timestamp,
-    /// When the oldest row that is being gathered came.
+    /// When the oldest row that is being gathered came; none while all of them wait for room.
     oldest: Option<Instant>,
+    /// Rows that were due could not be sent, since their channel was full.
+    held_back: bool,
 }
 
 struct Destination {
@@ -109,27 +110,33 @@ impl ExchangeOutput {
                 sent: MIN_WATERMARK,
             })
             .collect();
-        Ok(Self { route, destinations, turn: subtask as usize, watermark: MIN_WATERMARK, oldest: None })
+        Ok(Self {
+            route,
+            destinations,
+            turn: subtask as usize,
+            watermark: MIN_WATERMARK,
+            oldest: None,
+            held_back: false,
+        })
     }
 
     /// Sends rows, or keeps them for a while.
-    pub(crate) fn batch(&mut self, batch: Batch, counters: &Counters) -> Result<(), OperatorError> {
+    pub(crate) fn batch(&mut self, batch: Batch) -> Result<(), OperatorError> {
         match &mut self.route {
-            Route::One => self.destinations[0].sender.batch(batch, counters),
-            Route::Fixed(destination) => self.destinations[*destination].sender.batch(batch, counters),
-            Route::Broadcast => self
-                .destinations
-                .iter_mut()
-                .try_for_each(|destination| destination.sender.batch(batch.clone(), counters)),
+            Route::One => self.destinations[0].sender.batch(batch),
+            Route::Fixed(destination) => self.destinations[*destination].sender.batch(batch),
+            Route::Broadcast => {
+                self.destinations.iter_mut().try_for_each(|destination| destination.sender.batch(batch.clone()))
+            }
             Route::Rebalance => {
                 self.turn = (self.turn + 1) % self.destinations.len();
-                self.destinations[self.turn].sender.batch(batch, counters)
+                self.destinations[self.turn].sender.batch(batch)
             }
             Route::Hash(route) => {
                 route.partition(&batch)?;
                 let mut waits = false;
                 for (i, destination) in self.destinations.iter_mut().enumerate() {
-                    destination.add(&batch, route.rows_of(i), self.watermark, counters)?;
+                    destination.add(&batch, route.rows_of(i), self.watermark)?;
                     waits |= destination.has_rows();
                 }
                 if !waits {
@@ -142,28 +149,42 @@ impl ExchangeOutput {
         }
     }
 
+    /// Some channel holds as much as it should.
+    pub(crate) fn is_full(&self) -> bool {
+        self.destinations.iter().any(|destination| destination.sender.is_full())
+    }
+
+    /// Looks again at channels that were full; `true` where one still is.
+    pub(crate) fn look(&mut self) -> bool {
+        self.destinations.iter_mut().for_each(|destination| destination.sender.look());
+        let full = self.is_full();
+        if self.held_back && !full {
+            self.held_back = false;
+            self.oldest.get_or_insert_with(Instant::now);
+        }
+        full
+    }
+
     /// Event time has got so far. Sent to each destination after the rows that came before.
-    pub(crate) fn watermark(&mut self, watermark: Timestamp, counters: &Counters) -> Result<(), OperatorError> {
+    pub(crate) fn watermark(&mut self, watermark: Timestamp) -> Result<(), OperatorError> {
         self.watermark = watermark;
         for destination in &mut self.destinations {
             if !destination.has_rows() {
-                destination.watermark(watermark, true, counters)?;
+                destination.watermark(watermark, true)?;
             }
         }
         Ok(())
     }
 
     /// Sends all rows, and then this.
-    pub(crate) fn signal(&mut self, element: &Element, counters: &Counters) -> Result<(), OperatorError> {
-        self.flush(counters)?;
-        self.destinations.iter_mut().try_for_each(|destination| destination.sender.signal(element.clone(), counters))
+    pub(crate) fn signal(&mut self, element: &Element) -> Result<(), OperatorError> {
+        self.flush()?;
+        self.destinations.iter_mut().try_for_each(|destination| destination.sender.signal(element.clone()))
     }
 
     /// Sends a cancel, which rows need not wait for.
-    pub(crate) fn cancel(&mut self, id: CheckpointId, counters: &Counters) -> Result<(), OperatorError> {
-        self.destinations
-            .iter_mut()
-            .try_for_each(|destination| destination.sender.signal(Element::Cancel(id), counters))
+    pub(crate) fn cancel(&mut self, id: CheckpointId) -> Result<(), OperatorError> {
+        self.destinations.iter_mut().try_for_each(|destination| destination.sender.signal(Element::Cancel(id)))
     }
 
     /// When rows that are being gathered have to be sent.
@@ -171,10 +192,24 @@ impl ExchangeOutput {
         self.oldest.map(|oldest| oldest + LINGER)
     }
 
-    /// Sends all rows that are being gathered, and the watermark that waited for them.
-    pub(crate) fn flush(&mut self, counters: &Counters) -> Result<(), OperatorError> {
+    /// Sends the rows that are being gathered to wherever there is room, and the watermark that waited for them.
+    pub(crate) fn flush_due(&mut self) -> Result<(), OperatorError> {
         self.oldest = None;
-        self.destinations.iter_mut().try_for_each(|destination| destination.flush(self.watermark, counters))
+        for destination in &mut self.destinations {
+            if destination.sender.is_full() {
+                self.held_back |= destination.has_rows();
+            } else {
+                destination.flush(self.watermark)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends all rows that are being gathered, and the watermark that waited for them.
+    pub(crate) fn flush(&mut self) -> Result<(), OperatorError> {
+        self.oldest = None;
+        self.held_back = false;
+        self.destinations.iter_mut().try_for_each(|destination| destination.flush(self.watermark))
     }
 }
 
@@ -183,37 +218,31 @@ impl Destination {
         self.gather.as_ref().is_some_and(|gather| !gather.is_empty())
     }
 
-    fn add(
-        &mut self,
-        batch: &Batch,
-        rows: &[u32],
-        watermark: Timestamp,
-        counters: &Counters,
-    ) -> Result<(), OperatorError> {
+    fn add(&mut self, batch: &Batch, rows: &[u32], watermark: Timestamp) -> Result<(), OperatorError> {
         let Some(gather) = self.gather.as_mut().filter(|_| !rows.is_empty()) else { return Ok(()) };
         if rows.len() == batch.len() && gather.is_empty() && rows.len() >= TARGET_ROWS / 2 {
-            return self.sender.batch(batch.clone(), counters);
+            return self.sender.batch(batch.clone());
         }
         gather.append(batch, rows)?;
         if gather.len() >= TARGET_ROWS || gather.bytes() >= TARGET_BYTES {
-            return self.flush(watermark, counters);
+            return self.flush(watermark);
         }
         Ok(())
     }
 
-    fn flush(&mut self, watermark: Timestamp, counters: &Counters) -> Result<(), OperatorError> {
+    fn flush(&mut self, watermark: Timestamp) -> Result<(), OperatorError> {
         if let Some(gather) = self.gather.as_mut().filter(|gather| !gather.is_empty()) {
             let batch = gather.finish()?;
-            self.sender.batch(batch, counters)?;
+            self.sender.batch(batch)?;
         }
-        self.watermark(watermark, false, counters)
+        self.watermark(watermark, false)
     }
 
     /// `repeat` sends it also if it has been sent, to say that this input is not idle.
-    fn watermark(&mut self, watermark: Timestamp, repeat: bool, counters: &Counters) -> Result<(), OperatorError> {
+    fn watermark(&mut self, watermark: Timestamp, repeat: bool) -> Result<(), OperatorError> {
         if watermark > self.sent || repeat {
             self.sent = watermark;
-            self.sender.signal(Element::Watermark(watermark), counters)?;
+            self.sender.signal(Element::Watermark(watermark))?;
         }
         Ok(())
     }
@@ -274,6 +303,7 @@ mod tests {
 
     use super::*;
     use crate::api::counters::Stopwatch;
+    use crate::api::source::Waker;
     use crate::data::gate::{Gate, Taken};
 
     const GROUPS: u32 = 128;
@@ -288,8 +318,12 @@ mod tests {
     }
 
     fn hash_into(width: u32) -> (ExchangeOutput, Vec<Arc<Gate>>) {
-        let gates: Vec<_> = (0..width).map(|_| Arc::new(Gate::new(&[None], usize::MAX, None))).collect();
-        let senders = gates.iter().map(|gate| Sender::Local { gate: Arc::clone(gate), channel: 0 }).collect();
+        hash_into_windows(width, usize::MAX)
+    }
+
+    fn hash_into_windows(width: u32, window: usize) -> (ExchangeOutput, Vec<Arc<Gate>>) {
+        let gates: Vec<_> = (0..width).map(|_| Arc::new(Gate::new(&[None], window, None))).collect();
+        let senders = gates.iter().map(|gate| Sender::local(Arc::clone(gate), 0, Waker::none())).collect();
         let exchange = Exchange::Hash { keys: vec![0] };
         (ExchangeOutput::new(&exchange, 0, GROUPS, &schema(), senders).unwrap(), gates)
     }
@@ -311,14 +345,13 @@ mod tests {
 
     #[test]
     fn every_row_goes_to_the_owner_of_its_key_group_in_order_and_batches_do_not_shrink() {
-        let counters = Counters::default();
         let width = 7;
         let (mut output, gates) = hash_into(width);
         for i in 0..100 {
-            output.batch(rows(i * 1000..(i + 1) * 1000), &counters).unwrap();
+            output.batch(rows(i * 1000..(i + 1) * 1000)).unwrap();
         }
         assert!(output.deadline().is_some());
-        output.flush(&counters).unwrap();
+        output.flush().unwrap();
         assert_eq!(output.deadline(), None);
         let mut keys = Keys::new();
         keys.encode(&[Arc::new(Int64Array::from_iter_values(0..100_000))], 100_000).unwrap();
@@ -334,17 +367,16 @@ mod tests {
 
     #[test]
     fn a_watermark_comes_after_the_rows_before_it_and_does_not_hurry_them() {
-        let counters = Counters::default();
         let (mut output, gates) = hash_into(2);
-        output.batch(rows(0..1), &counters).unwrap();
-        output.watermark(5, &counters).unwrap();
-        output.watermark(6, &counters).unwrap();
+        output.batch(rows(0..1)).unwrap();
+        output.watermark(5).unwrap();
+        output.watermark(6).unwrap();
         let mut keys = Keys::new();
         keys.encode(&[Arc::new(Int64Array::from_iter_values(0..1))], 1).unwrap();
         let waits = owner(keys.hash(0), GROUPS, 2) as usize;
         assert_eq!(take_all(&gates[1 - waits]), [Element::Watermark(5), Element::Watermark(6)]);
         assert_eq!(take_all(&gates[waits]), []);
-        output.signal(&Element::Barrier(CheckpointId(1)), &counters).unwrap();
+        output.signal(&Element::Barrier(CheckpointId(1))).unwrap();
         let elements = take_all(&gates[waits]);
         assert_eq!(keys_of(&elements[0]), [0]);
         assert_eq!(elements[1..], [Element::Watermark(6), Element::Barrier(CheckpointId(1))]);
@@ -353,15 +385,38 @@ mod tests {
 
     #[test]
     fn a_batch_that_belongs_to_one_subtask_is_passed_on_as_it_is() {
-        let counters = Counters::default();
         let (mut output, gates) = hash_into(2);
         let column = Arc::new(Int64Array::from_iter_values(std::iter::repeat_n(3, TARGET_ROWS)));
         let batch = Batch::inserts(RecordBatch::try_new(schema(), vec![column]).unwrap());
-        output.batch(batch.clone(), &counters).unwrap();
+        output.batch(batch.clone()).unwrap();
         assert_eq!(output.deadline(), None);
         let elements: Vec<_> = gates.iter().flat_map(|gate| take_all(gate)).collect();
         let Element::Batch(passed) = &elements[0] else { panic!("no batch") };
         assert!(Arc::ptr_eq(passed.rows.column(0), batch.rows.column(0)));
         assert_eq!(elements.len(), 1);
+    }
+
+    #[test]
+    fn rows_for_a_full_channel_stay_gathered_until_it_has_room_or_a_barrier_comes() {
+        let (mut output, gates) = hash_into_windows(2, 1);
+        let all = rows(0..100);
+        output.batch(all.clone()).unwrap();
+        output.flush_due().unwrap();
+        assert!(output.is_full() && output.look());
+        output.batch(all.clone()).unwrap();
+        output.flush_due().unwrap();
+        assert_eq!(output.deadline(), None, "there is nothing to look at before there is room");
+        let first: Vec<usize> = gates.iter().map(|gate| take_all(gate).len()).collect();
+        assert_eq!(first, [1, 1]);
+        assert!(!output.look());
+        assert!(output.deadline().is_some());
+        output.flush_due().unwrap();
+        output.batch(all).unwrap();
+        output.signal(&Element::Barrier(CheckpointId(1))).unwrap();
+        for gate in &gates {
+            let elements = take_all(gate);
+            assert_eq!(elements.len(), 3, "{elements:?}");
+            assert_eq!(elements[2], Element::Barrier(CheckpointId(1)));
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! A subtask's inputs: a queue a channel, bounded by the bytes that it keeps alive, and the commands of the control plane.
 //!
-//! One thread takes, any thread puts. A local producer of a batch waits while its channel is full; everything else, and
-//! everything from other workers (bounded by credits), is put at once. A channel that is held back during an alignment fills
-//! up and thereby stops its producer, and nobody else.
+//! One thread takes, any thread puts, and nobody waits to put. A channel that holds its window of bytes is full: its sender is
+//! told so with the batch that filled it, sends no further one, and is woken when half of the window is free. So a channel holds
+//! at most its window and one batch. What comes from other workers is bounded by credits. A channel that is held back during an
+//! alignment fills up and thereby stops its producer, and nobody else.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use weir_protocol::CheckpointId;
 
 use crate::api::counters::Stopwatch;
+use crate::api::source::Waker;
 use crate::seam::{ChannelId, Element, Remote, Stopped};
 
 /// What the control plane, or a source's own thread, tells a subtask.
@@ -34,7 +36,7 @@ pub(crate) enum Taken {
     Element(usize, Element),
     /// From the control plane.
     Command(Command),
-    /// The source has something, or the deadline has come.
+    /// There is none: the source has something, an output has room, or the deadline has come.
     Nothing,
     /// The attempt is being stopped.
     Stopped,
@@ -45,8 +47,6 @@ pub(crate) struct Gate {
     inner: Mutex<Inner>,
     /// There is something to take.
     ready: Condvar,
-    /// There is room in some channel.
-    room: Condvar,
     window: usize,
     remote: Option<Arc<dyn Remote>>,
 }
@@ -56,8 +56,8 @@ struct Inner {
     commands: VecDeque<Command>,
     woken: bool,
     stopped: bool,
-    taker_waits: bool,
-    putters_wait: usize,
+    /// What the taker waits for, while it waits.
+    wanted: Option<Wanted>,
     /// The channel that is asked first next time, so that none starves.
     turn: usize,
 }
@@ -69,6 +69,26 @@ struct Queue {
     ungranted: usize,
     /// The channel's id if its sender is on another worker.
     remote: Option<ChannelId>,
+    /// The channel is full; its sender, on this worker, is woken when it has room.
+    full: Option<Waker>,
+}
+
+/// What a taker waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    /// Commands and all elements.
+    Everything,
+    /// Commands, and barriers and cancels that stand first.
+    Barriers,
+}
+
+/// What is to be done, without the lock, once something has been taken out.
+#[derive(Default)]
+struct After {
+    /// Credits that go back to a sender on another worker.
+    grant: Option<(ChannelId, u64)>,
+    /// A sender on this worker that has room again.
+    room: Option<Waker>,
 }
 
 /// A channel is asked for more once it is half empty: threads that hand over batch by batch would only switch.
@@ -81,44 +101,32 @@ impl Gate {
     pub(crate) fn new(channels: &[Option<ChannelId>], window: usize, remote: Option<Arc<dyn Remote>>) -> Self {
         let queues = channels
             .iter()
-            .map(|remote| Queue { elements: VecDeque::new(), bytes: 0, ungranted: 0, remote: *remote })
+            .map(|remote| Queue { elements: VecDeque::new(), bytes: 0, ungranted: 0, remote: *remote, full: None })
             .collect();
-        let inner = Inner {
-            queues,
-            commands: VecDeque::new(),
-            woken: false,
-            stopped: false,
-            taker_waits: false,
-            putters_wait: 0,
-            turn: 0,
-        };
-        Self { inner: Mutex::new(inner), ready: Condvar::new(), room: Condvar::new(), window, remote }
+        let inner = Inner { queues, commands: VecDeque::new(), woken: false, stopped: false, wanted: None, turn: 0 };
+        Self { inner: Mutex::new(inner), ready: Condvar::new(), window, remote }
     }
 
-    /// Puts an element in from a thread of this worker. A batch waits until there is room; one that is larger than the whole
-    /// window goes in alone.
-    pub(crate) fn send(
-        &self,
-        channel: usize,
-        element: Element,
-        cost: usize,
-        waiting: &Stopwatch,
-    ) -> Result<(), Stopped> {
+    /// Puts an element in from a thread of this worker. Never waits; `true` says that the channel is full, and that `room` will
+    /// be called when it is no more.
+    pub(crate) fn send(&self, channel: usize, element: Element, cost: usize, room: &Waker) -> Result<bool, Stopped> {
         let mut inner = self.inner.lock();
-        if cost > 0 && inner.queues[channel].is_full(cost, self.window) && !inner.stopped {
-            inner.putters_wait += 1;
-            waiting.during(|| {
-                while inner.queues[channel].is_full(cost, self.window) && !inner.stopped {
-                    self.room.wait(&mut inner);
-                }
-            });
-            inner.putters_wait -= 1;
-        }
         if inner.stopped {
             return Err(Stopped);
         }
+        let queue = &mut inner.queues[channel];
+        if queue.full.is_none() && queue.bytes + cost >= self.window {
+            queue.full = Some(room.clone());
+        }
+        let full = queue.full.is_some();
         self.put(inner, channel, element, cost);
-        Ok(())
+        Ok(full)
+    }
+
+    /// The channel is still full.
+    pub(crate) fn is_full(&self, channel: usize) -> bool {
+        let inner = self.inner.lock();
+        inner.queues[channel].full.is_some() && !inner.stopped
     }
 
     /// Puts an element in that came from another worker. Never waits: its credits bound it.
@@ -130,29 +138,32 @@ impl Gate {
     }
 
     fn put(&self, mut inner: MutexGuard<'_, Inner>, channel: usize, element: Element, cost: usize) {
+        // Whoever waits for a barrier would only look at rows and wait again.
+        let least = if matches!(element, Element::Batch(_)) { Wanted::Everything } else { Wanted::Barriers };
         let queue = &mut inner.queues[channel];
         queue.bytes += cost;
         queue.elements.push_back((element, cost));
-        self.notify(inner);
+        self.notify(inner, least);
     }
 
     /// Hands a command to the subtask.
     pub(crate) fn command(&self, command: Command) {
         let mut inner = self.inner.lock();
         inner.commands.push_back(command);
-        self.notify(inner);
+        self.notify(inner, Wanted::Barriers);
     }
 
     /// Wakes the subtask.
     pub(crate) fn wake(&self) {
         let mut inner = self.inner.lock();
         inner.woken = true;
-        self.notify(inner);
+        self.notify(inner, Wanted::Barriers);
     }
 
-    fn notify(&self, mut inner: MutexGuard<'_, Inner>) {
-        if inner.taker_waits {
-            inner.taker_waits = false;
+    /// Wakes the taker if what there is matters to it: barriers and commands always do.
+    fn notify(&self, mut inner: MutexGuard<'_, Inner>, least: Wanted) {
+        if inner.wanted.is_some_and(|wanted| wanted == Wanted::Everything || least == Wanted::Barriers) {
+            inner.wanted = None;
             drop(inner);
             self.ready.notify_one();
         }
@@ -163,20 +174,44 @@ impl Gate {
         let mut inner = self.inner.lock();
         inner.stopped = true;
         inner.queues.iter_mut().for_each(|queue| queue.elements.clear());
+        // Their senders find out when they send, or are stopped themselves.
+        let senders: Vec<Waker> = inner.queues.iter_mut().filter_map(|queue| queue.full.take()).collect();
         drop(inner);
         self.ready.notify_all();
-        self.room.notify_all();
+        senders.iter().for_each(Waker::wake);
     }
 
     /// The next command or element out of a channel that is not held; waits until there is one, or until the deadline.
     pub(crate) fn next(&self, held: impl Fn(usize) -> bool, deadline: Option<Instant>, waiting: &Stopwatch) -> Taken {
+        self.wait(Wanted::Everything, deadline, waiting, |inner| self.take(inner, &held))
+    }
+
+    /// The next command, or a barrier or cancel that stands first in a channel that is not held; waits until there is one, or
+    /// until the deadline.
+    pub(crate) fn next_barrier(
+        &self,
+        held: impl Fn(usize) -> bool,
+        deadline: Option<Instant>,
+        waiting: &Stopwatch,
+    ) -> Taken {
+        self.wait(Wanted::Barriers, deadline, waiting, |inner| Self::take_barrier(inner, &held))
+    }
+
+    fn wait(
+        &self,
+        wanted: Wanted,
+        deadline: Option<Instant>,
+        waiting: &Stopwatch,
+        mut take: impl FnMut(&mut Inner) -> Option<(Taken, After)>,
+    ) -> Taken {
         let mut inner = self.inner.lock();
-        if let Some(taken) = self.take(&mut inner, &held) {
-            return self.settle(inner, taken);
+        if let Some((taken, after)) = take(&mut inner) {
+            drop(inner);
+            return self.settle(taken, after);
         }
-        let taken = waiting.during(|| {
+        let (taken, after) = waiting.during(|| {
             loop {
-                inner.taker_waits = true;
+                inner.wanted = Some(wanted);
                 let late = match deadline {
                     None => {
                         self.ready.wait(&mut inner);
@@ -184,16 +219,17 @@ impl Gate {
                     }
                     Some(deadline) => self.ready.wait_until(&mut inner, deadline).timed_out(),
                 };
-                inner.taker_waits = false;
-                if let Some(taken) = self.take(&mut inner, &held) {
+                inner.wanted = None;
+                if let Some(taken) = take(&mut inner) {
                     return taken;
                 }
                 if late {
-                    return (Taken::Nothing, None);
+                    return (Taken::Nothing, After::default());
                 }
             }
         });
-        self.settle(inner, taken)
+        drop(inner);
+        self.settle(taken, after)
     }
 
     /// The next command, if there is one; never waits.
@@ -208,11 +244,17 @@ impl Gate {
     /// The next command, or a barrier or cancel that stands first in a channel that is not held; never waits.
     pub(crate) fn try_barrier(&self, held: impl Fn(usize) -> bool) -> Taken {
         let mut inner = self.inner.lock();
-        if inner.stopped {
-            return Taken::Stopped;
-        }
-        if let Some(command) = inner.commands.pop_front() {
-            return Taken::Command(command);
+        Self::take_barrier(&mut inner, &held).map_or(Taken::Nothing, |(taken, _)| taken)
+    }
+
+    fn take_command(inner: &mut Inner) -> Option<(Taken, After)> {
+        let taken = if inner.stopped { Taken::Stopped } else { Taken::Command(inner.commands.pop_front()?) };
+        Some((taken, After::default()))
+    }
+
+    fn take_barrier(inner: &mut Inner, held: &impl Fn(usize) -> bool) -> Option<(Taken, After)> {
+        if let Some(taken) = Self::take_command(inner) {
+            return Some(taken);
         }
         for (channel, queue) in inner.queues.iter_mut().enumerate() {
             let first = queue.elements.front();
@@ -220,18 +262,15 @@ impl Gate {
                 && !held(channel)
                 && let Some((element, _)) = queue.elements.pop_front()
             {
-                return Taken::Element(channel, element);
+                return Some((Taken::Element(channel, element), After::default()));
             }
         }
-        Taken::Nothing
+        std::mem::take(&mut inner.woken).then_some((Taken::Nothing, After::default()))
     }
 
-    fn take(&self, inner: &mut Inner, held: impl Fn(usize) -> bool) -> Option<(Taken, Option<(ChannelId, u64)>)> {
-        if inner.stopped {
-            return Some((Taken::Stopped, None));
-        }
-        if let Some(command) = inner.commands.pop_front() {
-            return Some((Taken::Command(command), None));
+    fn take(&self, inner: &mut Inner, held: &impl Fn(usize) -> bool) -> Option<(Taken, After)> {
+        if let Some(taken) = Self::take_command(inner) {
+            return Some(taken);
         }
         let channels = inner.queues.len();
         for step in 0..channels {
@@ -243,23 +282,19 @@ impl Gate {
             let Some((element, cost)) = queue.elements.pop_front() else { continue };
             queue.bytes -= cost;
             let grant = queue.grant(cost, self.window);
+            let room = if queue.bytes <= self.window / REFILL { queue.full.take() } else { None };
             inner.turn = (channel + 1) % channels;
-            return Some((Taken::Element(channel, element), grant));
+            return Some((Taken::Element(channel, element), After { grant, room }));
         }
-        std::mem::take(&mut inner.woken).then_some((Taken::Nothing, None))
+        std::mem::take(&mut inner.woken).then_some((Taken::Nothing, After::default()))
     }
 
-    /// Wakes producers and grants credits for what has been taken, without the lock.
-    fn settle(&self, inner: MutexGuard<'_, Inner>, (taken, grant): (Taken, Option<(ChannelId, u64)>)) -> Taken {
-        let room = match taken {
-            Taken::Element(channel, _) => inner.putters_wait > 0 && inner.queues[channel].bytes <= self.window / REFILL,
-            _ => false,
-        };
-        drop(inner);
-        if room {
-            self.room.notify_all();
+    /// Wakes a producer and grants credits for what has been taken, without the lock.
+    fn settle(&self, taken: Taken, after: After) -> Taken {
+        if let Some(room) = after.room {
+            room.wake();
         }
-        if let (Some((channel, bytes)), Some(remote)) = (grant, &self.remote) {
+        if let (Some((channel, bytes)), Some(remote)) = (after.grant, &self.remote) {
             remote.grant(channel, bytes);
         }
         taken
@@ -272,10 +307,6 @@ impl Gate {
 }
 
 impl Queue {
-    fn is_full(&self, cost: usize, window: usize) -> bool {
-        self.bytes > 0 && self.bytes + cost > window
-    }
-
     fn grant(&mut self, cost: usize, window: usize) -> Option<(ChannelId, u64)> {
         let channel = self.remote?;
         self.ungranted += cost;
@@ -320,7 +351,6 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
 
-    use arrow::datatypes::SchemaRef;
     use parking_lot::Mutex;
 
     use super::*;
@@ -344,44 +374,69 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_producer_waits_while_its_channel_is_full_and_no_channel_holds_more_than_its_window() {
-        let gate = Gate::new(&[None, None], 100, None);
-        let sent = AtomicUsize::new(0);
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                for n in 0..50 {
-                    gate.send(0, element(n), 40, &Stopwatch::default()).unwrap();
-                    sent.fetch_add(1, Ordering::SeqCst);
-                }
-            });
-            until(|| sent.load(Ordering::SeqCst) == 2);
-            assert_eq!(gate.queued_bytes(0), 80);
-            // Another channel, and what costs nothing, is not stopped by it.
-            gate.send(1, element(-1), 40, &Stopwatch::default()).unwrap();
-            gate.send(0, Element::Barrier(CheckpointId(1)), 0, &Stopwatch::default()).unwrap();
-            let mut seen = Vec::new();
-            while seen.len() < 50 {
-                assert!(gate.queued_bytes(0) <= 100);
-                if let Taken::Element(0, Element::Watermark(n)) = next(&gate) {
-                    seen.push(n);
-                }
-            }
-            assert_eq!(seen, (0..50).collect::<Vec<_>>());
-        });
+    /// What wakes a taker, and what it must then be given.
+    type Wake<'a> = (&'a dyn Fn(), fn(&Taken) -> bool);
+
+    /// Whether it has been woken.
+    fn bell() -> (Waker, Arc<AtomicUsize>) {
+        let rung = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&rung);
+        (Waker::new(move || _ = count.fetch_add(1, Ordering::SeqCst)), rung)
     }
 
     #[test]
-    fn a_batch_larger_than_the_window_goes_in_alone() {
+    fn a_channel_is_full_with_its_window_of_bytes_and_its_producer_is_woken_when_half_is_free() {
+        let gate = Gate::new(&[None, None], 100, None);
+        let (room, rung) = bell();
+        let send = |channel, n| gate.send(channel, element(n), 40, &room).unwrap();
+        assert_eq!([send(0, 0), send(0, 1), send(0, 2)], [false, false, true]);
+        assert!(gate.is_full(0) && !gate.is_full(1));
+        // Another channel, and what costs nothing, is not stopped by it.
+        assert!(!send(1, -1));
+        assert!(gate.send(0, Element::Barrier(CheckpointId(1)), 0, &room).unwrap());
+        let held = |channel| channel == 1;
+        let watch = Stopwatch::default();
+        assert!(matches!(gate.next(held, None, &watch), Taken::Element(0, Element::Watermark(0))));
+        assert!(gate.is_full(0), "80 of 100 bytes are still there");
+        assert!(matches!(gate.next(held, None, &watch), Taken::Element(0, Element::Watermark(1))));
+        assert!(!gate.is_full(0));
+        assert_eq!((gate.queued_bytes(0), rung.load(Ordering::SeqCst)), (40, 1));
+    }
+
+    #[test]
+    fn a_batch_larger_than_the_window_goes_in_and_fills_the_channel_until_it_is_taken() {
         let gate = Gate::new(&[None], 100, None);
-        gate.send(0, element(1), 1000, &Stopwatch::default()).unwrap();
-        thread::scope(|scope| {
-            let second = scope.spawn(|| gate.send(0, element(2), 1000, &Stopwatch::default()));
-            until(|| gate.inner.lock().putters_wait == 1);
-            assert!(matches!(next(&gate), Taken::Element(0, Element::Watermark(1))));
-            assert!(matches!(next(&gate), Taken::Element(0, Element::Watermark(2))));
-            second.join().unwrap().unwrap();
-        });
+        let (room, rung) = bell();
+        assert!(gate.send(0, element(1), 1000, &room).unwrap());
+        assert!(matches!(next(&gate), Taken::Element(0, Element::Watermark(1))));
+        assert!(!gate.is_full(0));
+        assert_eq!(rung.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn who_waits_for_barriers_is_woken_by_them_by_commands_and_by_room_but_not_by_rows() {
+        let gate = Gate::new(&[None, None], 100, None);
+        let rows =
+            crate::Batch::inserts(arrow::array::RecordBatch::new_empty(Arc::new(arrow::datatypes::Schema::empty())));
+        let watch = Stopwatch::default();
+        let wakes: [Wake<'_>; 3] = [
+            (&|| gate.deliver(1, Element::Barrier(CheckpointId(1)), 0), |taken| {
+                matches!(taken, Taken::Element(1, Element::Barrier(_)))
+            }),
+            (&|| gate.command(Command::Run), |taken| matches!(taken, Taken::Command(Command::Run))),
+            (&|| gate.wake(), |taken| matches!(taken, Taken::Nothing)),
+        ];
+        for (wake, expected) in wakes {
+            thread::scope(|scope| {
+                let taker = scope.spawn(|| gate.next_barrier(|_| false, None, &watch));
+                until(|| gate.inner.lock().wanted == Some(Wanted::Barriers));
+                gate.deliver(0, Element::Batch(rows.clone()), 10);
+                assert_eq!(gate.inner.lock().wanted, Some(Wanted::Barriers), "rows woke it");
+                wake();
+                let taken = taker.join().unwrap();
+                assert!(expected(&taken), "{taken:?}");
+            });
+        }
     }
 
     #[test]
@@ -409,27 +464,26 @@ mod tests {
     }
 
     #[test]
-    fn stopping_ends_every_wait() {
+    fn stopping_ends_every_wait_and_wakes_who_had_found_a_channel_full() {
         let gate = Gate::new(&[None], 10, None);
-        gate.send(0, element(1), 10, &Stopwatch::default()).unwrap();
+        let (room, rung) = bell();
+        assert!(gate.send(0, element(1), 10, &room).unwrap());
         thread::scope(|scope| {
-            let putter = scope.spawn(|| gate.send(0, element(2), 10, &Stopwatch::default()));
             let taker = scope.spawn(|| gate.next(|_| true, None, &Stopwatch::default()));
-            until(|| {
-                let inner = gate.inner.lock();
-                inner.putters_wait == 1 && inner.taker_waits
-            });
+            until(|| gate.inner.lock().wanted.is_some());
             gate.stop();
-            assert_eq!(putter.join().unwrap(), Err(Stopped));
             assert!(matches!(taker.join().unwrap(), Taken::Stopped));
         });
+        assert_eq!(rung.load(Ordering::SeqCst), 1);
+        assert_eq!(gate.send(0, element(2), 10, &room), Err(Stopped));
+        assert!(matches!(gate.next_barrier(|_| false, None, &Stopwatch::default()), Taken::Stopped));
     }
 
     #[derive(Default)]
     struct Grants(Mutex<Vec<(ChannelId, u64)>>);
 
     impl Remote for Grants {
-        fn sender(&self, _channel: ChannelId, _schema: SchemaRef) -> Box<dyn RemoteSender> {
+        fn sender(&self, _channel: ChannelId, _room: Waker) -> Box<dyn RemoteSender> {
             unreachable!("nothing is sent")
         }
 

@@ -1,8 +1,11 @@
 //! One subtask: the thread's loop. It takes what comes to its gate, or polls its source, and drives the chain.
 //!
-//! Everything happens in order on this thread. It waits in three places only: for input, for room in an output, and inside an
-//! operator that reads its state; stopping the attempt ends the first two.
+//! Everything happens in order on this thread. What has been taken in is done piece by piece, and is all done before the next is
+//! taken in. It waits in one place, at the head of the loop: for input, or for room in an output. Commands, barriers and cancels
+//! end either wait, and are looked at between any two pieces. Beside that only an operator that reads its state, and a sink, take
+//! their time.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -36,6 +39,10 @@ pub(crate) struct Subtask {
     pub(crate) head: Head,
     pub(crate) chain: Chain,
     pub(crate) alignment: Alignment,
+    /// What has been taken in, and is not done yet.
+    pub(crate) work: VecDeque<Work>,
+    /// Operators are putting out what they need not keep, for the checkpoint whose barriers are all there.
+    pub(crate) flushing: Option<Firing>,
     /// The highest watermark that the chain has been told, or is being told.
     pub(crate) watermark: Timestamp,
     /// What was restored, until the watermark has passed all of it.
@@ -52,6 +59,20 @@ pub(crate) struct Subtask {
     pub(crate) restored_finished: bool,
 }
 
+/// Something that was taken in, and what the chain has to be told of it.
+pub(crate) enum Work {
+    /// Rows for the first operator. No checkpoint comes between what they are taken out of and the chain.
+    Rows { input: usize, batch: Batch },
+    /// Event time has changed.
+    Changed(Change),
+    /// Event time comes to its end, where it has not.
+    EventTimeEnds,
+    /// A firing that has begun.
+    Fire(Firing),
+    /// The end of all input is through.
+    Finish,
+}
+
 /// Where the subtask's rows come from.
 pub(crate) enum Head {
     Source(Box<SourceHead>),
@@ -64,6 +85,8 @@ pub(crate) struct SourceHead {
     /// Not there where nothing is to be read, and dropped at the end.
     pub(crate) source: Option<Box<dyn Source>>,
     pub(crate) splits: Splits,
+    /// Since when it has not been asked for rows, because of others that are not through.
+    pub(crate) away: Option<Instant>,
 }
 
 /// The channels of a gate.
@@ -90,6 +113,13 @@ impl SourceHead {
     fn tell_event_time(&mut self, split: usize) {
         if let (Some(source), Some(reached)) = (&mut self.source, self.splits.reached(split)) {
             source.event_time(split, reached);
+        }
+    }
+
+    /// It can be asked for rows again.
+    fn is_back(&mut self, now: Instant) {
+        if let Some(since) = self.away.take() {
+            self.splits.was_away(now.saturating_duration_since(since));
         }
     }
 
@@ -142,16 +172,39 @@ impl Subtask {
             self.chain.signal(&Element::EndOfInput)?;
             self.say_finished();
         } else {
-            self.resume_event_time()?;
+            self.resume_event_time();
         }
-        match self.head {
-            Head::Source(_) => self.run_source(),
-            Head::Inputs(_) => self.run_inputs(),
+        loop {
+            self.turn()?;
         }
     }
 
+    /// One turn of the loop.
+    fn turn(&mut self) -> Result<(), OperatorError> {
+        match self.go_on()? {
+            Taken::Command(command) => self.command(command)?,
+            Taken::Element(channel, element) => self.element(channel, element)?,
+            Taken::Nothing => {}
+            Taken::Stopped => return Err(OperatorError::stopped()),
+        }
+        self.keep_time(Instant::now())
+    }
+
+    /// Does a piece of what is not done yet, or, where all is done and there is room, takes the next input. Gives what has come
+    /// meanwhile.
+    fn go_on(&mut self) -> Result<Taken, OperatorError> {
+        if self.is_busy() {
+            if self.step()? {
+                return Ok(if self.is_busy() { self.try_barrier() } else { Taken::Nothing });
+            }
+        } else if self.chain.has_room() {
+            return self.take();
+        }
+        Ok(self.wait_for_room())
+    }
+
     /// Tells the chain the event time of the snapshot, so that a firing which its barrier interrupted goes on.
-    fn resume_event_time(&mut self) -> Result<(), OperatorError> {
+    fn resume_event_time(&mut self) {
         let changes = match &mut self.head {
             Head::Source(head) => {
                 let changes = head.splits.restore(Instant::now());
@@ -160,155 +213,184 @@ impl Subtask {
             }
             Head::Inputs(head) => vec![Change::Watermark(head.watermarks.current())],
         };
-        for change in changes {
-            if change != Change::Watermark(MIN_WATERMARK) {
-                self.changed(change)?;
-            }
-        }
-        Ok(())
+        let changes = changes.into_iter().filter(|change| *change != Change::Watermark(MIN_WATERMARK));
+        self.work.extend(changes.map(Work::Changed));
     }
 
     fn is_finished(&self) -> bool {
         self.finished.load(Ordering::Relaxed)
     }
 
-    fn run_inputs(&mut self) -> Result<(), OperatorError> {
-        loop {
-            let deadline = self.deadline();
-            let alignment = &self.alignment;
-            match self.gate.next(|channel| alignment.is_held(channel), deadline, &self.counters.idle) {
-                Taken::Element(channel, element) => self.element(channel, element)?,
-                Taken::Command(command) => self.command(command)?,
-                Taken::Nothing => {}
-                Taken::Stopped => return Ok(()),
-            }
-            self.keep_time(Instant::now())?;
-        }
+    /// Something is not done yet.
+    fn is_busy(&self) -> bool {
+        !self.work.is_empty() || !self.chain.is_idle() || self.alignment.is_complete()
     }
 
-    fn run_source(&mut self) -> Result<(), OperatorError> {
-        loop {
-            let poll = match &mut self.head {
-                Head::Source(head) if !self.finished.load(Ordering::Relaxed) => {
-                    if head.splits.is_ended() {
-                        self.finish()?;
-                        continue;
-                    }
-                    match self.gate.try_command() {
-                        Taken::Nothing => head.poll().map_err(|error| error.in_operator(&head.node.name))?,
-                        Taken::Command(command) => {
-                            self.command(command)?;
-                            continue;
-                        }
-                        Taken::Stopped | Taken::Element(..) => return Ok(()),
-                    }
-                }
-                _ => SourcePoll::Pending { until: None },
-            };
-            let now = Instant::now();
-            match poll {
-                SourcePoll::Rows { split, rows } => {
-                    self.rows(now, split, rows)?;
-                    let after = Instant::now();
-                    if let Head::Source(head) = &mut self.head {
-                        head.splits.was_away(after - now);
-                    }
-                    self.keep_time(after)?;
-                }
-                SourcePoll::SplitFinished(split) => self.end_splits(split..split + 1)?,
-                SourcePoll::End => {
-                    let splits = self.splits().map_or(0, |splits| splits.len());
-                    self.end_splits(0..splits)?;
-                }
-                SourcePoll::Pending { until } => {
-                    self.keep_time(now)?;
-                    let deadline = until.into_iter().chain(self.deadline()).min();
-                    match self.gate.next(|_| false, deadline, &self.counters.idle) {
-                        Taken::Command(command) => self.command(command)?,
-                        Taken::Stopped => return Ok(()),
-                        Taken::Nothing | Taken::Element(..) => {}
-                    }
-                }
+    fn try_barrier(&self) -> Taken {
+        self.gate.try_barrier(|channel| self.alignment.is_held(channel))
+    }
+
+    /// Waits until an output may have room, or something has come that needs none.
+    fn wait_for_room(&mut self) -> Taken {
+        if let Head::Source(head) = &mut self.head {
+            head.away.get_or_insert_with(Instant::now);
+        }
+        let deadline = self.alignment.deadline().into_iter().chain(self.chain.deadline()).min();
+        let alignment = &self.alignment;
+        self.gate.next_barrier(|channel| alignment.is_held(channel), deadline, &self.counters.backpressured)
+    }
+
+    /// Takes the next input, and waits for it.
+    fn take(&mut self) -> Result<Taken, OperatorError> {
+        match self.head {
+            Head::Source(_) if !self.is_finished() => self.take_from_source(),
+            Head::Source(_) => {
+                let deadline = self.deadline();
+                Ok(self.gate.next(|_| false, deadline, &self.counters.idle))
+            }
+            Head::Inputs(_) => {
+                let deadline = self.deadline();
+                let alignment = &self.alignment;
+                Ok(self.gate.next(|channel| alignment.is_held(channel), deadline, &self.counters.idle))
             }
         }
     }
 
-    fn splits(&mut self) -> Option<&mut Splits> {
-        match &mut self.head {
-            Head::Source(head) => Some(&mut head.splits),
-            Head::Inputs(_) => None,
+    fn take_from_source(&mut self) -> Result<Taken, OperatorError> {
+        match self.gate.try_command() {
+            Taken::Nothing => {}
+            taken => return Ok(taken),
         }
+        let Head::Source(head) = &mut self.head else { return Ok(Taken::Nothing) };
+        if head.splits.is_ended() {
+            self.finish();
+            return Ok(Taken::Nothing);
+        }
+        match head.poll().map_err(|error| error.in_operator(&head.node.name))? {
+            SourcePoll::Rows { split, rows } => self.rows(Instant::now(), split, rows)?,
+            SourcePoll::SplitFinished(split) => self.end_splits(split..split + 1),
+            SourcePoll::End => {
+                let splits = head.splits.len();
+                self.end_splits(0..splits);
+            }
+            SourcePoll::Pending { until } => {
+                let deadline = until.into_iter().chain(self.deadline()).min();
+                return Ok(self.gate.next(|_| false, deadline, &self.counters.idle));
+            }
+        }
+        Ok(Taken::Nothing)
+    }
+
+    /// Does the next piece of what is not done yet. `false`: it needs room in an output.
+    fn step(&mut self) -> Result<bool, OperatorError> {
+        let room = self.chain.has_room();
+        if !self.chain.is_idle() {
+            if room {
+                self.chain.resume()?;
+            }
+            return Ok(room);
+        }
+        // What has been taken out of the source, or of a channel, has to be in the chain.
+        if self.alignment.is_complete() && !self.work.iter().any(|work| matches!(work, Work::Rows { .. })) {
+            self.step_to_barrier()?;
+            return Ok(true);
+        }
+        match self.work.front_mut() {
+            Some(Work::Rows { .. } | Work::Fire(_)) if !room => return Ok(false),
+            Some(Work::Fire(firing)) => {
+                if self.chain.step(firing)? == Progress::Done {
+                    self.work.pop_front();
+                }
+                return Ok(true);
+            }
+            _ => {}
+        }
+        match self.work.pop_front() {
+            Some(Work::Rows { input, batch }) => self.chain.process(input, batch)?,
+            Some(Work::Changed(change)) => self.changed(change)?,
+            Some(Work::EventTimeEnds) if self.watermark < MAX_WATERMARK => self.fire_watermark(MAX_WATERMARK),
+            Some(Work::Finish) => self.end()?,
+            Some(Work::EventTimeEnds | Work::Fire(_)) | None => {}
+        }
+        Ok(true)
+    }
+
+    /// All barriers of a checkpoint are there, and no rows are in the midst.
+    fn step_to_barrier(&mut self) -> Result<(), OperatorError> {
+        if !self.is_finished() {
+            let flushing = self.flushing.get_or_insert(Firing::barrier());
+            if self.chain.step(flushing)? == Progress::More {
+                return Ok(());
+            }
+        }
+        self.flushing = None;
+        self.event(Instant::now(), Event::Ready)
     }
 
     /// Rows out of the source.
     fn rows(&mut self, now: Instant, split: usize, rows: arrow::array::RecordBatch) -> Result<(), OperatorError> {
         let Head::Source(head) = &mut self.head else { return Ok(()) };
         self.counters.source_rows.add(rows.num_rows() as u64);
-        let active = head.splits.activate(split, now);
+        self.work.extend(head.splits.activate(split, now).map(Work::Changed));
+        head.away = Some(now);
         let name = |error: OperatorError| error.in_operator(&head.node.name);
         let rows = match &head.node.prepare {
             Some(prepare) => prepare.apply(rows).map_err(name)?,
             None => rows,
         };
-        let watermark = match &head.node.watermark {
-            Some(watermark) if rows.num_rows() > 0 => watermark.watermark(&rows).map_err(name)?,
-            _ => None,
-        };
-        if let Some(change) = active {
-            self.changed(change)?;
+        if rows.num_rows() == 0 {
+            return Ok(());
         }
-        self.chain.process(0, Batch::inserts(rows))?;
-        if let Some(watermark) = watermark
-            && let Head::Source(head) = &mut self.head
-        {
+        let watermark = match &head.node.watermark {
+            Some(watermark) => watermark.watermark(&rows).map_err(name)?,
+            None => None,
+        };
+        self.work.push_back(Work::Rows { input: 0, batch: Batch::inserts(rows) });
+        if let Some(watermark) = watermark {
             let change = head.splits.advance(split, watermark);
             head.tell_event_time(split);
-            if let Some(change) = change {
-                self.changed(change)?;
-            }
+            self.work.extend(change.map(Work::Changed));
         }
         Ok(())
     }
 
-    fn end_splits(&mut self, splits: std::ops::Range<usize>) -> Result<(), OperatorError> {
-        for split in splits {
-            if let Some(change) = self.splits().and_then(|splits| splits.end(split)) {
-                self.changed(change)?;
-            }
-        }
-        Ok(())
+    fn end_splits(&mut self, splits: std::ops::Range<usize>) {
+        let Head::Source(head) = &mut self.head else { return };
+        self.work.extend(splits.filter_map(|split| head.splits.end(split)).map(Work::Changed));
     }
 
     /// Something out of a channel.
     fn element(&mut self, channel: usize, element: Element) -> Result<(), OperatorError> {
-        let now = Instant::now();
         let finished = self.is_finished();
         let Head::Inputs(head) = &mut self.head else { return Ok(()) };
         let change = match element {
-            Element::Barrier(id) => return self.event(now, Event::Barrier { channel, id }),
-            Element::Cancel(id) => return self.event(now, Event::Cancel(id)),
+            Element::Barrier(id) => return self.event(Instant::now(), Event::Barrier { channel, id }),
+            Element::Cancel(id) => return self.event(Instant::now(), Event::Cancel(id)),
             Element::EndOfInput => {
                 let change = head.watermarks.end(channel);
                 let ended = head.watermarks.is_ended();
-                self.event(now, Event::Ended { channel })?;
+                self.event(Instant::now(), Event::Ended { channel })?;
                 if finished {
                     return Ok(());
                 }
-                if let Some(change) = change {
-                    self.changed(change)?;
+                self.work.extend(change.map(Work::Changed));
+                if ended {
+                    self.finish();
                 }
-                return if ended { self.finish() } else { Ok(()) };
+                return Ok(());
             }
             // Nothing but barriers matters after the end.
             _ if finished => return Ok(()),
             Element::Batch(batch) => {
                 let input = head.inputs[channel];
-                return self.chain.process(input, batch);
+                self.work.push_back(Work::Rows { input, batch });
+                return Ok(());
             }
             Element::Watermark(watermark) => head.watermarks.advance(channel, watermark),
             Element::Idle => head.watermarks.set_idle(channel),
         };
-        change.map_or(Ok(()), |change| self.changed(change))
+        self.work.extend(change.map(Work::Changed));
+        Ok(())
     }
 
     fn changed(&mut self, change: Change) -> Result<(), OperatorError> {
@@ -317,47 +399,30 @@ impl Subtask {
             // The same again only says that this subtask is no longer idle.
             Change::Watermark(watermark) if watermark <= self.watermark => self.chain.send_watermark(self.watermark),
             Change::Watermark(watermark) => {
-                self.watermark = watermark;
-                self.counters.set_watermark(watermark);
-                self.fire(Firing::watermark(watermark))
+                self.fire_watermark(watermark);
+                Ok(())
             }
         }
     }
 
-    /// Fires piece by piece; between two pieces a barrier can pass.
-    fn fire(&mut self, mut firing: Firing) -> Result<(), OperatorError> {
-        while self.chain.step(&mut firing)? == Progress::More {
-            loop {
-                let alignment = &self.alignment;
-                match self.gate.try_barrier(|channel| alignment.is_held(channel)) {
-                    Taken::Command(command) => self.command(command)?,
-                    Taken::Element(channel, Element::Barrier(id)) => {
-                        self.event(Instant::now(), Event::Barrier { channel, id })?;
-                    }
-                    Taken::Element(_, Element::Cancel(id)) => self.event(Instant::now(), Event::Cancel(id))?,
-                    Taken::Element(..) | Taken::Nothing => break,
-                    Taken::Stopped => return Err(OperatorError::stopped()),
-                }
-            }
-            self.tick(Instant::now())?;
-        }
-        Ok(())
+    fn fire_watermark(&mut self, watermark: Timestamp) {
+        self.watermark = watermark;
+        self.counters.set_watermark(watermark);
+        self.work.push_front(Work::Fire(Firing::watermark(watermark)));
     }
 
     /// The end of all input.
-    fn finish(&mut self) -> Result<(), OperatorError> {
-        self.changed_to_end()?;
-        self.fire(Firing::end())?;
+    fn finish(&mut self) {
+        self.work.extend([Work::EventTimeEnds, Work::Fire(Firing::end()), Work::Finish]);
+    }
+
+    fn end(&mut self) -> Result<(), OperatorError> {
         if let Head::Source(head) = &mut self.head {
             head.note_positions().map_err(|error| error.in_operator(&head.node.name))?;
             head.source = None;
         }
         self.say_finished();
         Ok(())
-    }
-
-    fn changed_to_end(&mut self) -> Result<(), OperatorError> {
-        if self.watermark < MAX_WATERMARK { self.changed(Change::Watermark(MAX_WATERMARK)) } else { Ok(()) }
     }
 
     fn say_finished(&mut self) {
@@ -381,7 +446,11 @@ impl Subtask {
     }
 
     fn event(&mut self, now: Instant, event: Event) -> Result<(), OperatorError> {
-        for action in self.alignment.on(now, event) {
+        let actions = self.alignment.on(now, event);
+        if !self.alignment.is_complete() {
+            self.flushing = None;
+        }
+        for action in actions {
             match action {
                 Action::Freeze { id, align } => self.checkpoint(id, align)?,
                 Action::SendCancel(id) => self.chain.cancel(id)?,
@@ -401,9 +470,6 @@ impl Subtask {
     /// Sends the barrier on, and freezes.
     fn checkpoint(&mut self, id: CheckpointId, align: std::time::Duration) -> Result<(), OperatorError> {
         let finished = self.is_finished();
-        if !finished {
-            self.chain.before_barrier()?;
-        }
         self.chain.signal(&Element::Barrier(id))?;
         let began = Instant::now();
         let mut items = Vec::new();
@@ -448,19 +514,20 @@ impl Subtask {
         if self.chain.deadline().is_some_and(|deadline| deadline <= now) {
             self.chain.flush_due(now)?;
         }
-        if self.is_finished() {
+        // What is due by a clock comes after what is not done yet, and may need room.
+        if self.is_finished() || self.is_busy() || !self.chain.has_room() {
             return Ok(());
         }
-        if let Head::Source(head) = &mut self.head
-            && head.splits.deadline().is_some_and(|deadline| deadline <= now)
-            && let Some(change) = head.find_idle(now)
-        {
-            self.changed(change)?;
+        if let Head::Source(head) = &mut self.head {
+            head.is_back(now);
+            if head.splits.deadline().is_some_and(|deadline| deadline <= now) {
+                self.work.extend(head.find_idle(now).map(Work::Changed));
+            }
         }
         if let Some((timer, operator)) = self.chain.next_timer() {
             let time = self.clock.now_ms();
             if timer <= time {
-                self.fire(Firing::timer(operator, time))?;
+                self.work.push_back(Work::Fire(Firing::timer(operator, time)));
             }
         }
         Ok(())
@@ -473,11 +540,14 @@ impl Subtask {
         }
     }
 
-    /// When [`Self::keep_time`] has something to do.
-    fn deadline(&mut self) -> Option<Instant> {
+    /// When [`Self::keep_time`] has something to do, where all is done and there is room.
+    fn deadline(&self) -> Option<Instant> {
         let mut deadline = self.alignment.deadline().into_iter().chain(self.chain.deadline()).min();
         if !self.is_finished() {
-            let idle = self.splits().and_then(|splits| splits.deadline());
+            let idle = match &self.head {
+                Head::Source(head) => head.splits.deadline(),
+                Head::Inputs(_) => None,
+            };
             let timer = self.chain.next_timer().map(|(timer, _)| Instant::now() + self.clock.wait(timer));
             deadline = deadline.into_iter().chain(idle).chain(timer).min();
         }
@@ -489,3 +559,6 @@ impl Subtask {
         let _ = self.reports.send(report);
     }
 }
+
+#[cfg(test)]
+mod tests;

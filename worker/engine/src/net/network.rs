@@ -19,7 +19,7 @@ use std::{
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -34,7 +34,10 @@ use weir_protocol::{
 };
 
 use crate::{
-    api::failure::{PeerLost, chain},
+    api::{
+        failure::{PeerLost, chain},
+        source::Waker,
+    },
     data::wire::{FrameDecoder, FrameEncoder, WireError},
     net::{listener::UNIX, tls::Tls},
     seam::{ChannelId, Element, Remote, RemoteSender, Stopped},
@@ -103,28 +106,22 @@ pub type Deliver = Box<dyn Fn(ChannelId, Element, usize) -> bool + Send + Sync>;
 struct Credits {
     available: AtomicI64,
     closed: AtomicBool,
-    lock: Mutex<()>,
-    granted: Condvar,
+    /// Tells the spender that there are credits again.
+    room: Waker,
 }
 
 impl Credits {
-    fn new(window: usize) -> Self {
-        Self {
-            available: AtomicI64::new(window as i64),
-            closed: AtomicBool::new(false),
-            lock: Mutex::new(()),
-            granted: Condvar::new(),
-        }
+    fn new(window: usize, room: Waker) -> Self {
+        Self { available: AtomicI64::new(window as i64), closed: AtomicBool::new(false), room }
     }
 
-    /// Waits until anything is left, then spends `cost`, which may be more than what is left.
+    /// Nothing is left to spend.
+    fn are_spent(&self) -> bool {
+        self.available.load(Ordering::Acquire) <= 0 && !self.closed.load(Ordering::Acquire)
+    }
+
+    /// Spends `cost`, which may be more than what is left.
     fn spend(&self, cost: usize) -> Result<(), Stopped> {
-        if self.available.load(Ordering::Acquire) <= 0 {
-            let mut guard = self.lock.lock();
-            while self.available.load(Ordering::Acquire) <= 0 && !self.closed.load(Ordering::Acquire) {
-                self.granted.wait(&mut guard);
-            }
-        }
         if self.closed.load(Ordering::Acquire) {
             return Err(Stopped);
         }
@@ -134,17 +131,14 @@ impl Credits {
 
     fn grant(&self, bytes: u64) {
         let before = self.available.fetch_add(bytes as i64, Ordering::AcqRel);
-        if before <= 0 {
-            // The lock orders this after the spender's check, so that the wake-up cannot fall between check and wait.
-            drop(self.lock.lock());
-            self.granted.notify_one();
+        if before <= 0 && before + bytes as i64 > 0 {
+            self.room.wake();
         }
     }
 
     fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        drop(self.lock.lock());
-        self.granted.notify_all();
+        self.room.wake();
     }
 }
 
@@ -258,7 +252,7 @@ impl AttemptNetwork {
         self.ready.cancel();
     }
 
-    /// Ends all streams, and whoever waits for credits is told that the attempt is being stopped.
+    /// Ends all streams, and wakes whoever waits for credits: the next send says that the attempt is being stopped.
     pub fn close(&self) {
         self.closed.cancel();
         for link in &self.links {
@@ -358,9 +352,8 @@ impl AttemptNetwork {
 }
 
 impl Remote for AttemptNetwork {
-    fn sender(&self, channel: ChannelId, schema: SchemaRef) -> Box<dyn RemoteSender> {
-        drop(schema);
-        let credits = Arc::new(Credits::new(self.window));
+    fn sender(&self, channel: ChannelId, room: Waker) -> Box<dyn RemoteSender> {
+        let credits = Arc::new(Credits::new(self.window, room));
         let frames = self.link_of.get(&channel.to).map(|link| {
             let link = &self.links[*link];
             link.credits.lock().insert(channel.pack(), Arc::clone(&credits));
@@ -414,6 +407,10 @@ impl RemoteSender for Sender {
         let cost = u32::try_from(cost).unwrap_or(u32::MAX);
         let frame = Frame { attempt: self.attempt.0, channel: channel.pack(), body: Some(body), cost };
         self.frames.as_ref().ok_or(Stopped)?.send(frame).map_err(|_| Stopped)
+    }
+
+    fn is_full(&self) -> bool {
+        self.credits.are_spent()
     }
 }
 

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arrow::array::{AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use async_trait::async_trait;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use weir_engine::api::error::BuildError;
@@ -27,7 +27,7 @@ use weir_engine::{
     Batch, Committer, Edge, Exchange, Item, ItemKind, JobGraph, Operator, OperatorContext, OperatorError,
     OperatorFactory, OperatorNode, OperatorSnapshot, Output, PrepareJob, Progress, RestoredWatermarks, Sink,
     SinkContext, SinkError, SinkFactory, SinkNode, Source, SourceContext, SourceError, SourceFactory, SourceNode,
-    SourcePoll, Stage, StageHead, StageId, SystemClock, Timestamp, WatermarkFn,
+    SourcePoll, Stage, StageHead, StageId, SystemClock, Timestamp, Waker, WatermarkFn,
 };
 use weir_protocol::settings::{CheckpointMode, StorageSettings};
 use weir_protocol::{Attempt, CheckpointId, JobName, WorkerId};
@@ -146,14 +146,15 @@ fn other<T: serde::Serialize>(value: T) -> Item {
 }
 
 impl Operator for CountOperator {
-    fn process(&mut self, _input: usize, batch: Batch, out: &mut dyn Output) -> Result<(), OperatorError> {
+    fn process(&mut self, _input: usize, batch: Batch, out: &mut dyn Output) -> Result<Progress, OperatorError> {
         let mut rows = Vec::new();
         for key in column(&batch, 0) {
             let count = self.0.entry(*key).or_default();
             *count += 1;
             rows.push((*key, *count));
         }
-        out.emit(pair_rows(&rows))
+        out.emit(pair_rows(&rows))?;
+        Ok(Progress::Done)
     }
 
     fn freeze(&mut self, snapshot: &mut OperatorSnapshot) -> Result<(), OperatorError> {
@@ -177,12 +178,12 @@ impl OperatorFactory for Windows {
 }
 
 impl Operator for WindowsOperator {
-    fn process(&mut self, _input: usize, batch: Batch, _out: &mut dyn Output) -> Result<(), OperatorError> {
+    fn process(&mut self, _input: usize, batch: Batch, _out: &mut dyn Output) -> Result<Progress, OperatorError> {
         let (keys, ns) = (column(&batch, 0), column(&batch, 1));
         for (key, n) in keys.iter().zip(ns) {
             *self.0.entry(((n / WIDTH + 1) * WIDTH, *key)).or_default() += n;
         }
-        Ok(())
+        Ok(Progress::Done)
     }
 
     fn on_watermark(&mut self, watermark: Timestamp, out: &mut dyn Output) -> Result<Progress, OperatorError> {
@@ -319,50 +320,50 @@ pub struct Loopback {
     /// The worker of each subtask.
     workers: Vec<usize>,
     window: usize,
-    credits: Mutex<HashMap<u64, i64>>,
-    granted: Condvar,
-    stopped: AtomicBool,
-}
-
-impl Loopback {
-    pub fn stop(&self) {
-        self.stopped.store(true, Ordering::SeqCst);
-        drop(self.credits.lock());
-        self.granted.notify_all();
-    }
+    credits: Mutex<HashMap<u64, (i64, Waker)>>,
 }
 
 #[derive(Clone)]
 pub struct Wire(Arc<Loopback>);
 
 impl Remote for Wire {
-    fn sender(&self, channel: ChannelId, _schema: SchemaRef) -> Box<dyn RemoteSender> {
-        self.0.credits.lock().insert(channel.pack(), self.0.window as i64);
-        Box::new(self.clone())
+    fn sender(&self, channel: ChannelId, room: Waker) -> Box<dyn RemoteSender> {
+        self.0.credits.lock().insert(channel.pack(), (self.0.window as i64, room));
+        Box::new(OneWire { wire: self.clone(), channel })
     }
 
     fn grant(&self, channel: ChannelId, bytes: u64) {
-        *self.0.credits.lock().get_mut(&channel.pack()).unwrap() += bytes as i64;
-        self.0.granted.notify_all();
+        let room = {
+            let mut credits = self.0.credits.lock();
+            let (available, room) = credits.get_mut(&channel.pack()).unwrap();
+            *available += bytes as i64;
+            room.clone()
+        };
+        room.wake();
     }
 }
 
-impl RemoteSender for Wire {
+struct OneWire {
+    wire: Wire,
+    channel: ChannelId,
+}
+
+impl RemoteSender for OneWire {
     fn send(&mut self, channel: ChannelId, element: Element, cost: usize) -> Result<(), Stopped> {
+        let Loopback { inbound, workers, credits, .. } = &*self.wire.0;
         if cost > 0 {
-            let mut credits = self.0.credits.lock();
-            while credits[&channel.pack()] <= 0 && !self.0.stopped.load(Ordering::SeqCst) {
-                self.0.granted.wait(&mut credits);
-            }
-            *credits.get_mut(&channel.pack()).unwrap() -= cost as i64;
-            assert!(credits[&channel.pack()] > -(1 << 20), "more is under way than the window and one batch");
+            let mut credits = credits.lock();
+            let (available, _) = credits.get_mut(&channel.pack()).unwrap();
+            *available -= cost as i64;
+            assert!(*available > -(1 << 20), "more is under way than the window and one batch");
         }
-        if self.0.stopped.load(Ordering::SeqCst) {
-            return Err(Stopped);
-        }
-        let worker = self.0.workers[channel.to as usize];
-        assert!(self.0.inbound.wait()[worker].deliver(channel, element, cost), "{channel} leads nowhere");
+        let worker = workers[channel.to as usize];
+        assert!(inbound.wait()[worker].deliver(channel, element, cost), "{channel} leads nowhere");
         Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.wire.0.credits.lock()[&self.channel.pack()].0 <= 0
     }
 }
 
@@ -379,7 +380,6 @@ pub struct Checkpoint {
 /// All workers of one attempt.
 pub struct Workers {
     pub attempts: Vec<RunningAttempt>,
-    wire: Arc<Loopback>,
     subtasks: usize,
     gathering: BTreeMap<u64, BTreeMap<(StageId, u32), Box<SubtaskSnapshot>>>,
     pub finished: BTreeSet<(StageId, u32)>,
@@ -414,7 +414,6 @@ impl Deployment<'_> {
         attempts.iter().for_each(RunningAttempt::run);
         Ok(Workers {
             attempts,
-            wire,
             subtasks: self.graph.stages.len() * parallelism as usize,
             gathering: BTreeMap::new(),
             finished: BTreeSet::new(),
@@ -486,7 +485,7 @@ impl Deployment<'_> {
     }
 }
 
-const BUDGET: u64 = 64 << 20;
+pub const BUDGET: u64 = 64 << 20;
 
 /// Items are `(key, count)` or `((end, key), sum)`.
 fn key_of(value: &Value) -> i64 {
@@ -574,7 +573,6 @@ impl Workers {
     /// Stops everything; every thread has to end.
     pub fn stop(self) {
         self.attempts.iter().for_each(RunningAttempt::stop);
-        self.wire.stop();
         for attempt in &self.attempts {
             assert_eq!(attempt.join(SOON), []);
         }

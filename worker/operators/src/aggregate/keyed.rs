@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow::datatypes::SchemaRef;
 use weir_engine::{
-    Batch, Operator, OperatorContext, OperatorError, OperatorFactory, OperatorSnapshot, Output, RowKind,
+    Batch, Operator, OperatorContext, OperatorError, OperatorFactory, OperatorSnapshot, Output, Progress, RowKind,
 };
 use weir_state::{Slot, Table, TableKind, TableShape};
 
@@ -107,10 +107,10 @@ struct Task {
 }
 
 impl Operator for Task {
-    fn process(&mut self, _input: usize, batch: Batch, out: &mut dyn Output) -> Result<(), OperatorError> {
+    fn process(&mut self, _input: usize, batch: Batch, out: &mut dyn Output) -> Result<Progress, OperatorError> {
         inserts_only(&batch)?;
         if batch.is_empty() {
-            return Ok(());
+            return Ok(Progress::Done);
         }
         let rows = &batch.rows;
         let group_columns = self.spec.ingest.group_columns(rows);
@@ -151,10 +151,10 @@ impl Operator for Task {
                 }
             }
         }
-        if changes.kinds.is_empty() {
-            return Ok(());
+        if !changes.kinds.is_empty() {
+            out.emit(self.output(&group_columns, &old, changes)?)?;
         }
-        out.emit(self.output(&group_columns, &old, changes)?)
+        Ok(Progress::Done)
     }
 
     fn freeze(&mut self, snapshot: &mut OperatorSnapshot) -> Result<(), OperatorError> {

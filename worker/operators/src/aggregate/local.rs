@@ -124,16 +124,17 @@ struct Task {
 }
 
 impl Operator for Task {
-    fn process(&mut self, _input: usize, batch: Batch, out: &mut dyn Output) -> Result<(), OperatorError> {
+    fn process(&mut self, _input: usize, batch: Batch, out: &mut dyn Output) -> Result<Progress, OperatorError> {
         inserts_only(&batch)?;
         if batch.is_empty() {
-            return Ok(());
+            return Ok(Progress::Done);
         }
         let rows = &batch.rows;
         let slices = self.slice_column(rows)?;
         if self.pass_on > 0 {
             self.pass_on -= 1;
-            return out.emit(Batch::inserts(self.unfolded(rows, slices)?));
+            out.emit(Batch::inserts(self.unfolded(rows, slices)?))?;
+            return Ok(Progress::Done);
         }
         self.hold(rows, slices.as_ref())?;
         let pairs = self.maps.iter().map(|m| m.pairs.len()).max().unwrap_or(0);
@@ -150,7 +151,7 @@ impl Operator for Task {
             }
             self.flush(out)?;
         }
-        Ok(())
+        Ok(Progress::Done)
     }
 
     fn on_watermark(&mut self, watermark: Timestamp, out: &mut dyn Output) -> Result<Progress, OperatorError> {

@@ -7,7 +7,7 @@ use arrow::buffer::ScalarBuffer;
 use arrow::compute::interleave;
 use arrow::datatypes::{Schema, SchemaRef};
 use weir_engine::{
-    Batch, Operator, OperatorContext, OperatorError, OperatorFactory, OperatorSnapshot, Output, RowKind,
+    Batch, Operator, OperatorContext, OperatorError, OperatorFactory, OperatorSnapshot, Output, Progress, RowKind,
 };
 use weir_state::{RowLayout, Slot, Table, TableKind, TableShape, type_name};
 
@@ -126,10 +126,10 @@ struct Task {
 }
 
 impl Operator for Task {
-    fn process(&mut self, _input: usize, batch: Batch, out: &mut dyn Output) -> Result<(), OperatorError> {
+    fn process(&mut self, _input: usize, batch: Batch, out: &mut dyn Output) -> Result<Progress, OperatorError> {
         inserts_only(&batch)?;
         if batch.is_empty() {
-            return Ok(());
+            return Ok(Progress::Done);
         }
         let rows = &batch.rows;
         let key_columns: Vec<ArrayRef> = self.spec.keys.iter().map(|&c| Arc::clone(rows.column(c))).collect();
@@ -151,12 +151,13 @@ impl Operator for Task {
             }
         }
         if changes.is_empty() {
-            return Ok(());
+            return Ok(Progress::Done);
         }
         // The old rows are read before the new ones take their place.
         let emitted = self.emitted(rows, &changes)?;
         self.store(rows, &changes, order);
-        out.emit(emitted)
+        out.emit(emitted)?;
+        Ok(Progress::Done)
     }
 
     fn freeze(&mut self, snapshot: &mut OperatorSnapshot) -> Result<(), OperatorError> {

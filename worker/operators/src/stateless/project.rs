@@ -9,7 +9,7 @@ use datafusion_common::tree_node::{Transformed, TreeNode};
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::Column;
 use datafusion_physical_expr::utils::collect_columns;
-use weir_engine::{Batch, Operator, OperatorContext, OperatorError, OperatorFactory, Output, RowKind};
+use weir_engine::{Batch, Operator, OperatorContext, OperatorError, OperatorFactory, Output, Progress, RowKind};
 
 use crate::rows::column::selection;
 use crate::spec::SpecError;
@@ -162,30 +162,38 @@ fn shortened(expression: &Arc<dyn PhysicalExpr>) -> String {
 
 impl OperatorFactory for FilterProject {
     fn create(&self, _ctx: &OperatorContext) -> Result<Box<dyn Operator>, OperatorError> {
-        Ok(Box::new(Task(self.clone())))
+        Ok(Box::new(Task { spec: self.clone(), pending: Vec::new() }))
     }
 }
 
-struct Task(FilterProject);
+struct Task {
+    spec: FilterProject,
+    /// What is still to be computed, the first last.
+    pending: Vec<Batch>,
+}
 
 impl Operator for Task {
-    fn process(&mut self, _: usize, batch: Batch, out: &mut dyn Output) -> Result<(), OperatorError> {
-        self.compute(&batch, out)
+    fn process(&mut self, _: usize, batch: Batch, out: &mut dyn Output) -> Result<Progress, OperatorError> {
+        self.pending.push(batch);
+        self.resume(out)
     }
-}
 
-impl Task {
     /// What would be too much at once is computed half by half.
-    fn compute(&self, batch: &Batch, out: &mut dyn Output) -> Result<(), OperatorError> {
-        match self.0.apply(batch) {
-            Ok(Some(batch)) => out.emit(batch),
-            Ok(None) => Ok(()),
-            Err(error) if batch.len() > 1 && Oversized::is_by_rows(&error) => {
-                let half = batch.len() / 2;
-                self.compute(&batch.slice(0, half), out)?;
-                self.compute(&batch.slice(half, batch.len() - half), out)
+    fn resume(&mut self, out: &mut dyn Output) -> Result<Progress, OperatorError> {
+        while let Some(batch) = self.pending.pop() {
+            match self.spec.apply(&batch) {
+                Ok(computed) => computed.map_or(Ok(()), |batch| out.emit(batch))?,
+                Err(error) if batch.len() > 1 && Oversized::is_by_rows(&error) => {
+                    let half = batch.len() / 2;
+                    self.pending.extend([batch.slice(half, batch.len() - half), batch.slice(0, half)]);
+                    continue;
+                }
+                Err(error) => return Err(error),
             }
-            Err(error) => Err(error),
+            if !self.pending.is_empty() && out.is_full() {
+                return Ok(Progress::More);
+            }
         }
+        Ok(Progress::Done)
     }
 }

@@ -108,12 +108,59 @@ struct Task {
 }
 
 impl Operator for Task {
-    fn process(&mut self, _input: usize, batch: Batch, _out: &mut dyn Output) -> Result<(), OperatorError> {
+    fn process(&mut self, _input: usize, batch: Batch, _out: &mut dyn Output) -> Result<Progress, OperatorError> {
         inserts_only(&batch)?;
-        if batch.is_empty() {
-            return Ok(());
+        if !batch.is_empty() {
+            self.take(&batch.rows)?;
         }
-        let rows = &batch.rows;
+        Ok(Progress::Done)
+    }
+
+    fn on_watermark(&mut self, watermark: Timestamp, out: &mut dyn Output) -> Result<Progress, OperatorError> {
+        match self.spec.time {
+            TimeSource::Event(_) => self.firer.advance(watermark, &mut self.tables, out),
+            TimeSource::Processing => Ok(Progress::Done),
+        }
+    }
+
+    fn next_timer(&self) -> Option<Timestamp> {
+        match self.spec.time {
+            TimeSource::Event(_) => None,
+            TimeSource::Processing => self.firer.next_window(&self.tables),
+        }
+    }
+
+    fn on_timer(&mut self, now: Timestamp, out: &mut dyn Output) -> Result<Progress, OperatorError> {
+        match self.spec.time {
+            TimeSource::Event(_) => Ok(Progress::Done),
+            // Rows of a window's last millisecond may come until it is over.
+            TimeSource::Processing => self.firer.advance(now.max(self.now()) - 1, &mut self.tables, out),
+        }
+    }
+
+    fn end_of_input(&mut self, out: &mut dyn Output) -> Result<Progress, OperatorError> {
+        match self.spec.time {
+            TimeSource::Event(_) => Ok(Progress::Done),
+            TimeSource::Processing => self.firer.advance(MAX_WATERMARK, &mut self.tables, out),
+        }
+    }
+
+    fn before_barrier(&mut self, _out: &mut dyn Output) -> Result<(), OperatorError> {
+        self.firer.note_emitted(&mut self.tables)
+    }
+
+    fn freeze(&mut self, snapshot: &mut OperatorSnapshot) -> Result<(), OperatorError> {
+        snapshot.frozen.extend(self.tables.groups.freeze());
+        snapshot.frozen.extend(self.tables.maps.iter_mut().filter_map(SliceTable::freeze));
+        snapshot.frozen.extend(self.tables.merged.as_mut().and_then(SliceTable::freeze));
+        snapshot.frozen.extend(self.tables.emitted.freeze());
+        self.firer.freeze(snapshot)
+    }
+}
+
+impl Task {
+    /// Takes rows into their slices.
+    fn take(&mut self, rows: &RecordBatch) -> Result<(), OperatorError> {
         let ends = match self.spec.time {
             TimeSource::Processing => return self.add(self.spec.slices.slice_end(self.now()), rows),
             TimeSource::Event(_) => self.ends(rows)?,
@@ -147,45 +194,6 @@ impl Operator for Task {
         Ok(())
     }
 
-    fn on_watermark(&mut self, watermark: Timestamp, out: &mut dyn Output) -> Result<Progress, OperatorError> {
-        match self.spec.time {
-            TimeSource::Event(_) => self.firer.advance(watermark, &mut self.tables, out),
-            TimeSource::Processing => Ok(Progress::Done),
-        }
-    }
-
-    fn next_timer(&self) -> Option<Timestamp> {
-        match self.spec.time {
-            TimeSource::Event(_) => None,
-            TimeSource::Processing => self.firer.next_window(&self.tables),
-        }
-    }
-
-    fn on_timer(&mut self, now: Timestamp, out: &mut dyn Output) -> Result<Progress, OperatorError> {
-        match self.spec.time {
-            TimeSource::Event(_) => Ok(Progress::Done),
-            // Rows of a window's last millisecond may come until it is over.
-            TimeSource::Processing => self.firer.advance(now.max(self.now()) - 1, &mut self.tables, out),
-        }
-    }
-
-    fn end_of_input(&mut self, out: &mut dyn Output) -> Result<Progress, OperatorError> {
-        match self.spec.time {
-            TimeSource::Event(_) => Ok(Progress::Done),
-            TimeSource::Processing => self.firer.advance(MAX_WATERMARK, &mut self.tables, out),
-        }
-    }
-
-    fn freeze(&mut self, snapshot: &mut OperatorSnapshot) -> Result<(), OperatorError> {
-        snapshot.frozen.extend(self.tables.groups.freeze());
-        snapshot.frozen.extend(self.tables.maps.iter_mut().filter_map(SliceTable::freeze));
-        snapshot.frozen.extend(self.tables.merged.as_mut().and_then(SliceTable::freeze));
-        snapshot.frozen.extend(self.tables.emitted.freeze());
-        self.firer.freeze(snapshot)
-    }
-}
-
-impl Task {
     /// Processing time. It does not go back behind what has fired, whatever the clock does.
     fn now(&self) -> Timestamp {
         let reached = self.firer.reached();

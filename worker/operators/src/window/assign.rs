@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
+use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{DataType, Field, SchemaRef};
-use weir_engine::{Batch, Clock, Operator, OperatorContext, OperatorError, OperatorFactory, Output, RowKind, RowKinds};
+use weir_engine::{
+    Batch, Clock, Operator, OperatorContext, OperatorError, OperatorFactory, Output, PIECE_ROWS, Progress, RowKind,
+    RowKinds,
+};
 
 use crate::rows::column::{from_i64, take_columns};
 use crate::spec::{SpecError, TimeSource, WindowAssignSpec, schema_of, window_fields};
 use crate::window::slices::{Slices, times};
 
-/// Copies of rows that are put out as one batch, in rows and in bytes: a row of many windows is not held in memory for all of
-/// them at once.
-const MAX_COPIES: usize = 1 << 15;
+/// Bytes of the copies of rows that are put out as one piece, beside [`PIECE_ROWS`].
 const MAX_BYTES: usize = 16 << 20;
 
 /// `TUMBLE` and `HOP` as plain table functions: each row with `window_start`, `window_end` and `window_time`, once for every
@@ -43,7 +45,7 @@ impl WindowAssign {
 
 impl OperatorFactory for WindowAssign {
     fn create(&self, ctx: &OperatorContext) -> Result<Box<dyn Operator>, OperatorError> {
-        Ok(Box::new(Task { spec: self.clone(), clock: Arc::clone(&ctx.clock), now: i64::MIN }))
+        Ok(Box::new(Task { spec: self.clone(), clock: Arc::clone(&ctx.clock), now: i64::MIN, copying: None }))
     }
 }
 
@@ -51,16 +53,28 @@ struct Task {
     spec: WindowAssign,
     clock: Arc<dyn Clock>,
     now: i64,
+    copying: Option<Copying>,
+}
+
+/// Rows that are in several windows each, on their way out.
+struct Copying {
+    batch: Batch,
+    times: ScalarBuffer<i64>,
+    /// Copies a piece.
+    most: usize,
+    /// The row that is next, and how many of its windows have been put out.
+    row: usize,
+    windows: usize,
 }
 
 impl Operator for Task {
-    fn process(&mut self, _input: usize, batch: Batch, out: &mut dyn Output) -> Result<(), OperatorError> {
+    fn process(&mut self, _input: usize, batch: Batch, out: &mut dyn Output) -> Result<Progress, OperatorError> {
         if batch.is_empty() {
-            return Ok(());
+            return Ok(Progress::Done);
         }
         let rows = &batch.rows;
         let slices = self.spec.slices;
-        let times = match self.spec.time {
+        let times: ScalarBuffer<i64> = match self.spec.time {
             TimeSource::Event(column) => times(rows.column(column), rows.schema_ref().field(column).name())?,
             TimeSource::Processing => {
                 // Time does not go back, whatever the clock does.
@@ -70,43 +84,60 @@ impl Operator for Task {
         };
         if slices.is_tumbling() {
             let ends: Vec<i64> = times.iter().map(|&t| slices.slice_end(t)).collect();
-            return self.emit(rows.columns().to_vec(), batch.kinds.clone(), &ends, out);
+            self.emit(rows.columns().to_vec(), batch.kinds.clone(), &ends, out)?;
+            return Ok(Progress::Done);
         }
         let row_bytes = batch.used_bytes() / rows.num_rows();
-        let most = (MAX_BYTES / row_bytes.max(1)).clamp(1, MAX_COPIES);
-        let (mut of_row, mut ends) = (Vec::new(), Vec::new());
-        for (row, &t) in times.iter().enumerate() {
-            for end in slices.windows(t) {
-                of_row.push(row as u32);
-                ends.push(end);
-                if ends.len() == most {
-                    self.copy(&batch, &mut of_row, &mut ends, out)?;
-                }
+        let most = (MAX_BYTES / row_bytes.max(1)).clamp(1, PIECE_ROWS);
+        self.copying = Some(Copying { batch, times, most, row: 0, windows: 0 });
+        self.resume(out)
+    }
+
+    fn resume(&mut self, out: &mut dyn Output) -> Result<Progress, OperatorError> {
+        let Some(mut copying) = self.copying.take() else { return Ok(Progress::Done) };
+        loop {
+            let (of_row, ends) = copying.next(self.spec.slices);
+            self.copy(&copying.batch, of_row, &ends, out)?;
+            if copying.row == copying.batch.len() {
+                return Ok(Progress::Done);
+            }
+            if out.is_full() {
+                self.copying = Some(copying);
+                return Ok(Progress::More);
             }
         }
-        self.copy(&batch, &mut of_row, &mut ends, out)
+    }
+}
+
+impl Copying {
+    /// The rows of the next piece, each once for every window, and where the windows end.
+    fn next(&mut self, slices: Slices) -> (Vec<u32>, Vec<i64>) {
+        let (mut of_row, mut ends) = (Vec::new(), Vec::new());
+        while self.row < self.batch.len() && ends.len() < self.most {
+            let room = self.most - ends.len();
+            let before = ends.len();
+            let mut windows = slices.windows(self.times[self.row]).skip(self.windows);
+            ends.extend(windows.by_ref().take(room));
+            of_row.resize(ends.len(), self.row as u32);
+            if windows.next().is_some() {
+                self.windows += ends.len() - before;
+            } else {
+                (self.row, self.windows) = (self.row + 1, 0);
+            }
+        }
+        (of_row, ends)
     }
 }
 
 impl Task {
     /// Puts these rows out, each with the window that ends there.
-    fn copy(
-        &self,
-        batch: &Batch,
-        of_row: &mut Vec<u32>,
-        ends: &mut Vec<i64>,
-        out: &mut dyn Output,
-    ) -> Result<(), OperatorError> {
-        if ends.is_empty() {
-            return Ok(());
-        }
-        let (of_row, ends) = (std::mem::take(of_row), std::mem::take(ends));
+    fn copy(&self, batch: &Batch, of_row: Vec<u32>, ends: &[i64], out: &mut dyn Output) -> Result<(), OperatorError> {
         let kinds = batch
             .kinds
             .as_ref()
             .map(|kinds| of_row.iter().map(|&row| kinds[row as usize]).collect::<Vec<RowKind>>().into());
         let columns = take_columns(batch.rows.columns(), &UInt32Array::from(of_row))?;
-        self.emit(columns, kinds, &ends, out)
+        self.emit(columns, kinds, ends, out)
     }
 
     fn emit(

@@ -1,14 +1,14 @@
 //! The firing of windows: in order of their ends, a bounded piece at a time, so that a barrier can pass between two pieces.
 //!
-//! A window of up to [`CALL_GROUPS`] groups goes out in one call. Of a larger one it is noted, before a barrier can pass, for
-//! which keys it has been emitted; after a restore these are left out.
+//! As much of a window goes out in one call as there is room for, and at most [`CALL_GROUPS`] groups. Before a barrier passes
+//! it is noted for which keys the window has been emitted; after a restore these are left out.
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use arrow::compute::{filter, filter_record_batch};
 use arrow::datatypes::DataType;
-use weir_engine::{Batch, MIN_WATERMARK, OperatorError, OperatorSnapshot, Output, Progress, Timestamp};
+use weir_engine::{Batch, MIN_WATERMARK, OperatorError, OperatorSnapshot, Output, PIECE_ROWS, Progress, Timestamp};
 use weir_state::{KeyGroup, Keys, SliceTable, Slot, key_group};
 
 use crate::aggregate::ingest::{RowGroups, RowStore, Slice, read_mask};
@@ -22,10 +22,8 @@ use crate::window::plan::{Tables, WindowAggregate};
 use crate::window::progress::{KeyGroupProgress, ProgressTable, Write};
 use crate::window::scan::{Placed, Scan, ScanPiece};
 
-/// Groups emitted at once: about a batch.
-const PIECE_GROUPS: usize = 4096;
-
-/// Groups emitted before a barrier may pass: some tens of milliseconds.
+/// Groups gone through before a barrier may pass: some tens of milliseconds. As many keys are held until it is noted that they
+/// are out.
 const CALL_GROUPS: usize = 1 << 16;
 
 /// Decides which windows fire, and emits them.
@@ -61,7 +59,7 @@ struct Firing {
     groups: Scan,
     /// The checkpoint that was restored has emitted some of it.
     interrupted: bool,
-    /// The keys that were emitted, as columns, and their number, since a barrier could pass last.
+    /// The keys that were emitted, as columns, and their number, since it was last noted.
     to_note: Vec<(Vec<ArrayRef>, usize)>,
 }
 
@@ -149,7 +147,7 @@ impl Firer {
         self.reached = self.reached.max(time);
         self.busy = true;
         let mut emitted = 0;
-        while emitted < CALL_GROUPS {
+        loop {
             if self.firing.is_none() && !self.start_next(tables)? {
                 self.busy = false;
                 return Ok(Progress::Done);
@@ -158,9 +156,17 @@ impl Firer {
                 Some(groups) => emitted += groups,
                 None => self.finish_window(tables)?,
             }
+            if self.keys_to_note() >= CALL_GROUPS {
+                self.note_emitted(tables)?;
+            }
+            if emitted >= CALL_GROUPS || out.is_full() {
+                return Ok(Progress::More);
+            }
         }
-        self.note_emitted(tables)?;
-        Ok(Progress::More)
+    }
+
+    fn keys_to_note(&self) -> usize {
+        self.firing.as_ref().map_or(0, |firing| firing.to_note.iter().map(|(_, rows)| rows).sum())
     }
 
     /// Starts the next window that is due; false if there is none.
@@ -269,7 +275,7 @@ impl Firer {
         let spec = &plan.maps[map];
         let mut types: Vec<DataType> = self.spec.ingest.group_types.clone();
         types.push(plan.input.field(spec.column).data_type().clone());
-        let Some(mut piece) = scan.next(&mut maps[map], &types, PIECE_GROUPS)? else { return Ok(None) };
+        let Some(mut piece) = scan.next(&mut maps[map], &types, PIECE_ROWS)? else { return Ok(None) };
         let mut masks = vec![0_u64; piece.len()];
         for (key, row) in piece.rows() {
             masks[key as usize] |= read_mask(row, spec.mask_bytes());
@@ -319,7 +325,7 @@ impl Firer {
         out: &mut dyn Output,
     ) -> Result<Option<usize>, OperatorError> {
         let types = &self.spec.ingest.group_types;
-        let Some(piece) = firing.groups.next(&mut tables.groups, types, PIECE_GROUPS)? else { return Ok(None) };
+        let Some(piece) = firing.groups.next(&mut tables.groups, types, PIECE_ROWS)? else { return Ok(None) };
         let groups = piece.len();
         let mut keep: Vec<bool> = piece.repeated.iter().map(|repeated| !repeated).collect();
         if self.resumed.is_some() || self.fired <= self.highest_floor {
@@ -398,8 +404,8 @@ impl Firer {
             && (!resuming || (self.interrupted[i] && window <= self.spec.slices.closed_by(progress.reached)))
     }
 
-    /// A barrier may pass now: notes which keys of the window are out.
-    fn note_emitted(&mut self, tables: &mut Tables) -> Result<(), OperatorError> {
+    /// A barrier is about to pass: notes which keys of the window are out.
+    pub fn note_emitted(&mut self, tables: &mut Tables) -> Result<(), OperatorError> {
         let Some(firing) = &mut self.firing else { return Ok(()) };
         let mut keys = Keys::new();
         let (mut slots, mut created): (Vec<Slot>, Vec<Slot>) = (Vec::new(), Vec::new());

@@ -24,7 +24,7 @@ use weir_storage::JobStore;
 
 pub const KEY_GROUPS: u32 = 16;
 
-/// All rows that an operator has put out.
+/// All rows that an operator has put out. It is always full: an operator stops after each piece, and has to be resumed.
 #[derive(Default)]
 pub struct Collected(pub Vec<Batch>);
 
@@ -34,6 +34,10 @@ impl Output for Collected {
             self.0.push(batch);
         }
         Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        true
     }
 }
 
@@ -179,7 +183,13 @@ impl Subtask {
     }
 
     pub fn try_process(&mut self, batch: Batch) -> Result<(), OperatorError> {
-        self.operator.process(0, batch, &mut self.out)
+        let mut progress = self.operator.process(0, batch, &mut self.out)?;
+        while progress == Progress::More {
+            let before = self.out.0.len();
+            progress = self.operator.resume(&mut self.out)?;
+            assert!(self.out.0.len() <= before + 1, "more than a piece into an output that is full");
+        }
+        Ok(())
     }
 
     /// One call; whether it has to be repeated.
@@ -195,7 +205,7 @@ impl Subtask {
     /// Fires timers up to this time.
     pub fn timers(&mut self, now: i64) {
         while self.operator.next_timer().is_some_and(|t| t <= now) {
-            self.operator.on_timer(now, &mut self.out).unwrap();
+            while self.operator.on_timer(now, &mut self.out).unwrap() == Progress::More {}
         }
     }
 

@@ -102,9 +102,18 @@ async fn next<T>(from: &mut mpsc::UnboundedReceiver<T>) -> T {
     tokio::time::timeout(PATIENCE, from.recv()).await.unwrap().unwrap()
 }
 
-/// Sends from a thread, as a subtask does; gives how the sends went.
-fn send_all(mut sender: Box<dyn RemoteSender>, elements: Vec<(Element, usize)>) -> JoinHandle<Result<(), Stopped>> {
-    let send = move || elements.into_iter().try_for_each(|(element, cost)| sender.send(CHANNEL, element, cost));
+/// Sends from a thread, as a subtask does, which waits while the channel is full; gives how the sends went.
+fn send_all(network: &AttemptNetwork, elements: Vec<(Element, usize)>) -> JoinHandle<Result<(), Stopped>> {
+    let (ring, bell) = std::sync::mpsc::channel();
+    let mut sender = network.sender(CHANNEL, Waker::new(move || _ = ring.send(())));
+    let send = move || {
+        elements.into_iter().try_for_each(|(element, cost)| {
+            while cost > 0 && sender.is_full() {
+                bell.recv_timeout(PATIENCE).unwrap();
+            }
+            sender.send(CHANNEL, element, cost)
+        })
+    };
     tokio::task::spawn_blocking(send)
 }
 
@@ -121,7 +130,7 @@ async fn elements_arrive_in_order_and_rows_as_they_were() {
         (Element::Cancel(CheckpointId(3)), 0),
         (Element::EndOfInput, 0),
     ];
-    send_all(left.network.sender(CHANNEL, schema()), elements.clone()).await.unwrap().unwrap();
+    send_all(&left.network, elements.clone()).await.unwrap().unwrap();
     for (element, cost) in elements {
         assert_eq!(next(&mut right.elements).await, (CHANNEL, element, cost));
     }
@@ -135,10 +144,10 @@ async fn a_channel_without_credits_holds_its_rows_and_lets_the_barrier_of_anothe
     let (left, mut right) = (join(&a, 1, "a", &peers), join(&b, 1, "b", &peers));
     let batch = || (Element::Batch(Batch::inserts(rows(1))), 600);
     // The second overspends what is left; the third waits.
-    let sending = send_all(left.network.sender(CHANNEL, schema()), vec![batch(), batch(), batch()]);
+    let sending = send_all(&left.network, vec![batch(), batch(), batch()]);
     next(&mut right.elements).await;
     next(&mut right.elements).await;
-    let mut other = left.network.sender(ChannelId { edge: 0, from: 2, to: 1 }, schema());
+    let mut other = left.network.sender(ChannelId { edge: 0, from: 2, to: 1 }, Waker::none());
     let barrier = Element::Barrier(CheckpointId(1));
     other.send(ChannelId { edge: 0, from: 2, to: 1 }, barrier.clone(), 0).unwrap();
     assert_eq!(next(&mut right.elements).await.1, barrier);
@@ -154,7 +163,7 @@ async fn closing_frees_a_sender_that_waits_for_credits_and_loses_nobody() {
     let peers = [a.peer("a", 0), b.peer("b", 1)];
     let (mut left, mut right) = (join(&a, 1, "a", &peers), join(&b, 1, "b", &peers));
     let batch = || (Element::Batch(Batch::inserts(rows(1))), WINDOW_BYTES);
-    let sending = send_all(left.network.sender(CHANNEL, schema()), vec![batch(), batch()]);
+    let sending = send_all(&left.network, vec![batch(), batch()]);
     next(&mut right.elements).await;
     left.network.close();
     assert_eq!(sending.await.unwrap(), Err(Stopped));
@@ -173,7 +182,7 @@ async fn a_stream_of_an_older_attempt_is_refused_and_one_of_a_newer_waits_for_it
     drop(right);
 
     let early = join(&a, 3, "a", &peers);
-    send_all(early.network.sender(CHANNEL, schema()), vec![(Element::Idle, 0)]).await.unwrap().unwrap();
+    send_all(&early.network, vec![(Element::Idle, 0)]).await.unwrap().unwrap();
     let mut right = join(&b, 3, "b", &peers);
     assert_eq!(next(&mut right.elements).await.1, Element::Idle);
 }
@@ -184,7 +193,7 @@ async fn a_frame_for_a_channel_that_is_not_there_ends_the_stream_by_name() {
     let peers = [a.peer("a", 0), b.peer("b", 1)];
     let (left, mut right) = (join(&a, 1, "a", &peers), join(&b, 1, "b", &peers));
     let nowhere = ChannelId { edge: 9, from: 0, to: 1 };
-    let mut sender = left.network.sender(nowhere, schema());
+    let mut sender = left.network.sender(nowhere, Waker::none());
     sender.send(nowhere, Element::Batch(Batch::inserts(rows(1))), 8).unwrap();
     let lost = next(&mut right.lost).await;
     assert!(lost.reason.contains("edge 9 from subtask 0 to 1"), "{lost}");
