@@ -8,7 +8,7 @@ export ROCKSDB_STATIC ?= 1
 BIN = $(CARGO_TARGET_DIR)/debug
 STAGE = .ci/stage
 
-.PHONY: help setup build demo compiled test soak model bench bench-cluster generate e2e e2e-smoke tools
+.PHONY: help setup build demo compiled test soak fuzz model bench bench-cluster generate e2e e2e-smoke tools
 
 help:
 	@echo "make demo      watch a job lose a worker and end exact"
@@ -16,6 +16,7 @@ help:
 	@echo "make e2e       all cases on a kind cluster"
 	@echo "make e2e-smoke some of them on a cluster of plain processes"
 	@echo "make soak      the long tests in their full length: a hundred kills"
+	@echo "make fuzz      made-up scripts, objects, frames and files, ten minutes of each"
 	@echo "make model     the exhaustive checker with larger bounds"
 	@echo "make bench     build for release and measure"
 	@echo "make bench-cluster  the same on a cluster: recoveries, many jobs, what the controller costs"
@@ -56,6 +57,14 @@ e2e-smoke: build tools
 # What tests do a few times, often. Seeds and results are printed.
 soak: build
 	@$(STAGE) soak-kills env WEIR_KILLS=100 cargo test -p weir-e2e-local --test kills -- --nocapture
+
+# Seeds are printed; WEIR_SEED repeats one.
+fuzz: export WEIR_FUZZ_SECONDS ?= 600
+fuzz: setup
+	@cargo test -p weir-protocol --test fuzz -- --nocapture --test-threads 1
+	@cargo test -p weir-engine --test fuzz_frames -- --nocapture
+	@cargo test -p weir-connectors --lib fuzz_tests -- --nocapture --test-threads 1
+	@cargo test -p weir-worker --test fuzz_plan -- --nocapture
 
 model:
 	@cargo test --release -p weir-controller --test model -- --nocapture --include-ignored

@@ -321,7 +321,7 @@ impl Platform for PlayedPlatform {
 /// Keeps the lines, and wakes who waits for one.
 #[derive(Clone, Default)]
 struct Lines {
-    lines: Arc<Mutex<Vec<String>>>,
+    told: Arc<Mutex<Vec<String>>>,
     more: Arc<Notify>,
     /// The next line panics the supervisor, which tells it.
     panics: Arc<AtomicBool>,
@@ -330,7 +330,7 @@ struct Lines {
 impl Ui for Lines {
     fn event(&mut self, _: Weight, line: &str) {
         assert!(!self.panics.load(Ordering::SeqCst), "injected at {line}");
-        self.lines.lock().unwrap().push(line.to_string());
+        self.told.lock().unwrap().push(line.to_string());
         self.more.notify_waiters();
     }
     fn printed(&mut self, _: &str) {}
@@ -340,7 +340,7 @@ impl Ui for Lines {
 
 impl Lines {
     fn count(&self, part: &str) -> usize {
-        self.lines.lock().unwrap().iter().filter(|line| line.contains(part)).count()
+        self.told.lock().unwrap().iter().filter(|line| line.contains(part)).count()
     }
 
     /// Waits until so many lines contain `part`.
@@ -355,7 +355,7 @@ impl Lines {
             }
         };
         let timely = tokio::time::timeout(PATIENCE, waiting).await;
-        timely.unwrap_or_else(|_| panic!("{times} × {part:?} never came: {:#?}", self.lines.lock().unwrap()));
+        timely.unwrap_or_else(|_| panic!("{times} × {part:?} never came: {:#?}", self.told.lock().unwrap()));
     }
 }
 
@@ -491,7 +491,7 @@ impl Run {
 
     async fn outcome(self) -> Outcome {
         let ended = tokio::time::timeout(PATIENCE, self.outcome).await;
-        ended.unwrap_or_else(|_| panic!("the run did not end: {:#?}", self.lines.lines.lock().unwrap())).unwrap()
+        ended.unwrap_or_else(|_| panic!("the run did not end: {:#?}", self.lines.told.lock().unwrap())).unwrap()
     }
 }
 

@@ -1,8 +1,5 @@
 //! Scripts that nobody would write, and the repository's own with a few bytes changed, given to `weir-worker plan`: each is planned
 //! or refused, in a process that may take half a GiB and half a minute. A crash, a panic and a time-out are faults.
-//!
-//! `cargo test` runs a short form of it. `WEIR_FUZZ_SECONDS=600 cargo test -p weir-worker --test fuzz_plan` goes on for ten minutes;
-//! `WEIR_SEED` begins where another run did.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::{
@@ -13,41 +10,17 @@ use std::{
     process::{Child, Command, Stdio},
     sync::mpsc,
     thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
+use weir_fuzz::{Random, cases};
 
 /// Scripts of the short form.
 const SHORT: u64 = 120;
 
 /// Longer than what a process may take of its processor, and what it waits for beside that.
 const PATIENCE: Duration = Duration::from_mins(2);
-
-/// A generator of numbers that is the same everywhere: splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
-    }
-
-    fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-
-    fn pick<'a, T: ?Sized>(&mut self, all: &[&'a T]) -> &'a T {
-        all[self.below(all.len())]
-    }
-}
 
 const TABLES: &str = "\
 CREATE TABLE bids (auction BIGINT, bidder INT, price DECIMAL(10, 2), channel STRING, ok BOOLEAN, rate DOUBLE, day DATE,
@@ -371,7 +344,7 @@ fn mutated(random: &mut Random, scripts: &[String]) -> String {
         let end = (at + 1 + random.below(30)).min(bytes.len());
         match random.below(7) {
             0 => drop(bytes.drain(at..end)),
-            1 => bytes[at] = random.next() as u8,
+            1 => bytes[at] = random.number() as u8,
             2 => drop(bytes.splice(at..at, random.pick(&WORDS).bytes())),
             3 => {
                 let piece = bytes[at..end].to_vec();
@@ -465,31 +438,13 @@ fn shown(text: &str) -> String {
 
 #[test]
 fn whatever_a_script_is_it_is_planned_or_refused() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
-    let seed = number("WEIR_SEED").unwrap_or_else(clock);
-    println!("WEIR_SEED={seed} replays this run");
-    let until = number("WEIR_FUZZ_SECONDS").map(|seconds| Instant::now() + Duration::from_secs(seconds));
     let scripts = scripts();
     for script in &scripts {
         assert_eq!(fault(script), None, "{script}");
     }
-    let mut faults = Vec::new();
-    let mut tried = 0;
-    while until.map_or(tried < SHORT, |until| Instant::now() < until) {
-        // Each has a generator of its own, so that one alone can be replayed.
-        let mut random = Random(seed.wrapping_add(tried));
-        let script = if random.one_in(2) { generated(&mut random) } else { mutated(&mut random, &scripts) };
-        if let Some(fault) = fault(&script) {
-            println!(
-                "script {tried}, which WEIR_SEED={} begins with: {}\n{fault}\n",
-                seed.wrapping_add(tried),
-                shown(&script)
-            );
-            faults.push(tried);
-        }
-        tried += 1;
-    }
-    println!("{tried} scripts");
-    assert!(faults.is_empty(), "{} of {tried} scripts crash the planner: {faults:?}", faults.len());
+    cases(SHORT, |random| {
+        let script = if random.one_in(2) { generated(random) } else { mutated(random, &scripts) };
+        let fault = fault(&script);
+        assert!(fault.is_none(), "{}\n{}", fault.unwrap_or_default(), shown(&script));
+    });
 }

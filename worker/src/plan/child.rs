@@ -159,6 +159,6 @@ mod tests {
         let begun = Instant::now();
         let error = shell("exec sleep 600", b"", Duration::from_millis(100)).unwrap_err();
         assert!(error.contains("planning took more than"), "{error}");
-        assert!(begun.elapsed() < Duration::from_secs(60));
+        assert!(begun.elapsed() < Duration::from_mins(1));
     }
 }

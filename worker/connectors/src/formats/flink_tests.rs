@@ -19,14 +19,14 @@ use crate::testing::SourceTest;
 use crate::{ConnectorError, Filesystem};
 
 #[derive(Deserialize)]
-struct Case {
+pub(super) struct Case {
     #[serde(rename = "do")]
-    what: String,
-    format: String,
+    pub(super) what: String,
+    pub(super) format: String,
     #[serde(default)]
-    options: std::collections::BTreeMap<String, String>,
-    columns: Vec<String>,
-    text: String,
+    pub(super) options: std::collections::BTreeMap<String, String>,
+    pub(super) columns: Vec<String>,
+    pub(super) text: String,
     #[serde(default)]
     rows: Option<Value>,
     #[serde(default)]
@@ -127,11 +127,11 @@ fn value(array: &ArrayRef, row: usize) -> Value {
 }
 
 impl Case {
-    fn schema(&self) -> SchemaRef {
+    pub(super) fn schema(&self) -> SchemaRef {
         Arc::new(Schema::new(self.columns.iter().map(|column| field(column)).collect::<Vec<_>>()))
     }
 
-    fn table(&self, path: &std::path::Path, format: &str) -> TableSpec {
+    pub(super) fn table(&self, path: &std::path::Path, format: &str) -> TableSpec {
         let table = TableSpec::new("t", self.schema())
             .with("connector", "filesystem")
             .with("path", path.to_str().unwrap())
@@ -305,13 +305,15 @@ impl Case {
     }
 }
 
+/// The file of answers.
+pub(super) fn all_cases() -> Vec<Case> {
+    include_str!("../../tests/data/formats.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
 #[test]
 fn files_mean_what_they_mean_to_flink() {
     let folder = tempfile::tempdir().unwrap();
-    let cases: Vec<Case> = include_str!("../../tests/data/formats.jsonl")
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let cases = all_cases();
     let (mut wrong, mut known) = (Vec::new(), [0; DIFFERENCES.len()]);
     for case in &cases {
         let (expected, got, right) = case.compare(folder.path());

@@ -7,6 +7,8 @@ pub(crate) mod decode;
 pub(crate) mod encode;
 #[cfg(test)]
 mod flink_tests;
+#[cfg(test)]
+mod fuzz_tests;
 mod json;
 pub(crate) mod records;
 mod values;

@@ -21,7 +21,11 @@
 //!
 //! Dictionaries are refused: they would need state on the stream, and no operator makes them.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use arrow::{
     array::{Array, ArrayRef, BinaryViewArray, RecordBatch, StringViewArray},
@@ -158,19 +162,27 @@ impl FrameDecoder {
         if message.bodyLength() != body.len() as i64 {
             return Err(malformed("the body's length is not the one in the message"));
         }
+        // Arrow takes these as they are, and panics.
+        let is_within = |at: i64, length: i64| {
+            at >= 0 && length >= 0 && at.checked_add(length).is_some_and(|end| end <= body.len() as i64)
+        };
+        let buffers = header_batch.buffers().into_iter().flatten();
+        if !buffers.into_iter().all(|buffer| is_within(buffer.offset(), buffer.length())) {
+            return Err(malformed("a column is beyond the body"));
+        }
         let mut aligned = MutableBuffer::with_capacity(body.len());
         aligned.extend_from_slice(body);
         let body = Buffer::from(aligned);
         let version = message.version();
-        let rows = RecordBatchDecoder::try_new(
-            &body,
-            header_batch,
-            SchemaRef::clone(&self.schema),
-            &HashMap::default(),
-            &version,
-        )
-        .and_then(RecordBatchDecoder::read_record_batch)
-        .map_err(WireError::Decode)?;
+        let decode = || {
+            let schema = SchemaRef::clone(&self.schema);
+            RecordBatchDecoder::try_new(&body, header_batch, schema, &HashMap::default(), &version)
+                .and_then(RecordBatchDecoder::read_record_batch)
+        };
+        // Arrow panics where lengths and offsets do not go together, and checks all else.
+        let rows = catch_unwind(AssertUnwindSafe(decode))
+            .map_err(|_| malformed("the columns are not within the body"))?
+            .map_err(WireError::Decode)?;
 
         let kinds = if header[1] & HAS_KINDS == 0 {
             None
