@@ -25,6 +25,7 @@ use crate::identity::{Identity, Meaning, list};
 use crate::logical::columns::{Time, Traits, WindowColumn, is_windowed, of_expr, traits};
 use crate::logical::nodes::{Deduplicate, WINDOW_COLUMNS, WindowTvf, position};
 use crate::logical::optimize::place_of;
+use crate::logical::print::as_written;
 use crate::logical::windows::{Unwindowed, unwindow};
 use crate::lower::flow::{Computed, Flow, Updating, internal, kin};
 use crate::lower::source::plan_source;
@@ -424,9 +425,10 @@ impl Lowering<'_> {
         let columns = exprs
             .iter()
             .map(|expr| {
-                let name = expr
-                    .try_as_col()
-                    .map_or_else(|| expr.schema_name().to_string(), |column| column.name().to_string());
+                let name = match expr.try_as_col() {
+                    Some(column) => column.name().to_string(),
+                    None => self.planner(as_written(expr))?.schema_name().to_string(),
+                };
                 self.planner(flow.compute(expr, &name, input))
             })
             .collect::<Lowered<Vec<_>>>()?;

@@ -7,12 +7,11 @@ use datafusion_common::config::ConfigOptions;
 use datafusion_common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion_common::{Column, DFSchema, Result, ScalarValue};
 use datafusion_expr::execution_props::ExecutionProps;
-use datafusion_expr::expr::Cast;
 use datafusion_expr::expr_rewriter::NamePreserver;
 use datafusion_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion_expr::simplify::SimplifyContext;
 use datafusion_expr::utils::merge_schema;
-use datafusion_expr::{Expr, ExprSchemable, LogicalPlan};
+use datafusion_expr::{Expr, LogicalPlan};
 use datafusion_optimizer::AnalyzerRule;
 use datafusion_optimizer::simplify_expressions::ExprSimplifier;
 use datafusion_physical_expr::PhysicalExpr;
@@ -20,9 +19,9 @@ use datafusion_sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use datafusion_sql::sqlparser::ast::{self, Query, Statement};
 
 use crate::error::{Place, PlanError};
+use crate::logical::operators::{Copies, cast_into, converted, flink};
 use crate::names::catalog::{Names, planner_options};
 use crate::names::functions::bounded::held;
-use crate::names::functions::time::CAST_TO_TEXT;
 
 /// How DataFusion's planner reads a query.
 fn parser_options() -> ParserOptions {
@@ -44,7 +43,7 @@ pub fn plan_query(query: Query, names: &Names, place: Place) -> Result<LogicalPl
 pub fn plan_expr(expr: ast::Expr, schema: &DFSchema, names: &Names, place: Place) -> Result<Expr, PlanError> {
     let planned = SqlToRel::new_with_options(names, parser_options())
         .sql_to_expr(expr, schema, &mut PlannerContext::new())
-        .and_then(narrow_literals)
+        .and_then(|expr| meant(expr, schema, &Copies::default()))
         .and_then(|expr| typed(expr, schema));
     planned.map_err(|error| PlanError::from_planner(&error, place))
 }
@@ -57,7 +56,7 @@ fn typed(expr: Expr, schema: &DFSchema) -> Result<Expr> {
         .build();
     let simplifier = ExprSimplifier::new(context);
     let coerced = simplifier.coerce(expr, schema)?;
-    simplifier.simplify(texts_of_times(coerced, schema)?)
+    simplifier.simplify(casts(coerced, schema)?)
 }
 
 /// Compiles an expression for batches of this schema.
@@ -77,74 +76,57 @@ pub fn unqualified(schema: &Schema) -> Result<DFSchema> {
 
 /// A cast that does nothing where the type is there already.
 pub fn cast_to(expr: Expr, data_type: &DataType, schema: &DFSchema) -> Result<Expr> {
-    if expr.get_type(schema)? == *data_type {
-        return Ok(expr);
-    }
-    Ok(Expr::Cast(Cast::new(Box::new(expr), data_type.clone())))
+    cast_into(expr, data_type, schema)
 }
 
-/// Whole numbers are INT where they fit, as in Flink, and not all BIGINT.
-fn narrow_literals(expr: Expr) -> Result<Expr> {
+/// Whole numbers are INT where they fit, as in Flink, and not all BIGINT; and every operator means what it means in Flink.
+fn meant(expr: Expr, schema: &DFSchema, copies: &Copies) -> Result<Expr> {
     expr.transform_up(|expr| {
         Ok(match expr {
             Expr::Literal(ScalarValue::Int64(Some(number)), metadata) => match i32::try_from(number) {
                 Ok(number) => Transformed::yes(Expr::Literal(ScalarValue::Int32(Some(number)), metadata)),
                 Err(_) => Transformed::no(Expr::Literal(ScalarValue::Int64(Some(number)), metadata)),
             },
+            other => Transformed::yes(flink(other, schema, copies)?),
+        })
+    })
+    .data()
+}
+
+/// The casts that coercion has put in, with Flink's meaning too.
+fn casts(expr: Expr, schema: &DFSchema) -> Result<Expr> {
+    expr.transform_up(|expr| {
+        Ok(match expr {
+            Expr::Cast(cast) => Transformed::yes(converted(*cast.expr, cast.field.as_ref(), false, schema)?),
+            Expr::TryCast(cast) => Transformed::yes(converted(*cast.expr, cast.field.as_ref(), true, schema)?),
             other => Transformed::no(other),
         })
     })
     .data()
 }
 
-/// Casts to STRING write times, and TRUE and FALSE, as Flink does.
-fn texts_of_times(expr: Expr, schema: &DFSchema) -> Result<Expr> {
-    expr.transform_up(|expr| {
-        let Expr::Cast(cast) = &expr else { return Ok(Transformed::no(expr)) };
-        if *cast.field.data_type() != DataType::Utf8 {
-            return Ok(Transformed::no(expr));
-        }
-        let name = match cast.expr.get_type(schema)? {
-            DataType::Timestamp(..) | DataType::Date32 | DataType::Time32(_) | DataType::Time64(_) => CAST_TO_TEXT,
-            DataType::Boolean => {
-                return Ok(Transformed::new(
-                    datafusion_functions::string::upper().call(vec![expr]),
-                    true,
-                    datafusion_common::tree_node::TreeNodeRecursion::Jump,
-                ));
-            }
-            _ => return Ok(Transformed::no(expr)),
-        };
-        let function = crate::names::functions::time::functions().into_iter().find(|function| function.name() == name);
-        match function {
-            Some(function) => Ok(Transformed::yes(function.call(vec![cast.expr.as_ref().clone()]))),
-            None => Ok(Transformed::no(expr)),
-        }
-    })
-    .data()
-}
-
-/// [`narrow_literals`] over a plan, before types are coerced.
+/// [`meant`] over a plan, before types are coerced.
 #[derive(Debug)]
-pub struct FlinkLiterals;
+pub struct FlinkMeaning;
 
-impl AnalyzerRule for FlinkLiterals {
+impl AnalyzerRule for FlinkMeaning {
     fn analyze(&self, plan: LogicalPlan, _config: &ConfigOptions) -> Result<LogicalPlan> {
-        rewrite_expressions(plan, |expr, _| narrow_literals(expr))
+        let copies = Copies::default();
+        rewrite_expressions(plan, |expr, schema| meant(expr, schema, &copies))
     }
 
     fn name(&self) -> &'static str {
-        "flink_literals"
+        "flink_meaning"
     }
 }
 
-/// [`texts_of_times`] over a plan, after types are coerced.
+/// [`casts`] over a plan, after types are coerced.
 #[derive(Debug)]
 pub struct FlinkCasts;
 
 impl AnalyzerRule for FlinkCasts {
     fn analyze(&self, plan: LogicalPlan, _config: &ConfigOptions) -> Result<LogicalPlan> {
-        rewrite_expressions(plan, texts_of_times)
+        rewrite_expressions(plan, casts)
     }
 
     fn name(&self) -> &'static str {

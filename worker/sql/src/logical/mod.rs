@@ -3,6 +3,7 @@
 pub(crate) mod columns;
 pub(crate) mod exprs;
 pub(crate) mod nodes;
+pub(crate) mod operators;
 pub(crate) mod optimize;
 pub(crate) mod print;
 pub(crate) mod size;

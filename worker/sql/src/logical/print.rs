@@ -7,9 +7,11 @@
 use std::fmt::Write;
 
 use arrow::datatypes::DataType;
+use datafusion_common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion_common::{Column, Result, ScalarValue, not_impl_err};
-use datafusion_expr::expr::{InList, Like};
+use datafusion_expr::expr::{BinaryExpr, InList, Like, ScalarFunction};
 use datafusion_expr::{Case, Expr, Operator};
+use datafusion_functions::{math, string, unicode};
 use weir_state::type_name;
 
 /// An expression's text. `column` gives that of a column.
@@ -57,7 +59,7 @@ impl Printer<'_> {
             Expr::Case(case) => return self.case(case),
             Expr::Cast(cast) => return self.cast("CAST", &cast.expr, cast.field.data_type()),
             Expr::TryCast(cast) => return self.cast("TRY_CAST", &cast.expr, cast.field.data_type()),
-            Expr::ScalarFunction(call) => return self.call(&function_name(call.name()), &call.args),
+            Expr::ScalarFunction(call) => return self.function(call),
             other => return not_impl_err!("{} in a query", other.variant_name()),
         }
         Ok(())
@@ -94,6 +96,35 @@ impl Printer<'_> {
         }
         self.out.push(')');
         Ok(())
+    }
+
+    /// What became a function and is an operator or a cast in SQL is printed as that.
+    fn function(&mut self, call: &ScalarFunction) -> Result<()> {
+        let name = call.name();
+        match (name, call.args.as_slice()) {
+            ("$negative", [inner]) => return self.call("NEGATIVE", [inner]),
+            (name, [inner]) if is_rest(name) => return self.print(inner),
+            (name, [inner]) if is_cast(name) => {
+                let word = if name.starts_with("try") { "TRY_CAST" } else { "CAST" };
+                let to = call.func.return_type(&[DataType::Null])?;
+                let length = name.split_once(" of ").map(|(_, length)| format!(" OF {}", length.to_ascii_uppercase()));
+                return self.cast(&format!("{word}{}", length.unwrap_or_default()), inner, &to);
+            }
+            (_, [left, right]) => {
+                if let Some(kernel) = kernel_operator(name) {
+                    return self.infix(left, operator(kernel)?, right);
+                }
+                for (kernel, word) in [("like", "LIKE"), ("similar to", "SIMILAR TO")] {
+                    if let Some(escape) = name.strip_prefix(kernel).filter(|rest| !rest.starts_with('_')) {
+                        self.call(word, [left, right])?;
+                        self.out.push_str(&escape.replace("escape", "ESCAPE"));
+                        return Ok(());
+                    }
+                }
+            }
+            _ => {}
+        }
+        self.call(&function_name(name), &call.args)
     }
 
     fn like(&mut self, name: &str, like: &Like) -> Result<()> {
@@ -175,6 +206,84 @@ fn operator(operator: Operator) -> Result<&'static str> {
         Operator::BitwiseShiftLeft => "SHIFT LEFT",
         Operator::BitwiseShiftRight => "SHIFT RIGHT",
         other => return not_impl_err!("the operator {other}"),
+    })
+}
+
+/// An expression with operators, casts and the planner's functions in the place of ours for them: so the planner's own texts have
+/// been, which people and identities of state format 1 have.
+pub fn as_written(expr: &Expr) -> Result<Expr> {
+    expr.clone().transform_up(|expr| Ok(Transformed::yes(node_as_written(expr)?))).data()
+}
+
+/// One node of it.
+pub fn node_as_written(expr: Expr) -> Result<Expr> {
+    let Expr::ScalarFunction(ScalarFunction { func, mut args }) = expr else { return Ok(expr) };
+    let name = func.name();
+    if is_rest(name) && args.len() == 1 {
+        return Ok(args.swap_remove(0));
+    }
+    // With a length it is no cast of the planner's.
+    if is_cast(name) && !name.contains(" of ") && args.len() == 1 {
+        let to = func.return_type(&[DataType::Null])?;
+        let inner = Box::new(args.swap_remove(0));
+        return Ok(if name.starts_with("try") {
+            Expr::TryCast(datafusion_expr::TryCast::new(inner, to))
+        } else {
+            Expr::Cast(datafusion_expr::Cast::new(inner, to))
+        });
+    }
+    match (name, args.len()) {
+        ("$negative", 1) => Ok(Expr::Negative(Box::new(args.swap_remove(0)))),
+        ("trim", _) => Ok(string::btrim().call(args)),
+        ("substring", _) => Ok(unicode::substr().call(args)),
+        ("char_length", _) => Ok(unicode::character_length().call(args)),
+        ("sign", _) => Ok(math::signum().call(args)),
+        ("position", 2) => {
+            args.reverse();
+            Ok(unicode::strpos().call(args))
+        }
+        ("like", 2) => {
+            let (pattern, text) = (Box::new(args.swap_remove(1)), Box::new(args.swap_remove(0)));
+            Ok(Expr::Like(Like::new(false, text, pattern, None, false)))
+        }
+        (name, 2) => match kernel_operator(name) {
+            Some(operator) => {
+                let (right, left) = (Box::new(args.swap_remove(1)), Box::new(args.swap_remove(0)));
+                Ok(Expr::BinaryExpr(BinaryExpr::new(left, operator, right)))
+            }
+            None => Ok(Expr::ScalarFunction(ScalarFunction { func, args })),
+        },
+        _ => Ok(Expr::ScalarFunction(ScalarFunction { func, args })),
+    }
+}
+
+/// Whether a function only gives what a division leaves over its type.
+fn is_rest(name: &str) -> bool {
+    name.starts_with("rest to ")
+}
+
+/// Whether a function is a cast of ours.
+fn is_cast(name: &str) -> bool {
+    name.starts_with("cast to ") || name.starts_with("try_cast to ")
+}
+
+/// The operator that a function of ours stands for.
+fn kernel_operator(name: &str) -> Option<Operator> {
+    Some(match name {
+        "$decimal_add" => Operator::Plus,
+        "$decimal_subtract" => Operator::Minus,
+        "$decimal_multiply" => Operator::Multiply,
+        "$decimal_divide" | "$int_divide" => Operator::Divide,
+        "$decimal_modulo" | "$int_modulo" => Operator::Modulo,
+        "$equal" => Operator::Eq,
+        "$not_equal" => Operator::NotEq,
+        "$less" => Operator::Lt,
+        "$less_or_equal" => Operator::LtEq,
+        "$greater" => Operator::Gt,
+        "$greater_or_equal" => Operator::GtEq,
+        "$distinct" => Operator::IsDistinctFrom,
+        "$not_distinct" => Operator::IsNotDistinctFrom,
+        _ => return None,
     })
 }
 

@@ -85,6 +85,9 @@ fn size(expr: &Expr, of_column: &impl Fn(&Column) -> Size) -> Result<Size> {
         _ => {}
     }
     let (mut nodes, mut depth) = (1_u64, 0);
+    for twice in computed_twice(expr) {
+        nodes = nodes.saturating_add(size(twice, of_column)?.nodes);
+    }
     expr.apply_children(|child| {
         let size = size(child, of_column)?;
         nodes = nodes.saturating_add(size.nodes);
@@ -92,6 +95,17 @@ fn size(expr: &Expr, of_column: &impl Fn(&Column) -> Size) -> Result<Size> {
         Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(Size { nodes, depth: depth + 1 })
+}
+
+/// What stands in the text once, and twice in what is computed.
+fn computed_twice(expr: &Expr) -> &[Expr] {
+    match expr {
+        Expr::Between(between) => std::slice::from_ref(between.expr.as_ref()),
+        Expr::ScalarFunction(call) if matches!(call.name(), "coalesce" | "nvl" | "nullif") => {
+            call.args.split_last().map_or(&[], |(_, rest)| rest)
+        }
+        _ => &[],
+    }
 }
 
 fn too_large(expr: &Expr, size: Size, place: Place) -> PlanError {

@@ -137,7 +137,7 @@ impl Flow {
                         None => Transformed::no(expr),
                     },
                     Expr::Alias(alias) => Transformed::yes(alias.expr.as_ref().clone()),
-                    _ => Transformed::no(expr),
+                    _ => Transformed::yes(print::node_as_written(expr)?),
                 })
             })
             .data()?;

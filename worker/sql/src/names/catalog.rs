@@ -325,16 +325,29 @@ impl ExprPlanner for FlinkExprs {
             other => other.to_ascii_lowercase(),
         };
         let is_field = crate::names::functions::time::Unit::named(&unit).is_some();
-        let function = crate::names::functions::time::functions().into_iter().find(|function| function.name() == name);
+        let only_here = format!("$extract_{name}");
+        let mut functions = crate::names::functions::time::functions().into_iter();
+        let function = functions.find(|function| function.name() == name || function.name() == only_here);
         match function.filter(|_| is_field) {
             Some(function) => Ok(PlannerResult::Planned(function.call(vec![time.clone()]))),
             None => plan_err!("EXTRACT has no unit {unit}"),
         }
     }
 
+    /// `SUBSTRING(text FROM start FOR length)`.
+    fn plan_substring(&self, args: Vec<Expr>) -> Result<PlannerResult<Vec<Expr>>> {
+        match crate::names::functions::Functions::builtin().scalar("substring") {
+            Some(function) => Ok(PlannerResult::Planned(function.call(args))),
+            None => Ok(PlannerResult::Original(args)),
+        }
+    }
+
     /// `POSITION(part IN text)`: the arguments come as (text, part).
     fn plan_position(&self, args: Vec<Expr>) -> Result<PlannerResult<Vec<Expr>>> {
-        Ok(PlannerResult::Planned(datafusion_functions::unicode::strpos().call(args)))
+        match crate::names::functions::Functions::builtin().scalar("position") {
+            Some(function) => Ok(PlannerResult::Planned(function.call(args.into_iter().rev().collect()))),
+            None => Ok(PlannerResult::Original(args)),
+        }
     }
 }
 

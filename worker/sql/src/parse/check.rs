@@ -266,18 +266,40 @@ impl VisitorMut for Checker<'_> {
                 self.refuse(place, "a subquery in a condition is not supported", "write the values out: IN (1, 2, 3)")
             }
             Expr::Value(value) => match &value.value {
+                Value::Number(text, _) => match number(text) {
+                    Ok(None) => ControlFlow::Continue(()),
+                    Ok(Some(typed)) => {
+                        *expr = typed;
+                        ControlFlow::Continue(())
+                    }
+                    Err(remedy) => self.refuse(place, format!("the number {text} is out of range"), remedy),
+                },
                 Value::DoubleQuotedString(text) => {
                     let remedy = format!("write '{text}' for a text, `{text}` for a name");
                     self.refuse(place, format!("\"{text}\" is in double quotes"), remedy)
                 }
                 _ => ControlFlow::Continue(()),
             },
-            Expr::SimilarTo { pattern, .. } | Expr::RLike { pattern, .. } if !matches!(**pattern, Expr::Value(_)) => {
-                self.refuse(
-                    Place::from(pattern.span()).or(place),
-                    "a pattern that is no constant is not supported here",
-                    "write REGEXP(text, pattern), which takes any",
-                )
+            Expr::Interval(interval) if interval.last_field.is_some() => match in_one_unit(interval) {
+                Some(one) => {
+                    *interval = one;
+                    ControlFlow::Continue(())
+                }
+                None => self.refuse(
+                    place,
+                    format!("the interval {} cannot be read", interval.value),
+                    "write one such as INTERVAL '1-2' YEAR TO MONTH or INTERVAL '1 02:03:04.5' DAY TO SECOND",
+                ),
+            },
+            Expr::RLike { .. } => {
+                self.refuse(place, "RLIKE is not supported", "write REGEXP(text, pattern), which takes any pattern")
+            }
+            Expr::TypedString(typed) if matches!(typed.data_type, ast::DataType::Timestamp(None, _)) => {
+                // As many digits of the second as are written out.
+                let text = typed.value.clone().into_string().unwrap_or_default();
+                let digits = text.rsplit_once('.').map_or(0, |(_, digits)| digits.len() as u64);
+                typed.data_type = ast::DataType::Timestamp(Some(digits.min(9)), ast::TimezoneInfo::None);
+                ControlFlow::Continue(())
             }
             Expr::Floor { expr: inner, field } | Expr::Ceil { expr: inner, field } => {
                 if let CeilFloorKind::DateTimeField(unit) = field
@@ -293,6 +315,81 @@ impl VisitorMut for Checker<'_> {
             _ => ControlFlow::Continue(()),
         }
     }
+}
+
+/// A number that is not whole as Flink types it: exact, of the digits that are written out, or DOUBLE where it has an exponent.
+/// None for a whole number; the error says what to write instead.
+fn number(text: &str) -> Result<Option<Expr>, &'static str> {
+    let cast = |data_type: ast::DataType, text: &str| Expr::Cast {
+        kind: ast::CastKind::Cast,
+        expr: Box::new(Expr::value(Value::SingleQuotedString(text.to_string()))),
+        data_type,
+        array: false,
+        format: None,
+    };
+    if text.contains(['e', 'E']) {
+        return match text.parse::<f64>() {
+            Ok(number) if number.is_finite() => Ok(Some(cast(ast::DataType::DoublePrecision, text))),
+            _ => Err("write one that DOUBLE holds"),
+        };
+    }
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if fraction.is_empty() {
+        return match whole.parse::<i64>() {
+            Ok(_) if whole.len() == text.len() => Ok(None),
+            Ok(number) => Ok(Some(Expr::value(Value::Number(number.to_string(), false)))),
+            // The least BIGINT is written with its sign before it.
+            Err(_) if whole == "9223372036854775808" => Ok(None),
+            Err(_) => Err("write it as a text: CAST('…' AS DECIMAL(38, 0))"),
+        };
+    }
+    let (precision, scale) = ((whole.len() + fraction.len()) as u64, fraction.len() as i64);
+    if precision > 38 {
+        return Err("write one of at most 38 digits");
+    }
+    Ok(Some(cast(ast::DataType::Decimal(ast::ExactNumberInfo::PrecisionAndScale(precision, scale)), text)))
+}
+
+/// `'1-2' YEAR TO MONTH` in months, `'1 02:03:04.5' DAY TO SECOND` in seconds.
+fn in_one_unit(interval: &ast::Interval) -> Option<ast::Interval> {
+    use ast::DateTimeField::{Day, Hour, Minute, Month, Second, Year};
+    let Expr::Value(value) = interval.value.as_ref() else { return None };
+    let Value::SingleQuotedString(text) = &value.value else { return None };
+    let (sign, text) = match text.strip_prefix('-') {
+        Some(text) => ("-", text),
+        None => ("", text.as_str()),
+    };
+    let below = |text: &str, bound: u64| {
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse::<u64>().ok().filter(|number| is_number && *number < bound)
+    };
+    let most = 1_000_000_000;
+    let (value, unit) = match (interval.leading_field.as_ref()?, interval.last_field.as_ref()?) {
+        (Year, Month) => {
+            let (years, months) = text.split_once('-')?;
+            (format!("{sign}{}", below(years, most)? * 12 + below(months, 12)?), Month)
+        }
+        (first, last) => {
+            // What stands for each field, with how many seconds it has and how many of it the one before has.
+            let fields = [(Day, 86_400, most), (Hour, 3_600, 24), (Minute, 60, 60), (Second, 1, 60)];
+            let from = fields.iter().position(|(field, ..)| field == first)?;
+            let to = fields.iter().position(|(field, ..)| field == last)?;
+            let (text, fraction) =
+                if *last == Second { text.split_once('.').unwrap_or((text, "0")) } else { (text, "0") };
+            below(fraction, most)?;
+            let mut rest = text.splitn(2, ' ').flat_map(|part| part.split(':'));
+            let mut seconds = 0;
+            for (index, (_, length, bound)) in fields.iter().enumerate().take(to + 1).skip(from) {
+                seconds += below(rest.next()?, if index == from { most } else { *bound })? * length;
+            }
+            if rest.next().is_some() || text.contains(' ') != (*first == Day && from < to) {
+                return None;
+            }
+            (format!("{sign}{seconds}.{fraction}"), Second)
+        }
+    };
+    let value = Box::new(Expr::value(Value::SingleQuotedString(value)));
+    Some(ast::Interval { value, leading_field: Some(unit), last_field: None, ..interval.clone() })
 }
 
 fn call(name: &str, args: Vec<Expr>) -> Expr {

@@ -3,7 +3,7 @@
 //! Queries and expressions are read by sqlparser; what it does not know (WATERMARK, computed columns, METADATA, ROW types,
 //! options) is read here, on its tokens. Names are case-sensitive, backticks quote them.
 
-use datafusion_sql::sqlparser::ast::{Expr, Ident, ObjectName, Query};
+use datafusion_sql::sqlparser::ast::{Expr, Ident, ObjectName, Query, TrimWhereField};
 use datafusion_sql::sqlparser::dialect::Dialect;
 use datafusion_sql::sqlparser::keywords::Keyword;
 use datafusion_sql::sqlparser::parser::{Parser, ParserError};
@@ -51,7 +51,11 @@ impl Dialect for FlinkDialect {
         true
     }
 
+    /// `TABLE t` as an argument, and `TRIM(LEADING FROM text)`.
     fn parse_prefix(&self, parser: &mut Parser<'_>) -> Option<Result<Expr, ParserError>> {
+        if let Some(side) = trimmed_side(parser) {
+            return Some(parse_trim(parser, side));
+        }
         let is_table = word_at(parser, 0, "TABLE") && matches!(parser.peek_nth_token_ref(1).token, Token::Word(_));
         is_table.then(|| {
             let token = parser.next_token();
@@ -63,6 +67,27 @@ impl Dialect for FlinkDialect {
             })
         })
     }
+}
+
+/// The side of a TRIM of blanks that names one.
+fn trimmed_side(parser: &Parser<'_>) -> Option<TrimWhereField> {
+    let is_call = word_at(parser, 0, "TRIM") && parser.peek_nth_token_ref(1).token == Token::LParen;
+    if !is_call || !word_at(parser, 3, "FROM") {
+        return None;
+    }
+    let sides =
+        [("LEADING", TrimWhereField::Leading), ("TRAILING", TrimWhereField::Trailing), ("BOTH", TrimWhereField::Both)];
+    sides.into_iter().find(|(word, _)| word_at(parser, 2, word)).map(|(_, side)| side)
+}
+
+fn parse_trim(parser: &mut Parser<'_>, side: TrimWhereField) -> Result<Expr, ParserError> {
+    // TRIM, the parenthesis, the side, and FROM.
+    for _ in 0..4 {
+        parser.next_token();
+    }
+    let expr = Box::new(parser.parse_expr()?);
+    parser.expect_token(&Token::RParen)?;
+    Ok(Expr::Trim { expr, trim_where: Some(side), trim_what: None, trim_characters: None })
 }
 
 /// One statement of a script.

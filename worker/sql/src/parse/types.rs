@@ -14,6 +14,7 @@ use datafusion_sql::sqlparser::parser::{Parser, ParserError};
 use datafusion_sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use crate::error::{Place, PlanError, suggest};
+use crate::names::functions::cast::Shape;
 
 const NAMES: &[&str] = &[
     "BOOLEAN",
@@ -311,6 +312,7 @@ impl TypePlanner for FlinkTypes {
     fn plan_type_field(&self, sql_type: &ast::DataType) -> PlannerResult<Option<arrow::datatypes::FieldRef>> {
         use ast::DataType as Sql;
         let nowhere = Place::default();
+        let shape = shape(sql_type);
         let data_type = match sql_type {
             Sql::Boolean => Ok(DataType::Boolean),
             Sql::TinyInt(_) => Ok(DataType::Int8),
@@ -349,7 +351,29 @@ impl TypePlanner for FlinkTypes {
                 format!("the types are {}", NAMES.join(", ")),
             )),
         };
-        data_type.map(|data_type| Some(Arc::new(Field::new("", data_type, true)))).map_err(PlanError::into_planner)
+        data_type.map(|data_type| Some(Arc::new(shape.field(data_type)))).map_err(PlanError::into_planner)
+    }
+}
+
+/// What a CAST to this type cuts, or fills.
+fn shape(sql_type: &ast::DataType) -> Shape {
+    use ast::DataType as Sql;
+    let length = |length: &Option<ast::CharacterLength>| match length {
+        Some(ast::CharacterLength::IntegerLength { length, .. }) => usize::try_from(*length).ok(),
+        Some(ast::CharacterLength::Max) | None => None,
+    };
+    match sql_type {
+        Sql::Varchar(size) | Sql::CharacterVarying(size) => length(size).map_or(Shape::Any, Shape::AtMost),
+        // One character, or byte, where no length is given.
+        Sql::Char(size) | Sql::Character(size) => Shape::Exactly(length(size).unwrap_or(1)),
+        Sql::Binary(size) => Shape::Exactly(size.and_then(|size| usize::try_from(size).ok()).unwrap_or(1)),
+        Sql::Varbinary(Some(ast::BinaryLength::IntegerLength { length })) => {
+            usize::try_from(*length).map_or(Shape::Any, Shape::AtMost)
+        }
+        // Digits behind the second.
+        Sql::Time(digits, _) => Shape::AtMost(digits.map_or(0, |digits| digits.min(3) as usize)),
+        Sql::Timestamp(Some(digits), _) if !matches!(digits, 3 | 6 | 9) => Shape::AtMost(*digits as usize),
+        _ => Shape::Any,
     }
 }
 

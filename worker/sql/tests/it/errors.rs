@@ -189,7 +189,7 @@ fn types_that_do_not_match_are_told_where_they_stand() {
     refused("INSERT INTO one SELECT SUM(channel) FROM bid", 1, 24, "SUM does not take STRING", "");
     refused("INSERT INTO one SELECT auction + t FROM bid", 1, 24, "", "");
     refused("INSERT INTO one SELECT MOD(auction) FROM bid", 1, 24, "MOD takes two numbers", "");
-    refused("INSERT INTO texts SELECT DATE_FORMAT(t, 'yyyy-QQ'), 1 FROM bid", 1, 26, "letter Q", "");
+    refused("INSERT INTO texts SELECT DATE_FORMAT(t, 'yyyy-zz'), 1 FROM bid", 1, 26, "letter z", "");
     refused("INSERT INTO texts SELECT \"channel\", 1 FROM bid", 1, 26, "double quotes", "`channel` for a name");
 }
 

@@ -15,10 +15,9 @@ use datafusion_expr::{
     ScalarUDFImpl, Signature, Volatility,
 };
 use datafusion_functions::string;
-use regex::Regex;
 use weir_operators::{MAX_VALUE, Oversized};
 
-use super::Functions;
+use super::{Functions, java_regex};
 
 /// Bytes of a constant: it is folded when the script is planned, and stands in the plan.
 pub const MAX_CONSTANT: u64 = 1 << 20;
@@ -39,7 +38,7 @@ enum Growth {
     Pad,
     /// `REPLACE(text, what, by)`.
     Replace,
-    /// `REGEXP_REPLACE(text, pattern, by)`.
+    /// `REGEXP_REPLACE(text, pattern, by)`: what stands for a match is put in as it is.
     Rewrite,
     /// All arguments one after the other.
     Join,
@@ -76,6 +75,15 @@ pub fn hold(functions: &mut Functions) {
             *function = bounded(Arc::clone(function), growth);
         }
     }
+}
+
+/// Holds values that are filled to one length.
+pub fn all_of_one_length(function: &str, rows: usize, length: usize) -> Result<()> {
+    let bytes = (rows as u64).saturating_mul(length as u64);
+    if bytes <= MAX_VALUE {
+        return Ok(());
+    }
+    Err(Oversized::Batch { function: function.to_string(), rows, bytes }.into_expression_error())
 }
 
 fn bounded(inner: Arc<ScalarUDF>, growth: Growth) -> Arc<ScalarUDF> {
@@ -308,10 +316,7 @@ impl Bounded {
                 let places = length(0) / length(1).max(1) + 1;
                 length(0).saturating_add(places.saturating_mul(length(2)))
             }
-            Growth::Rewrite => {
-                let (places, groups) = (length(0) + 1, groups(args.text(2, row).unwrap_or("")));
-                places.saturating_mul(length(2)).saturating_add(length(0).saturating_mul(groups + 1))
-            }
+            Growth::Rewrite => (length(0) + 1).saturating_mul(length(2)).saturating_add(length(0)),
             Growth::Join => all(),
             Growth::JoinWith => all().saturating_add(length(0).saturating_mul(args.arrays.len() as u64)),
         }
@@ -338,23 +343,13 @@ impl Bounded {
             Growth::Rewrite => {
                 let (Some(pattern), Some(by)) = (args.text(1, row), args.text(2, row)) else { return 0 };
                 // What does not compile is the function's own to tell.
-                let Ok(pattern) = Regex::new(pattern) else { return 0 };
-                let (mut places, mut matched) = (0_u64, 0_u64);
-                for found in pattern.find_iter(text) {
-                    places += 1;
-                    matched += found.len() as u64;
-                }
-                let groups = matched.saturating_mul(groups(by));
-                length.saturating_add(groups).saturating_add(places.saturating_mul(by.len() as u64))
+                let Ok(pattern) = java_regex::compile(pattern) else { return 0 };
+                let places = pattern.find_iter(text).count() as u64;
+                length.saturating_add(places.saturating_mul(by.len() as u64))
             }
             Growth::Repeat | Growth::Join | Growth::JoinWith => u64::MAX,
         }
     }
-}
-
-/// Groups that a replacement names: none is longer than the match that it is in.
-fn groups(replacement: &str) -> u64 {
-    replacement.bytes().filter(|byte| *byte == b'$').count() as u64
 }
 
 /// `a || b || …`, as a function: NULL where one is.

@@ -2,40 +2,50 @@
 
 use std::collections::HashMap;
 
-use regex::{Regex, RegexBuilder};
+use regex::Regex;
 
+use super::java_regex;
 use super::pattern::Pattern;
 
 /// Patterns kept of one batch.
 const KEPT: usize = 64;
 
 /// Bytes of a compiled regular expression that comes from a column. [`KEPT`] of them fit any worker.
-const MAX_REGEX: usize = 1 << 20;
+pub const MAX_REGEX: usize = 1 << 20;
+
+type Compile<T> = dyn Fn(&str) -> Option<T>;
 
 /// Compiled patterns by their texts; none where one has no meaning.
 pub struct Compiled<T> {
-    compile: fn(&str) -> Option<T>,
+    compile: Box<Compile<T>>,
     kept: HashMap<String, Option<T>>,
 }
 
 impl Compiled<Regex> {
     /// Regular expressions.
     pub fn regexes() -> Self {
-        Self {
-            compile: |text| RegexBuilder::new(text).size_limit(MAX_REGEX).dfa_size_limit(MAX_REGEX).build().ok(),
-            kept: HashMap::new(),
-        }
+        Self::by(|text| java_regex::compile_within(text, MAX_REGEX).ok())
     }
 }
 
 impl Compiled<Pattern> {
-    /// Patterns of times.
+    /// Patterns by which times are read and written.
     pub fn times() -> Self {
-        Self { compile: |text| Pattern::compile(text).ok(), kept: HashMap::new() }
+        Self::by(|text| Pattern::compile(text).ok())
+    }
+
+    /// Patterns by which times are only written.
+    pub fn written_times() -> Self {
+        Self::by(|text| Pattern::compile_to_write(text).ok())
     }
 }
 
 impl<T> Compiled<T> {
+    /// Patterns that are compiled so.
+    pub fn by(compile: impl Fn(&str) -> Option<T> + 'static) -> Self {
+        Self { compile: Box::new(compile), kept: HashMap::new() }
+    }
+
     /// The pattern of this text.
     pub fn get(&mut self, text: &str) -> Option<&T> {
         if !self.kept.contains_key(text) {
@@ -60,7 +70,7 @@ mod tests {
         }
         assert!(regexes.kept.len() <= KEPT);
         assert!(regexes.get("(").is_none());
-        assert!(regexes.get(r"(\w{100}){100}").is_none(), "too large");
+        assert!(regexes.get(r"(\p{L}{100}){100}").is_none(), "too large");
         assert!(Compiled::times().get("yyyy ''''").is_some());
     }
 }

@@ -2,10 +2,21 @@
 //! the same it is taken; where it does not, ours stands in its place; what is not listed does not exist.
 
 pub mod aggregate;
+#[cfg(test)]
+mod answers;
 pub mod bounded;
+pub mod cast;
+pub mod compare;
 mod compiled;
+pub mod decimal;
+mod floats;
+pub mod java_regex;
+pub mod kernel;
+pub mod like;
+pub mod numbers;
 pub mod pattern;
 pub mod rewrite;
+mod strings;
 #[cfg(test)]
 mod tests;
 pub mod text;
@@ -15,7 +26,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion_expr::{AggregateUDF, ScalarUDF, WindowUDF};
-use datafusion_functions::{core, math, string, unicode};
+use datafusion_functions::{core, string};
 
 /// Functions by their names in lower case.
 #[derive(Clone, Debug, Default)]
@@ -35,17 +46,9 @@ impl Functions {
         for function in datafusion_ones() {
             functions.add(function);
         }
-        // TRIM, CHAR_LENGTH and the like have several names; these are Flink's that DataFusion lacks.
-        for (name, function) in [
-            ("trim", string::btrim()),
-            ("char_length", unicode::character_length()),
-            ("character_length", unicode::character_length()),
-            ("substring", unicode::substr()),
-            ("substr", unicode::substr()),
-            ("ifnull", core::nvl()),
-            ("locate", unicode::strpos()),
-        ] {
-            functions.scalar.insert(name.to_string(), function);
+        functions.scalar.insert("ifnull".to_string(), core::nvl());
+        for kernel in numbers::KERNELS.iter().chain(&strings::KERNELS).filter(|kernel| !kernel.name.starts_with('$')) {
+            functions.add(Arc::new(kernel::function(kernel)));
         }
         for function in time::functions().into_iter().chain(text::functions()).chain(rewrite::functions()) {
             functions.add(Arc::new(function));
@@ -91,50 +94,5 @@ impl Functions {
 
 /// Those of DataFusion that mean in Flink what they mean there.
 fn datafusion_ones() -> Vec<Arc<ScalarUDF>> {
-    vec![
-        core::coalesce(),
-        core::nullif(),
-        core::get_field(),
-        string::ascii(),
-        string::btrim(),
-        string::chr(),
-        string::ends_with(),
-        string::lower(),
-        string::ltrim(),
-        string::repeat(),
-        string::replace(),
-        string::rtrim(),
-        string::starts_with(),
-        string::upper(),
-        unicode::initcap(),
-        unicode::left(),
-        unicode::lpad(),
-        unicode::reverse(),
-        unicode::right(),
-        unicode::rpad(),
-        unicode::strpos(),
-        unicode::translate(),
-        math::abs(),
-        math::acos(),
-        math::asin(),
-        math::atan(),
-        math::atan2(),
-        math::cos(),
-        math::cosh(),
-        math::cot(),
-        math::degrees(),
-        math::exp(),
-        math::ln(),
-        math::log10(),
-        math::log2(),
-        math::pi(),
-        math::radians(),
-        math::round(),
-        math::signum(),
-        math::sin(),
-        math::sinh(),
-        math::sqrt(),
-        math::tan(),
-        math::tanh(),
-    ]
+    vec![core::coalesce(), core::nullif(), core::get_field(), string::repeat()]
 }

@@ -1,4 +1,4 @@
-//! Functions that are another way to write an expression: MOD, IF, CONCAT, POWER, FLOOR and CEIL of whole numbers, REGEXP.
+//! Functions that are another way to write an expression: MOD, IF, CONCAT, REGEXP.
 //! They have Flink's types and Flink's treatment of NULL, and are gone once the plan is simplified.
 
 use std::hash::{Hash, Hasher};
@@ -9,9 +9,8 @@ use datafusion_expr::expr::{BinaryExpr, Case};
 use datafusion_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion_expr::type_coercion::binary::comparison_coercion;
 use datafusion_expr::{
-    ColumnarValue, Expr, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, cast,
+    ColumnarValue, Expr, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
-use datafusion_functions::{math, regex as regexes};
 
 use super::text::matches;
 use crate::parse::types::flink_name;
@@ -22,17 +21,12 @@ enum Kind {
     If,
     Concat,
     ConcatWs,
-    Power,
-    Floor,
-    Ceil,
     Regexp,
-    Truncate,
 }
 
 #[derive(Debug)]
 struct Rewrite {
     name: &'static str,
-    aliases: Vec<String>,
     kind: Kind,
     signature: Signature,
 }
@@ -54,21 +48,16 @@ impl Hash for Rewrite {
 /// All functions of this module.
 pub fn functions() -> Vec<ScalarUDF> {
     [
-        ("mod", &[][..], Kind::Mod),
-        ("if", &[], Kind::If),
-        ("concat", &[], Kind::Concat),
-        ("concat_ws", &[], Kind::ConcatWs),
-        ("power", &["pow"], Kind::Power),
-        ("floor", &[], Kind::Floor),
-        ("ceil", &["ceiling"], Kind::Ceil),
-        ("regexp", &["similar"], Kind::Regexp),
-        ("truncate", &[], Kind::Truncate),
+        ("mod", Kind::Mod),
+        ("if", Kind::If),
+        ("concat", Kind::Concat),
+        ("concat_ws", Kind::ConcatWs),
+        ("regexp", Kind::Regexp),
     ]
     .into_iter()
-    .map(|(name, aliases, kind)| {
+    .map(|(name, kind)| {
         let signature = Signature::user_defined(Volatility::Immutable);
-        let aliases = aliases.iter().map(|&alias| alias.to_string()).collect();
-        ScalarUDF::new_from_impl(Rewrite { name, aliases, kind, signature })
+        ScalarUDF::new_from_impl(Rewrite { name, kind, signature })
     })
     .collect()
 }
@@ -85,19 +74,14 @@ impl ScalarUDFImpl for Rewrite {
         self.name
     }
 
-    fn aliases(&self) -> &[String] {
-        &self.aliases
-    }
-
     fn signature(&self) -> &Signature {
         &self.signature
     }
 
     fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {
         Ok(match (self.kind, arguments) {
-            (Kind::Mod | Kind::Floor | Kind::Ceil | Kind::Truncate, [first, ..]) => first.clone(),
+            (Kind::Mod, [_, second, ..]) => second.clone(),
             (Kind::If, [_, then, _]) => then.clone(),
-            (Kind::Power, _) => DataType::Float64,
             (Kind::Regexp, _) => DataType::Boolean,
             _ => DataType::Utf8,
         })
@@ -117,25 +101,18 @@ impl ScalarUDFImpl for Rewrite {
                 None => self.wrong("a condition and two values of one type", arguments),
             },
             (Kind::If, _) => self.wrong("a condition and two values of one type", arguments),
-            (Kind::Concat, [_, ..]) | (Kind::ConcatWs, [_, _, ..]) => Ok(vec![DataType::Utf8; arguments.len()]),
+            (Kind::Concat, [_, ..]) | (Kind::ConcatWs, [_, _, ..])
+                if arguments.iter().all(|argument| matches!(argument, DataType::Utf8 | DataType::Null)) =>
+            {
+                Ok(vec![DataType::Utf8; arguments.len()])
+            }
             (Kind::Concat | Kind::ConcatWs, _) => self.wrong("texts", arguments),
-            (Kind::Power, [left, right]) if numeric(left) && numeric(right) => {
-                Ok(vec![DataType::Float64, DataType::Float64])
-            }
-            (Kind::Power, _) => self.wrong("two numbers", arguments),
-            (Kind::Floor | Kind::Ceil, [number]) if numeric(number) => Ok(vec![number.clone()]),
-            (Kind::Floor | Kind::Ceil, _) => self.wrong("a number, or a time and TO with a unit", arguments),
-            (Kind::Truncate, [number]) if numeric(number) => Ok(vec![number.clone()]),
-            (Kind::Truncate, [number, places]) if numeric(number) && numeric(places) => {
-                Ok(vec![number.clone(), DataType::Int64])
-            }
-            (Kind::Truncate, _) => self.wrong("a number and the number of places", arguments),
             (Kind::Regexp, [_, _]) => Ok(vec![DataType::Utf8, DataType::Utf8]),
             (Kind::Regexp, _) => self.wrong("a text and a pattern", arguments),
         }
     }
 
-    fn simplify(&self, mut args: Vec<Expr>, info: &SimplifyContext) -> Result<ExprSimplifyResult> {
+    fn simplify(&self, mut args: Vec<Expr>, _info: &SimplifyContext) -> Result<ExprSimplifyResult> {
         let call = |function: std::sync::Arc<ScalarUDF>, args: Vec<Expr>| function.call(args);
         let expr = match self.kind {
             Kind::Mod => {
@@ -154,23 +131,7 @@ impl ScalarUDFImpl for Rewrite {
                 args.fold(first, |left, right| binary(left, Operator::StringConcat, right))
             }
             Kind::ConcatWs => call(datafusion_functions::string::concat_ws(), args),
-            Kind::Power => call(math::power(), args),
-            Kind::Floor | Kind::Ceil | Kind::Truncate => {
-                let data_type = info.get_data_type(&args[0])?;
-                if data_type.is_integer() {
-                    args.swap_remove(0)
-                } else {
-                    let function = match self.kind {
-                        Kind::Floor => math::floor(),
-                        Kind::Ceil => math::ceil(),
-                        _ => math::trunc(),
-                    };
-                    cast(call(function, args), data_type)
-                }
-            }
-            // The pattern of a column is compiled with bounds.
-            Kind::Regexp if !matches!(args[1], Expr::Literal(..)) => call(std::sync::Arc::new(matches()), args),
-            Kind::Regexp => call(regexes::regexp_like(), args),
+            Kind::Regexp => call(std::sync::Arc::new(matches()), args),
         };
         Ok(ExprSimplifyResult::Simplified(expr))
     }

@@ -72,7 +72,7 @@ fn numbers_have_flinks_types_and_division() {
     gives("i + 1", "INT", "8", "NULL");
     gives("i / 2", "INT", "3", "NULL");
     gives("l / 5", "BIGINT", "-2", "NULL");
-    gives("MOD(l, 5)", "BIGINT", "-2", "NULL");
+    gives("MOD(l, 5)", "INT", "-2", "NULL");
     gives("MOD(i, 4) = 3", "BOOLEAN", "true", "NULL");
     gives("ABS(l)", "BIGINT", "12", "NULL");
     gives("POWER(i, 2)", "DOUBLE", "49.0", "NULL");
@@ -91,6 +91,11 @@ fn numbers_have_flinks_types_and_division() {
     gives("IFNULL(l, 5)", "BIGINT", "-12", "5");
     gives("CASE WHEN i IS NULL THEN 0 WHEN i BETWEEN 1 AND 9 THEN 1 ELSE 2 END", "INT", "1", "0");
     gives("i IN (1, 7)", "BOOLEAN", "true", "NULL");
+    gives("i IN (1, 7000000000, NULL)", "BOOLEAN", "NULL", "NULL");
+    gives("m IN (1, 12.50)", "BOOLEAN", "true", "NULL");
+    gives("d IN (1, 2.5)", "BOOLEAN", "true", "NULL");
+    gives("CASE l WHEN 1 THEN 'a' WHEN -12 THEN 'b' END", "STRING", "b", "NULL");
+    gives("CASE d WHEN 1 THEN 'a' WHEN 2.5 THEN 'b' END", "STRING", "b", "NULL");
 }
 
 #[test]
@@ -101,6 +106,9 @@ fn texts_have_flinks_treatment_of_null() {
     gives("CONCAT_WS('-', 'a', s)", "STRING", "a-Flink,Weir,Ström", "a");
     gives("CHAR_LENGTH(s)", "INT", "16", "NULL");
     gives("SUBSTRING(s, 7, 4)", "STRING", "Weir", "NULL");
+    gives("s LIKE 'Fl_nk%Str_m'", "BOOLEAN", "true", "NULL");
+    gives("TRIM(LEADING FROM s)", "STRING", "Flink,Weir,Ström", "NULL");
+    gives("REGEXP(s, '^[A-z]+,\\w{4},')", "BOOLEAN", "true", "NULL");
     gives("SUBSTRING(s FROM 7 FOR 4)", "STRING", "Weir", "NULL");
     gives("POSITION('Weir' IN s)", "INT", "7", "NULL");
     gives("SPLIT_INDEX(s, ',', 2)", "STRING", "Ström", "NULL");
@@ -143,20 +151,27 @@ fn times_have_flinks_fields_and_forms() {
     gives("TO_DATE('2015-07-15')", "DATE", "2015-07-15", "2015-07-15");
     assert_eq!(evaluated("PROCTIME()").unwrap().0, crate::parse::types::timestamp_ltz());
     assert_eq!(evaluated("LOCALTIMESTAMP").unwrap().0, TIMESTAMP);
+    gives("t + INTERVAL '-1-2' YEAR TO MONTH", "TIMESTAMP(3)", "2014-05-15T13:07:09.234", "NULL");
+    gives("t + INTERVAL '1 02:03:04.5' DAY TO SECOND", "TIMESTAMP(3)", "2015-07-16T15:10:13.734", "NULL");
+    gives("t - INTERVAL '01:30' HOUR TO MINUTE", "TIMESTAMP(3)", "2015-07-15T11:37:09.234", "NULL");
 }
 
 #[test]
-fn a_pattern_may_stand_in_a_column_and_gives_null_where_it_has_no_meaning() {
+fn a_pattern_may_stand_in_a_column_and_gives_what_flink_gives_where_it_has_no_meaning() {
     gives("REGEXP_EXTRACT(s, SUBSTRING(s, 7, 4))", "STRING", "Weir", "NULL");
     gives("REGEXP_EXTRACT(s, CONCAT('(W)(', SUBSTRING(s, 8, 1), ')'), i - 5)", "STRING", "e", "NULL");
     gives("REGEXP_EXTRACT(s, CONCAT('(', s))", "STRING", "NULL", "NULL");
     gives("REGEXP_REPLACE(s, SUBSTRING(s, 6, 1), LOWER(SUBSTRING(s, 1, 1)))", "STRING", "FlinkfWeirfStröm", "NULL");
     gives("REGEXP(s, SUBSTRING(s, 7, 4))", "BOOLEAN", "true", "NULL");
     gives("REGEXP(s, CONCAT('^', SUBSTRING(s, 7, 4)))", "BOOLEAN", "false", "NULL");
+    gives("REGEXP(s, CONCAT('(', s))", "BOOLEAN", "false", "NULL");
     gives("s LIKE CONCAT('%', SUBSTRING(s, 7, 4), '%')", "BOOLEAN", "true", "NULL");
+    gives("s SIMILAR TO CONCAT('%', SUBSTRING(s, 7, 4), '%')", "BOOLEAN", "true", "NULL");
     gives("SPLIT_INDEX(s, SUBSTRING(s, 6, 1), i - 6)", "STRING", "Weir", "NULL");
     gives("DATE_FORMAT(t, CONCAT('yyyy', SUBSTRING(s, 6, 1)))", "STRING", "2015,", "NULL");
-    gives("DATE_FORMAT(t, s)", "STRING", "NULL", "NULL");
+    let error = evaluated("DATE_FORMAT(t, s)").expect_err("it is no pattern").message;
+    assert!(error.contains("the letter F in the pattern 'Flink,Weir,Ström'"), "{error}");
+    gives("TO_TIMESTAMP(s, s)", "TIMESTAMP(3)", "NULL", "NULL");
     gives(
         "TO_TIMESTAMP('2015,7', CONCAT('yyyy', SUBSTRING(s, 6, 1), 'M'))",
         "TIMESTAMP(3)",
@@ -173,7 +188,7 @@ fn a_pattern_may_stand_in_a_column_and_gives_null_where_it_has_no_meaning() {
 fn a_value_that_is_too_large_is_an_error_with_the_function_and_the_row() {
     for (text, call) in [
         ("REPEAT(s, 300000000 + i)", "REPEAT(Flink,Weir,Ström, 300000007) in row 1 of 2"),
-        ("RPAD(s, 300000000 + i)", "RPAD(Flink,Weir,Ström, 300000007) in row 1 of 2"),
+        ("RPAD(s, 300000000 + i, ' ')", "RPAD(Flink,Weir,Ström, 300000007,  ) in row 1 of 2"),
         ("LPAD(s, 300000000 + i, 'xy')", "LPAD(Flink,Weir,Ström, 300000007, xy) in row 1 of 2"),
         ("REPLACE(REPEAT(s, 60000 * i), ',', REPEAT(s, i))", "REPLACE(Flink,Weir,Ström"),
         ("REGEXP_REPLACE(REPEAT(s, 60000 * i), '[,i]', REPEAT(s, i))", "REGEXP_REPLACE(Flink,Weir,Ström"),
@@ -188,7 +203,7 @@ fn a_value_that_is_too_large_is_an_error_with_the_function_and_the_row() {
     // Not the lengths that could be, but those that are.
     gives("CHAR_LENGTH(REPLACE(REPEAT(s, 60000 * i), 'zzz', REPEAT(s, i)))", "INT", "6720000", "NULL");
     gives("CHAR_LENGTH(REGEXP_REPLACE(REPEAT(s, 60000 * i), 'z', REPEAT(s, i)))", "INT", "6720000", "NULL");
-    gives("CHAR_LENGTH(LPAD(s, 60000000 + i))", "INT", "60000007", "NULL");
+    gives("CHAR_LENGTH(LPAD(s, 60000000 + i, ' '))", "INT", "60000007", "NULL");
 }
 
 #[test]
@@ -196,8 +211,10 @@ fn a_constant_that_is_too_large_is_refused_before_any_row_is_there() {
     for text in [
         "REPEAT('a', 2000000000)",
         "REPEAT(REPEAT('a', 1000000), 1000000)",
-        "RPAD('a', 2000000000)",
-        "LPAD(s, 2000000000)",
+        "RPAD('a', 2000000000, ' ')",
+        "LPAD(s, 2000000000, ' ')",
+        "CAST(s AS CHAR(2000000000))",
+        "CAST('a' AS CHAR(2000000))",
         "REPLACE(REPEAT('a', 1000000), 'a', REPEAT('b', 1000000))",
         "CONCAT(s, REPEAT('a', 2000000000))",
     ] {
@@ -208,17 +225,41 @@ fn a_constant_that_is_too_large_is_refused_before_any_row_is_there() {
 }
 
 #[test]
+fn what_is_written_several_times_does_not_double_with_each_level() {
+    for (open, close) in [
+        ("NULLIF(", ", 1)"),
+        ("COALESCE(", ", 1)"),
+        ("CASE ", " WHEN 1 THEN 2 WHEN 0.5e0 THEN 3 ELSE 4 END"),
+        ("CAST(", " BETWEEN 0 AND 1 AS INT)"),
+        ("CAST(", " IN (1, 2e0) AS INT)"),
+    ] {
+        let text = |levels: usize| format!("{}i{}", open.repeat(levels), close.repeat(levels));
+        evaluated(&text(3)).unwrap_or_else(|error| panic!("{open}: {error}"));
+        let error = evaluated(&text(40)).expect_err(open).message;
+        assert!(error.contains("more than 100000 times"), "{open}: {error}");
+    }
+    evaluated(&format!("d IN ({}0)", "7, ".repeat(20_000))).unwrap();
+}
+
+#[test]
 fn wrong_arguments_are_told_before_any_row_is_there() {
     for (text, message) in [
-        ("DATE_FORMAT(t, 'YYYY-ww')", "DATE_FORMAT: the letter Y"),
+        ("DATE_FORMAT(t, 'yyyy z')", "DATE_FORMAT: the letter z"),
+        ("TO_DATE(s, 'YYYY-ww')", "TO_DATE: the letter Y"),
+        ("t + INTERVAL '1-12' YEAR TO MONTH", "the interval '1-12' cannot be read"),
         ("DATE_FORMAT(t, REPEAT('y', 70000))", "70000"),
         ("DATE_FORMAT(i, 'yyyy')", "DATE_FORMAT takes a time, and INT is given"),
         ("HOUR(t, t)", "HOUR takes 1 arguments, and 2 are given"),
-        ("MOD(s, 2)", "MOD takes two numbers, and (STRING, INT) is given"),
+        ("MOD(s, 2)", "% does not take STRING and INT"),
+        ("DATE_FORMAT(DATE '2015-07-15', 'yyyy')", "DATE_FORMAT takes a time, and DATE is given"),
+        ("CASE WHEN i > 0 THEN s ELSE i END", "CASE does not take values of the types STRING, INT"),
+        ("s = i", "= does not take STRING and INT"),
+        ("d % 2", "% does not take DOUBLE and INT"),
+        ("CAST(t AS INT)", "CAST from TIMESTAMP(3) to INT is not supported"),
+        ("12345678901234567890", "out of range"),
         ("REGEXP_EXTRACT(s, '(')", "REGEXP_EXTRACT"),
         ("TO_TIMESTAMP_LTZ(l, 6)", "the precision must be 0 or 3"),
-        ("s SIMILAR TO s", "a pattern that is no constant"),
-        ("EXTRACT(CENTURY FROM t)", "EXTRACT has no unit CENTURY"),
+        ("EXTRACT(JULIAN FROM t)", "EXTRACT has no unit JULIAN"),
         ("CAST(i AS INTERVAL)", ""),
         ("NONSENSE(i)", "there is no function NONSENSE"),
     ] {

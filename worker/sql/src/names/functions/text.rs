@@ -1,5 +1,5 @@
 //! Functions of text that DataFusion lacks or gives another meaning: `SPLIT_INDEX`, `REGEXP_EXTRACT`, `REGEXP_REPLACE`. Each
-//! argument may be a column. A pattern that is one gives NULL where it has no meaning; a constant one is refused then.
+//! argument may be a column. A pattern that is one gives NULL (`REGEXP`: FALSE) where it has no meaning; a constant one is refused then.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -10,9 +10,10 @@ use datafusion_common::{Result, ScalarValue, exec_err, plan_err};
 use datafusion_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
-use regex::Regex;
+use regex::{NoExpand, Regex};
 
 use super::compiled::Compiled;
+use super::java_regex;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Kind {
@@ -73,11 +74,11 @@ impl ScalarUDFImpl for TextFunction {
     }
 
     fn return_field_from_args(&self, args: ReturnFieldArgs<'_>) -> Result<arrow::datatypes::FieldRef> {
-        if matches!(self.kind, Kind::Extract | Kind::Replace)
+        if self.kind != Kind::SplitIndex
             && let Some(Some(ScalarValue::Utf8(Some(pattern)))) = args.scalar_arguments.get(1)
-            && let Err(problem) = Regex::new(pattern)
+            && let Err(problem) = java_regex::compile(pattern)
         {
-            return plan_err!("{}: {}", self.name.to_ascii_uppercase(), last_line(&problem));
+            return plan_err!("{}: {problem}", self.name.to_ascii_uppercase());
         }
         Ok(Arc::new(arrow::datatypes::Field::new(self.name, self.return_type(&[])?, true)))
     }
@@ -104,24 +105,36 @@ impl ScalarUDFImpl for TextFunction {
         let second = Argument::new(&args, 1)?;
         let mut patterns = match (self.kind, &args.args[1]) {
             (Kind::SplitIndex, _) => Patterns::Column(Compiled::regexes()),
-            (_, ColumnarValue::Scalar(ScalarValue::Utf8(Some(pattern)))) => Patterns::Constant(compiled(pattern)?),
+            (_, ColumnarValue::Scalar(ScalarValue::Utf8(Some(pattern)))) => {
+                Patterns::Constant(java_regex::compile(pattern).or_else(|problem| exec_err!("{problem}"))?)
+            }
             _ => Patterns::Column(Compiled::regexes()),
         };
         let result: ArrayRef = match self.kind {
             Kind::SplitIndex => {
                 let indexes = Argument::new(&args, 2)?;
-                let item = |row| {
-                    let delimiter = second.text(row).filter(|delimiter| !delimiter.is_empty())?;
-                    texts.text(row)?.split(delimiter).nth(usize::try_from(indexes.number(row)?).ok()?)
-                };
+                let item = |row| part(texts.text(row)?, second.text(row)?, indexes.number(row)?);
                 Arc::new((0..rows).map(item).collect::<StringArray>())
             }
             Kind::Extract => {
                 let groups = if args.args.len() == 3 { Some(Argument::new(&args, 2)?) } else { None };
+                // Where the groups of a constant pattern stand is kept for the next row.
+                let mut locations = match &patterns {
+                    Patterns::Constant(regex) => Some(regex.capture_locations()),
+                    Patterns::Column(_) => None,
+                };
                 let group = |row| {
                     let group = groups.as_ref().map_or(Some(0), |groups| groups.number(row))?;
-                    let found = patterns.get(second.text(row)?)?.captures(texts.text(row)?)?;
-                    found.get(usize::try_from(group).ok()?).map(|found| found.as_str())
+                    let (pattern, text) = (second.text(row)?, texts.text(row)?);
+                    let (regex, group) = (patterns.get(pattern)?, usize::try_from(group).ok()?);
+                    match &mut locations {
+                        _ if group == 0 => regex.find(text).map(|found| found.as_str()),
+                        Some(locations) => {
+                            regex.captures_read(locations, text)?;
+                            locations.get(group).map(|(from, to)| &text[from..to])
+                        }
+                        None => regex.captures(text)?.get(group).map(|found| found.as_str()),
+                    }
                 };
                 Arc::new((0..rows).map(group).collect::<StringArray>())
             }
@@ -129,12 +142,16 @@ impl ScalarUDFImpl for TextFunction {
                 let replacements = Argument::new(&args, 2)?;
                 let replaced = |row| {
                     let (text, replacement) = (texts.text(row)?, replacements.text(row)?);
-                    Some(patterns.get(second.text(row)?)?.replace_all(text, replacement))
+                    Some(patterns.get(second.text(row)?)?.replace_all(text, NoExpand(replacement)))
                 };
                 Arc::new((0..rows).map(replaced).collect::<StringArray>())
             }
             Kind::Matches => {
-                let matches = |row| Some(patterns.get(second.text(row)?)?.is_match(texts.text(row)?));
+                // Nothing is found by a pattern that is empty, or that is none.
+                let matches = |row| {
+                    let (text, pattern) = (texts.text(row)?, second.text(row)?);
+                    Some(!pattern.is_empty() && patterns.get(pattern).is_some_and(|regex| regex.is_match(text)))
+                };
                 Arc::new((0..rows).map(matches).collect::<BooleanArray>())
             }
         };
@@ -190,15 +207,18 @@ impl Argument {
     }
 }
 
-/// `REGEXP` with a pattern that is no constant.
+/// What `REGEXP` becomes.
 pub fn matches() -> ScalarUDF {
     function("regexp_like", Kind::Matches)
 }
 
-fn compiled(pattern: &str) -> Result<Regex> {
-    Regex::new(pattern).or_else(|problem| exec_err!("{}", last_line(&problem)))
-}
-
-fn last_line(problem: &regex::Error) -> String {
-    problem.to_string().lines().last().unwrap_or_default().to_string()
+/// The part of a text at this index. An empty text has no parts, and one that nothing divides is one.
+fn part<'t>(text: &'t str, delimiter: &str, index: i64) -> Option<&'t str> {
+    let index = usize::try_from(index).ok().filter(|_| !text.is_empty())?;
+    match delimiter.as_bytes() {
+        [] => (index == 0).then_some(text),
+        // Bytes of ASCII are found many at a time.
+        &[byte] if byte.is_ascii() => text.split(char::from(byte)).nth(index),
+        _ => text.split(delimiter).nth(index),
+    }
 }

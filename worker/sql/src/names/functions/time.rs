@@ -5,27 +5,27 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, PrimitiveArray, StringArray, TimestampMillisecondArray};
+use arrow::array::{
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, Int64Array, PrimitiveArray, StringArray, TimestampMillisecondArray,
+};
 use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer};
 use arrow::compute::{DatePart, cast, date_part};
-use arrow::datatypes::{DataType, Date32Type, Field, FieldRef, Int64Type, TimestampMillisecondType};
+use arrow::datatypes::{DataType, Date32Type, Field, FieldRef, Int64Type, TimeUnit, TimestampMillisecondType};
 use datafusion_common::{DataFusionError, Result, ScalarValue, exec_err, plan_err};
 use datafusion_expr::{
     ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 
+use super::cast::{date, timestamp};
 use super::compiled::Compiled;
 use super::pattern::{DAY, Pattern, civil, days_of};
-use crate::parse::types::{TIMESTAMP, timestamp_ltz};
+use crate::parse::types::{TIMESTAMP, flink_name, timestamp_ltz};
 
 /// The pattern where none is given.
 const DEFAULT_PATTERN: &str = "yyyy-MM-dd HH:mm:ss";
 
 /// Distinct texts kept while one column is formatted; a stream's neighbouring rows rarely have more.
 const TEXTS: usize = 64;
-
-/// The function that a time's CAST to STRING becomes.
-pub const CAST_TO_TEXT: &str = "$time_to_string";
 
 /// The function that `FLOOR(t TO unit)` becomes.
 pub const FLOOR_TO: &str = "$floor_to";
@@ -42,8 +42,6 @@ enum Kind {
     Part(Unit),
     /// `DATE_FORMAT(time, pattern)`.
     Format,
-    /// `CAST(time AS STRING)`.
-    ToText,
     /// `TO_TIMESTAMP(text[, pattern])`.
     ToTimestamp,
     /// `TO_TIMESTAMP_LTZ(number[, precision])`.
@@ -83,6 +81,13 @@ pub enum Unit {
     Second,
     Millisecond,
     Epoch,
+    Microsecond,
+    Nanosecond,
+    IsoDayOfWeek,
+    IsoYear,
+    Decade,
+    Century,
+    Millennium,
 }
 
 impl Unit {
@@ -102,6 +107,13 @@ impl Unit {
             "SECOND" => Self::Second,
             "MILLISECOND" => Self::Millisecond,
             "EPOCH" => Self::Epoch,
+            "MICROSECOND" => Self::Microsecond,
+            "NANOSECOND" => Self::Nanosecond,
+            "ISODOW" => Self::IsoDayOfWeek,
+            "ISOYEAR" => Self::IsoYear,
+            "DECADE" => Self::Decade,
+            "CENTURY" => Self::Century,
+            "MILLENNIUM" => Self::Millennium,
             _ => return None,
         })
     }
@@ -126,6 +138,14 @@ impl Unit {
                 let seconds: Int64Array = millis.unary(|millis| millis.div_euclid(1_000));
                 return Ok(Arc::new(seconds));
             }
+            Self::Microsecond => return beyond_the_second(times, 1_000_000),
+            Self::Nanosecond => return beyond_the_second(times, 1_000_000_000),
+            Self::IsoDayOfWeek => return of_days(times, iso_day_of_week),
+            // A week is in the year that its Thursday is in.
+            Self::IsoYear => return of_days(times, |days| civil(days + 4 - iso_day_of_week(days)).0),
+            Self::Decade => return of_days(times, |days| civil(days).0.div_euclid(10)),
+            Self::Century => return of_days(times, |days| counted(civil(days).0, 100)),
+            Self::Millennium => return of_days(times, |days| counted(civil(days).0, 1_000)),
         };
         let zoneless = match times.data_type() {
             DataType::Timestamp(unit, Some(_)) => cast(times, &DataType::Timestamp(*unit, None))?,
@@ -139,27 +159,51 @@ impl Unit {
         Ok(values)
     }
 
+    /// Whether a DATE has it.
+    fn of_a_date(self) -> bool {
+        !matches!(self, Self::Microsecond | Self::Nanosecond)
+    }
+
+    /// Whether a TIME has it.
+    fn of_a_clock(self) -> bool {
+        matches!(self, Self::Hour | Self::Minute | Self::Second | Self::Millisecond)
+    }
+
     /// The start of the unit that the time is in.
     fn floor(self, millis: i64) -> Option<i64> {
         let days = millis.div_euclid(DAY);
         let (year, month, _) = civil(days);
         Some(match self {
-            Self::Year => days_of(year, 1, 1) * DAY,
-            Self::Quarter => days_of(year, (month - 1) / 3 * 3 + 1, 1) * DAY,
-            Self::Month => days_of(year, month, 1) * DAY,
+            Self::Year => days_of(year, 1, 1).saturating_mul(DAY),
+            Self::Quarter => days_of(year, (month - 1) / 3 * 3 + 1, 1).saturating_mul(DAY),
+            Self::Month => days_of(year, month, 1).saturating_mul(DAY),
             // Weeks begin on Sunday here, as in Flink; 1970-01-04 was one.
-            Self::Week => (days - (days - 3).rem_euclid(7)) * DAY,
-            Self::DayOfMonth => days * DAY,
-            Self::Hour => millis - millis.rem_euclid(3_600_000),
-            Self::Minute => millis - millis.rem_euclid(60_000),
-            Self::Second => millis - millis.rem_euclid(1_000),
+            Self::Week => (days - (days - 3).rem_euclid(7)).saturating_mul(DAY),
+            Self::DayOfMonth => days.saturating_mul(DAY),
+            Self::Hour => millis.saturating_sub(millis.rem_euclid(3_600_000)),
+            Self::Minute => millis.saturating_sub(millis.rem_euclid(60_000)),
+            Self::Second => millis.saturating_sub(millis.rem_euclid(1_000)),
             Self::Millisecond => millis,
-            Self::DayOfYear | Self::DayOfWeek | Self::Epoch => return None,
+            Self::Decade => days_of(year.div_euclid(10) * 10, 1, 1).saturating_mul(DAY),
+            Self::Century => days_of((counted(year, 100) - 1) * 100 + 1, 1, 1).saturating_mul(DAY),
+            Self::Millennium => days_of((counted(year, 1_000) - 1) * 1_000 + 1, 1, 1).saturating_mul(DAY),
+            Self::DayOfYear
+            | Self::DayOfWeek
+            | Self::Epoch
+            | Self::Microsecond
+            | Self::Nanosecond
+            | Self::IsoDayOfWeek
+            | Self::IsoYear => return None,
         })
     }
 
     /// The start of the next unit, or the time itself where it is a start.
     fn ceil(self, millis: i64) -> Option<i64> {
+        // Where the unit is longer than a day the clock does not count, as in Flink.
+        let millis = match self {
+            Self::Year | Self::Quarter | Self::Month | Self::Week => millis.saturating_sub(millis.rem_euclid(DAY)),
+            _ => millis,
+        };
         let floor = self.floor(millis)?;
         if floor == millis {
             return Some(millis);
@@ -167,12 +211,15 @@ impl Unit {
         let (year, month, _) = civil(floor.div_euclid(DAY));
         let in_months = |months: i64| {
             let month = month - 1 + months;
-            days_of(year + month / 12, month % 12 + 1, 1) * DAY
+            days_of(year + month / 12, month % 12 + 1, 1).saturating_mul(DAY)
         };
         Some(match self {
             Self::Year => in_months(12),
             Self::Quarter => in_months(3),
             Self::Month => in_months(1),
+            Self::Decade => in_months(120),
+            Self::Century => in_months(1_200),
+            Self::Millennium => in_months(12_000),
             Self::Week => floor.saturating_add(7 * DAY),
             Self::DayOfMonth => floor.saturating_add(DAY),
             Self::Hour => floor.saturating_add(3_600_000),
@@ -180,6 +227,39 @@ impl Unit {
             _ => floor.saturating_add(1_000),
         })
     }
+}
+
+/// Monday is 1; 1970-01-01 was a Thursday.
+fn iso_day_of_week(days: i64) -> i64 {
+    (days + 3).rem_euclid(7) + 1
+}
+
+/// Which century, or thousand, of years a year is in; the first begins with the year 1.
+fn counted(year: i64, length: i64) -> i64 {
+    (year - 1).div_euclid(length) + 1
+}
+
+fn of_days(times: &ArrayRef, of: impl Fn(i64) -> i64) -> Result<ArrayRef> {
+    let values: Int64Array = millis_of(times)?.unary(|millis| of(millis.div_euclid(DAY)));
+    Ok(Arc::new(values))
+}
+
+/// What a time has beyond its second, in parts of which a second has so many.
+fn beyond_the_second(times: &ArrayRef, parts: i64) -> Result<ArrayRef> {
+    let per_second = match times.data_type() {
+        DataType::Timestamp(TimeUnit::Microsecond, _) => 1_000_000,
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => 1_000_000_000,
+        _ => {
+            let values: Int64Array = millis_of(times)?.unary(|millis| millis.rem_euclid(1_000) * (parts / 1_000));
+            return Ok(Arc::new(values));
+        }
+    };
+    let ticks = cast(times, &DataType::Int64)?;
+    let values: Int64Array = ticks.as_primitive::<Int64Type>().unary(|tick| {
+        let rest = tick.rem_euclid(per_second);
+        if parts >= per_second { rest * (parts / per_second) } else { rest / (per_second / parts) }
+    });
+    Ok(Arc::new(values))
 }
 
 #[derive(Debug)]
@@ -227,16 +307,23 @@ pub fn functions() -> Vec<ScalarUDF> {
         function("quarter", &[], Kind::Part(Unit::Quarter)),
         function("month", &[], Kind::Part(Unit::Month)),
         function("week", &[], Kind::Part(Unit::Week)),
-        function("dayofyear", &["doy"], Kind::Part(Unit::DayOfYear)),
-        function("dayofmonth", &["day"], Kind::Part(Unit::DayOfMonth)),
-        function("dayofweek", &["dow"], Kind::Part(Unit::DayOfWeek)),
+        function("dayofyear", &[], Kind::Part(Unit::DayOfYear)),
+        function("dayofmonth", &[], Kind::Part(Unit::DayOfMonth)),
+        function("dayofweek", &[], Kind::Part(Unit::DayOfWeek)),
         function("hour", &[], Kind::Part(Unit::Hour)),
         function("minute", &[], Kind::Part(Unit::Minute)),
         function("second", &[], Kind::Part(Unit::Second)),
-        function("millisecond", &[], Kind::Part(Unit::Millisecond)),
-        function("epoch", &[], Kind::Part(Unit::Epoch)),
+        // Those that only EXTRACT gives.
+        function("$extract_millisecond", &[], Kind::Part(Unit::Millisecond)),
+        function("$extract_epoch", &[], Kind::Part(Unit::Epoch)),
+        function("$extract_microsecond", &[], Kind::Part(Unit::Microsecond)),
+        function("$extract_nanosecond", &[], Kind::Part(Unit::Nanosecond)),
+        function("$extract_isodow", &[], Kind::Part(Unit::IsoDayOfWeek)),
+        function("$extract_isoyear", &[], Kind::Part(Unit::IsoYear)),
+        function("$extract_decade", &[], Kind::Part(Unit::Decade)),
+        function("$extract_century", &[], Kind::Part(Unit::Century)),
+        function("$extract_millennium", &[], Kind::Part(Unit::Millennium)),
         function("date_format", &[], Kind::Format),
-        function(CAST_TO_TEXT, &[], Kind::ToText),
         function("to_timestamp", &[], Kind::ToTimestamp),
         function("to_timestamp_ltz", &[], Kind::ToTimestampLtz),
         function("to_date", &[], Kind::ToDate),
@@ -245,6 +332,49 @@ pub fn functions() -> Vec<ScalarUDF> {
         function(FLOOR_TO, &[], Kind::Floor),
         function(CEIL_TO, &[], Kind::Ceil),
     ]
+}
+
+impl TimeFunction {
+    /// What is given a time only writes it, with more letters than there are where texts are read too.
+    fn compiled(&self, pattern: &str, first: &DataType) -> std::result::Result<Pattern, String> {
+        if self.kind == Kind::Format && !matches!(first, DataType::Utf8 | DataType::Null) {
+            return Pattern::compile_to_write(pattern);
+        }
+        Pattern::compile(pattern)
+    }
+
+    /// The type that an argument of this type is cast to.
+    fn argument(&self, position: usize, data_type: &DataType) -> Result<DataType> {
+        let name = self.name.trim_start_matches('$').to_ascii_uppercase();
+        let wrong = |takes: &str| plan_err!("{name} takes {takes}, and {} is given", flink_name(data_type));
+        let is_whole = matches!(data_type, DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64);
+        match (self.kind, position, data_type) {
+            (Kind::Part(_) | Kind::Format, 0, DataType::Null) | (Kind::Floor | Kind::Ceil, 1, DataType::Null) => {
+                Ok(TIMESTAMP)
+            }
+            (Kind::Part(_) | Kind::Format, 0, DataType::Timestamp(..))
+            | (Kind::Floor | Kind::Ceil, 1, DataType::Timestamp(..) | DataType::Date32 | DataType::Time32(_)) => {
+                Ok(data_type.clone())
+            }
+            (Kind::Format, 0, DataType::Utf8) => Ok(DataType::Utf8),
+            (Kind::Part(unit), 0, DataType::Date32) if unit.of_a_date() => Ok(data_type.clone()),
+            (Kind::Part(unit), 0, DataType::Time32(_)) if unit.of_a_clock() => Ok(data_type.clone()),
+            (Kind::Part(_) | Kind::Format, 0, _) | (Kind::Floor | Kind::Ceil, 1, _) => wrong("a time"),
+            (Kind::ToTimestampLtz, 0, _) if data_type.is_numeric() || *data_type == DataType::Null => {
+                Ok(DataType::Int64)
+            }
+            (Kind::ToTimestampLtz, 0, _) => wrong("a number"),
+            (Kind::FromUnixtime, 0, _) | (Kind::ToTimestampLtz, 1, _) => {
+                if is_whole || *data_type == DataType::Null {
+                    Ok(DataType::Int64)
+                } else {
+                    wrong("a whole number")
+                }
+            }
+            (_, _, DataType::Utf8 | DataType::Null) => Ok(DataType::Utf8),
+            _ => wrong("a text"),
+        }
+    }
 }
 
 impl ScalarUDFImpl for TimeFunction {
@@ -266,12 +396,8 @@ impl ScalarUDFImpl for TimeFunction {
             Kind::Now(Clock::Plain) | Kind::ToTimestamp => TIMESTAMP,
             Kind::Now(Clock::Date) | Kind::ToDate => DataType::Date32,
             Kind::Part(_) | Kind::UnixTimestamp => DataType::Int64,
-            Kind::Format | Kind::ToText | Kind::FromUnixtime => DataType::Utf8,
-            Kind::Floor | Kind::Ceil => match arguments.get(1) {
-                Some(DataType::Timestamp(_, Some(_))) => timestamp_ltz(),
-                Some(DataType::Date32) => DataType::Date32,
-                _ => TIMESTAMP,
-            },
+            Kind::Format | Kind::FromUnixtime => DataType::Utf8,
+            Kind::Floor | Kind::Ceil => arguments.get(1).cloned().unwrap_or(TIMESTAMP),
         })
     }
 
@@ -281,7 +407,7 @@ impl ScalarUDFImpl for TimeFunction {
             self.kind,
             Kind::Format | Kind::ToTimestamp | Kind::ToDate | Kind::FromUnixtime | Kind::UnixTimestamp
         ) && let Some(Some(ScalarValue::Utf8(Some(pattern)))) = args.scalar_arguments.get(1)
-            && let Err(problem) = Pattern::compile(pattern)
+            && let Err(problem) = self.compiled(pattern, args.arg_fields[0].data_type())
         {
             return plan_err!("{}: {problem}", self.name.to_ascii_uppercase());
         }
@@ -293,6 +419,13 @@ impl ScalarUDFImpl for TimeFunction {
             return plan_err!("TO_TIMESTAMP_LTZ: the precision must be 0 or 3");
         }
         let types: Vec<DataType> = args.arg_fields.iter().map(|field| field.data_type().clone()).collect();
+        if matches!(self.kind, Kind::Floor | Kind::Ceil)
+            && matches!(types.get(1), Some(DataType::Time32(_)))
+            && let Some(Some(ScalarValue::Utf8(Some(unit)))) = args.scalar_arguments.first()
+            && !Unit::named(unit).is_some_and(Unit::of_a_clock)
+        {
+            return plan_err!("FLOOR and CEIL round a TIME to HOUR, MINUTE, SECOND or MILLISECOND");
+        }
         let nullable = !matches!(self.kind, Kind::Now(_));
         Ok(Arc::new(Field::new(self.name, self.return_type(&types)?, nullable)))
     }
@@ -300,7 +433,7 @@ impl ScalarUDFImpl for TimeFunction {
     fn coerce_types(&self, arguments: &[DataType]) -> Result<Vec<DataType>> {
         let (least, most) = match self.kind {
             Kind::Now(_) => (0, 0),
-            Kind::Part(_) | Kind::ToText => (1, 1),
+            Kind::Part(_) => (1, 1),
             Kind::Format | Kind::Floor | Kind::Ceil => (2, 2),
             Kind::ToTimestamp | Kind::ToTimestampLtz | Kind::ToDate | Kind::FromUnixtime => (1, 2),
             Kind::UnixTimestamp => (0, 2),
@@ -310,24 +443,7 @@ impl ScalarUDFImpl for TimeFunction {
             let expected = if least == most { format!("{least}") } else { format!("{least} to {most}") };
             return plan_err!("{name} takes {expected} arguments, and {} are given", arguments.len());
         }
-        let time = |data_type: &DataType| match data_type {
-            DataType::Timestamp(_, zone) => {
-                Ok(DataType::Timestamp(arrow::datatypes::TimeUnit::Millisecond, zone.clone()))
-            }
-            DataType::Date32 => Ok(DataType::Date32),
-            DataType::Time32(_) | DataType::Time64(_) => Ok(DataType::Time32(arrow::datatypes::TimeUnit::Millisecond)),
-            DataType::Utf8 | DataType::Null => Ok(TIMESTAMP),
-            other => plan_err!("{name} takes a time, and {} is given", crate::parse::types::flink_name(other)),
-        };
-        arguments
-            .iter()
-            .enumerate()
-            .map(|(position, data_type)| match (self.kind, position) {
-                (Kind::Format | Kind::Part(_) | Kind::ToText, 0) | (Kind::Floor | Kind::Ceil, 1) => time(data_type),
-                (Kind::ToTimestampLtz | Kind::FromUnixtime, 0) | (Kind::ToTimestampLtz, 1) => Ok(DataType::Int64),
-                _ => Ok(DataType::Utf8),
-            })
-            .collect()
+        arguments.iter().enumerate().map(|(position, data_type)| self.argument(position, data_type)).collect()
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
@@ -337,24 +453,38 @@ impl ScalarUDFImpl for TimeFunction {
         let array = |position: usize| args.args[position].to_array(length);
         let pattern = |position: usize| match args.args.get(position) {
             None => Ok(Patterns::Constant(compiled(DEFAULT_PATTERN)?)),
-            Some(ColumnarValue::Scalar(ScalarValue::Utf8(Some(text)))) => Ok(Patterns::Constant(compiled(text)?)),
-            Some(column) => Ok::<_, DataFusionError>(Patterns::Column(column.to_array(length)?)),
+            Some(ColumnarValue::Scalar(ScalarValue::Utf8(Some(text)))) => {
+                let pattern = self.compiled(text, &args.args[0].data_type());
+                Ok(Patterns::Constant(pattern.or_else(|problem| exec_err!("{problem}"))?))
+            }
+            Some(column) => {
+                let lenient = self.kind == Kind::ToTimestamp;
+                Ok::<_, DataFusionError>(Patterns::Column { patterns: column.to_array(length)?, lenient })
+            }
         };
         let result: ArrayRef = match self.kind {
             Kind::Now(clock) => return Ok(ColumnarValue::Scalar(now(clock))),
             Kind::Part(unit) => unit.of(&array(0)?)?,
-            Kind::Format => Arc::new(pattern(1)?.format(&millis_of(&array(0)?)?)?),
-            Kind::ToText => to_text(&array(0)?)?,
+            Kind::Format => {
+                let times = array(0)?;
+                match times.data_type() {
+                    DataType::Utf8 => {
+                        Arc::new(pattern(1)?.format(&as_array(texts_as_times(&times)), Compiled::times())?)
+                    }
+                    _ => Arc::new(pattern(1)?.format(&times, Compiled::written_times())?),
+                }
+            }
             Kind::ToTimestamp => match args.args.len() {
-                1 => Arc::new(read(&array(0)?, |text| {
-                    compiled_default().into_iter().find_map(|pattern| pattern.read(text))
-                })),
-                _ => Arc::new(pattern(1)?.read(&array(0)?)),
+                1 => Arc::new(read(&array(0)?, plain_time)),
+                _ => Arc::new(pattern(1)?.read::<TimestampMillisecondType>(&array(0)?, |pattern, text| {
+                    pattern.read(text).or_else(|| plain_time(text.trim()))
+                })?),
             },
             Kind::ToDate => {
-                let pattern =
-                    if args.args.len() == 1 { Patterns::Constant(compiled("yyyy-MM-dd")?) } else { pattern(1)? };
-                let times = pattern.read(&array(0)?);
+                let times = match args.args.len() {
+                    1 => read(&array(0)?, plain_date),
+                    _ => pattern(1)?.read::<TimestampMillisecondType>(&array(0)?, Pattern::read_leniently)?,
+                };
                 let days: PrimitiveArray<Date32Type> = times.unary(|millis| millis.div_euclid(DAY) as i32);
                 Arc::new(days)
             }
@@ -362,13 +492,15 @@ impl ScalarUDFImpl for TimeFunction {
                 let numbers = array(0)?;
                 let numbers = numbers.as_primitive::<Int64Type>();
                 let times: TimestampMillisecondArray = match args.args.get(1) {
-                    None | Some(ColumnarValue::Scalar(ScalarValue::Int64(Some(3)))) => numbers.unary(|number| number),
+                    None | Some(ColumnarValue::Scalar(ScalarValue::Int64(Some(3)))) => {
+                        numbers.unary_opt(|number| local_time(number, 1))
+                    }
                     Some(precisions) => {
                         let precisions = precisions.to_array(length)?;
                         let precisions = precisions.as_primitive::<Int64Type>().iter();
                         let time = |(number, precision): (Option<i64>, Option<i64>)| match precision? {
-                            0 => number.map(|number| number.wrapping_mul(1_000)),
-                            3 => number,
+                            0 => local_time(number?, 1_000),
+                            3 => local_time(number?, 1),
                             _ => None,
                         };
                         numbers.iter().zip(precisions).map(time).collect()
@@ -379,16 +511,17 @@ impl ScalarUDFImpl for TimeFunction {
             Kind::FromUnixtime => {
                 let times: TimestampMillisecondArray =
                     array(0)?.as_primitive::<Int64Type>().unary(|seconds| seconds.wrapping_mul(1_000));
-                Arc::new(pattern(1)?.format(&times)?)
+                Arc::new(pattern(1)?.format(&as_array(times), Compiled::times())?)
             }
             Kind::UnixTimestamp => {
                 if args.args.is_empty() {
                     let seconds = wall_clock().div_euclid(1_000);
                     return Ok(ColumnarValue::Scalar(ScalarValue::Int64(Some(seconds))));
                 }
-                let times = pattern(1)?.read(&array(0)?);
-                let seconds: Int64Array = times.unary(|millis| millis.div_euclid(1_000));
-                Arc::new(seconds)
+                // Of a text that is no time the least number, as in Flink.
+                Arc::new(pattern(1)?.read::<Int64Type>(&array(0)?, |pattern, text| {
+                    Some(pattern.read_leniently(text).map_or(i64::MIN, |millis| millis.div_euclid(1_000)))
+                })?)
             }
             Kind::Floor | Kind::Ceil => round(&args, self.kind == Kind::Floor, &array(1)?)?,
         };
@@ -399,48 +532,95 @@ impl ScalarUDFImpl for TimeFunction {
     }
 }
 
-/// How times are written or read: one way, which has a meaning, or one a row. A row whose pattern has none is NULL.
+/// How times are written or read: one way, which has a meaning, or one a row. A row whose pattern has none fails, or is NULL.
 enum Patterns {
     Constant(Pattern),
-    Column(ArrayRef),
+    Column { patterns: ArrayRef, lenient: bool },
 }
 
 impl Patterns {
-    fn format(&self, times: &TimestampMillisecondArray) -> Result<StringArray> {
+    /// Those of a column are compiled by `compiled`.
+    fn format(&self, times: &ArrayRef, mut compiled: Compiled<Pattern>) -> Result<StringArray> {
         match self {
-            Self::Constant(pattern) => format(times, pattern),
-            Self::Column(patterns) => {
-                let mut compiled = Compiled::times();
-                let text = |(millis, pattern): (Option<i64>, Option<&str>)| {
-                    let mut text = String::new();
-                    compiled.get(pattern?)?.write(millis?, &mut text);
-                    Some(text)
+            Self::Constant(pattern) => format_exactly(times, pattern),
+            Self::Column { patterns, lenient } => {
+                let millis = millis_of(times)?;
+                let nanos = beyond_the_second(times, 1_000_000_000)?;
+                let nanos = nanos.as_primitive::<Int64Type>();
+                let text = |(row, (millis, text)): (usize, (Option<i64>, Option<&str>))| {
+                    let Some((millis, text)) = millis.zip(text) else { return Ok(None) };
+                    let Some(pattern) = compiled.get(text) else { return without_meaning(text, *lenient) };
+                    let mut out = String::new();
+                    pattern.write_exact(millis, nanos.value(row) % 1_000_000, &mut out);
+                    Ok(Some(out))
                 };
-                Ok(times.iter().zip(patterns.as_string::<i32>()).map(text).collect())
+                millis.iter().zip(patterns.as_string::<i32>()).enumerate().map(text).collect()
             }
         }
     }
 
-    fn read(&self, texts: &ArrayRef) -> TimestampMillisecondArray {
+    fn read<T: ArrowPrimitiveType>(
+        &self,
+        texts: &ArrayRef,
+        of: impl Fn(&Pattern, &str) -> Option<T::Native>,
+    ) -> Result<PrimitiveArray<T>> {
+        let texts = texts.as_string::<i32>();
         match self {
-            Self::Constant(pattern) => read(texts, |text| pattern.read(text)),
-            Self::Column(patterns) => {
+            Self::Constant(pattern) => Ok(texts.iter().map(|text| of(pattern, text?)).collect()),
+            Self::Column { patterns, lenient } => {
                 let mut compiled = Compiled::times();
-                let time = |(text, pattern): (Option<&str>, Option<&str>)| compiled.get(pattern?)?.read(text?.trim());
-                texts.as_string::<i32>().iter().zip(patterns.as_string::<i32>()).map(time).collect()
+                let time = |(text, pattern): (Option<&str>, Option<&str>)| {
+                    let Some((text, pattern)) = text.zip(pattern) else { return Ok(None) };
+                    match compiled.get(pattern) {
+                        Some(pattern) => Ok(of(pattern, text)),
+                        None => without_meaning(pattern, *lenient),
+                    }
+                };
+                texts.iter().zip(patterns.as_string::<i32>()).map(time).collect()
             }
         }
     }
+}
+
+fn without_meaning<T>(pattern: &str, lenient: bool) -> Result<Option<T>> {
+    match Pattern::compile_to_write(pattern) {
+        Err(problem) if !lenient => exec_err!("{problem}"),
+        Ok(_) if !lenient => exec_err!("a letter of the pattern is one by which no time is read"),
+        _ => Ok(None),
+    }
+}
+
+fn as_array(times: TimestampMillisecondArray) -> ArrayRef {
+    Arc::new(times)
 }
 
 fn compiled(pattern: &str) -> Result<Pattern> {
     Pattern::compile(pattern).or_else(|problem| exec_err!("{problem}"))
 }
 
-/// What `TO_TIMESTAMP` takes without a pattern.
-fn compiled_default() -> [Pattern; 2] {
-    ["yyyy-MM-dd HH:mm:ss", "yyyy-MM-dd HH:mm:ss.SSSSSSSSS"]
-        .map(|pattern| Pattern::compile(pattern).unwrap_or_else(|_| unreachable!("a pattern of this file compiles")))
+/// What `TO_TIMESTAMP` takes without a pattern: what CAST takes, in milliseconds.
+fn plain_time(text: &str) -> Option<i64> {
+    let (days, nanos) = timestamp(text)?;
+    Some(days * DAY + nanos / 1_000_000)
+}
+
+/// What `TO_DATE` takes without a pattern: what CAST takes, but no blank before it.
+fn plain_date(text: &str) -> Option<i64> {
+    if text.starts_with(' ') { None } else { Some(date(text)? * DAY) }
+}
+
+/// Texts in the place of times, as `DATE_FORMAT` takes them: whole seconds.
+fn texts_as_times(texts: &ArrayRef) -> TimestampMillisecondArray {
+    match Pattern::compile(DEFAULT_PATTERN) {
+        Ok(pattern) => read(texts, |text| pattern.read_leniently(text)),
+        Err(_) => read(texts, |_| None),
+    }
+}
+
+/// So many of so many milliseconds as a time of the years 1 to 9999; NULL beyond.
+fn local_time(number: i64, milliseconds: i64) -> Option<i64> {
+    let (first, last) = (days_of(1, 1, 1) * DAY, days_of(10_000, 1, 1) * DAY);
+    number.checked_mul(milliseconds).filter(|millis| (first..last).contains(millis))
 }
 
 fn wall_clock() -> i64 {
@@ -459,12 +639,23 @@ fn now(clock: Clock) -> ScalarValue {
 /// Any time as milliseconds.
 fn millis_of(times: &ArrayRef) -> Result<TimestampMillisecondArray> {
     let plain = match times.data_type() {
-        DataType::Timestamp(arrow::datatypes::TimeUnit::Millisecond, None) => Arc::clone(times),
+        DataType::Timestamp(TimeUnit::Millisecond, None) => Arc::clone(times),
         DataType::Time32(_) | DataType::Time64(_) => {
-            let millis = cast(times, &DataType::Time32(arrow::datatypes::TimeUnit::Millisecond))?;
+            let millis = cast(times, &DataType::Time32(TimeUnit::Millisecond))?;
             cast(&cast(&cast(&millis, &DataType::Int32)?, &DataType::Int64)?, &TIMESTAMP)?
         }
-        DataType::Timestamp(unit, Some(_)) => cast(&cast(times, &DataType::Timestamp(*unit, None))?, &TIMESTAMP)?,
+        DataType::Timestamp(unit, _) => {
+            let ticks = cast(times, &DataType::Int64)?;
+            let ticks = ticks.as_primitive::<Int64Type>();
+            // Down, also before 1970.
+            let millis: TimestampMillisecondArray = match unit {
+                TimeUnit::Second => ticks.unary(|tick| tick.saturating_mul(1_000)),
+                TimeUnit::Millisecond => ticks.unary(|tick| tick),
+                TimeUnit::Microsecond => ticks.unary(|tick| tick.div_euclid(1_000)),
+                TimeUnit::Nanosecond => ticks.unary(|tick| tick.div_euclid(1_000_000)),
+            };
+            return Ok(millis);
+        }
         _ => cast(times, &TIMESTAMP)?,
     };
     Ok(plain.as_primitive::<TimestampMillisecondType>().clone())
@@ -505,19 +696,46 @@ fn format(times: &TimestampMillisecondArray, pattern: &Pattern) -> Result<String
     Ok(StringArray::try_new(OffsetBuffer::new(offsets.into()), Buffer::from_vec(bytes), nulls.cloned())?)
 }
 
-/// Times as Flink writes them in a CAST: `2015-07-15 00:00:01.234`.
-fn to_text(times: &ArrayRef) -> Result<ArrayRef> {
+/// Times as Flink writes them in a CAST: `2015-07-15 00:00:01.234`, with as many digits behind the second as the type has.
+pub fn to_text(times: &ArrayRef) -> Result<ArrayRef> {
     let pattern = match times.data_type() {
         DataType::Date32 => "yyyy-MM-dd",
         DataType::Time32(_) | DataType::Time64(_) => "HH:mm:ss",
+        DataType::Timestamp(TimeUnit::Second, _) => "yyyy-MM-dd HH:mm:ss",
+        DataType::Timestamp(TimeUnit::Microsecond, _) => "yyyy-MM-dd HH:mm:ss.SSSSSS",
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => "yyyy-MM-dd HH:mm:ss.SSSSSSSSS",
         _ => "yyyy-MM-dd HH:mm:ss.SSS",
     };
-    Ok(Arc::new(format(&millis_of(times)?, &compiled(pattern)?)?))
+    Ok(Arc::new(format_exactly(times, &compiled(pattern)?)?))
+}
+
+/// Writes each time with what it has beyond its millisecond.
+fn format_exactly(times: &ArrayRef, pattern: &Pattern) -> Result<StringArray> {
+    let nanos_of_tick = match times.data_type() {
+        DataType::Timestamp(TimeUnit::Microsecond, _) => 1_000,
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => 1,
+        _ => return format(&millis_of(times)?, pattern),
+    };
+    if pattern.unit() > 1 {
+        return format(&millis_of(times)?, pattern);
+    }
+    let ticks = cast(times, &DataType::Int64)?;
+    let per_millisecond = 1_000_000 / nanos_of_tick;
+    let text = |tick: i64| {
+        let mut text = String::new();
+        pattern.write_exact(
+            tick.div_euclid(per_millisecond),
+            tick.rem_euclid(per_millisecond) * nanos_of_tick,
+            &mut text,
+        );
+        text
+    };
+    Ok(ticks.as_primitive::<Int64Type>().iter().map(|tick| tick.map(text)).collect())
 }
 
 /// Reads each text; null where it does not fit.
 fn read(texts: &ArrayRef, read: impl Fn(&str) -> Option<i64>) -> TimestampMillisecondArray {
-    texts.as_string::<i32>().iter().map(|text| text.and_then(|text| read(text.trim()))).collect()
+    texts.as_string::<i32>().iter().map(|text| text.and_then(&read)).collect()
 }
 
 fn round(args: &ScalarFunctionArgs, down: bool, times: &ArrayRef) -> Result<ArrayRef> {
@@ -526,13 +744,34 @@ fn round(args: &ScalarFunctionArgs, down: bool, times: &ArrayRef) -> Result<Arra
         _ => None,
     };
     let Some(unit) = unit.filter(|unit| unit.floor(0).is_some()) else {
-        return exec_err!("FLOOR and CEIL round to YEAR, QUARTER, MONTH, WEEK, DAY, HOUR, MINUTE or SECOND");
+        return exec_err!("FLOOR and CEIL round to YEAR, QUARTER, MONTH, WEEK, DAY, HOUR, MINUTE, SECOND and the like");
     };
-    let rounded: TimestampMillisecondArray =
-        millis_of(times)?.unary(|millis| if down { unit.floor(millis) } else { unit.ceil(millis) }.unwrap_or(millis));
-    Ok(match times.data_type() {
-        DataType::Date32 => cast(&(Arc::new(rounded) as ArrayRef), &DataType::Date32)?,
-        DataType::Timestamp(_, Some(_)) => Arc::new(rounded.with_timezone("UTC")),
-        _ => Arc::new(rounded),
-    })
+    let rounded = |millis: i64| if down { unit.floor(millis) } else { unit.ceil(millis) }.unwrap_or(millis);
+    match times.data_type() {
+        DataType::Timestamp(tick, _) => {
+            let per_millisecond = match tick {
+                TimeUnit::Nanosecond => 1_000_000,
+                TimeUnit::Microsecond => 1_000,
+                _ => 1,
+            };
+            let ticks = cast(times, &DataType::Int64)?;
+            // What the type does not hold is NULL.
+            let ticks: Int64Array = ticks.as_primitive::<Int64Type>().unary_opt(|tick| {
+                let millis = tick.div_euclid(per_millisecond);
+                let is_cut = !down && unit == Unit::Millisecond && tick.rem_euclid(per_millisecond) != 0;
+                rounded(millis).checked_add(i64::from(is_cut))?.checked_mul(per_millisecond)
+            });
+            Ok(cast(&ticks, times.data_type())?)
+        }
+        DataType::Time32(_) if unit.of_a_clock() => {
+            let clocks: Int64Array = millis_of(times)?.unary(|millis| rounded(millis).rem_euclid(DAY));
+            Ok(cast(&cast(&clocks, &DataType::Int32)?, times.data_type())?)
+        }
+        DataType::Date32 => {
+            let days: PrimitiveArray<Date32Type> =
+                millis_of(times)?.unary(|millis| rounded(millis).div_euclid(DAY) as i32);
+            Ok(Arc::new(days))
+        }
+        _ => exec_err!("FLOOR and CEIL round a TIME to HOUR, MINUTE, SECOND or MILLISECOND"),
+    }
 }

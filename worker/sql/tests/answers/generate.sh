@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Asks Apache Flink for the table of answers, ../data/answers.jsonl. Needs JDK 17 and Maven, and takes some minutes.
+#
+#   worker/sql/tests/answers/generate.sh          all expressions of Expressions.java
+#   worker/sql/tests/answers/generate.sh WORD     only those whose text contains WORD, to standard output, to look at
+#
+# To add a function, add its lines to Expressions.java and run this. `cargo test -p weir-sql --lib answers` holds Weir against
+# the table.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+build=${ANSWERS_BUILD:-${XDG_CACHE_HOME:-$HOME/.cache}/weir/answers}
+mkdir -p "$build"
+cp "$here/pom.xml" "$build/"
+rm -rf "$build/src" "$build/target/classes"
+cp -r "$here/src" "$build/src"
+(cd "$build" && mvn -q -B package >&2)
+opens=()
+for package in lang lang.reflect net io nio text time util util.concurrent util.concurrent.atomic util.concurrent.locks; do
+  opens+=("--add-opens=java.base/java.$package=ALL-UNNAMED")
+done
+ask() { java -Xmx1500m "${opens[@]}" -Duser.timezone=UTC -cp "$build/target/answers.jar:$build/target/lib/*" answers.Answers "$@"; }
+if [ $# -gt 0 ]; then
+  ask "$1"
+else
+  ask > "$build/answers.jsonl"
+  mv "$build/answers.jsonl" "$here/../data/answers.jsonl"
+fi
