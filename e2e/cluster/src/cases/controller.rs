@@ -218,10 +218,21 @@ pub async fn operator_upgrade_restarts_no_worker(space: Space) {
     before.goes_on(&job).await;
 }
 
+/// State that nothing bounds, which planning warns of.
+const WITHOUT_BOUND: &str = "
+    CREATE TABLE ever (n BIGINT) WITH ('connector' = 'datagen', 'rows-per-second' = '10');
+    CREATE TABLE nowhere (n BIGINT, c BIGINT) WITH ('connector' = 'blackhole');
+    INSERT INTO nowhere SELECT n, COUNT(*) FROM ever GROUP BY n;";
+
 /// Another leader goes on with the events of the one before: it adds one object at most, warns of a plan no second time, and what it
 /// tells has a time by which it can be sorted.
 pub async fn events_of_two_leaders(space: Space) {
-    let job = Job::running(&space, &Settings::seconds(90)).await;
+    let job = Job::start_with(&space, &Settings::seconds(90), |job| {
+        let sql = job["spec"]["sql"].as_str().unwrap_or_default().to_string();
+        job["spec"]["sql"] = (sql + WITHOUT_BOUND).into();
+    })
+    .await;
+    job.until_condition("Checkpointed", "True").await;
     let before = Before::of(&job).await;
     let (objects, terms) = (space.event_objects(&job.name).await, job.terms().await);
     let leader = leader(&space).await;
@@ -243,5 +254,5 @@ pub async fn events_of_two_leaders(space: Space) {
     }
     let warnings: Vec<_> = after.iter().filter(|event| event.reason.as_deref() == Some("PlanWarning")).collect();
     assert_eq!(warnings.iter().filter_map(|event| event.count).collect::<Vec<_>>(), [1], "{warnings:?}");
-    before.goes_on(&job).await;
+    assert_eq!(job.workers().await, before.workers, "another leader restarts no worker");
 }
