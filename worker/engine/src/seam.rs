@@ -307,6 +307,8 @@ pub struct SubtaskStats {
     pub operators: Vec<OperatorStats>,
     /// Rows that were too late.
     pub late_rows: u64,
+    /// Rows that were taken back though they were not there.
+    pub unmatched_retractions: u64,
     /// Rows that could not be read and were skipped.
     pub skipped_rows: u64,
     /// The event time that it has reached.

@@ -111,8 +111,10 @@ struct Query {
 
 fn aggregate(name: &'static str, group: Vec<usize>, aggregates: Vec<AggregateSpec>, two_phase: bool) -> Query {
     let aggregation = Aggregation { input: bids(), group, aggregates };
-    let local = two_phase
-        .then(|| LocalAggregate::new(LocalAggregateSpec { aggregation: aggregation.clone(), window: None }).unwrap());
+    let local = two_phase.then(|| {
+        LocalAggregate::new(LocalAggregateSpec { aggregation: aggregation.clone(), window: None, retract_input: false })
+            .unwrap()
+    });
     let input = if two_phase { AggregateInput::Partials } else { AggregateInput::Rows };
     let spec = KeyedAggregateSpec { aggregation, input, retract_input: false, update_before: true };
     Query { name, local, operator: Box::new(KeyedAggregate::new(spec).unwrap()) }
@@ -121,7 +123,8 @@ fn aggregate(name: &'static str, group: Vec<usize>, aggregates: Vec<AggregateSpe
 fn window(name: &'static str, group: Vec<usize>, aggregate: AggregateSpec, shape: WindowShape) -> Query {
     let aggregation = Aggregation { input: bids(), group, aggregates: vec![aggregate] };
     let time = TimeSource::Event(6);
-    let local = LocalAggregateSpec { aggregation: aggregation.clone(), window: Some((shape, time)) };
+    let local =
+        LocalAggregateSpec { aggregation: aggregation.clone(), window: Some((shape, time)), retract_input: false };
     let spec = WindowAggregateSpec { aggregation, input: AggregateInput::Partials, window: shape, time };
     Query {
         name,

@@ -4,7 +4,7 @@
 //! A planner describes an operator with a spec of [`spec`] and gets an
 //! [`OperatorFactory`](weir_engine::api::operator::OperatorFactory) from it; what is wrong with a spec is said then, with a
 //! [`SpecError`]. Operators are synchronous, see whole batches, and touch their state once a key and batch. Joins,
-//! SESSION windows, top-n and retractions in have their place here later.
+//! SESSION windows and top-n have their place here later.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod aggregate;
@@ -18,7 +18,8 @@ pub use aggregate::local::LocalAggregate;
 pub use rows::dedup::Deduplicate;
 pub use spec::{
     AggregateFunction, AggregateInput, AggregateSpec, Aggregation, DeduplicateSpec, Keep, KeyedAggregateSpec,
-    LocalAggregateSpec, SpecError, TimeSource, WindowAggregateSpec, WindowAssignSpec, WindowShape,
+    LocalAggregateSpec, SpecError, TimeSource, WindowAggregateSpec, WindowAssignSpec,
+    WindowShape,
 };
 pub use stateless::oversized::{MAX_VALUE, Oversized};
 pub use stateless::project::FilterProject;

@@ -266,7 +266,8 @@ pub enum AggregateInput {
 pub struct KeyedAggregateSpec {
     pub aggregation: Aggregation,
     pub input: AggregateInput,
-    /// Whether the input may update and delete. Not supported yet.
+    /// Whether the input may update and delete; with partial results, whether that of the [`LocalAggregate`](crate::LocalAggregate)
+    /// before it may.
     pub retract_input: bool,
     /// Whether −U rows are sent before +U rows. Only a consumer that knows its rows by key can do without.
     pub update_before: bool,
@@ -353,6 +354,8 @@ pub struct LocalAggregateSpec {
     pub aggregation: Aggregation,
     /// The window, for a [`WindowAggregateSpec`]; none for the unbounded aggregation.
     pub window: Option<(WindowShape, TimeSource)>,
+    /// Whether the input may update and delete; only without a window.
+    pub retract_input: bool,
 }
 
 /// The window columns of a window table function without aggregation.

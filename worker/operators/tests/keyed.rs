@@ -73,7 +73,8 @@ fn keyed(aggregation: &Aggregation, input: AggregateInput, update_before: bool) 
 }
 
 fn local(aggregation: &Aggregation) -> LocalAggregate {
-    LocalAggregate::new(LocalAggregateSpec { aggregation: aggregation.clone(), window: None }).unwrap()
+    LocalAggregate::new(LocalAggregateSpec { aggregation: aggregation.clone(), window: None, retract_input: false })
+        .unwrap()
 }
 
 /// What the aggregates of [`aggregates`] come to.
@@ -223,6 +224,109 @@ fn rows_that_update_or_delete_are_refused() {
     let kinds = vec![RowKind::Insert, RowKind::Delete];
     let error = subtask.try_process(Batch::with_kinds(rows, kinds)).unwrap_err();
     assert!(error.to_string().contains("-D"), "{error}");
+}
+
+/// Whatever it is given as kinds and rows.
+fn retracting(spec: &Aggregation, batches: &[&[(RowKind, Row)]]) -> (Vec<Vec<String>>, u64) {
+    let operator = KeyedAggregate::new(KeyedAggregateSpec {
+        aggregation: spec.clone(),
+        input: AggregateInput::Rows,
+        retract_input: true,
+        update_before: true,
+    })
+    .unwrap();
+    let mut world = World::new();
+    let mut subtask = world.start(&operator, 1, &[]).remove(0);
+    let mut out = Vec::new();
+    for changes in batches {
+        let (kinds, rows): (Vec<RowKind>, Vec<Row>) = changes.iter().copied().unzip();
+        subtask.try_process(Batch::with_kinds(batch(&rows), kinds)).unwrap();
+        out.push(text(&subtask.take()));
+    }
+    (out, subtask.counters.unmatched_retractions.get())
+}
+
+const fn of(k: Option<&'static str>, v: Option<i64>) -> Row {
+    (k, v, None, None, 0)
+}
+
+#[test]
+fn a_group_goes_with_its_last_row_and_sums_of_nothing_are_null_again() {
+    use RowKind::{Delete, Insert};
+    let spec = aggregation(
+        &[0],
+        vec![
+            AggregateSpec::count_star("c"),
+            AggregateSpec::new("s", Sum, 1),
+            AggregateSpec::new("a", Avg, 1),
+            AggregateSpec::new("min", Min, 1),
+            AggregateSpec::new("max", Max, 1),
+            AggregateSpec::new("d", Count, 1).distinct(),
+        ],
+    );
+    let (a5, anull, a7) = (of(Some("a"), Some(5)), of(Some("a"), None), of(Some("a"), Some(7)));
+    let (out, unmatched) = retracting(
+        &spec,
+        &[
+            &[(Insert, a5), (Insert, anull), (Insert, a5)],
+            &[(Insert, a7), (Delete, a5)],
+            &[(Delete, a7)],
+            &[(Delete, a5)],
+            &[(Delete, anull)],
+            &[(Insert, a7)],
+        ],
+    );
+    let expected: [&[&str]; 6] = [
+        &["+I a 3 10 5 5 5 1"],
+        &["-U a 3 10 5 5 5 1", "+U a 3 12 6 5 7 2"],
+        &["-U a 3 12 6 5 7 2", "+U a 2 5 5 5 5 1"],
+        &["-U a 2 5 5 5 5 1", "+U a 1 - - - - 0"],
+        &["-D a 1 - - - - 0"],
+        &["+I a 1 7 7 7 7 1"],
+    ];
+    assert_eq!((out, unmatched), (expected.map(|lines| lines.iter().map(ToString::to_string).collect()).to_vec(), 0));
+}
+
+#[test]
+fn the_global_aggregate_has_no_row_while_there_are_none() {
+    use RowKind::{Delete, Insert};
+    let spec = aggregation(&[], vec![AggregateSpec::count_star("c"), AggregateSpec::new("s", Sum, 1)]);
+    let row = of(None, Some(7));
+    let (out, _) = retracting(&spec, &[&[(Insert, row)], &[(Delete, row)], &[(Insert, row)]]);
+    assert_eq!(out, [["+I 1 7"], ["-D 1 7"], ["+I 1 7"]]);
+}
+
+#[test]
+fn what_nets_to_nothing_within_a_batch_emits_nothing() {
+    use RowKind::{Delete, Insert, UpdateAfter, UpdateBefore};
+    let (a, b) = (of(Some("a"), Some(1)), of(Some("b"), Some(2)));
+    let (out, unmatched) = retracting(
+        &aggregation(&[0], aggregates()),
+        &[&[(Insert, a)], &[(UpdateBefore, a), (UpdateAfter, a), (Insert, b), (Delete, b)]],
+    );
+    assert_eq!((out[0].len(), out[1].len(), unmatched), (1, 0, 0));
+}
+
+#[test]
+fn a_sum_overflows_by_what_a_batch_comes_to_and_not_on_the_way() {
+    use RowKind::{Insert, UpdateAfter, UpdateBefore};
+    let spec = aggregation(&[], vec![AggregateSpec::new("s", Sum, 1)]);
+    let (large, larger) = (of(None, Some(i64::MAX - 1)), of(None, Some(i64::MAX)));
+    let (out, _) = retracting(&spec, &[&[(Insert, large)], &[(UpdateAfter, larger), (UpdateBefore, large)]]);
+    assert_eq!(out[1], [format!("-U {}", i64::MAX - 1), format!("+U {}", i64::MAX)]);
+}
+
+#[test]
+fn rows_taken_back_that_were_never_there_are_counted_and_make_no_group() {
+    use RowKind::{Delete, Insert};
+    let (a, b) = (of(Some("a"), Some(1)), of(Some("b"), Some(2)));
+    let (out, unmatched) = retracting(
+        &aggregation(&[0], aggregates()),
+        &[&[(Delete, a)], &[(Insert, b), (Delete, b), (Delete, b)], &[(Insert, a)], &[(Delete, a), (Delete, a)]],
+    );
+    assert_eq!(out.iter().map(Vec::len).collect::<Vec<_>>(), [0, 0, 1, 1]);
+    assert!(out[2][0].starts_with("+I a 1 ") && out[3][0].starts_with("-D a 1 "), "{out:?}");
+    assert_eq!(unmatched, 3);
 }
 
 #[test]

@@ -338,7 +338,12 @@ fn check(steps: Vec<Step>, shape: WindowShape, global: bool, partials: bool) {
     let spec = aggregation(group);
     let input = if partials { AggregateInput::Partials } else { AggregateInput::Rows };
     let factory = windowed(spec.clone(), shape, EVENT, input);
-    let first = LocalAggregate::new(LocalAggregateSpec { aggregation: spec, window: Some((shape, EVENT)) }).unwrap();
+    let first = LocalAggregate::new(LocalAggregateSpec {
+        aggregation: spec,
+        window: Some((shape, EVENT)),
+        retract_input: false,
+    })
+    .unwrap();
     let mut world = World::new();
     let mut parallelism = 1;
     let mut before = world.start(&first, 1, &[]).remove(0);

@@ -447,7 +447,7 @@ impl Lowering<'_> {
         if !self.settings.local_aggregation {
             return Ok(AggregateInput::Rows);
         }
-        let spec = LocalAggregateSpec { aggregation: prepared.aggregation.clone(), window };
+        let spec = LocalAggregateSpec { aggregation: prepared.aggregation.clone(), window, retract_input: false };
         let factory = LocalAggregate::new(spec).map_err(|error| internal(&error))?;
         let output = Arc::clone(factory.output());
         let text = names(&prepared.flow, &prepared.aggregation.group);

@@ -70,6 +70,8 @@ pub struct Counters {
     pub sink_rows: Counter,
     /// Rows that came after the watermark had passed them, and were left out.
     pub late_rows: Counter,
+    /// Rows that were taken back though they were not there.
+    pub unmatched_retractions: Counter,
     /// Input rows that could not be read and were skipped because an option says so.
     pub skipped_rows: Counter,
     /// Time spent waiting for input.
@@ -87,6 +89,7 @@ impl Default for Counters {
             source_rows: Counter::default(),
             sink_rows: Counter::default(),
             late_rows: Counter::default(),
+            unmatched_retractions: Counter::default(),
             skipped_rows: Counter::default(),
             idle: Stopwatch::default(),
             backpressured: Stopwatch::default(),

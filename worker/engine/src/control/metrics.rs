@@ -259,6 +259,11 @@ fn of_subtasks(families: &mut Families<'_>, subtasks: &[SubtaskStats], now_ms: i
     )?;
     families.counter("late_rows", "Rows left out since the watermark had passed them", each(|s| s.late_rows as f64))?;
     families.counter(
+        "unmatched_retractions",
+        "Rows that were taken back though they were not there",
+        each(|s| s.unmatched_retractions as f64),
+    )?;
+    families.counter(
         "skipped_rows",
         "Input rows that could not be read, and were skipped as an option says",
         each(|s| s.skipped_rows as f64),

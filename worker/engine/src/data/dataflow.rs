@@ -318,6 +318,7 @@ impl Handle {
             subtask: self.subtask,
             operators: source.chain(operators).chain(sink).collect(),
             late_rows: counters.late_rows.get(),
+            unmatched_retractions: counters.unmatched_retractions.get(),
             skipped_rows: counters.skipped_rows.get(),
             watermark_ms: counters.watermark(),
             state_bytes: self.state.lock().as_ref().map(SubtaskState::bytes),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
-use arrow::datatypes::{DataType, UInt64Type};
+use arrow::datatypes::{DataType, Int64Type, UInt64Type};
 use weir_engine::{Batch, OperatorError, RowKind};
 use weir_state::{Keys, RowLayout, SliceTable, Slot, StateError, Table};
 
@@ -81,6 +81,36 @@ impl Ingest {
     /// The column that holds the values of a DISTINCT map.
     pub fn value_column(&self, map: usize) -> usize {
         self.partials.as_ref().map_or(self.plan.maps[map].column, |p| p.maps[map].0)
+    }
+
+    /// For each row how often each of the map's variants sees it: 1, or -1 where it is taken back; 0 where the value is null. The
+    /// variants of a row stand side by side.
+    pub fn counts(
+        &self,
+        map: usize,
+        columns: &mut Columns<'_>,
+        rows: &RecordBatch,
+        signs: Option<&[i8]>,
+        counts: &mut Vec<i64>,
+    ) {
+        let spec = &self.plan.maps[map];
+        let variants = spec.variants.len();
+        counts.clear();
+        counts.resize(rows.num_rows() * variants, 0);
+        let sign = |row: usize| signs.map_or(1, |signs| i64::from(signs[row]));
+        for (variant, filter) in spec.variants.iter().enumerate() {
+            let mut put = |row: usize, count: i64| counts[row * variants + variant] = count * sign(row);
+            if let Some(partials) = &self.partials {
+                let column = rows.column(partials.maps[map].1 + variant).as_primitive::<Int64Type>();
+                column.values().iter().enumerate().for_each(|(row, &count)| put(row, count));
+                continue;
+            }
+            let selected = columns.select(*filter, Some(spec.column));
+            match columns.selected(selected) {
+                None => (0..rows.num_rows()).for_each(|row| put(row, 1)),
+                Some(selected) => selected.set_indices().for_each(|row| put(row, 1)),
+            }
+        }
     }
 
     /// For each row the variants of the map that it is seen by; none where the value is null.
@@ -165,11 +195,19 @@ impl RowStore for Slice<'_> {
     }
 }
 
+/// What each row of a batch counts for, where some are taken back.
+pub fn signs(batch: &Batch) -> Option<Vec<i8>> {
+    let kinds = batch.kinds.as_ref()?;
+    Some(kinds.iter().map(|kind| if kind.is_addition() { 1 } else { -1 }).collect())
+}
+
 /// Groups rows by their group columns.
 #[derive(Debug, Default)]
 pub struct RowGroups {
     pub keys: Keys,
     pub of_row: Vec<u32>,
+    /// What each row counts for; absent where all are added.
+    pub signs: Option<Vec<i8>>,
     index: GroupIndex,
 }
 
@@ -198,7 +236,7 @@ impl RowGroups {
     }
 
     pub fn groups(&self) -> Groups<'_> {
-        Groups { of_row: &self.of_row, len: self.len() }
+        Groups { of_row: &self.of_row, len: self.len(), signs: self.signs.as_deref() }
     }
 }
 

@@ -10,7 +10,7 @@ use weir_engine::{
 };
 use weir_state::{Keys, decode_keys};
 
-use crate::aggregate::ingest::{Ingest, inserts_only};
+use crate::aggregate::ingest::{Ingest, inserts_only, signs};
 use crate::aggregate::keyed::check_group;
 use crate::aggregate::plan::{Feed, Plan, Reduce, carries_slices};
 use crate::aggregate::values::{Groups, Values};
@@ -40,6 +40,9 @@ const BATCHES_BETWEEN_TRIALS: u32 = 100;
 
 /// Folds rows of one key into partial results for the aggregation behind the exchange, and DISTINCT values with the
 /// filters that saw them into one. It keeps nothing over a checkpoint: what it holds goes out before the barrier.
+///
+/// Rows that are taken back count against those that come, so that its sums and counts may be negative; rows that it passes on
+/// as they are keep their kinds.
 #[derive(Debug, Clone)]
 pub struct LocalAggregate {
     ingest: Ingest,
@@ -56,8 +59,11 @@ impl LocalAggregate {
             window.check()?;
             crate::spec::window_fields(&spec.aggregation.input, time)?;
         }
+        if spec.retract_input && spec.window.is_some() {
+            return Err(SpecError::Unsupported("windows over rows that update or delete".to_owned()));
+        }
         let with_slices = carries_slices(&spec);
-        let plan = Plan::new(spec.aggregation)?;
+        let plan = Plan::new(spec.aggregation, spec.retract_input)?;
         let output = plan.partial_schema(with_slices);
         let slices = match spec.window {
             Some((window, TimeSource::Event(column))) => Some((column, Slices::new(window))),
@@ -102,6 +108,25 @@ struct HeldMap {
     pairs: GroupIndex,
     masks: Vec<u64>,
     row_masks: Vec<u64>,
+    /// Where rows may be taken back, instead of masks: how often each filter saw the value, side by side.
+    counts: Vec<i64>,
+    row_counts: Vec<i64>,
+}
+
+impl HeldMap {
+    /// Takes in the counts of a batch's rows, whose keys and groups are known.
+    fn count(&mut self, of_row: &[u32], variants: usize) {
+        for (row, counts) in self.row_counts.chunks_exact(variants).enumerate() {
+            if counts.iter().all(|count| *count == 0) {
+                continue;
+            }
+            let pair = self.pairs.group(self.keys.hash(row), of_row[row], self.keys.key(row), row) as usize;
+            self.counts.resize(self.counts.len().max((pair + 1) * variants), 0);
+            for (sum, count) in self.counts[pair * variants..].iter_mut().zip(counts) {
+                *sum += count;
+            }
+        }
+    }
 }
 
 struct Task {
@@ -125,7 +150,9 @@ struct Task {
 
 impl Operator for Task {
     fn process(&mut self, _input: usize, batch: Batch, out: &mut dyn Output) -> Result<Progress, OperatorError> {
-        inserts_only(&batch)?;
+        if !self.spec.ingest.plan.retract {
+            inserts_only(&batch)?;
+        }
         if batch.is_empty() {
             return Ok(Progress::Done);
         }
@@ -133,10 +160,11 @@ impl Operator for Task {
         let slices = self.slice_column(rows)?;
         if self.pass_on > 0 {
             self.pass_on -= 1;
-            out.emit(Batch::inserts(self.unfolded(rows, slices)?))?;
+            let kinds = batch.kinds.clone();
+            out.emit(Batch { rows: self.unfolded(rows, slices)?, kinds })?;
             return Ok(Progress::Done);
         }
-        self.hold(rows, slices.as_ref())?;
+        self.hold(rows, slices.as_ref(), signs(&batch).as_deref())?;
         let pairs = self.maps.iter().map(|m| m.pairs.len()).max().unwrap_or(0);
         let bytes =
             self.values.arena_bytes() + self.index.bytes() + self.maps.iter().map(|m| m.pairs.bytes()).sum::<usize>();
@@ -189,7 +217,12 @@ impl Task {
         Ok(Some(Arc::new(Int64Array::from(slices.ends(&times)))))
     }
 
-    fn hold(&mut self, rows: &RecordBatch, slices: Option<&ArrayRef>) -> Result<(), OperatorError> {
+    fn hold(
+        &mut self,
+        rows: &RecordBatch,
+        slices: Option<&ArrayRef>,
+        signs: Option<&[i8]>,
+    ) -> Result<(), OperatorError> {
         let count = rows.num_rows();
         if self.held_since.is_none() {
             self.held_since = Some(self.clock.now_ms());
@@ -205,7 +238,7 @@ impl Task {
         self.index.assign(&self.keys, &mut self.of_row);
         self.of_row.resize(count, 0);
         self.values.resize(self.index.len());
-        let groups = Groups { of_row: &self.of_row, len: self.index.len() };
+        let groups = Groups { of_row: &self.of_row, len: self.index.len(), signs };
         let mut columns = Columns::new(rows);
         self.spec.ingest.update(&mut self.values, groups, &mut columns)?;
         if slices.is_some() {
@@ -216,6 +249,13 @@ impl Task {
         }
         for (i, map) in self.maps.iter_mut().enumerate() {
             let value = rows.column(self.spec.ingest.value_column(i));
+            if self.spec.ingest.plan.retract {
+                let variants = self.spec.ingest.plan.maps[i].variants.len();
+                self.spec.ingest.counts(i, &mut columns, rows, signs, &mut map.row_counts);
+                map.keys.encode(std::slice::from_ref(value), count)?;
+                map.count(&self.of_row, variants);
+                continue;
+            }
             self.spec.ingest.masks(i, &mut columns, rows, &mut map.row_masks);
             map.keys.encode(std::slice::from_ref(value), count)?;
             for (row, &mask) in map.row_masks.iter().enumerate() {
@@ -271,6 +311,14 @@ impl Task {
             let t = rows_type(&plan, i);
             let decoded = decode_keys(std::slice::from_ref(&t), map.pairs.keys())?;
             columns.push(take(&decoded[0], &spread.pairs[i], None)?);
+            if plan.retract {
+                let variants = plan.maps[i].variants.len();
+                for variant in 0..variants {
+                    let count = |p: u32| map.counts[p as usize * variants + variant];
+                    columns.push(Arc::new(spread.pairs[i].iter().map(|p| p.map_or(0, count)).collect::<Int64Array>()));
+                }
+                continue;
+            }
             let masks = spread.pairs[i].iter().map(|p| p.map_or(0, |p| map.masks[p as usize]));
             columns.push(Arc::new(masks.collect::<UInt64Array>()));
         }
@@ -286,6 +334,7 @@ impl Task {
         for map in &mut self.maps {
             map.pairs.clear();
             map.masks.clear();
+            map.counts.clear();
         }
         self.held_rows = 0;
         self.held_since = None;
@@ -325,8 +374,19 @@ impl Task {
             };
             columns.push(column);
         }
-        let mut masks = Vec::new();
+        let (mut masks, mut counts) = (Vec::new(), Vec::new());
         for (i, map) in plan.maps.iter().enumerate() {
+            if plan.retract {
+                // Whether the row is taken back its kind says.
+                self.spec.ingest.counts(i, &mut prepared, rows, None, &mut counts);
+                columns.push(Arc::clone(rows.column(map.column)));
+                let variants = map.variants.len();
+                for variant in 0..variants {
+                    let of_variant = counts.iter().skip(variant).step_by(variants).copied();
+                    columns.push(Arc::new(Int64Array::from_iter_values(of_variant)));
+                }
+                continue;
+            }
             self.spec.ingest.masks(i, &mut prepared, rows, &mut masks);
             columns.push(Arc::clone(rows.column(map.column)));
             columns.push(Arc::new(UInt64Array::from(masks.clone())));

@@ -1,5 +1,6 @@
 //! Aggregates: what a state row holds, how rows fold into it, and what comes out.
 
+pub(crate) mod counted;
 pub(crate) mod ingest;
 pub(crate) mod keyed;
 pub(crate) mod local;

@@ -51,8 +51,11 @@ impl Kind {
 pub enum Feed {
     /// All in which the filter column is true.
     Rows { filter: Option<usize> },
-    /// Those that set bit `variant` in a DISTINCT map for the first time.
+    /// Those that set bit `variant` in a DISTINCT map for the first time; where rows are taken back, those that are the first of
+    /// their value, and the last to go.
     Distinct { map: usize, variant: usize },
+    /// None: it is the least or the greatest value of an ordered map.
+    Ordered { map: usize },
 }
 
 /// One running value of a group.
@@ -69,15 +72,22 @@ pub struct Accumulator {
     pub label: String,
 }
 
-/// The values of one column that a group has seen.
+/// The values of one column that a group has seen; where rows are taken back, how often.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DistinctMap {
     pub column: usize,
-    /// Bit i of the mask: the value was seen in a row in which this filter was true.
+    /// Bit i of the mask, or count i: the value was seen in a row in which this filter was true.
     pub variants: Vec<Option<usize>>,
+    /// The values are kept in their order, for minima and maxima of rows that are taken back.
+    pub ordered: bool,
 }
 
 impl DistinctMap {
+    /// Bytes of a row of counts in state.
+    pub fn count_bytes(&self) -> usize {
+        self.variants.len() * 8
+    }
+
     /// Bytes of a mask in state.
     pub fn mask_bytes(&self) -> usize {
         self.variants.len().div_ceil(8)
@@ -108,14 +118,20 @@ pub struct Plan {
     pub accumulators: Vec<Accumulator>,
     pub maps: Vec<DistinctMap>,
     pub outputs: Vec<Finished>,
+    /// Rows may be taken back.
+    pub retract: bool,
+    /// Then: the accumulator that counts a group's rows, which says when it is gone.
+    pub rows: Option<usize>,
+    /// Then: each sum with the count of what it is the sum of, which says when it is null again.
+    pub sums: Vec<(usize, usize)>,
 }
 
 /// Bits of a DISTINCT mask.
 const MAX_VARIANTS: usize = 64;
 
 impl Plan {
-    /// Checks the aggregation and plans it.
-    pub fn new(aggregation: Aggregation) -> Result<Self, SpecError> {
+    /// Checks the aggregation and plans it; `retract` says whether its rows may be taken back.
+    pub fn new(aggregation: Aggregation, retract: bool) -> Result<Self, SpecError> {
         aggregation.check()?;
         let mut plan = Self {
             input: Arc::clone(&aggregation.input),
@@ -123,28 +139,34 @@ impl Plan {
             accumulators: Vec::new(),
             maps: Vec::new(),
             outputs: Vec::new(),
+            retract,
+            rows: None,
+            sums: Vec::new(),
         };
         for a in &aggregation.aggregates {
             let argument = a.argument.map(|c| aggregation.field(c)).transpose()?;
             let output = a.function.result_type(argument.map(Field::data_type))?;
             // A minimum is that of the distinct values too, without a map.
-            let distinct = a.distinct && !matches!(a.function, AggregateFunction::Min | AggregateFunction::Max);
+            let distinct = a.distinct && !is_extreme(a.function);
             let feed = match a.argument {
                 Some(column) if distinct => plan.distinct(column, a.filter)?,
+                Some(column) if retract && is_extreme(a.function) => plan.ordered(column, a.filter),
                 _ => Feed::Rows { filter: a.filter },
             };
             let finish = match a.function {
                 AggregateFunction::CountStar => Finish::Value(plan.add(Reduce::Count, None, feed)),
                 AggregateFunction::Count => Finish::Value(plan.add(Reduce::Count, a.argument, feed)),
-                AggregateFunction::Sum => Finish::Value(plan.add(Reduce::Sum, a.argument, feed)),
+                AggregateFunction::Sum => Finish::Value(plan.sum(a.argument, feed)),
                 AggregateFunction::Min => Finish::Value(plan.add(Reduce::Min, a.argument, feed)),
                 AggregateFunction::Max => Finish::Value(plan.add(Reduce::Max, a.argument, feed)),
-                AggregateFunction::Avg => Finish::Mean {
-                    sum: plan.add(Reduce::Sum, a.argument, feed),
-                    count: plan.add(Reduce::Count, a.argument, feed),
-                },
+                AggregateFunction::Avg => {
+                    Finish::Mean { sum: plan.sum(a.argument, feed), count: plan.add(Reduce::Count, a.argument, feed) }
+                }
             };
             plan.outputs.push(Finished { finish, output });
+        }
+        if retract {
+            plan.rows = Some(plan.add(Reduce::Count, None, Feed::Rows { filter: None }));
         }
         plan.group = aggregation.group;
         if let Some(map) = plan.maps.iter().find(|m| m.variants.len() > MAX_VARIANTS) {
@@ -158,10 +180,10 @@ impl Plan {
         if !is_key(field.data_type()) {
             return Err(SpecError::NotStorable { column: field.name().clone(), found: field.data_type().clone() });
         }
-        let map = match self.maps.iter().position(|m| m.column == column) {
+        let map = match self.maps.iter().position(|m| m.column == column && !m.ordered) {
             Some(map) => map,
             None => {
-                self.maps.push(DistinctMap { column, variants: Vec::new() });
+                self.maps.push(DistinctMap { column, variants: Vec::new(), ordered: false });
                 self.maps.len() - 1
             }
         };
@@ -174,6 +196,28 @@ impl Plan {
             }
         };
         Ok(Feed::Distinct { map, variant })
+    }
+
+    /// A sum. Of rows that are taken back it needs to know when none is left.
+    fn sum(&mut self, column: Option<usize>, feed: Feed) -> usize {
+        let sum = self.add(Reduce::Sum, column, feed);
+        if self.retract {
+            let count = self.add(Reduce::Count, column, feed);
+            if !self.sums.contains(&(sum, count)) {
+                self.sums.push((sum, count));
+            }
+        }
+        sum
+    }
+
+    /// One ordered map a column and filter, so that its least and its greatest value are at its ends.
+    fn ordered(&mut self, column: usize, filter: Option<usize>) -> Feed {
+        let wanted = DistinctMap { column, variants: vec![filter], ordered: true };
+        let map = self.maps.iter().position(|m| *m == wanted).unwrap_or_else(|| {
+            self.maps.push(wanted);
+            self.maps.len() - 1
+        });
+        Feed::Ordered { map }
     }
 
     fn add(&mut self, reduce: Reduce, column: Option<usize>, feed: Feed) -> usize {
@@ -219,12 +263,23 @@ impl Plan {
         // What DISTINCT feeds is counted behind the exchange, where all of a group's values meet.
         let accumulators =
             self.accumulators.iter().map(|a| matches!(a.feed, Feed::Rows { .. }).then(&mut take)).collect();
-        let maps = self.maps.iter().map(|_| (take(), take())).collect();
+        let mut maps = Vec::with_capacity(self.maps.len());
+        for map in &self.maps {
+            let (value, seen) = (take(), take());
+            maps.push((value, seen));
+            if self.retract {
+                // The counts of the other filters follow.
+                for _ in 1..map.variants.len() {
+                    take();
+                }
+            }
+        }
         PartialColumns { slice, rows, accumulators, maps }
     }
 
     /// The schema of partial results: the group columns; the slice's end and its number of rows, if slices are told
-    /// apart; the accumulators; and for each DISTINCT map a value and its mask.
+    /// apart; the accumulators; and for each DISTINCT map a value and its mask, or its counts where rows are taken back. Sums and
+    /// counts may then be negative.
     ///
     /// A group's accumulators stand in its first row, and each of its rows brings one value of each map; what a row
     /// does not bring is zero, null, or an empty mask.
@@ -243,7 +298,12 @@ impl Plan {
         for (i, map) in self.maps.iter().enumerate() {
             let value = self.input.field(map.column).data_type().clone();
             fields.push(Field::new(format!("$value{i}"), value, true));
-            fields.push(Field::new(format!("$mask{i}"), DataType::UInt64, false));
+            if self.retract {
+                let count = |variant| Field::new(format!("$count{i}_{variant}"), DataType::Int64, false);
+                fields.extend((0..map.variants.len()).map(count));
+            } else {
+                fields.push(Field::new(format!("$mask{i}"), DataType::UInt64, false));
+            }
         }
         schema_of(fields)
     }
@@ -257,7 +317,7 @@ pub struct PartialColumns {
     pub rows: Option<usize>,
     /// For each accumulator; none for those that DISTINCT feeds.
     pub accumulators: Vec<Option<usize>>,
-    /// For each map its value and its mask.
+    /// For each map its value and its mask, or the first of its counts.
     pub maps: Vec<(usize, usize)>,
 }
 
@@ -265,6 +325,11 @@ pub struct PartialColumns {
 /// are, so there it is not known before.
 pub fn carries_slices(spec: &LocalAggregateSpec) -> bool {
     matches!(spec.window, Some((_, TimeSource::Event(_))))
+}
+
+/// The least or the greatest.
+fn is_extreme(function: AggregateFunction) -> bool {
+    matches!(function, AggregateFunction::Min | AggregateFunction::Max)
 }
 
 /// Types that keys are made of.

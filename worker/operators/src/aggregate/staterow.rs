@@ -126,7 +126,7 @@ mod tests {
             AggregateSpec::new("first", Min, 3),
             AggregateSpec::new("last", Max, 3),
         ];
-        Plan::new(Aggregation { input: Arc::new(input), group: vec![], aggregates }).unwrap().accumulators
+        Plan::new(Aggregation { input: Arc::new(input), group: vec![], aggregates }, false).unwrap().accumulators
     }
 
     #[test]

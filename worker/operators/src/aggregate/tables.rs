@@ -1,6 +1,6 @@
 //! What the tables of aggregations are, for the parts of checkpoints.
 
-use weir_state::{TableKind, TableShape, type_name};
+use weir_state::{MapTable, RowLayout, TableKind, TableShape, type_name};
 
 use crate::aggregate::ingest::map_layout;
 use crate::aggregate::plan::{Accumulator, DistinctMap, Feed, Plan, Reduce};
@@ -12,6 +12,9 @@ const ACCUMULATORS: &str = "accumulators/1";
 const MASK: &str = "mask/1";
 /// The same, with the length of the group's part of the key behind it.
 const MASK_AND_PREFIX: &str = "mask-prefix/1";
+
+/// How often each filter has seen a value, 8 bytes each, little-endian.
+const COUNTS: &str = "counts/1";
 
 /// A table of accumulators by group.
 pub fn groups(name: &str, kind: TableKind, plan: &Plan) -> TableShape {
@@ -35,6 +38,30 @@ pub fn maps(kind: TableKind, plan: &Plan, prefix: bool) -> impl Iterator<Item = 
         layout: map_layout(map.mask_bytes(), prefix),
         codec: if prefix { MASK_AND_PREFIX } else { MASK },
     })
+}
+
+/// The tables of the values of rows that may be taken back.
+pub fn counted(plan: &Plan) -> impl Iterator<Item = TableShape> {
+    plan.maps.iter().enumerate().flat_map(move |(i, map)| {
+        if map.ordered {
+            let value = vec![type_name(plan.input.field(map.column).data_type())];
+            let count = vec!["COUNT".to_owned()];
+            return MapTable::shapes(&ordered_name(i), &group_types(plan), &value, &count, &[]).to_vec();
+        }
+        vec![TableShape {
+            name: map_name(i),
+            kind: TableKind::Table,
+            key: map_key(plan, map),
+            row: vec![format!("COUNTED BY {}", map.variants.len())],
+            layout: RowLayout::Fixed(map.count_bytes()),
+            codec: COUNTS,
+        }]
+    })
+}
+
+/// The name of ordered map `i`.
+pub fn ordered_name(i: usize) -> String {
+    format!("ordered-{i}")
 }
 
 /// The name of the table of DISTINCT map `i`.

@@ -4,6 +4,7 @@
 //! Groups are dense numbers that mean something within one batch only.
 
 use arrow::buffer::BooleanBuffer;
+use arrow::datatypes::i256;
 use weir_engine::OperatorError;
 
 use crate::aggregate::plan::{Accumulator, Kind, Reduce};
@@ -52,6 +53,8 @@ pub struct Values {
 pub struct Groups<'a> {
     pub of_row: &'a [u32],
     pub len: usize,
+    /// What each row counts for: 1, or -1 where it is taken back; absent where all count for 1.
+    pub signs: Option<&'a [i8]>,
 }
 
 /// A sum that has left its type.
@@ -220,6 +223,14 @@ impl Values {
     /// Counts, for accumulator `i`, the rows that are selected.
     pub fn count(&mut self, i: usize, groups: Groups<'_>, selected: Option<&BooleanBuffer>) {
         let Column::Int(counts) = &mut self.columns[i] else { return };
+        if let Some(signs) = groups.signs {
+            let mut count = |row: usize| counts[groups.of_row[row] as usize] += i64::from(signs[row]);
+            match selected {
+                None => (0..groups.of_row.len()).for_each(&mut count),
+                Some(selected) => selected.set_indices().for_each(&mut count),
+            }
+            return;
+        }
         match selected {
             _ if groups.len == 1 => {
                 counts[0] += selected.map_or(groups.of_row.len(), BooleanBuffer::count_set_bits) as i64;
@@ -241,7 +252,8 @@ impl Values {
     pub fn count_rows(&mut self, i: usize, groups: Groups<'_>, rows: &[u32]) {
         let Column::Int(counts) = &mut self.columns[i] else { return };
         for &row in rows {
-            counts[groups.of_row[row as usize] as usize] += 1;
+            let sign = groups.signs.map_or(1, |signs| signs[row as usize]);
+            counts[groups.of_row[row as usize] as usize] += i64::from(sign);
         }
     }
 
@@ -280,6 +292,9 @@ impl Values {
         input: &Plain,
         rows: impl Iterator<Item = usize>,
     ) -> Result<(), OperatorError> {
+        if let Some(signs) = groups.signs {
+            return self.add_signed(i, a, groups, signs, input, rows);
+        }
         let present = &mut self.present[i];
         let of = groups.of_row;
         match (&mut self.columns[i], input) {
@@ -335,6 +350,109 @@ impl Values {
             _ => return Err(OperatorError::operator(format!("column `{}` changed its type", a.label))),
         }
         Ok(())
+    }
+
+    /// Adds what rows come to that count for 1 or for -1. Only the whole is judged: a large value that is replaced by another must
+    /// not overflow on the way.
+    fn add_signed(
+        &mut self,
+        i: usize,
+        a: &Accumulator,
+        groups: Groups<'_>,
+        signs: &[i8],
+        input: &Plain,
+        rows: impl Iterator<Item = usize>,
+    ) -> Result<(), OperatorError> {
+        let present = &mut self.present[i];
+        let of = groups.of_row;
+        let wrong = || OperatorError::operator(format!("column `{}` cannot be taken back", a.label));
+        if !matches!(a.reduce, Reduce::Sum | Reduce::Count) {
+            return Err(wrong());
+        }
+        match (&mut self.columns[i], input) {
+            (Column::Int(values), Plain::Int(input)) => {
+                let mut net = vec![0_i128; values.len()];
+                for row in rows {
+                    let g = of[row] as usize;
+                    net[g] += i128::from(input[row]) * i128::from(signs[row]);
+                    present[g] = true;
+                }
+                for (value, net) in values.iter_mut().zip(net) {
+                    *value = i64::try_from(i128::from(*value) + net).map_err(|_| overflow(a))?;
+                }
+            }
+            (Column::Float(values), Plain::Float(input)) => {
+                for row in rows {
+                    let g = of[row] as usize;
+                    values[g] += input[row] * f64::from(signs[row]);
+                    present[g] = true;
+                }
+            }
+            (Column::Decimal(values), Plain::Decimal(input)) => {
+                let mut net = vec![i256::ZERO; values.len()];
+                for row in rows {
+                    let g = of[row] as usize;
+                    let value = i256::from_i128(input[row]);
+                    net[g] = if signs[row] < 0 { net[g].wrapping_sub(value) } else { net[g].wrapping_add(value) };
+                    present[g] = true;
+                }
+                for (value, net) in values.iter_mut().zip(net) {
+                    *value = i256::from_i128(*value).wrapping_add(net).to_i128().ok_or_else(|| overflow(a))?;
+                }
+            }
+            _ => return Err(wrong()),
+        }
+        Ok(())
+    }
+
+    /// A sum of nothing is null again, and nothing of what floats lose in taking back is left of it.
+    pub fn settle_sums(&mut self, sums: &[(usize, usize)]) {
+        for &(sum, count) in sums {
+            let Column::Int(counts) = &self.columns[count] else { continue };
+            let empty: Vec<bool> = counts.iter().map(|count| *count == 0).collect();
+            for (present, empty) in self.present[sum].iter_mut().zip(&empty) {
+                *present &= !empty;
+            }
+            for (g, _) in empty.iter().enumerate().filter(|(_, empty)| **empty) {
+                match &mut self.columns[sum] {
+                    Column::Int(v) => v[g] = 0,
+                    Column::Float(v) => v[g] = 0.0,
+                    Column::Decimal(v) => v[g] = 0,
+                    Column::Bytes(_) => {}
+                }
+            }
+        }
+    }
+
+    /// Sets accumulator `i` of these groups, one after the other, to the rows of a column.
+    pub fn set_values(&mut self, i: usize, groups: &[u32], input: &Plain) {
+        for (row, &g) in groups.iter().enumerate() {
+            let g = g as usize;
+            match (&mut self.columns[i], input) {
+                (Column::Int(v), Plain::Int(input)) => v[g] = input[row],
+                (Column::Float(v), Plain::Float(input)) => v[g] = input[row],
+                (Column::Decimal(v), Plain::Decimal(input)) => v[g] = input[row],
+                (Column::Bytes(v), Plain::Bytes(input)) => v.set(g, input.get(row)),
+                _ => {}
+            }
+            self.present[i][g] = true;
+        }
+    }
+
+    /// Accumulator `i` of this group has no value.
+    pub fn unset(&mut self, i: usize, group: usize) {
+        match &mut self.columns[i] {
+            Column::Int(v) => v[group] = 0,
+            Column::Float(v) => v[group] = 0.0,
+            Column::Decimal(v) => v[group] = 0,
+            Column::Bytes(v) => v.spans[group] = (0, 0),
+        }
+        self.present[i][group] = false;
+    }
+
+    /// An integer accumulator's values.
+    pub fn ints(&self, i: usize) -> &[i64] {
+        if let Column::Int(v) = &self.columns[i] { v } else { &[] }
     }
 
     /// Merges group `from[j]` of another set into group `into[j]` of this one.

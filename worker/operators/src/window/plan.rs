@@ -35,7 +35,7 @@ impl WindowAggregate {
         let fields: Vec<Field> = spec.aggregation.output_fields()?.into_iter().chain(window).collect();
         let by_event = matches!(spec.time, TimeSource::Event(_));
         Ok(Self {
-            ingest: Ingest::new(Plan::new(spec.aggregation)?, spec.input, by_event),
+            ingest: Ingest::new(Plan::new(spec.aggregation, false)?, spec.input, by_event),
             slices: Slices::new(spec.window),
             time: spec.time,
             output: schema_of(fields),
