@@ -1,10 +1,10 @@
 //! The operators of a job: filter and projection, aggregation (updating and windowed), window assignment,
-//! deduplication.
+//! deduplication, the first rows of each partition.
 //!
 //! A planner describes an operator with a spec of [`spec`] and gets an
 //! [`OperatorFactory`](weir_engine::api::operator::OperatorFactory) from it; what is wrong with a spec is said then, with a
-//! [`SpecError`]. Operators are synchronous, see whole batches, and touch their state once a key and batch. Joins,
-//! SESSION windows and top-n have their place here later.
+//! [`SpecError`]. Operators are synchronous, see whole batches, and touch their state once a key and batch. Joins and
+//! SESSION windows have their place here later.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod aggregate;
@@ -16,9 +16,10 @@ mod window;
 pub use aggregate::keyed::KeyedAggregate;
 pub use aggregate::local::LocalAggregate;
 pub use rows::dedup::Deduplicate;
+pub use rows::topn::TopN;
 pub use spec::{
     AggregateFunction, AggregateInput, AggregateSpec, Aggregation, DeduplicateSpec, Keep, KeyedAggregateSpec,
-    LocalAggregateSpec, SpecError, TimeSource, WindowAggregateSpec, WindowAssignSpec,
+    LocalAggregateSpec, RankFunction, SpecError, TimeSource, TopNSpec, WindowAggregateSpec, WindowAssignSpec,
     WindowShape,
 };
 pub use stateless::oversized::{MAX_VALUE, Oversized};

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use thiserror::Error;
+use weir_state::SortOrder;
 
 /// Why an operator cannot be made from its spec. It is the plan's fault, never the data's.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
@@ -356,6 +357,49 @@ pub struct LocalAggregateSpec {
     pub window: Option<(WindowShape, TimeSource)>,
     /// Whether the input may update and delete; only without a window.
     pub retract_input: bool,
+}
+
+/// How rows of a partition are numbered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RankFunction {
+    /// Each has a number of its own; of equal ones the first that came has the least.
+    RowNumber,
+    /// Equal ones have one number, and as many are left out behind them.
+    Rank,
+    /// Equal ones have one number, and none is left out.
+    DenseRank,
+}
+
+impl RankFunction {
+    /// The function's name in SQL.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RowNumber => "ROW_NUMBER",
+            Self::Rank => "RANK",
+            Self::DenseRank => "DENSE_RANK",
+        }
+    }
+}
+
+/// The first rows of each partition by an order: `ROW_NUMBER() OVER (PARTITION BY … ORDER BY …) <= n`.
+#[derive(Debug, Clone)]
+pub struct TopNSpec {
+    pub input: SchemaRef,
+    /// The PARTITION BY columns; none is one partition.
+    pub partition: Vec<usize>,
+    /// The ORDER BY columns.
+    pub order: Vec<(usize, SortOrder)>,
+    pub function: RankFunction,
+    /// The least number that is kept, from 1 on.
+    pub from: u64,
+    /// The greatest number that is kept.
+    pub to: u64,
+    /// The name of a last output column with the number; without one, rows that only change their number change nothing.
+    pub rank: Option<String>,
+    /// Whether the input may update and delete.
+    pub retract_input: bool,
+    /// Whether −U rows are sent before +U rows.
+    pub update_before: bool,
 }
 
 /// The window columns of a window table function without aggregation.

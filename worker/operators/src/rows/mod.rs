@@ -4,3 +4,4 @@ pub(crate) mod column;
 pub(crate) mod dedup;
 pub(crate) mod index;
 pub(crate) mod rowcodec;
+pub(crate) mod topn;
