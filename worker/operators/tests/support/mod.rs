@@ -1,6 +1,8 @@
 //! Runs an operator as the engine does, on the memory backend, with checkpoints and restores, and models of tables.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod torture;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -183,7 +185,12 @@ impl Subtask {
     }
 
     pub fn try_process(&mut self, batch: Batch) -> Result<(), OperatorError> {
-        let mut progress = self.operator.process(0, batch, &mut self.out)?;
+        self.try_input(0, batch)
+    }
+
+    /// Rows of one of several inputs.
+    pub fn try_input(&mut self, input: usize, batch: Batch) -> Result<(), OperatorError> {
+        let mut progress = self.operator.process(input, batch, &mut self.out)?;
         while progress == Progress::More {
             let before = self.out.0.len();
             progress = self.operator.resume(&mut self.out)?;
@@ -247,6 +254,28 @@ pub fn route(rows: &RecordBatch, keys: &[usize], parallelism: u32) -> Vec<Record
             arrow::compute::filter_record_batch(rows, &mine).unwrap()
         })
         .collect()
+}
+
+/// The same with the rows' kinds.
+pub fn route_batch(batch: &Batch, keys: &[usize], parallelism: u32) -> Vec<Batch> {
+    let Some(kinds) = &batch.kinds else {
+        return route(&batch.rows, keys, parallelism).into_iter().map(Batch::inserts).collect();
+    };
+    // The kind goes along as a column.
+    let mut columns = batch.rows.columns().to_vec();
+    let mut fields: Vec<Field> = batch.rows.schema().fields().iter().map(|f| f.as_ref().clone()).collect();
+    columns.push(ints(kinds.iter().map(|kind| Some(*kind as i64))));
+    fields.push(Field::new("$kind", DataType::Int64, false));
+    let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
+    let parts = route(&rows, keys, parallelism);
+    let last = rows.num_columns() - 1;
+    let part = |mut rows: RecordBatch| {
+        let kinds = rows.remove_column(last);
+        let kinds = kinds.as_primitive::<arrow::datatypes::Int64Type>().values();
+        let kinds = kinds.iter().map(|kind| RowKind::from_u8(*kind as u8).unwrap()).collect();
+        Batch::with_kinds(rows.with_schema(batch.schema()).unwrap(), kinds)
+    };
+    parts.into_iter().map(part).collect()
 }
 
 /// A row as text, a cell a string; null is `-`.
