@@ -97,7 +97,7 @@ fn a_start_that_is_written_down_late_keeps_the_invariants() {
 
 #[test]
 fn a_record_of_a_job_that_was_deleted_harms_no_job_after_it() {
-    holds(Bounds { deletions: 1, coordinators: 1, terms: 3, delays: 2, doubts: 2, ..BOUNDS }, u64::MAX);
+    holds(Bounds { deletions: 1, coordinators: 1, terms: 3, ids: 2, delays: 0, ..BOUNDS }, u64::MAX);
 }
 
 #[test]
