@@ -8,6 +8,8 @@
 //! Whether a worker is lost and what follows from it is the attempt's business (`crate::attempt`); here a broken session
 //! only aborts the checkpoint under way.
 
+#[cfg(test)]
+mod bounds;
 mod cleaning;
 mod events;
 mod status;
@@ -19,8 +21,8 @@ use weir_protocol::{Attempt, CheckpointId, RecordNumber, Term, WorkerId, paths};
 
 use cleaning::Cleaning;
 pub use events::{
-    Ack, Action, COMMIT_WAIT, Event, Last, NamesOutcome, Note, Outcome, Policy, RETRY, STATUS_INTERVAL, Start,
-    StatusOutcome, StatusPointer, Taken,
+    Ack, Action, COMMIT_WAIT, Event, Last, MOST_PENDING, NamesOutcome, Note, Outcome, Policy, RETRY, STATUS_INTERVAL,
+    Start, StatusOutcome, StatusPointer, Taken,
 };
 use status::StatusWriter;
 
@@ -46,6 +48,10 @@ pub struct Coordinator {
     sessions: Vec<bool>,
     finished: Vec<bool>,
     committed: Vec<CheckpointId>,
+    /// Pre-commits that wait for their commit there.
+    pending: Vec<u64>,
+    /// Sources are held back: too much waits to be published.
+    held: bool,
     next_id: CheckpointId,
     next_number: RecordNumber,
     phase: Phase,
@@ -111,6 +117,8 @@ impl Coordinator {
             sessions: vec![true; count],
             finished: vec![false; count],
             committed: vec![CheckpointId(0); count],
+            pending: vec![0; count],
+            held: false,
             next_id: start.highest_id.next(),
             next_number: RecordNumber(1),
             phase: Phase::Idle,
@@ -162,6 +170,12 @@ impl Coordinator {
                 }
             }
             Event::Committed { worker, attempt, id } => self.worker_committed(&worker, attempt, id, &mut actions),
+            Event::Pending { worker, attempt, commits } => {
+                if let Some(i) = self.member(&worker, attempt) {
+                    self.pending[i] = commits;
+                    self.hold_back(&mut actions);
+                }
+            }
             Event::Finished { worker, attempt } => {
                 if let Some(i) = self.member(&worker, attempt) {
                     self.finished[i] = true;
@@ -306,6 +320,10 @@ impl Coordinator {
     fn trigger_due(&self) -> Option<Millis> {
         let stopping = !matches!(self.last, LastWish::No | LastWish::Wanted);
         if self.phase != Phase::Idle || self.is_final() || stopping || !self.sessions.iter().all(|open| *open) {
+            return None;
+        }
+        // What is read no further needs no further checkpoint, and each would only cut more.
+        if self.held && !self.is_urgent() {
             return None;
         }
         let regular = (self.last_trigger + self.policy.interval).max(self.last_end + self.policy.min_pause);
@@ -481,23 +499,40 @@ impl Coordinator {
         }
     }
 
-    /// Has one worker publish the newest record, unless it has done so, or has no session. It is sent again with its next.
+    /// Up to where output is promised: by the newest record, and by one that a user's wish has left behind.
+    fn promised(&self) -> Option<CheckpointId> {
+        let newest = self.newest.as_ref().map(|record| record.id);
+        newest.max(self.opening.commits.map(|left| left.id))
+    }
+
+    /// Has one worker publish all that is promised, unless it has done so, or has no session. It is sent again with its next.
     fn commit(&self, i: usize, actions: &mut Vec<Action>) {
-        if let Some(newest) = self.newest.as_ref().filter(|newest| self.sessions[i] && self.committed[i] < newest.id) {
-            actions.push(Action::Commit { worker: self.workers[i].clone(), id: newest.id });
+        if let Some(id) = self.promised().filter(|id| self.sessions[i] && self.committed[i] < *id) {
+            actions.push(Action::Commit { worker: self.workers[i].clone(), id });
         }
     }
 
     fn worker_committed(&mut self, worker: &WorkerId, attempt: Attempt, id: CheckpointId, actions: &mut Vec<Action>) {
         let Some(i) = self.member(worker, attempt) else { return };
         self.committed[i] = self.committed[i].max(id);
-        let Some(newest) = self.newest.as_ref().filter(|_| !self.all_committed) else { return };
-        if self.committed.iter().all(|committed| *committed >= newest.id) {
+        let Some(promised) = self.promised().filter(|_| !self.all_committed) else { return };
+        if self.committed.iter().all(|committed| *committed >= promised) {
             self.all_committed = true;
-            actions.push(Action::Note(Note::Committed { id: newest.id }));
-            if newest.is_final {
-                actions.push(Action::Succeeded(newest.reference()));
+            actions.push(Action::Note(Note::Committed { id: promised }));
+            if let Some(last) = self.newest.as_ref().filter(|newest| newest.is_final) {
+                actions.push(Action::Succeeded(last.reference()));
             }
+        }
+    }
+
+    /// Has the sources stop where any worker has too much to publish, and go on when all have little.
+    fn hold_back(&mut self, actions: &mut Vec<Action>) {
+        let most = self.pending.iter().copied().max().unwrap_or_default();
+        let held = most > if self.held { MOST_PENDING / 2 } else { MOST_PENDING };
+        if held != self.held {
+            self.held = held;
+            actions.push(Action::Hold(held));
+            actions.push(Action::Note(if held { Note::HeldBack { commits: most } } else { Note::LetGo }));
         }
     }
 
@@ -505,6 +540,9 @@ impl Coordinator {
         let Some(i) = self.position(worker) else { return };
         self.next_id = self.next_id.max(highest.next());
         self.sessions[i] = true;
+        if self.held {
+            actions.push(Action::Hold(true));
+        }
         self.commit(i, actions);
     }
 
@@ -561,6 +599,8 @@ mod tests {
             owner: "owner".to_string(),
             cluster: "cluster".to_string(),
             restores: Restores::Nothing,
+            commits: None,
+            accepts_lost_output: false,
             workers: 1,
             slots: 1,
             max_parallelism: 128,

@@ -495,6 +495,7 @@ mod tests {
             owner: "owner".to_string(),
             cluster: "cluster".to_string(),
             adopt: false,
+            accept_lost_output: false,
             resume: false,
             release: false,
             restore: Restore::Latest,

@@ -1,8 +1,8 @@
 //! Which objects may be deleted, and in which order. Facts in, removals out; who carries them out is not decided here.
 //!
 //! A record is retired when it is none of these: the newest `retain` records, the base in use, the one that the term was
-//! opened with, and those that the status may name. A retired record goes first, then its parts, then the files that no
-//! other record names, so that stopping anywhere leaves garbage and never a hole.
+//! opened with, the one whose commits it carries out, and those that the status may name. A retired record goes first, then its
+//! parts, then the files that no other record names, so that stopping anywhere leaves garbage and never a hole.
 //!
 //! A slot is given free again only where nothing can bring its record back: see [`Removal::Empty`]. Openings and seals are
 //! no business of this module, and nothing here makes a path of one.
@@ -64,7 +64,7 @@ pub enum Known {
 pub type Records = BTreeMap<RecordRef, Standing>;
 
 /// The record that may go next, the oldest first. `held` are the records that stay whatever their age: the base in use, the
-/// one restored from, and those that the status may name.
+/// one restored from, the one whose commits are carried out, and those that the status may name.
 pub fn next_retired(records: &Records, retain: u32, held: &[RecordRef]) -> Option<RecordRef> {
     let kept = retain.max(1) as usize;
     let old = records.len().saturating_sub(kept);

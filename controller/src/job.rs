@@ -8,7 +8,7 @@ use std::{
 
 use thiserror::Error;
 use url::Url;
-use weir_crds::{CheckpointMode as ApiMode, JobError, StreamJob, StreamJobSpec, load_job};
+use weir_crds::{CheckpointMode as ApiMode, JobError, RestoreFrom, StreamJob, StreamJobSpec, load_job};
 use weir_protocol::{
     JobName,
     settings::{CheckpointMode, JobSettings, Permissions, PlanRequest, StorageSettings},
@@ -68,26 +68,37 @@ pub struct Overrides {
 }
 
 /// Which record to go back to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RestoreWish {
-    /// A record's path or URL.
-    Record(String),
-    /// The newest, whoever owns it.
-    Previous,
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RestoreWish {
+    /// A record's path or URL; none for the newest, whoever owns it.
+    pub record: Option<String>,
+    /// What a pending commit does not find any more is given up.
+    pub accept_lost_output: bool,
 }
 
+/// How the text of a wish ends that gives up lost output.
+const ACCEPTING: &str = ", accepting lost output";
+
 impl RestoreWish {
-    /// As it stands on the command line.
+    /// As it stands on the command line, or as [`Self::as_text`] has it.
     pub fn parse(text: &str) -> Self {
-        if text == "previous" { Self::Previous } else { Self::Record(text.to_string()) }
+        let (text, accept_lost_output) = match text.strip_suffix(ACCEPTING) {
+            Some(text) => (text, true),
+            None => (text, false),
+        };
+        Self { record: (text != "previous").then(|| text.to_string()), accept_lost_output }
     }
 
     /// To tell one value from another: a wish in the YAML acts once.
-    pub fn as_text(&self) -> &str {
-        match self {
-            Self::Record(record) => record,
-            Self::Previous => "previous",
-        }
+    pub fn as_text(&self) -> String {
+        let accepting = if self.accept_lost_output { ACCEPTING } else { "" };
+        format!("{}{accepting}", self.record.as_deref().unwrap_or("previous"))
+    }
+}
+
+impl From<RestoreFrom> for RestoreWish {
+    fn from(wish: RestoreFrom) -> Self {
+        Self { record: wish.record, accept_lost_output: wish.accept_lost_output.unwrap_or_default() }
     }
 }
 
@@ -229,10 +240,9 @@ impl Job {
                 reset_after: restart.reset_after.0.max(Duration::from_secs(1)),
                 max_failures: restart.max_failures,
             },
-            restore_from: restore_from.and_then(|wish| match wish.record {
-                Some(record) => Some(RestoreWish::Record(record)),
-                None => wish.previous.unwrap_or_default().then_some(RestoreWish::Previous),
-            }),
+            restore_from: restore_from
+                .filter(|wish| wish.record.is_some() || wish.previous.unwrap_or_default())
+                .map(RestoreWish::from),
             suspend,
         })
     }

@@ -163,6 +163,7 @@ pub async fn run(parts: Parts) -> Outcome {
             restore: parts.restore,
             wish: parts.wish,
             after: None,
+            accept_lost_output: parts.accept_lost_output,
             workers: job.workers,
             slots: job.slots,
             max_parallelism: job.plan.max_parallelism,

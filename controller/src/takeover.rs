@@ -50,6 +50,8 @@ pub struct Request {
     pub wish: Option<String>,
     /// A term that this process has opened: the newest one cannot be before it.
     pub after: Option<Term>,
+    /// Give up output that is lost, or that nobody can read what it is.
+    pub accept_lost_output: bool,
     /// Worker processes of the attempt.
     pub workers: u32,
     /// Slots a worker.
@@ -101,6 +103,8 @@ pub struct Opened {
     pub opening: Arc<Opening>,
     /// The record that it restores.
     pub restored: Option<Arc<Record>>,
+    /// The record whose pending commits are carried out, where that is another.
+    pub commits: Option<Arc<Record>>,
     /// Every record that still stands in earlier terms.
     pub inherited: Vec<Arc<Record>>,
     /// The highest id in any of them.
@@ -140,6 +144,14 @@ pub enum Refusal {
         /// The object.
         path: String,
     },
+    /// A manual restore leaves a record behind whose output may not be published yet, and which that is cannot be read.
+    #[error("what output checkpoint {path} has promised cannot be known: {reason}")]
+    OutputUnknown {
+        /// The record.
+        path: String,
+        /// Why.
+        reason: String,
+    },
     /// A manual restore names a record that is not there any more, or no retained one.
     #[error("{path} is not one of the retained checkpoints of this job")]
     NotRetained {
@@ -165,7 +177,8 @@ fn step(request: &Request, facts: &Facts, asked: Option<Term>, now: Millis) -> R
         if let Restore::Record(record) = request.restore {
             return Err(Refusal::NotRetained { path: record.path() });
         }
-        return Ok(Decision::CreateOpening(opening(request, facts.free_term(), facts.free_attempt(), None)));
+        let (term, attempt) = (facts.free_term(), facts.free_attempt());
+        return Ok(Decision::CreateOpening(opening(request, term, attempt, RestorePoint::default())));
     };
     let opened = newest.opening.as_ref().ok_or_else(|| Refusal::Unusable {
         path: paths::opening(term),
@@ -222,7 +235,7 @@ fn wished(request: &Request, opened: &Opening) -> Request {
     let mut request = request.clone();
     let acted = |wish: &String| has_acted(wish, &request.owner, &request.cluster, opened);
     if request.wish.as_ref().is_some_and(acted) {
-        (request.restore, request.adopt) = (Restore::Latest, false);
+        (request.restore, request.adopt, request.accept_lost_output) = (Restore::Latest, false, false);
     }
     request
 }
@@ -243,50 +256,94 @@ pub fn is_anothers(request: &Request, opened: &Opening) -> bool {
     !opened.owner.is_empty() && (opened.owner != request.owner || opened.cluster != request.cluster)
 }
 
-/// What the next opening restores: the last record before the seal, else what that opening restored; or a user's choice.
+/// What the next opening says of where its attempt begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct RestorePoint {
+    restores: Option<RecordRef>,
+    commits: Option<RecordRef>,
+    accepts_lost: bool,
+}
+
+impl RestorePoint {
+    /// The version of an opening that says this. The build before knows no commits beside what is restored: it must not read such an
+    /// opening as one without.
+    fn version(&self, request: &Request) -> u32 {
+        if self.commits.is_some() || self.accepts_lost { request.format.max(2) } else { request.format }
+    }
+}
+
+/// What the next opening restores: the end of the chain, which is the last record before the seal, else what that opening began
+/// with; or a user's choice. Then the pending commits of the end of the chain are carried out all the same: what a record has
+/// promised becomes visible, whatever is restored.
 fn restore_point(
     request: &Request,
     facts: &Facts,
     term: Term,
     newest: &TermFacts,
     opened: &Opening,
-) -> Result<Option<RecordRef>, Refusal> {
-    let chosen = match request.restore {
-        Restore::Latest => match newest.end() {
-            Some((number, fact)) => Some(fact.record_at(&paths::slot(term, number))?.reference()),
-            None => opened.restores.record(),
-        },
-        Restore::Record(reference) => Some(reference),
-        Restore::Nothing => None,
+) -> Result<RestorePoint, Refusal> {
+    let end = newest.end().map(|(number, fact)| Ok(fact.record_at(&paths::slot(term, number))?.reference()));
+    let is_new = end.is_some();
+    let due = |end: Option<Result<RecordRef, Refusal>>| match end {
+        Some(end) => promised(request, end),
+        None => Ok(opened.commits.or(opened.restores.record())),
     };
-    let Some(reference) = chosen else { return Ok(None) };
-    if request.restore == Restore::Record(reference) {
-        // An older one may be half deleted already, by this job's own last coordinator.
-        let newest = facts.records().rev().take(request.retain.max(1) as usize);
-        if !newest.map(|record| record.reference()).any(|kept| kept == reference)
-            && opened.restores.record() != Some(reference)
-        {
-            return Err(Refusal::NotRetained { path: reference.path() });
+    let (restores, commits) = match (request.restore, end) {
+        (Restore::Latest, Some(end)) => (Some(end?), None),
+        (Restore::Latest, None) => (opened.restores.record(), opened.commits),
+        (Restore::Record(chosen), end) => {
+            is_retained(request, facts, opened, chosen)?;
+            (Some(chosen), due(end)?.filter(|due| *due != chosen))
+        }
+        (Restore::Nothing, end) => (None, due(end)?),
+    };
+    if let Some(reference) = restores {
+        let record = facts.record(reference)?;
+        if record.max_parallelism != request.max_parallelism {
+            let (was, wanted) = (record.max_parallelism, request.max_parallelism);
+            return Err(Refusal::MaxParallelismChanged { was, wanted });
         }
     }
-    let record = facts.record(reference)?;
-    if record.max_parallelism != request.max_parallelism {
-        let (was, wanted) = (record.max_parallelism, request.max_parallelism);
-        return Err(Refusal::MaxParallelismChanged { was, wanted });
-    }
-    Ok(Some(reference))
+    let commits = match commits.map(|reference| promised(request, facts.record(reference).map(|_| reference))) {
+        Some(readable) => readable?,
+        None => None,
+    };
+    let accepts_lost = request.accept_lost_output || (!is_new && opened.accepts_lost_output);
+    Ok(RestorePoint { restores, commits, accepts_lost })
 }
 
-fn opening(request: &Request, term: Term, attempt: Attempt, restores: Option<RecordRef>) -> Opening {
+/// A record that is left behind, whose pending commits are due. One that cannot be read may have promised anything: it is only
+/// passed over by a user's wish.
+fn promised(request: &Request, record: Result<RecordRef, Refusal>) -> Result<Option<RecordRef>, Refusal> {
+    match record {
+        Ok(reference) => Ok(Some(reference)),
+        Err(_) if request.accept_lost_output => Ok(None),
+        Err(Refusal::Unusable { path, reason }) => Err(Refusal::OutputUnknown { path, reason }),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+fn is_retained(request: &Request, facts: &Facts, opened: &Opening, chosen: RecordRef) -> Result<(), Refusal> {
+    // An older one may be half deleted already, by this job's own last coordinator.
+    let mut newest = facts.records().rev().take(request.retain.max(1) as usize);
+    if newest.any(|record| record.reference() == chosen) || opened.restores.record() == Some(chosen) {
+        return Ok(());
+    }
+    Err(Refusal::NotRetained { path: chosen.path() })
+}
+
+fn opening(request: &Request, term: Term, attempt: Attempt, from: RestorePoint) -> Opening {
     Opening {
-        version: request.format,
+        version: from.version(request),
         term,
         attempt,
         job: request.job.clone(),
         coordinator: request.coordinator.clone(),
         owner: request.owner.clone(),
         cluster: request.cluster.clone(),
-        restores: Restores::from(restores),
+        restores: Restores::from(from.restores),
+        commits: from.commits,
+        accepts_lost_output: from.accepts_lost,
         workers: request.workers,
         slots: request.slots,
         max_parallelism: request.max_parallelism,
@@ -296,21 +353,24 @@ fn opening(request: &Request, term: Term, attempt: Attempt, restores: Option<Rec
 }
 
 /// The next term over the same attempt, which is what it was begun as, whatever is wanted by now.
-fn resumption(request: &Request, term: Term, of: &Opening, restores: Option<RecordRef>) -> Opening {
+fn resumption(request: &Request, term: Term, of: &Opening, from: RestorePoint) -> Opening {
     Opening {
-        version: request.format,
+        version: from.version(request),
         term,
         coordinator: request.coordinator.clone(),
         owner: if request.release { String::new() } else { request.owner.clone() },
         cluster: request.cluster.clone(),
-        restores: Restores::from(restores),
+        restores: Restores::from(from.restores),
+        commits: from.commits,
+        accepts_lost_output: from.accepts_lost,
         ..of.clone()
     }
 }
 
 fn won(facts: &Facts, term: Term, opening: &Arc<Opening>) -> Result<Decision, Refusal> {
     let restored = opening.restores.record().map(|reference| facts.record(reference)).transpose()?;
+    let commits = opening.commits.map(|reference| facts.record(reference)).transpose()?;
     let inherited: Vec<_> = facts.records().filter(|record| record.term < term).map(Arc::clone).collect();
     let highest_id = inherited.iter().map(|record| record.id).max().unwrap_or_default();
-    Ok(Decision::Opened(Box::new(Opened { opening: Arc::clone(opening), restored, inherited, highest_id })))
+    Ok(Decision::Opened(Box::new(Opened { opening: Arc::clone(opening), restored, commits, inherited, highest_id })))
 }

@@ -185,6 +185,8 @@ fn storage_that_another_job_owns_is_refused_with_how_to_take_it_over() {
         owner: "somebody".into(),
         cluster: "local".into(),
         restores: weir_protocol::record::Restores::Nothing,
+        commits: None,
+        accepts_lost_output: false,
         workers: 1,
         slots: 1,
         max_parallelism: 128,

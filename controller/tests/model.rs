@@ -32,6 +32,8 @@ const BOUNDS: Bounds = Bounds {
     terms: 2,
     doubts: 1,
     hand_overs: 0,
+    wishes: 0,
+    twin: false,
     delays: 2,
     retain: 1,
     late_starts: false,
@@ -101,6 +103,22 @@ fn a_record_of_a_job_that_was_deleted_harms_no_job_after_it() {
 }
 
 #[test]
+fn a_wish_for_nothing_or_for_an_older_record_keeps_the_invariants() {
+    holds(Bounds { wishes: 1, retain: 2, delays: 0, ..BOUNDS }, u64::MAX);
+}
+
+#[test]
+fn two_wishes_over_three_attempts_keep_the_invariants() {
+    let bounds = Bounds { wishes: 2, retain: 2, attempts: 3, terms: 3, doubts: 0, ids: 4, delays: 0, ..BOUNDS };
+    holds(bounds, env("WEIR_MODEL_STATES", 2_000_000));
+}
+
+#[test]
+fn another_run_with_the_same_output_keeps_the_invariants() {
+    holds(Bounds { twin: true, delays: 0, ..BOUNDS }, u64::MAX);
+}
+
+#[test]
 fn every_step_of_a_worker_and_a_takeover_on_its_own_keeps_the_invariants() {
     holds(Bounds { fine: true, ids: 2, delays: 1, ..BOUNDS }, u64::MAX);
 }
@@ -112,6 +130,8 @@ fn a_larger_world_keeps_the_invariants() {
     let limit = env("WEIR_MODEL_STATES", 100_000_000);
     holds(Bounds { terms: 3, delays: 2, ..BOUNDS }, limit);
     holds(Bounds { deletions: 1, terms: 3, ids: 2, delays: 0, ..BOUNDS }, limit);
+    let wishes = Bounds { wishes: 2, twin: true, retain: 2, attempts: 3, terms: 3, ids: 4, delays: 1, ..BOUNDS };
+    holds(wishes, limit);
     holds(Bounds { terms: 3, attempts: 3, ids: 4, delays: 1, doubts: 2, ..BOUNDS }, limit);
     holds(Bounds { fine: true, delays: world::FREELY, ..BOUNDS }, limit);
 }
@@ -130,7 +150,8 @@ proptest! {
         choices in proptest::collection::vec(any::<u16>(), 1..800),
     ) {
         let world = World { bounds: Bounds {
-            coordinators: 4, slots: 5, ids: 20, attempts: 8, terms: 16, doubts: 12, hand_overs: 3, delays: world::FREELY, retain, fine: true,
+            coordinators: 4, slots: 5, ids: 20, attempts: 8, terms: 16, doubts: 12, hand_overs: 3, wishes: 3, twin: true,
+            delays: world::FREELY, retain, fine: true,
             ..BOUNDS
         } };
         let mut state = world.initial();
@@ -140,7 +161,7 @@ proptest! {
             world.steps(&state, &mut steps);
             // Takeovers and time-outs are rare, or nothing else would ever come to its end.
             if choice < 62_000 {
-                steps.retain(|step| !matches!(step, Step::TakeOver { .. }) && !world.times_out(&state, *step));
+                steps.retain(|step| !matches!(step, Step::TakeOver { .. } | Step::Wish { .. }) && !world.times_out(&state, *step));
             }
             let Some(step) = steps.get(usize::from(choice) % steps.len().max(1)) else { continue };
             way.push(*step);
@@ -158,9 +179,14 @@ proptest! {
 
 /// With this rule broken the search finds a counterexample to one of these invariants.
 fn is_caught(broken: Broken, invariants: &[&str]) {
+    is_caught_in(Bounds { broken, ..BOUNDS }, invariants);
+}
+
+fn is_caught_in(bounds: Bounds, invariants: &[&str]) {
+    let Bounds { broken, .. } = bounds;
     // What never happens is found by healing; all else by the invariants alone, with a way that shows all of it.
     let healed = u64::from(broken == Broken::NoCommitAfterRestore);
-    let found = search(Bounds { broken, healed, delays: 1, ..BOUNDS }, Order::BreadthFirst, 2_000_000);
+    let found = search(Bounds { healed, delays: 1, ..bounds }, Order::BreadthFirst, 2_000_000);
     let counterexample = found.counterexample.unwrap_or_else(|| panic!("{broken:?} is not caught"));
     let violated = counterexample.violation.invariant;
     assert!(invariants.contains(&violated), "{broken:?} shows as {violated}, not as one of {invariants:?}");
@@ -264,4 +290,14 @@ fn i7_is_broken_when_processes_of_one_slot_share_their_names() {
 #[test]
 fn i7_is_broken_when_a_worker_that_is_cut_off_publishes() {
     is_caught(Broken::CutOffPublishes, &["I4"]);
+}
+
+#[test]
+fn i4_is_broken_when_a_wish_forgets_what_the_end_of_the_chain_has_promised() {
+    is_caught_in(Bounds { broken: Broken::WishForgetsPromises, wishes: 1, retain: 2, ..BOUNDS }, &["I4"]);
+}
+
+#[test]
+fn i7_is_broken_when_the_names_of_unfinished_output_do_not_say_whose_it_is() {
+    is_caught_in(Bounds { broken: Broken::NamesWithoutOwner, twin: true, ..BOUNDS }, &["I4", "I7"]);
 }

@@ -60,6 +60,9 @@ struct Stage {
     /// Restoring takes long.
     holds: AtomicBool,
     changed: Notify,
+    /// Whose output sinks are told that it is, and which record's pending commits each attempt is to carry out beside.
+    owners: Mutex<std::collections::BTreeSet<(String, String)>>,
+    promised: Mutex<BTreeMap<u64, String>>,
     /// The deployments: attempt, worker, what was to be restored.
     deployed: Mutex<Vec<(u64, String, String)>>,
     /// The highest commit of each worker.
@@ -181,6 +184,9 @@ impl Played {
                     let slot: Slot = read(&deploy.restore_path, &deploy.restore_record).unwrap();
                     assert!(matches!(slot, Slot::Record(_)));
                 }
+                assert_eq!(deploy.commits_path.is_empty(), deploy.commits_record.is_empty());
+                self.stage.owners.lock().unwrap().insert((deploy.owner.clone(), deploy.cluster.clone()));
+                self.stage.promised.lock().unwrap().insert(deploy.attempt, deploy.commits_path.clone());
                 assert!(deploy.peers.iter().all(|peer| peer.address.starts_with("127.0.0.1:")));
                 let mut deployed = self.stage.deployed.lock().unwrap();
                 deployed.push((deploy.attempt, self.id.0.clone(), deploy.restore_path));
@@ -448,6 +454,7 @@ impl Run {
             adopt,
             failed: 0,
             wish: None,
+            accept_lost_output: false,
             store: store.clone(),
             platform: Box::new(platform),
             platform_events,
@@ -512,6 +519,8 @@ async fn a_job_checkpoints_finishes_with_a_final_record_and_keeps_as_many_as_it_
     assert!(record.is_final);
     assert_eq!(record.parts.len(), 2);
     assert!(stage.committed.lock().unwrap().values().all(|id| *id == record.id.0));
+    let owner = StateDir::open(&folder.path().join("here")).unwrap().owner().to_string();
+    assert_eq!(stage.owners.lock().unwrap().iter().cloned().collect::<Vec<_>>(), [(owner, "local".to_string())]);
     let status = std::fs::read_to_string(folder.path().join("here/status.json")).unwrap();
     assert!(status.contains("\"latest\""), "{status}");
 }
@@ -658,6 +667,10 @@ async fn a_change_that_leaves_the_state_behind_begins_with_none_once() {
     let restored = |attempt| run.deployed(attempt).into_iter().map(|(_, restore)| restore).collect::<Vec<_>>();
     assert_eq!(restored(2), ["", ""]);
     assert!(restored(3).iter().all(|record| record.starts_with("terms/0000000002/")), "{:?}", restored(3));
+    // What starts from nothing publishes what the last checkpoint before it has promised; its own records carry that on.
+    let promised = run.stage.promised.lock().unwrap().clone();
+    assert!(promised[&2].starts_with("terms/0000000001/"), "{promised:?}");
+    assert_eq!((promised[&1].as_str(), promised[&3].as_str()), ("", ""));
     run.finish_input();
     assert_eq!(run.outcome().await, Outcome::Succeeded);
 }

@@ -386,6 +386,10 @@ pub struct RestoreFrom {
     /// resumes without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<bool>,
+    /// If true, output that a checkpoint has promised and that somebody has removed before it was published is given up; all
+    /// else that was promised is published. Without it such a job is Stalled with the reason `OutputLost`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accept_lost_output: Option<bool>,
 }
 
 impl Default for Workers {

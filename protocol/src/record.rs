@@ -35,6 +35,11 @@ pub struct Opening {
     pub cluster: String,
     /// What the attempt was restored from.
     pub restores: Restores,
+    /// The record whose pending commits are carried out, where that is another: the end of the chain that a user's wish left, for
+    /// an older record or for nothing. What it promised is published all the same. The build before does not know this: an opening that says it is of version 2.
+    pub commits: Option<RecordRef>,
+    /// Of these pending commits, what finds nothing to publish is given up, by a user's wish. As with `commits`, of version 2.
+    pub accepts_lost_output: bool,
     /// Worker processes of the attempt.
     pub workers: u32,
     /// Slots a worker.
@@ -95,6 +100,10 @@ struct OpeningForm<R> {
     owner: String,
     cluster: String,
     restores: R,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    commits: Option<RecordRef>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    accepts_lost_output: bool,
     workers: u32,
     slots: u32,
     max_parallelism: u32,
@@ -114,6 +123,8 @@ impl<R: Into<Restores>> From<OpeningForm<R>> for Opening {
             owner: form.owner,
             cluster: form.cluster,
             restores: form.restores.into(),
+            commits: form.commits,
+            accepts_lost_output: form.accepts_lost_output,
             workers: form.workers,
             slots: form.slots,
             max_parallelism: form.max_parallelism,
@@ -134,6 +145,8 @@ impl Opening {
             owner: self.owner.clone(),
             cluster: self.cluster.clone(),
             restores,
+            commits: self.commits,
+            accepts_lost_output: self.accepts_lost_output,
             workers: self.workers,
             slots: self.slots,
             max_parallelism: self.max_parallelism,

@@ -86,6 +86,8 @@ pub enum FailureKind {
     Operator,
     /// A peer's stream broke; the peer is the cause.
     PeerLost,
+    /// Output that a record names is neither unfinished nor published, and bears no mark that it ever was published.
+    OutputLost,
 }
 
 impl FailureKind {
@@ -99,12 +101,13 @@ impl FailureKind {
             Self::Io => "Io",
             Self::Operator => "Operator",
             Self::PeerLost => "PeerLost",
+            Self::OutputLost => "OutputLost",
         }
     }
 
     /// A restart cannot mend it.
     pub const fn is_fatal(self) -> bool {
-        matches!(self, Self::Plan | Self::StateMismatch | Self::Corrupt)
+        matches!(self, Self::Plan | Self::StateMismatch | Self::Corrupt | Self::OutputLost)
     }
 
     /// What was deployed cannot be made of this state; another version can.
@@ -117,9 +120,18 @@ impl std::str::FromStr for FailureKind {
     type Err = ();
 
     fn from_str(word: &str) -> Result<Self, ()> {
-        [Self::Plan, Self::StateMismatch, Self::Corrupt, Self::BadInput, Self::Io, Self::Operator, Self::PeerLost]
-            .into_iter()
-            .find(|kind| kind.as_str() == word)
-            .ok_or(())
+        [
+            Self::Plan,
+            Self::StateMismatch,
+            Self::Corrupt,
+            Self::BadInput,
+            Self::Io,
+            Self::Operator,
+            Self::PeerLost,
+            Self::OutputLost,
+        ]
+        .into_iter()
+        .find(|kind| kind.as_str() == word)
+        .ok_or(())
     }
 }

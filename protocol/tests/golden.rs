@@ -54,6 +54,8 @@ fn opening(version: u32, restores: Restores) -> Opening {
         owner: "2f1c6c8e-0001-4c1d-9d1e-6f2f00000001".into(),
         cluster: "local".into(),
         restores,
+        commits: None,
+        accepts_lost_output: false,
         workers: 2,
         slots: 2,
         max_parallelism: 128,
@@ -243,6 +245,9 @@ fn version_2_is_read_and_written_as_it_stands() {
     holds(2, "opening-record", &opening(2, Restores::Record(reference())));
     let savepoint = Restores::Savepoint { location: "s3://bucket/savepoints/sums/1".into(), id: CheckpointId(41) };
     holds(2, "opening-savepoint", &opening(2, savepoint));
+    let older = RecordRef { id: CheckpointId(40), term: Term(8), number: RecordNumber(11) };
+    let left = Opening { commits: Some(reference()), accepts_lost_output: true, ..opening(2, Restores::Record(older)) };
+    holds(2, "opening-commits", &left);
     holds(2, "record", &record(2));
     holds(2, "seal", &seal(2));
     holds(2, "part", &described_part());

@@ -38,6 +38,8 @@ pub(super) fn opening(attempt: u64) -> Arc<Opening> {
         owner: "o".into(),
         cluster: "k".into(),
         restores: Restores::Nothing,
+        commits: None,
+        accepts_lost_output: false,
         workers: 2,
         slots: 2,
         max_parallelism: 128,

@@ -106,6 +106,10 @@ struct RunArgs {
     /// The version in which checkpoints are written: 1 while the build before is to be able to read them. [default: 2]
     #[arg(long, env = FORMAT_VARIABLE, value_parser = format_of, default_value = "", hide_default_value = true)]
     state_format: u32,
+    /// Give up output that checkpoints have promised and that somebody has removed before it was published; all else of it is
+    /// published. Only for this run.
+    #[arg(long)]
+    accept_lost_output: bool,
     /// Plain lines, also in a terminal.
     #[arg(long)]
     plain: bool,

@@ -29,6 +29,10 @@ const PLATFORM_QUEUE: usize = 1024;
 /// Signals under way to the supervisor.
 const CONTROL_QUEUE: usize = 8;
 
+/// What to do about output that is lost.
+const OUTPUT_LOST: &str = "; find out who removes hidden files there. If they can be brought back, under the names they had, run it again; else \
+    `weir run --accept-lost-output` goes on without them, and with --restore <record> of before they were written their rows are written again";
+
 /// Runs a job until it ends or is stopped.
 pub async fn run(args: RunArgs) -> Result<(), Failure> {
     let job = Job::local(&args.job.file, &Overrides { workers: args.workers, slots: args.slots })?;
@@ -45,16 +49,17 @@ pub async fn run(args: RunArgs) -> Result<(), Failure> {
     let state_dir = Arc::new(StateDir::open(&args.state_dir.unwrap_or_else(|| job.default_state_dir()))?);
     let store = JobStore::open(&job.settings.storage, &job.name)?;
     let (wish, from_yaml) = restore_wish(args.restore.as_deref(), &job, &state_dir);
-    let restored = wish.as_ref().filter(|_| from_yaml).map(|wish| wish.as_text().to_string());
+    let restored = wish.as_ref().filter(|_| from_yaml).map(RestoreWish::as_text);
     let acted = match &restored {
         Some(wish) => wish_has_acted(&store, wish, state_dir.owner(), CLUSTER).await?,
         None => false,
     };
-    let restore = match &wish {
-        Some(RestoreWish::Record(record)) if !acted => {
+    let wish = wish.filter(|_| !acted);
+    let restore = match wish.as_ref().and_then(|wish| wish.record.as_ref()) {
+        Some(record) => {
             Restore::Record(find_record(&store, record).await.map_err(|error| Failure::new(Exit::BadInput, error))?)
         }
-        _ => Restore::Latest,
+        None => Restore::Latest,
     };
 
     let (platform_events, events) = mpsc::channel(PLATFORM_QUEUE);
@@ -85,9 +90,10 @@ pub async fn run(args: RunArgs) -> Result<(), Failure> {
         owner: state_dir.owner().to_string(),
         fingerprint: Some(plan.fingerprint),
         restore,
-        adopt: wish == Some(RestoreWish::Previous),
+        adopt: wish.as_ref().is_some_and(|wish| wish.record.is_none()),
+        accept_lost_output: args.accept_lost_output || wish.is_some_and(|wish| wish.accept_lost_output),
         format: args.state_format,
-        wish: restored.clone(),
+        wish: restored.clone().filter(|_| !acted),
         resume: false,
         failed: 0,
         store,
@@ -132,7 +138,7 @@ fn restore_wish(argument: Option<&str>, job: &Job, state_dir: &StateDir) -> (Opt
         return (Some(RestoreWish::parse(text)), false);
     }
     let done = state_dir.read(RESTORED_FILE);
-    let wish = job.restore_from.clone().filter(|wish| done.as_deref() != Some(wish.as_text()));
+    let wish = job.restore_from.clone().filter(|wish| done.as_deref() != Some(&*wish.as_text()));
     (wish, true)
 }
 
@@ -174,6 +180,7 @@ fn ended(outcome: Outcome) -> Result<(), Failure> {
                     Exit::Environment,
                     "; nothing was restored. `weir checkpoints` lists the retained ones, and `weir run --restore <record>` goes back to an older one",
                 ),
+                FailureKind::OutputLost => (Exit::Environment, OUTPUT_LOST),
                 _ => (Exit::JobFailed, ""),
             };
             (exit, format!("the job failed: {}{remedy}", in_words(&failure)))
@@ -199,6 +206,10 @@ fn ended(outcome: Outcome) -> Result<(), Failure> {
                 Some(Refusal::Unusable { .. }) => (
                     Exit::Environment,
                     "; `weir checkpoints` lists the retained ones, and `weir run --restore <record>` goes back to an older one",
+                ),
+                Some(Refusal::OutputUnknown { .. }) => (
+                    Exit::Environment,
+                    "; add --accept-lost-output to go on without what it promised and has not published yet",
                 ),
                 None => (Exit::Environment, ""),
             };

@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use weir_protocol::settings::FailureKind;
+
 use super::{reasons::events as reasons, status::DOUBTS};
 use crate::{
     attempt::End,
@@ -126,6 +128,14 @@ impl Story {
             Fact::Publishing { failure: None } => {
                 Some(Told::normal(reasons::OUTPUT_PUBLISHED, "output is published again".to_string()))
             }
+            Fact::HeldBack { waiting: Some(waiting) } => {
+                let note =
+                    format!("{waiting} files or objects of a worker wait to be published: sources are held back");
+                Some(Told::warning(reasons::OUTPUT_HELD_BACK, note))
+            }
+            Fact::HeldBack { waiting: None } => {
+                Some(Told::normal(reasons::OUTPUT_PUBLISHED, "sources read on".to_string()))
+            }
             Fact::WorkerLost { name, cause, position, .. } => {
                 if position.is_some() {
                     self.broken.get_or_insert(now);
@@ -139,7 +149,9 @@ impl Story {
             Fact::TaskFailed(failure) => {
                 self.broken.get_or_insert(now);
                 let note = format!("attempt {}: {}", failure.attempt, in_words(failure));
-                Some(Told::warning(reasons::TASK_FAILED, note).because(&in_words(failure)))
+                let lost = failure.kind == FailureKind::OutputLost;
+                let reason = if lost { reasons::OUTPUT_LOST } else { reasons::TASK_FAILED };
+                Some(Told::warning(reason, note).because(&in_words(failure)))
             }
             Fact::Restarting { after, failures } if !after.is_zero() => {
                 let note = format!("failure {failures} in a row; the next attempt begins in {}", text::span(*after));

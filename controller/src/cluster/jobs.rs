@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     effects::{WishError, chain, find_record, wish_has_acted},
-    job::Job,
+    job::{Job, RestoreWish},
     platform::{WorkerTemplate, kubernetes::Kubernetes},
     supervisor::{self, Change, Control, Fact, Outcome, Parts},
     takeover::Restore,
@@ -249,11 +249,9 @@ pub async fn find(
     keys: Option<&S3Keys>,
     wish: &str,
 ) -> Result<Option<RecordRef>, Problem> {
-    if wish == "previous" {
-        return Ok(None);
-    }
+    let Some(wish) = RestoreWish::parse(wish).record else { return Ok(None) };
     let store = storage.open(job, keys)?;
-    match storage.look(FIND_RECORD, find_record(&store, wish)).await {
+    match storage.look(FIND_RECORD, find_record(&store, &wish)).await {
         Some(Ok(record)) => Ok(Some(record)),
         Some(Err(error @ WishError::Unreachable { .. })) => {
             Err(Problem { reason: reasons::STORAGE_UNREACHABLE, message: chain(&error) })
@@ -344,6 +342,7 @@ pub async fn start(
         restore,
         adopt,
         wish: wish.clone(),
+        accept_lost_output: wish.as_deref().is_some_and(|wish| RestoreWish::parse(wish).accept_lost_output),
         // Workers that are there have other state than that of a wish.
         resume: restore == Restore::Latest,
         failed: report.facts().failed,

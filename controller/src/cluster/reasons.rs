@@ -44,6 +44,8 @@ reasons! { CONDITIONS:
     CHANGE_REFUSED = "ChangeRefused";
     /// Stalled: an object of a checkpoint is missing or damaged.
     CHECKPOINT_CORRUPT = "CheckpointCorrupt";
+    /// Stalled: output that a checkpoint has promised was removed before it was published.
+    OUTPUT_LOST = "OutputLost";
     /// Stalled: `restoreFrom` names a record that is not there.
     RECORD_NOT_FOUND = "RecordNotFound";
     /// Stalled: another cluster's job, a job that was deleted without its finalizer, or a `weir run` owns this prefix of the storage.
@@ -78,6 +80,8 @@ reasons! { CONDITIONS:
     CHECKPOINTS_FAIL = "CheckpointsFail";
     /// Checkpointed False: checkpoints complete, and their output cannot be published.
     OUTPUT_UNPUBLISHED = "OutputUnpublished";
+    /// Checkpointed False: so much output waits to be published that sources are held back.
+    OUTPUT_HELD_BACK = "OutputHeldBack";
     /// Stalled and Failed False, Succeeded False: nothing of the kind.
     FINE = "Fine";
     /// Succeeded and Failed False: the job has not ended.
@@ -112,8 +116,12 @@ pub mod events {
         CHECKPOINTS_RECOVERED = "CheckpointsRecovered";
         /// Output of completed checkpoints cannot be published.
         OUTPUT_UNPUBLISHED = "OutputUnpublished";
+        /// So much of it waits that sources are held back.
+        OUTPUT_HELD_BACK = "OutputHeldBack";
         /// It can again.
         OUTPUT_PUBLISHED = "OutputPublished";
+        /// Output that a checkpoint has promised was removed before it was published.
+        OUTPUT_LOST = "OutputLost";
         /// A worker was lost.
         WORKER_LOST = "WorkerLost";
         /// A worker was told to go.

@@ -733,6 +733,7 @@ fn request(context: &Context, identity: &Identity, valid: &ValidJob) -> Request 
         owner: identity.uid.clone(),
         cluster: context.cluster.clone(),
         adopt: false,
+        accept_lost_output: false,
         resume: true,
         release: true,
         restore: Restore::Latest,

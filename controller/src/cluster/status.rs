@@ -104,6 +104,8 @@ pub struct Facts {
     pub beyond: Option<String>,
     /// Why the output of complete checkpoints cannot be published.
     pub unpublished: Option<String>,
+    /// So many pre-commits wait for their commit that sources are held back.
+    pub held_back: Option<u64>,
     /// The current attempt has a record.
     pub in_attempt: bool,
     /// The last wish that has acted.
@@ -171,7 +173,7 @@ impl Facts {
                 self.attempt = Some(opening.attempt.0);
                 self.term = Some(opening.term.0);
                 self.wanted = opening.workers;
-                (self.storage, self.unanswered) = (None, None);
+                (self.storage, self.unanswered, self.held_back) = (None, None, None);
                 if let Some(record) = restored {
                     if *why != Why::Resume {
                         self.restored = Some(RestoredCheckpoint { id: record.id.0, at: now.to_string() });
@@ -245,6 +247,7 @@ impl Facts {
                 self.beyond = beyond_tolerable.then(|| reason.clone());
             }
             Fact::Publishing { failure } => self.unpublished.clone_from(failure),
+            Fact::HeldBack { waiting } => self.held_back = *waiting,
             Fact::ChangeWaits { reason, .. } => self.changing = Some(reason.clone()),
             Fact::HandingOver { .. } => {
                 self.changing = Some("a last checkpoint is taken, then the next attempt begins".to_string());
@@ -323,7 +326,7 @@ impl Facts {
     pub fn forget_doings(&mut self) {
         self.waits.clear();
         (self.unstarted, self.beside, self.changing) = (None, None, None);
-        (self.unpublished, self.storage, self.unanswered) = (None, None, None);
+        (self.unpublished, self.held_back, self.storage, self.unanswered) = (None, None, None, None);
     }
 
     /// What storage tells of a status that has been lost: the term that was opened last, and the newest record with its URL.
@@ -549,6 +552,13 @@ impl Facts {
             let message = format!("{} checkpoints failed one after the other{THE_LAST_ONE}{reason}", self.failed);
             return Verdict::new("False", reasons::CHECKPOINTS_FAIL, &message);
         }
+        if let Some(waiting) = self.held_back {
+            let why = self.unpublished.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+            let message = format!(
+                "{waiting} files or objects of a worker wait to be published, and sources are held back until they are{why}"
+            );
+            return Verdict::new("False", reasons::OUTPUT_HELD_BACK, &message);
+        }
         if let Some(reason) = &self.unpublished {
             let message = format!("checkpoints complete, but their output cannot be published, tried again: {reason}");
             return Verdict::new("False", reasons::OUTPUT_UNPUBLISHED, &message);
@@ -627,6 +637,10 @@ fn failed(failure: &Failure) -> Run {
             reasons::CHECKPOINT_CORRUPT,
             "; nothing was restored. Set restoreFrom to an older record; `weir checkpoints` lists them",
         )),
+        FailureKind::OutputLost => Run::Stalled(problem(
+            reasons::OUTPUT_LOST,
+            "; the runbook says how to go on: bring the files back, or set restoreFrom with acceptLostOutput: true",
+        )),
         _ => Run::Failed(problem(reasons::TASK_FAILED, TRY_AGAIN)),
     }
 }
@@ -652,6 +666,10 @@ pub fn refused(refusal: Option<&Refusal>, reason: &str) -> Problem {
         Some(Refusal::Unusable { .. }) => {
             (reasons::CHECKPOINT_CORRUPT, "; set restoreFrom to an older record: `weir checkpoints` lists them")
         }
+        Some(Refusal::OutputUnknown { .. }) => (
+            reasons::CHECKPOINT_CORRUPT,
+            "; with acceptLostOutput: true beside it restoreFrom goes on without what it promised and has not published yet",
+        ),
         None => (reasons::STORAGE_UNREACHABLE, ""),
     };
     Problem { reason: kind, message: format!("{reason}{remedy}") }

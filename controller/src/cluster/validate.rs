@@ -8,7 +8,7 @@ use weir_crds::{OnDelete, PodTemplate, RestoreFrom, StreamJob, StreamJobSpec, Up
 use weir_protocol::JobName;
 
 use super::{build::pod, reasons};
-use crate::job::Job;
+use crate::job::{Job, RestoreWish};
 
 /// Who a job is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -167,7 +167,7 @@ fn pod_inputs(workers: &Workers, storage: &weir_crds::Storage, default_image: &s
 
 /// A wish to restore, as one text by which two are told apart.
 pub fn wish(restore_from: &RestoreFrom) -> String {
-    restore_from.record.clone().unwrap_or_else(|| "previous".to_string())
+    RestoreWish::from(restore_from.clone()).as_text()
 }
 
 #[cfg(test)]

@@ -44,6 +44,7 @@ impl Coordinator {
             .iter()
             .map(|record| record.reference())
             .chain(self.opening.restores.record())
+            .chain(self.opening.commits)
             .chain(self.status.may_name())
             .collect();
         let retired = gc::next_retired(&self.records, self.policy.retain, &held);

@@ -37,6 +37,11 @@ pub const RETRY: Duration = Duration::from_millis(500);
 /// have not, and the next start repeats it.
 pub const COMMIT_WAIT: Duration = Duration::from_secs(10);
 
+/// So many pre-commits of a worker may wait for their commit before sources are held back, until half of them are published. Each stands
+/// in every part until then, with some 500 bytes, and every part is read by the controller: this many make a part of 5 MB. A checkpoint
+/// of a worker that writes 128 MB files has a handful.
+pub const MOST_PENDING: u64 = 10_000;
+
 /// What a coordinator starts with: the answer of the takeover and of the workers' sessions.
 #[derive(Clone, Debug)]
 pub struct Start {
@@ -100,6 +105,15 @@ pub enum Event {
         attempt: weir_protocol::Attempt,
         /// The checkpoint.
         id: CheckpointId,
+    },
+    /// So many pre-commits of a worker wait for their commit.
+    Pending {
+        /// Which.
+        worker: WorkerId,
+        /// The attempt that the worker runs.
+        attempt: weir_protocol::Attempt,
+        /// How many.
+        commits: u64,
     },
     /// All subtasks of a worker have reached the end of their input.
     Finished {
@@ -252,6 +266,8 @@ pub enum Action {
         /// The checkpoint.
         id: CheckpointId,
     },
+    /// To every worker: `Hold`. Its sources read nothing, or read on.
+    Hold(bool),
     /// Create the record at its own path (`record.reference().path()`), bytes by `record::encode` of `Slot::Record`. One
     /// request, without retries below it. Answer: [`Event::Created`], always.
     CreateRecord(Arc<Record>),
@@ -337,6 +353,13 @@ pub enum Note {
         /// Creates sent up to now.
         tries: u32,
     },
+    /// Too much output waits to be published, and sources are held back.
+    HeldBack {
+        /// Pre-commits that wait on the worker that has the most of them.
+        commits: u64,
+    },
+    /// They are not any more.
+    LetGo,
     /// All workers have acknowledged the commit.
     Committed {
         /// Up to which checkpoint.

@@ -152,6 +152,7 @@ fn request(coordinator: &str) -> Request {
         restore: Restore::Latest,
         wish: None,
         after: None,
+        accept_lost_output: false,
         workers: 1,
         slots: 1,
         max_parallelism: 128,

@@ -7,7 +7,7 @@ use futures::FutureExt;
 use tokio::sync::mpsc;
 use weir_protocol::{
     Term, WorkerId,
-    record::{Opening, Slot, encode},
+    record::{Opening, Record, Slot, encode},
     rpc::{self, to_worker},
 };
 use weir_storage::JobStore;
@@ -75,11 +75,13 @@ impl Supervisor {
     }
 
     pub(super) fn deploy(&mut self, opening: &Arc<Opening>, workers: &[WorkerId]) {
-        let restored = self.opened.as_ref().and_then(|opened| opened.restored.clone());
-        let (restore_path, restore_record) = match restored {
-            Some(record) => (record.reference().path(), encode(&Slot::Record((*record).clone()))),
+        let told = |record: Option<&Arc<Record>>| match record {
+            Some(record) => (record.reference().path(), encode(&Slot::Record((**record).clone()))),
             None => (String::new(), Vec::new()),
         };
+        let opened = self.opened.as_deref();
+        let (restore_path, restore_record) = told(opened.and_then(|opened| opened.restored.as_ref()));
+        let (commits_path, commits_record) = told(opened.and_then(|opened| opened.commits.as_ref()));
         let message = rpc::Deploy {
             attempt: opening.attempt.0,
             plan_request: encode(&self.job.plan).into(),
@@ -90,9 +92,14 @@ impl Supervisor {
             restore_path,
             restore_record: restore_record.into(),
             settings: encode(&self.job.settings).into(),
-            part_format: opening.version,
+            part_format: self.request.format,
             allow_new_state: self.job.upgrade.allow_new_state,
             allow_dropped_state: self.job.upgrade.allow_dropped_state,
+            owner: opening.owner.clone(),
+            cluster: opening.cluster.clone(),
+            commits_path,
+            commits_record: commits_record.into(),
+            accept_lost_output: opening.accepts_lost_output,
         };
         self.roster.deploy(workers);
         self.traffic.attempt(opening.attempt.0);
@@ -155,6 +162,7 @@ impl Supervisor {
             Action::Commit { worker, id } => {
                 self.send(&worker, to_worker::Message::Commit(rpc::Commit { attempt, id: id.0 }));
             }
+            Action::Hold(hold) => self.broadcast(&to_worker::Message::Hold(rpc::Hold { attempt, hold })),
             Action::CreateRecord(record) => self.work(term, move |store| async move {
                 let outcome = effects::create_record(&store, &record).await;
                 Event::Created { number: record.number, outcome }
@@ -254,6 +262,7 @@ impl Supervisor {
         self.request.adopt = false;
         self.request.wish = None;
         self.request.after = Some(opened.opening.term);
+        self.request.accept_lost_output = false;
         self.version_began();
         if let Some(recovery) = &mut self.recovery {
             recovery.term_opened();

@@ -247,6 +247,15 @@ impl Supervisor {
 
     pub(super) fn on_stats(&mut self, process: ProcessNumber, stats: &rpc::Stats) {
         let Some(worker) = self.roster.get_mut(process) else { return };
+        let before = std::mem::replace(&mut worker.pending_commits, stats.pending_commits);
+        // Also where it stays the same: a coordinator may have come since.
+        if before.max(stats.pending_commits) > 0
+            && let Some(worker) = worker.id.clone()
+        {
+            let (attempt, commits) = (Attempt(stats.attempt), stats.pending_commits);
+            self.inputs.push_back(Input::Coordinator(coordinator::Event::Pending { worker, attempt, commits }));
+        }
+        let Some(worker) = self.roster.get_mut(process) else { return };
         worker.stats.update(stats);
         self.traffic.update(&self.roster);
         let failure = self.roster.unpublished();

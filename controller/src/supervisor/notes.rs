@@ -94,6 +94,8 @@ impl Supervisor {
             }
             Note::RecordInDoubt { record, reason, tries } => Fact::RecordInDoubt { record, reason, tries },
             Note::Committed { id } => Fact::Committed { id },
+            Note::HeldBack { commits } => Fact::HeldBack { waiting: Some(commits) },
+            Note::LetGo => Fact::HeldBack { waiting: None },
         };
         self.tell(&fact);
     }

@@ -128,6 +128,11 @@ pub enum Fact {
         /// Why.
         reason: String,
     },
+    /// So much output waits to be published that sources are held back, or it does not any more.
+    HeldBack {
+        /// Pre-commits that wait on the worker that has the most of them; none where sources read on.
+        waiting: Option<u64>,
+    },
     /// Workers cannot publish the output of completed checkpoints, and try again; or can again.
     Publishing {
         /// Why one of them cannot.

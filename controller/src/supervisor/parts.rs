@@ -31,6 +31,8 @@ pub struct Parts {
     pub adopt: bool,
     /// The resource's wish that these two come from. It acts once, which its opening in storage says.
     pub wish: Option<String>,
+    /// Give up output that is lost.
+    pub accept_lost_output: bool,
     /// The platform tells first which workers there are already (`PlatformEvent::Found`): an attempt that runs on them goes
     /// on, without a restart, where all its workers are there. Without any worker this is a start like every other.
     pub resume: bool,

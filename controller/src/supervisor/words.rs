@@ -37,6 +37,12 @@ impl Fact {
                 (Weight::Bad, format!("output waits to be published: {reason}"))
             }
             Self::Publishing { failure: None } => (Weight::Good, "output is published again".to_string()),
+            Self::HeldBack { waiting: Some(waiting) } => {
+                let line =
+                    format!("{waiting} files or objects of a worker wait to be published: sources are held back");
+                (Weight::Bad, line)
+            }
+            Self::HeldBack { waiting: None } => (Weight::Good, "sources read on".to_string()),
             Self::WorkerLost { name, cause, .. } => (Weight::Bad, format!("{name} lost: {cause}")),
             Self::WorkerEnded { name, how } => (Weight::Bad, format!("{name} has ended: {how}")),
             Self::TaskFailed(failure) => (Weight::Bad, format!("failed: {}", in_words(failure))),

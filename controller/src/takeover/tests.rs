@@ -14,6 +14,7 @@ fn request() -> Request {
         restore: Restore::Latest,
         wish: None,
         after: None,
+        accept_lost_output: false,
         workers: 2,
         slots: 2,
         max_parallelism: 128,
@@ -24,7 +25,10 @@ fn request() -> Request {
 }
 
 fn opened(term: u64, attempt: u64, restores: Option<RecordRef>) -> Opening {
-    Opening { coordinator: "c1".into(), ..opening(&request(), Term(term), Attempt(attempt), restores) }
+    Opening {
+        coordinator: "c1".into(),
+        ..opening(&request(), Term(term), Attempt(attempt), RestorePoint { restores, ..RestorePoint::default() })
+    }
 }
 
 fn reference(term: u64, number: u64, id: u64) -> RecordRef {
@@ -101,7 +105,8 @@ impl Storage {
 }
 
 fn opens(term: u64, attempt: u64, restores: Option<RecordRef>) -> Decision {
-    Decision::CreateOpening(opening(&request(), Term(term), Attempt(attempt), restores))
+    let from = RestorePoint { restores, ..RestorePoint::default() };
+    Decision::CreateOpening(opening(&request(), Term(term), Attempt(attempt), from))
 }
 
 #[test]
@@ -155,7 +160,8 @@ fn a_record_deleted_between_list_and_read_still_counts_for_the_next_number() {
 #[test]
 fn the_own_opening_is_recognized_and_brings_all_standing_records() {
     let restored = reference(1, 3, 6);
-    let mine = opening(&request(), Term(2), Attempt(2), Some(restored));
+    let from = RestorePoint { restores: Some(restored), ..RestorePoint::default() };
+    let mine = opening(&request(), Term(2), Attempt(2), from);
     let storage = Storage::default()
         .opening(&opened(1, 1, None))
         .bytes(paths::slot(Term(1), RecordNumber(1)), b"")
@@ -279,9 +285,74 @@ fn a_damaged_newest_record_is_refused_by_name_before_anything_is_sealed_and_an_o
     let Decision::Refuse(Refusal::Unusable { path, .. }) = storage.decide(&request()) else { panic!() };
     assert_eq!(path, damaged);
     let older = Request { restore: Restore::Record(reference(1, 1, 4)), ..request() };
+    // Nobody can tell which output it has promised.
+    let Decision::Refuse(Refusal::OutputUnknown { path, .. }) = storage.decide(&older) else { panic!() };
+    assert_eq!(path, damaged);
+    let older = Request { accept_lost_output: true, ..older };
     assert_eq!(storage.decide(&older), Decision::CreateSeal(seal(1, 3)));
     let Decision::CreateOpening(opening) = storage.seal(1, 3).decide(&older) else { panic!() };
-    assert_eq!(opening.restores.record(), Some(reference(1, 1, 4)));
+    assert_eq!((opening.restores.record(), opening.commits), (Some(reference(1, 1, 4)), None));
+}
+
+#[test]
+fn what_the_end_of_the_chain_has_promised_is_published_whatever_is_restored() {
+    let (older, newest) = (reference(1, 1, 4), reference(1, 2, 5));
+    let storage = || Storage::default().opening(&opened(1, 1, None)).record(older).record(newest).seal(1, 3);
+    let opens = |storage: Storage, restore: Restore| {
+        let Decision::CreateOpening(opening) = storage.decide(&Request { restore, ..request() }) else { panic!() };
+        (opening.restores.record(), opening.commits, opening)
+    };
+    for (restore, restores, commits) in [
+        (Restore::Latest, Some(newest), None),
+        (Restore::Record(newest), Some(newest), None),
+        (Restore::Record(older), Some(older), Some(newest)),
+        (Restore::Nothing, None, Some(newest)),
+    ] {
+        let (restored, promised, opening) = opens(storage(), restore);
+        assert_eq!((restored, promised), (restores, commits), "{restore:?}");
+        // Where no record comes to stand, the next attempt begins the same, and a further wish takes nothing away.
+        let end = commits.or(restores);
+        let later = || storage().opening(&opening).seal(2, 1);
+        assert_eq!(opens(later(), Restore::Latest).1, commits, "{restore:?}");
+        assert_eq!(opens(later(), Restore::Nothing).1, end, "{restore:?}");
+        assert_eq!(opens(later(), Restore::Record(older)).1, end.filter(|end| *end != older), "{restore:?}");
+        // A record carries what is not published yet.
+        let next = reference(2, 1, 9);
+        let further = storage().opening(&opening).record(next).seal(2, 2);
+        let (restored, promised, _) = opens(further, Restore::Latest);
+        assert_eq!((restored, promised), (Some(next), None));
+    }
+}
+
+#[test]
+fn the_build_before_does_not_read_an_opening_that_says_more_than_it_knows() {
+    let (older, newest) = (reference(1, 1, 4), reference(1, 2, 5));
+    let storage = Storage::default().opening(&opened(1, 1, None)).record(older).record(newest).seal(1, 3);
+    let version = |request: Request| {
+        let Decision::CreateOpening(opening) = storage.decide(&Request { format: 1, ..request }) else { panic!() };
+        opening.version
+    };
+    assert_eq!(version(request()), 1);
+    assert_eq!(version(Request { restore: Restore::Record(newest), ..request() }), 1);
+    assert_eq!(version(Request { restore: Restore::Record(older), ..request() }), 2);
+    assert_eq!(version(Request { restore: Restore::Nothing, ..request() }), 2);
+    assert_eq!(version(Request { accept_lost_output: true, ..request() }), 2);
+}
+
+#[test]
+fn lost_output_that_was_given_up_is_given_up_until_a_record_stands() {
+    let last = reference(1, 1, 4);
+    let storage = || Storage::default().opening(&opened(1, 1, None)).record(last).seal(1, 2);
+    let accepting = Request { accept_lost_output: true, ..request() };
+    let Decision::CreateOpening(opening) = storage().decide(&accepting) else { panic!() };
+    assert!(opening.accepts_lost_output);
+    let accepts = |storage: Storage| match storage.decide(&request()) {
+        Decision::CreateOpening(opening) => opening.accepts_lost_output,
+        other => panic!("{other:?}"),
+    };
+    assert!(accepts(storage().opening(&opening).seal(2, 1)), "the attempt failed before it had a record");
+    assert!(!accepts(storage().opening(&opening).record(reference(2, 1, 9)).seal(2, 2)));
+    assert!(!accepts(storage()), "nobody asked for it");
 }
 
 #[test]
@@ -294,7 +365,8 @@ fn a_manual_restore_chooses_among_the_retained_records_only() {
     let choose =
         |number| storage.decide(&Request { restore: Restore::Record(reference(1, number, number)), ..request() });
     assert!(matches!(choose(1), Decision::Refuse(Refusal::NotRetained { .. })));
-    assert_eq!(choose(2), opens(2, 2, Some(reference(1, 2, 2))));
+    let Decision::CreateOpening(second) = choose(2) else { panic!() };
+    assert_eq!((second.restores.record(), second.attempt), (Some(reference(1, 2, 2)), Attempt(2)));
     assert_eq!(choose(3), opens(2, 2, Some(reference(1, 3, 3))));
     assert!(matches!(choose(9), Decision::Refuse(Refusal::NotRetained { .. })));
 }

@@ -42,6 +42,8 @@ pub struct Worker {
     pub deployed: bool,
     /// The attempt whose input has ended here, as it said last.
     pub finished: Option<Attempt>,
+    /// Pre-commits that wait for their commit there, as it said last.
+    pub pending_commits: u64,
     /// The highest checkpoint id that it has ever seen.
     pub highest_checkpoint: CheckpointId,
     /// What is wrong with what stands beside it.
@@ -189,6 +191,7 @@ impl Roster {
             gone: false,
             deployed: false,
             finished: None,
+            pending_commits: 0,
             highest_checkpoint: CheckpointId(0),
             trouble: None,
             stats: WorkerStats::default(),

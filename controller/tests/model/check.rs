@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use weir_protocol::RecordNumber;
+use weir_controller::takeover::Restore;
 use weir_protocol::paths::{self, Object};
-use weir_protocol::record::{Record, RecordRef};
+use weir_protocol::record::{Opening, Record, RecordRef};
+use weir_protocol::{Attempt, RecordNumber};
 
-use super::world::{Bounds, Create, Flight, InSlot, Part, Process, Rows, State, Store, Transaction, members};
+use super::world::{Bounds, Create, Flight, InSlot, Line, Part, Process, Rows, State, Store, Transaction, members};
 
 /// A broken invariant: which, and what was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,12 +26,11 @@ pub fn check(bounds: &Bounds, state: &State) -> Result<(), Violation> {
     for record in store.records() {
         whole(bounds, store, record).or_else(|what| violation("I1", what))?;
     }
-    let end = state.end.map(|end| stands(store, end).ok_or(end));
-    let end = match end {
-        Some(Ok(record)) => Some(record),
-        Some(Err(end)) => return violation("I5", format!("{}, the end of the chain, is gone", end.path())),
-        None => None,
-    };
+    for needed in [state.end, state.promised].into_iter().flatten() {
+        if stands(store, needed).is_none() {
+            return violation("I5", format!("{}, the end of the chain, is gone", needed.path()));
+        }
+    }
     if let Some(named) = state.status.names
         && stands(store, named).is_none()
     {
@@ -50,44 +50,75 @@ pub fn check(bounds: &Bounds, state: &State) -> Result<(), Violation> {
     for process in &state.processes {
         if let Process::Deploying { opened, .. } = &**process
             && opened.0.opening.term == newest_term(store)
-            && let Some(restored) = opened.0.opening.restores.record()
-            && stands(store, restored).is_none()
         {
-            return violation("I5", format!("{}, which is being restored, is gone", restored.path()));
+            let opening = &opened.0.opening;
+            for restored in opening.restores.record().into_iter().chain(opening.commits) {
+                if stands(store, restored).is_none() {
+                    return violation("I5", format!("{}, which is being restored, is gone", restored.path()));
+                }
+            }
         }
     }
-    output(bounds, state, end)
+    output(bounds, state)
 }
 
-/// I4: what is visible is what the end of the chain covers, and what it covers is visible or still pending there.
-fn output(bounds: &Bounds, state: &State, end: Option<&Arc<Record>>) -> Result<(), Violation> {
+/// I4: what is visible is what is on record, and what is on record is visible, or pending in the newest record and there to be
+/// published. I7: what another run of the job has promised is there too.
+fn output(bounds: &Bounds, state: &State) -> Result<(), Violation> {
+    let promised = state.promised.and_then(|promised| stands(&state.store, promised));
     for slot in 0..bounds.slots {
-        let part = end.and_then(|end| state.store.part(&end.parts[slot].path));
-        let covered = part.map_or(0, |part| (1u64 << part.position) - 1);
-        let visible = state.sink.rows[slot];
-        if visible & !covered != 0 {
-            return violation(
-                "I4",
-                format!("rows {visible:b} of source {slot} are visible, on record are {covered:b}"),
-            );
+        let part = promised.and_then(|promised| state.store.part(&promised.parts[slot].path));
+        for (line, Line { from, .. }) in state.lines.iter().enumerate() {
+            let covered = rows(from[slot], reached(state, line, slot, state.promised));
+            let visible = state.sink.rows[line][slot];
+            if visible & !covered != 0 {
+                let what = format!("rows {visible:b} of source {slot} are visible, on record are {covered:b}");
+                return violation("I4", what);
+            }
+            let pending = part.iter().flat_map(|part| &part.pending);
+            let pending = pending.filter(|pending| state.line_of(pending.attempt) == line);
+            let pending = pending.filter(|pending| state.sink.unfinished.contains(pending));
+            let pending = pending.fold(0, |rows, pending| rows | 1u64 << pending.row);
+            if covered & !visible & !pending != 0 {
+                let what = format!("rows of source {slot} are lost: {covered:b}, {visible:b}, {pending:b}");
+                return violation("I4", what);
+            }
         }
-        let pending =
-            part.map_or(0, |part| part.pending.iter().fold(0, |rows, transaction| rows | 1u64 << transaction.row));
-        if covered & !visible & !pending != 0 {
-            return violation("I4", format!("rows of source {slot} are lost: {covered:b}, {visible:b}, {pending:b}"));
-        }
+    }
+    if state.sink.twins.len() != usize::from(bounds.twin) {
+        return violation("I7", "what another run of the job has promised is gone");
     }
     Ok(())
 }
 
-/// Everything up to this record is visible.
-pub fn all_visible(bounds: &Bounds, state: &State, end: Option<Arc<Record>>) -> Result<(), Violation> {
-    let Some(end) = end else { return Ok(()) };
-    for slot in 0..bounds.slots {
-        let part = state.store.part(&end.parts[slot].path).expect("checked before");
-        let covered = (1u64 << part.position) - 1;
-        if state.sink.rows[slot] & covered != covered {
-            return violation("I4", format!("rows of source {slot} never become visible, though on record"));
+/// Rows `from..to`, a bit each.
+fn rows(from: u8, to: u8) -> u64 {
+    ((1u64 << to) - 1) & !((1u64 << from) - 1)
+}
+
+/// The position of a source that is on record in a line, where `newest` is the newest record.
+fn reached(state: &State, line: usize, slot: usize, newest: Option<RecordRef>) -> u8 {
+    if line + 1 < state.lines.len() { state.lines[line].to[slot] } else { recorded(state, line, slot, newest) }
+}
+
+/// The position of a source that a record of this line holds; the one that the line began at where it is of another.
+fn recorded(state: &State, line: usize, slot: usize, newest: Option<RecordRef>) -> u8 {
+    let record = newest.and_then(|newest| stands(&state.store, newest));
+    let record = record.filter(|record| state.line_of(record.attempt) == line);
+    let part = record.and_then(|record| state.store.part(&record.parts[slot].path));
+    part.map_or(state.lines[line].from[slot], |part| part.position)
+}
+
+/// All that was promised when this was the newest record of an attempt is visible.
+pub fn all_visible(state: &State, attempt: Attempt, newest: Option<RecordRef>) -> Result<(), Violation> {
+    let last = state.line_of(attempt);
+    for (line, Line { from, .. }) in state.lines.iter().enumerate().take(last + 1) {
+        for (slot, &from) in from.iter().enumerate() {
+            let to = if line == last { recorded(state, line, slot, newest) } else { state.lines[line].to[slot] };
+            let covered = rows(from, to);
+            if state.sink.rows[line][slot] & covered != covered {
+                return violation("I4", format!("rows of source {slot} never become visible, though on record"));
+            }
         }
     }
     Ok(())
@@ -97,11 +128,11 @@ pub fn all_visible(bounds: &Bounds, state: &State, end: Option<Arc<Record>>) -> 
 pub fn tidy(bounds: &Bounds, state: &State) -> Result<(), Violation> {
     let store = &state.store;
     let standing = store.records().count();
-    // The newest, and the one that the term was opened with.
-    if standing > bounds.retain as usize + 1 {
+    let Some(newest) = store.openings.values().last() else { return Ok(()) };
+    // The newest, and those that the term was opened with.
+    if standing > bounds.retain as usize + 1 + usize::from(newest.commits.is_some()) {
         return violation("deletion", format!("{standing} records stand"));
     }
-    let Some(newest) = store.openings.values().last() else { return Ok(()) };
     let parts: Vec<_> = store.records().flat_map(|record| &record.parts).collect();
     for (path, part) in store.parts.iter().filter(|(_, part)| part.attempt < newest.attempt) {
         if !parts.iter().any(|reference| reference.path == *path) {
@@ -169,30 +200,60 @@ pub fn publish(state: &mut State, transaction: Transaction) -> Result<(), Violat
     if state.sink.published.contains(&transaction) {
         return Ok(());
     }
-    if state.sink.rows[transaction.slot] & (1 << transaction.row) != 0 {
-        return violation("I4", format!("row {} of source {} is published twice", transaction.row, transaction.slot));
+    let Transaction { slot, row, .. } = transaction;
+    if !state.sink.unfinished.contains(&transaction) {
+        return violation("I4", format!("row {row} of source {slot} is to be published and is gone"));
+    }
+    let line = state.line_of(transaction.attempt);
+    if state.sink.rows[line][slot] & (1 << row) != 0 {
+        return violation("I4", format!("row {row} of source {slot} is published twice"));
     }
     state.sink.edit(|sink| {
-        sink.rows[transaction.slot] |= 1 << transaction.row;
+        sink.rows[line][slot] |= 1 << row;
+        sink.unfinished.remove(&transaction);
         sink.published.insert(transaction);
     });
+    Ok(())
+}
+
+/// What an opening restores is what was wished for, else the end of the chain, for ever: nothing may come after it in the term
+/// before. A wish begins a line.
+fn restores(bounds: &Bounds, state: &mut State, opening: &Opening, wish: Restore) -> Result<(), Violation> {
+    let expected = match wish {
+        Restore::Latest => state.end,
+        Restore::Record(record) => Some(record),
+        Restore::Nothing => None,
+    };
+    if opening.restores.record() != expected {
+        let what = format!("term {} restores {:?}, not {expected:?}", opening.term, opening.restores);
+        return violation("I3", what);
+    }
+    if wish == Restore::Latest {
+        return Ok(());
+    }
+    let last = state.lines.len() - 1;
+    let to = (0..bounds.slots).map(|slot| reached(state, last, slot, state.promised)).collect();
+    let restored = expected.and_then(|restored| stands(&state.store, restored));
+    let position = |slot: usize| {
+        let part = restored.and_then(|restored| state.store.part(&restored.parts[slot].path));
+        part.map_or(0, |part| part.position)
+    };
+    let from: Vec<u8> = (0..bounds.slots).map(position).collect();
+    state.lines[last].to = to;
+    state.lines.push(Line { since: opening.attempt, to: from.clone(), from });
+    state.sink.edit(|sink| sink.rows.push(vec![0; bounds.slots]));
+    state.end = expected;
     Ok(())
 }
 
 /// A create-if-absent lands. True: the object was not there.
 pub fn land(bounds: &Bounds, state: &mut State, create: &Create) -> Result<bool, Violation> {
     match create {
-        Create::Opening(opening) => {
+        Create::Opening(opening, wish) => {
             if state.store.openings.contains_key(&opening.term) {
                 return Ok(false);
             }
-            // What is restored must be the end of the chain, for ever: nothing may come after it in the term before.
-            if opening.restores.record() != state.end {
-                return violation(
-                    "I3",
-                    format!("term {} restores {:?}, not {:?}", opening.term, opening.restores, state.end),
-                );
-            }
+            restores(bounds, state, opening, *wish)?;
             state.store.edit(|store| store.openings.insert(opening.term, Arc::clone(opening)));
             Ok(true)
         }
@@ -208,7 +269,7 @@ pub fn land(bounds: &Bounds, state: &mut State, create: &Create) -> Result<bool,
             if !state.store.is_free(reference) {
                 return Ok(false);
             }
-            if state.end.is_some_and(|end| end >= reference) {
+            if state.promised.is_some_and(|newest| newest >= reference) {
                 return violation("I2", format!("{} comes to stand a second time, or late", reference.path()));
             }
             if newest_term(&state.store) != record.term {
@@ -222,7 +283,7 @@ pub fn land(bounds: &Bounds, state: &mut State, create: &Create) -> Result<bool,
             state.store.edit(|store| {
                 store.slots.insert((record.term, record.number), InSlot::Record(Arc::clone(record)));
             });
-            state.end = Some(reference);
+            (state.end, state.promised) = (Some(reference), Some(reference));
             whole(bounds, &state.store, record).or_else(|what| violation("I1", what))?;
             Ok(true)
         }

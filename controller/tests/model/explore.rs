@@ -199,24 +199,24 @@ pub fn heal(world: &World, sick: &State) -> Result<(), (Violation, Vec<Step>)> {
 
 fn healing(world: &World, state: &mut State, taken: &mut Vec<Step>) -> Result<(), Violation> {
     const LEADER: usize = 0;
-    let before = state.end;
+    let before = state.promised;
     world.take_over(state, LEADER);
     settle(world, state, LEADER, taken)?;
-    visible(world, state)?;
+    visible(state)?;
     for _ in 0..2 {
         take(world, state, Step::Tick(LEADER), taken)?;
         settle(world, state, LEADER, taken)?;
-        visible(world, state)?;
+        visible(state)?;
     }
-    if state.end == before {
+    if state.promised == before {
         return check::violation("I4", "no further checkpoint comes to stand");
     }
     check::tidy(&world.bounds, state)
 }
 
-fn visible(world: &World, state: &State) -> Result<(), Violation> {
-    let end = state.end.and_then(|end| check::stands(&state.store, end).cloned());
-    check::all_visible(&world.bounds, state, end)
+fn visible(state: &State) -> Result<(), Violation> {
+    let attempt = state.store.openings.values().last().map(|opening| opening.attempt).unwrap_or_default();
+    check::all_visible(state, attempt, state.promised)
 }
 
 /// All that the leader and the workers have begun comes to its end.

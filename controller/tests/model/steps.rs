@@ -8,17 +8,27 @@ use weir_controller::coordinator::{
     Ack, Action, Coordinator, Event, NamesOutcome, Note, Outcome, Policy, Start, StatusOutcome, Taken,
 };
 use weir_controller::gc::{Names, Removal};
-use weir_controller::takeover::{self, Decision, Facts, Request, Restore, SlotFact, TermFacts};
+use weir_controller::takeover::{self, Decision, Facts, Refusal, Request, Restore, SlotFact, TermFacts};
 use weir_controller::time::Millis;
-use weir_protocol::record::{PartRef, RECORD_VERSION, Record, Seal};
+use weir_protocol::record::{PartRef, RECORD_VERSION, Record, RecordRef, Seal};
 use weir_protocol::start;
 use weir_protocol::{Attempt, CheckpointId, JobName, RecordNumber, Term, paths};
 
 use super::check::{self, Violation, violation};
 use super::world::{
-    Bounds, Broken, Cell, Create, FREELY, Flight, InSlot, Leading, Message, OpenedTerm, Part, Process, Rows, Sink,
-    State, Status, StatusWrite, Store, Taking, Transaction, Worker, index, members, name, slot_of,
+    Bounds, Broken, Cell, Create, FREELY, Flight, InSlot, Leading, Line, Message, OpenedTerm, Part, Process, Rows,
+    Sink, State, Status, StatusWrite, Store, Taking, Transaction, Worker, index, members, name, slot_of,
 };
+
+/// Whose output is cleaned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Run {
+    Ours,
+    Twins,
+}
+
+/// The only process of another run of the job.
+const TWIN: usize = usize::MAX;
 
 /// Time stands still: every span of the policy is zero, so that a tick is due whenever the search likes.
 const NOW: Millis = Millis(0);
@@ -31,6 +41,13 @@ pub enum Step {
         process: usize,
         resume: bool,
     },
+    /// It begins to take over with a user's wish: to restore nothing, or the oldest record that is retained.
+    Wish {
+        process: usize,
+        nothing: bool,
+    },
+    /// Another run of the same job begins a further attempt, and drops what its earlier ones have left unfinished.
+    TwinCleans,
     /// It reads the facts and decides.
     Decide(usize),
     /// What it has asked to be created lands, and it hears of it.
@@ -106,7 +123,7 @@ impl World {
         }
     }
 
-    fn request(&self, process: usize, resume: bool) -> Request {
+    fn request(&self, process: usize, resume: bool, restore: Restore) -> Request {
         Request {
             job: job(),
             coordinator: format!("c{process}"),
@@ -115,9 +132,10 @@ impl World {
             adopt: false,
             resume,
             release: false,
-            restore: Restore::Latest,
+            restore,
             wish: None,
             after: None,
+            accept_lost_output: false,
             workers: self.bounds.slots as u32,
             slots: 1,
             max_parallelism: 1,
@@ -133,17 +151,25 @@ impl World {
         let shared_names = (self.bounds.broken == Broken::SharedNames).then_some(slots);
         let mut state = State {
             store: Cell::new(Store { shared_names, ..Store::default() }),
-            sink: Cell::new(Sink { rows: vec![0; slots], ..Sink::default() }),
+            sink: Cell::new(Sink { rows: vec![vec![0; slots]], ..Sink::default() }),
             status: Cell::new(Status::default()),
             workers: Vec::new(),
             processes: vec![Cell::new(Process::Idle); coordinators],
             flights: Cell::new(Vec::new()),
             doubts: 0,
             hand_overs: 0,
+            wishes: 0,
             delays: 0,
             deleted: 0,
             end: None,
+            promised: None,
+            lines: vec![Line { since: Attempt(1), from: vec![0; slots], to: vec![0; slots] }],
         };
+        if self.bounds.twin {
+            // In the names of files it is like one of this run's, but for the owner.
+            let promised = Transaction { attempt: Attempt(1), process: TWIN, id: CheckpointId(1), slot: 0, row: 0 };
+            state.sink.edit(|sink| sink.twins.insert(promised));
+        }
         self.add_workers(&mut state);
         self.take_over(&mut state, 0);
         state
@@ -237,6 +263,9 @@ impl World {
                 if matches!(**at, Process::Idle) && self.all_run(state, Attempt(attempt)) {
                     steps.push(Step::TakeOver { process, resume: true });
                 }
+                if attempt < self.bounds.attempts && state.wishes < self.bounds.wishes {
+                    steps.extend([true, false].map(|nothing| Step::Wish { process, nothing }));
+                }
             }
             match &**at {
                 Process::Idle => {}
@@ -280,6 +309,9 @@ impl World {
                 steps.push(Step::Publish(worker));
             }
         }
+        if self.bounds.twin {
+            steps.push(Step::TwinCleans);
+        }
         steps.extend((0..state.flights.len()).map(Step::Land));
         let rests = |process: &Cell<Process>| matches!(**process, Process::Idle | Process::Leading(_));
         if state.deleted < self.bounds.deletions && state.processes.iter().all(rests) {
@@ -304,8 +336,25 @@ impl World {
         match step {
             Step::TakeOver { process, resume } => {
                 abandon(state, process);
-                set(state, process, Process::TakingOver { resume, asked: None, intent: None });
+                let wish = Restore::Latest;
+                set(state, process, Process::TakingOver { resume, wish, asked: None, intent: None });
                 self.decide_at_once(state, process)?;
+            }
+            Step::Wish { process, nothing } => {
+                let retained = state.store.records().rev().take(self.bounds.retain as usize).last();
+                let wish = match retained {
+                    _ if nothing => Restore::Nothing,
+                    Some(oldest) => Restore::Record(oldest.reference()),
+                    None => return Err(Halt::OutOfBounds),
+                };
+                state.wishes += 1;
+                abandon(state, process);
+                set(state, process, Process::TakingOver { resume: false, wish, asked: None, intent: None });
+                self.decide_at_once(state, process)?;
+            }
+            Step::TwinCleans => {
+                let keep = state.sink.twins.clone();
+                self.clean(state, Run::Twins, Attempt(self.bounds.attempts + 1), &keep);
             }
             Step::Decide(process) => self.decide(state, process)?,
             Step::Create(process) => self.create(state, process)?,
@@ -399,10 +448,13 @@ impl World {
             flights.extend(strays);
         });
         state.deleted += 1;
-        state.end = None;
+        let slots = self.bounds.slots;
+        (state.end, state.promised) = (None, None);
+        state.lines = vec![Line { since: Attempt(1), from: vec![0; slots], to: vec![0; slots] }];
         state.store = Cell::new(Store { shared_names: state.store.shared_names, ..Store::default() });
         state.status = Cell::new(Status::default());
-        state.sink = Cell::new(Sink { rows: vec![0; self.bounds.slots], ..Sink::default() });
+        let twins = state.sink.twins.clone();
+        state.sink = Cell::new(Sink { rows: vec![vec![0; slots]], twins, ..Sink::default() });
         state.workers.clear();
         self.add_workers(state);
     }
@@ -425,8 +477,8 @@ impl World {
     }
 
     fn decide(&self, state: &mut State, process: usize) -> Result<(), Halt> {
-        let Process::TakingOver { resume, asked, .. } = &*state.processes[process] else { return Ok(()) };
-        let (resume, mut asked) = (*resume, *asked);
+        let Process::TakingOver { resume, wish, asked, .. } = &*state.processes[process] else { return Ok(()) };
+        let (resume, wish, mut asked) = (*resume, *wish, *asked);
         let mut facts = facts(&state.store);
         if self.bounds.broken == Broken::NoSeal
             && let Some((term, newest)) = facts.terms.iter_mut().next_back()
@@ -435,15 +487,18 @@ impl World {
             let seal = Seal { version: 1, term: *term, number, by: String::new(), at_ms: 0 };
             newest.slots.insert(number, SlotFact::Seal(seal));
         }
-        let intent = match takeover::decide(&self.request(process, resume), &facts, asked, NOW) {
+        let intent = match takeover::decide(&self.request(process, resume, wish), &facts, asked, NOW) {
             Decision::CreateSeal(seal) => Create::Seal(seal),
             Decision::CreateOpening(mut opening) => {
                 if self.bounds.broken == Broken::RestoreOlder {
                     let newest = state.store.openings.values().last();
                     opening.restores = newest.map(|newest| newest.restores.clone()).unwrap_or_default();
                 }
+                if self.bounds.broken == Broken::WishForgetsPromises {
+                    opening.commits = None;
+                }
                 asked = Some(opening.term);
-                Create::Opening(Arc::new(opening))
+                Create::Opening(Arc::new(opening), wish)
             }
             Decision::Opened(opened) => {
                 self.write_start(state, &opened);
@@ -454,14 +509,19 @@ impl World {
                 set(state, process, Process::Idle);
                 return Ok(());
             }
+            // It has been retired since somebody chose it.
+            Decision::Refuse(Refusal::NotRetained { .. }) if wish != Restore::Latest => {
+                set(state, process, Process::Idle);
+                return Ok(());
+            }
             Decision::Refuse(refusal) => return Ok(violation("I1", format!("a takeover is refused: {refusal}"))?),
         };
-        if let Create::Opening(opening) = &intent
+        if let Create::Opening(opening, _) = &intent
             && (opening.term.0 > self.bounds.terms || opening.attempt.0 > self.bounds.attempts)
         {
             return Err(Halt::OutOfBounds);
         }
-        set(state, process, Process::TakingOver { resume, asked, intent: Some(intent) });
+        set(state, process, Process::TakingOver { resume, wish, asked, intent: Some(intent) });
         Ok(())
     }
 
@@ -480,10 +540,10 @@ impl World {
     }
 
     fn create(&self, state: &mut State, process: usize) -> Result<(), Halt> {
-        if let Process::TakingOver { resume, asked, intent } = &*state.processes[process] {
-            let (resume, asked, intent) = (*resume, *asked, intent.clone());
+        if let Process::TakingOver { resume, wish, asked, intent } = &*state.processes[process] {
+            let (resume, wish, asked, intent) = (*resume, *wish, *asked, intent.clone());
             check::land(&self.bounds, state, &intent.expect("enabled"))?;
-            set(state, process, Process::TakingOver { resume, asked, intent: None });
+            set(state, process, Process::TakingOver { resume, wish, asked, intent: None });
             return self.decide_at_once(state, process);
         }
         let record = edit_leading(state, process, |leading| leading.create.take()).expect("enabled");
@@ -501,10 +561,10 @@ impl World {
 
     fn create_in_doubt(&self, state: &mut State, process: usize) -> Result<(), Halt> {
         state.doubts += 1;
-        if let Process::TakingOver { resume, asked, intent } = &*state.processes[process] {
-            let (resume, asked, intent) = (*resume, *asked, intent.clone());
+        if let Process::TakingOver { resume, wish, asked, intent } = &*state.processes[process] {
+            let (resume, wish, asked, intent) = (*resume, *wish, *asked, intent.clone());
             state.flights.edit(|flights| flights.extend(intent.map(Flight::Create)));
-            set(state, process, Process::TakingOver { resume, asked, intent: None });
+            set(state, process, Process::TakingOver { resume, wish, asked, intent: None });
             return Ok(());
         }
         let record = edit_leading(state, process, |leading| leading.create.take()).expect("enabled");
@@ -550,6 +610,16 @@ impl World {
             }
             None => None,
         };
+        // Of what the record that is restored has promised, one that is left behind carries all that is not published yet.
+        let promising = opened.0.commits.as_ref().or(restored.as_ref());
+        let pending = |slot: usize| {
+            let part = promising.and_then(|record| state.store.part(&record.parts[slot].path));
+            part.map_or(Vec::new(), |part| part.pending.clone())
+        };
+        let (pending, keep) = (pending(next), (0..workers.len()).flat_map(pending).collect());
+        if next == 0 {
+            self.clean(state, Run::Ours, opening.attempt, &keep);
+        }
         state.workers[worker].edit(|worker| {
             greet(worker, opening.term);
             let kept: Vec<_> = std::mem::take(&mut worker.pending);
@@ -557,7 +627,7 @@ impl World {
             worker.taking = None;
             worker.files = 0;
             worker.position = part.as_ref().map_or(0, |part| part.position);
-            worker.pending = part.as_ref().map_or(Vec::new(), |part| part.pending.clone());
+            worker.pending = pending;
             worker.uploaded = part.iter().map(|part| (part.id, part.position, part.files.clone())).collect();
             worker.begun.clear();
             worker.acked.clear();
@@ -573,6 +643,20 @@ impl World {
         }
         set(state, process, Process::Deploying { opened, next: next + 1 });
         if self.bounds.fine { Ok(()) } else { self.deploy(state, process) }
+    }
+
+    /// The first worker of an attempt drops what attempts before it have left unfinished. Whose that is, is in the names.
+    fn clean(&self, state: &mut State, run: Run, attempt: Attempt, keep: &BTreeSet<Transaction>) {
+        let all = self.bounds.broken == Broken::NamesWithoutOwner;
+        let dropped = |left: &Transaction| left.attempt < attempt && !keep.contains(left);
+        state.sink.edit(|sink| {
+            if all || run == Run::Ours {
+                sink.unfinished.retain(|left| !dropped(left));
+            }
+            if all || run == Run::Twins {
+                sink.twins.retain(|left| !dropped(left));
+            }
+        });
     }
 
     fn lead(
@@ -656,7 +740,7 @@ impl World {
                     edit_leading(state, process, |leading| leading.removing = groups);
                 }
                 Action::Note(Note::Committed { .. }) => {
-                    check::all_visible(&self.bounds, state, led_newest(state, process))?;
+                    check::all_visible(state, led(state, process).1, led_newest(state, process))?;
                 }
                 Action::Superseded { .. } => {
                     abandon(state, process);
@@ -673,7 +757,7 @@ impl World {
                     return Ok(violation("I5", format!("{path}, which a coordinator stands on, is gone"))?);
                 }
                 // Of a cancel workers learn by the next trigger too; that it gets lost is the harder case.
-                Action::Cancel { .. } | Action::Note(_) | Action::Succeeded(_) => {}
+                Action::Cancel { .. } | Action::Hold(_) | Action::Note(_) | Action::Succeeded(_) => {}
             }
         }
         Ok(())
@@ -751,7 +835,10 @@ impl World {
         if state.status.version != write.expects && self.bounds.broken != Broken::StatusUnconditional {
             return Ok(false);
         }
-        if state.status.names.is_some_and(|named| named > write.record) {
+        // A wish goes back, and says so by a new line.
+        let line = |term: Term| state.store.openings.get(&term).map(|opening| state.line_of(opening.attempt));
+        let same_line = line(state.status.term) == line(write.term);
+        if same_line && state.status.names.is_some_and(|named| named > write.record) {
             return Ok(violation("I6", format!("the status goes back to {}", write.record.path()))?);
         }
         state.status.edit(|status| {
@@ -776,7 +863,8 @@ impl World {
                 if term < worker.highest_term || attempt != worker.attempt || id <= worker.highest_id {
                     return Ok(());
                 }
-                state.workers[at].edit(|worker| self.freeze(worker, at, process, id, base));
+                let cut = state.workers[at].edit(|worker| self.freeze(worker, at, process, id, base));
+                state.sink.edit(|sink| sink.unfinished.insert(cut));
                 if !self.bounds.fine {
                     discard(state, at);
                     if self.bounds.broken != Broken::AckBeforeUpload {
@@ -805,7 +893,14 @@ impl World {
     }
 
     /// One row is read, and the barrier comes: position, transaction and state are as they are now.
-    fn freeze(&self, worker: &mut Worker, at: usize, by: usize, id: CheckpointId, base: Option<CheckpointId>) {
+    fn freeze(
+        &self,
+        worker: &mut Worker,
+        at: usize,
+        by: usize,
+        id: CheckpointId,
+        base: Option<CheckpointId>,
+    ) -> Transaction {
         worker.taking = None;
         if self.bounds.broken == Broken::AbortDropsTransaction {
             worker.pending.retain(|transaction| Some(transaction.id) <= base);
@@ -813,7 +908,8 @@ impl World {
         worker.highest_id = id;
         let (attempt, slot, row) = (worker.attempt, worker.slot, worker.position);
         worker.position += 1;
-        worker.pending.push(Transaction { attempt, process: at, id, slot, row });
+        let cut = Transaction { attempt, process: at, id, slot, row };
+        worker.pending.push(cut);
         // Two of three are incremental, over the newest that was uploaded, whatever became of its checkpoint; the third rewrites
         // everything, as a compaction does.
         let newest = worker.uploaded.last().filter(|_| !id.0.is_multiple_of(3)).cloned();
@@ -827,6 +923,7 @@ impl World {
         let pending = worker.pending.clone();
         let part = Part { id, attempt, process: at, slot, position: worker.position, pending, files };
         worker.taking = Some(Taking { by, part: Arc::new(part), file: (file, rows), stored: false });
+        cut
     }
 
     /// All earlier checkpoints are decided: the base is on record, older ones on record were a base before, all others are
@@ -940,9 +1037,9 @@ fn led(state: &State, process: usize) -> (Term, Attempt) {
     }
 }
 
-fn led_newest(state: &State, process: usize) -> Option<Arc<Record>> {
+fn led_newest(state: &State, process: usize) -> Option<RecordRef> {
     match &*state.processes[process] {
-        Process::Leading(leading) => leading.coordinator.newest().cloned(),
+        Process::Leading(leading) => leading.coordinator.newest().map(|record| record.reference()),
         _ => None,
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use weir_controller::coordinator::Coordinator;
 use weir_controller::gc::Removal;
-use weir_controller::takeover::Opened;
+use weir_controller::takeover::{Opened, Restore};
 use weir_protocol::paths::{self, Object};
 use weir_protocol::record::{Opening, Record, RecordRef, Seal};
 use weir_protocol::start::Start;
@@ -110,6 +110,10 @@ pub struct Bounds {
     /// How often a coordinator is told to take a last checkpoint, and then to carry on: a hand-over that begins and does not
     /// come to its end. That one follows on which another attempt is opened is a takeover like every other.
     pub hand_overs: u8,
+    /// How often a user restores nothing, or the oldest record that is retained.
+    pub wishes: u8,
+    /// Another run of the same job writes into the same output, with checkpoints and attempts of its own.
+    pub twin: bool,
     /// How often a queue of messages, a status write or a deletion is held up; what is not held up happens at once, before
     /// anything else. [`FREELY`]: all happen whenever they like.
     pub delays: u8,
@@ -172,6 +176,10 @@ pub enum Broken {
     StartNamesNothing,
     /// A worker that is cut off publishes what it has prepared.
     CutOffPublishes,
+    /// A user's wish for an older record, or for nothing, forgets what the end of the chain has promised.
+    WishForgetsPromises,
+    /// The names of unfinished output do not say which run of the job wrote it.
+    NamesWithoutOwner,
 }
 
 /// What stands in a slot of a term.
@@ -292,12 +300,28 @@ pub struct Transaction {
     pub row: u8,
 }
 
-/// What readers of the output see.
+/// The output: what is unfinished there, and what readers see.
 #[derive(Clone, Debug, Hash, Default)]
 pub struct Sink {
+    /// Cut and not published. What dead attempts have left is among it, until it is cleaned.
+    pub unfinished: BTreeSet<Transaction>,
+    /// What another run of the job has promised and not published yet. Whole until it does so.
+    pub twins: BTreeSet<Transaction>,
     pub published: BTreeSet<Transaction>,
-    /// Bit r of entry s: row r of source s is visible.
-    pub rows: Vec<u64>,
+    /// By line, bit r of entry s: row r of source s is visible.
+    pub rows: Vec<Vec<u64>>,
+}
+
+/// What was read from one start on: a user's wish for an older record, or for nothing, begins the next. Its rows are read a second
+/// time, and it is no repeat that they are seen a second time.
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+pub struct Line {
+    /// Its first attempt.
+    pub since: Attempt,
+    /// The positions that it began at, a source each.
+    pub from: Vec<u8>,
+    /// The positions that its last record had reached when the next line began.
+    pub to: Vec<u8>,
 }
 
 /// The resource's status, with the version that a conditional write compares.
@@ -362,7 +386,7 @@ pub struct Taking {
 #[derive(Clone, Debug, Hash)]
 pub enum Process {
     Idle,
-    TakingOver { resume: bool, asked: Option<Term>, intent: Option<Create> },
+    TakingOver { resume: bool, wish: Restore, asked: Option<Term>, intent: Option<Create> },
     Deploying { opened: Arc<OpenedTerm>, next: usize },
     Leading(Leading),
 }
@@ -395,7 +419,8 @@ pub struct Leading {
 /// A create-if-absent.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
 pub enum Create {
-    Opening(Arc<Opening>),
+    /// And what it was wished to restore.
+    Opening(Arc<Opening>, Restore),
     Seal(Seal),
     Record(Arc<Record>),
 }
@@ -422,14 +447,25 @@ pub struct State {
     pub flights: Cell<Vec<Flight>>,
     pub doubts: u8,
     pub hand_overs: u8,
+    pub wishes: u8,
     pub delays: u8,
     /// How often the job was deleted.
     pub deleted: u8,
-    /// The newest record that has ever come to stand in the chain. Only the checks read it.
+    /// What the next attempt restores unless somebody wishes otherwise: the end of the chain. Only the checks read it.
     pub end: Option<RecordRef>,
+    /// The newest record that has ever come to stand in the chain: what it has promised is published, whatever is restored. Only
+    /// the checks read it.
+    pub promised: Option<RecordRef>,
+    /// Only the checks read them.
+    pub lines: Vec<Line>,
 }
 
 impl State {
+    /// The line that an attempt reads on.
+    pub fn line_of(&self, attempt: Attempt) -> usize {
+        self.lines.iter().rposition(|line| line.since <= attempt).unwrap_or_default()
+    }
+
     pub fn fingerprint(&self) -> u64 {
         let mut hasher = Fold::default();
         (self.store.hash(), self.sink.hash(), self.status.hash(), self.flights.hash()).hash(&mut hasher);
@@ -439,7 +475,8 @@ impl State {
         for process in &self.processes {
             process.hash().hash(&mut hasher);
         }
-        (self.doubts, self.hand_overs, self.delays, self.deleted, self.end).hash(&mut hasher);
+        (self.doubts, self.hand_overs, self.wishes, self.delays, self.deleted).hash(&mut hasher);
+        (self.end, self.promised, &self.lines).hash(&mut hasher);
         hasher.finish()
     }
 }

@@ -54,6 +54,7 @@ fn request(begin: Begin, resume: bool) -> Request {
         owner: "owner".into(),
         cluster: "cluster".into(),
         adopt: false,
+        accept_lost_output: false,
         resume,
         release: false,
         restore: Restore::Latest,
@@ -261,6 +262,7 @@ impl Run<'_> {
             }
             Action::Gone { path } => panic!("{path}, which a coordinator stands on, is gone"),
             Action::Cancel { .. }
+            | Action::Hold(_)
             | Action::Note(_)
             | Action::Succeeded(_)
             | Action::LastTaken(_)

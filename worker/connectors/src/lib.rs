@@ -19,8 +19,8 @@
 //!
 //! | | `write` | `prepare` | a pending commit | `commit` | `clean` |
 //! |---|---|---|---|---|---|
-//! | files | append to a hidden file | cut; then fsync file and folder | hidden name, final name | rename, fsync folder; done if the hidden file is gone | delete hidden files of older attempts that nothing pending names |
-//! | an object store | upload parts under a hidden name | cut; then upload the rest, and complete the upload | bucket, hidden name, final name | copy, then delete; done if there is nothing under the hidden name | delete hidden objects of older attempts that nothing pending names |
+//! | files | append to a hidden file | cut; then fsync file and folder | hidden name, final name | mark, rename, fsync folder; done if there is a mark and no hidden file | delete hidden files of older attempts that nothing pending names |
+//! | an object store | upload parts under a hidden name | cut; then upload the rest, and complete the upload | bucket, hidden name, final name | copy, mark, then delete; done if there is a mark | delete hidden objects of older attempts that nothing pending names |
 //! | Kafka | gather rows, encoded | cut | topic, and **the rows themselves** | one transaction: the rows, and a marker with the pending commit's name on a topic of the sink's own; done if the marker is there | nothing: what was never committed is nowhere |
 //!
 //! - *An object store* has no rename, but a copy within the bucket is whole or absent, and needs nothing but two names. The
@@ -34,6 +34,9 @@
 //!   since the transactional id is the job's and the sink's, and the later one's epoch shuts the earlier one out before it
 //!   reads. That is why `commit` is asynchronous and may take as long as the rows do, and why it must not assume that it
 //!   runs where the rows were written.
+//! - *A mark* says that a commit was carried out: the newest record's comes again after every restore, and a reader may have moved
+//!   away what was published. What is neither hidden nor published and has no mark is lost, and the job ends with that.
+//!   Once a record stands that does not name it `forget` removes it.
 //! - What none of them needs is a call at an abort: an aborted checkpoint's cut stays pending in every later part, so no
 //!   sink must undo anything while it runs. Only a restore drops what is newer, and for that there is `clean`.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]

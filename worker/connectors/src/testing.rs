@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use weir_engine::api::clock::SystemClock;
 use weir_engine::api::counters::Counters;
 use weir_engine::api::error::SourceError;
-use weir_engine::api::sink::SinkContext;
+use weir_engine::api::sink::{OutputOwner, SinkContext};
 use weir_engine::api::source::{Source, SourceContext, SourceFactory, SourcePoll, Waker};
 use weir_protocol::{Attempt, JobName, WorkerId};
 
@@ -19,10 +19,17 @@ pub(crate) fn remedy(error: &ConnectorError) -> String {
     error.remedy()
 }
 
+/// A run of a job on this machine.
+pub(crate) fn run_of(uid: &str) -> OutputOwner {
+    let (cluster, storage) = ("local".to_string(), "file:///checkpoints".to_string());
+    OutputOwner { uid: uid.to_string(), cluster, storage }
+}
+
 /// Who the only subtask of a sink is, in a job's first attempt.
 pub(crate) fn sink_context(job: &JobName, runtime: &Runtime) -> SinkContext {
     SinkContext {
         job: job.clone(),
+        owner: run_of("u1"),
         sink: "sink".to_string(),
         attempt: Attempt(1),
         worker: WorkerId::generate(),

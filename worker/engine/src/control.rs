@@ -31,7 +31,11 @@ use crate::{
         failure::{Failure, PeerLost, chain},
         graph::StageId,
     },
-    checkpoint::{FrozenSubtask, Progressed, ReadyPart, Triggered, commits::CommitJob, persist::Persisted},
+    checkpoint::{
+        FrozenSubtask, Progressed, ReadyPart, Triggered,
+        commits::{CommitEnd, CommitJob},
+        persist::Persisted,
+    },
     deploy::{self, Deployment, Host, Previous, Standing, remove_outdated},
     seam::Report,
 };
@@ -82,6 +86,7 @@ pub(crate) enum Event {
         attempt: Attempt,
         id: CheckpointId,
     },
+    CommitFailed(Attempt, Failure),
 }
 
 struct Session {
@@ -200,6 +205,7 @@ impl Control {
             Event::Persisted(attempt, persisted) => self.on_persisted(attempt, *persisted),
             Event::PartStored { ack, stored } => self.on_part_stored(*ack, stored),
             Event::Committed { attempt, id } => self.on_committed(attempt, id),
+            Event::CommitFailed(attempt, failure) => self.fail(attempt, failure),
         }
     }
 
@@ -216,6 +222,11 @@ impl Control {
             Message::Configure(configure) => {
                 if let Some(standing) = self.standing(Attempt(configure.attempt)) {
                     standing.deployment.running.set_alignment_timeout(deploy::timeout(configure.alignment_timeout_ms));
+                }
+            }
+            Message::Hold(hold) => {
+                if let Some(standing) = self.standing(Attempt(hold.attempt)) {
+                    standing.deployment.running.hold(hold.hold);
                 }
             }
         }
@@ -386,6 +397,7 @@ impl Control {
             backpressured_us: counted.backpressured_us,
             failed_commits: commits.failed(),
             commit_failure: commits.failing().unwrap_or_default(),
+            pending_commits: commits.pending() as u64,
         }));
     }
 
@@ -457,6 +469,7 @@ impl Control {
             Progressed::Complete => {
                 let Deployment { checkpoints, commits, store, .. } = &mut standing.deployment;
                 let Some(ReadyPart { ack, object }) = checkpoints.part(commits) else { return };
+                commits.parted(id);
                 let (store, events) = (store.clone(), self.host.events.clone());
                 match object {
                     None => self.tell(Answer::Acked(ack)),
@@ -517,8 +530,10 @@ impl Control {
         let stopped = standing.stopped.clone();
         tokio::spawn(async move {
             let id = job.id;
-            if job.run(stopped).await {
-                drop(events.send(Event::Committed { attempt, id }));
+            match job.run(stopped).await {
+                CommitEnd::Published => drop(events.send(Event::Committed { attempt, id })),
+                CommitEnd::Failed(failure) => drop(events.send(Event::CommitFailed(attempt, failure))),
+                CommitEnd::Stopped => {}
             }
         });
     }
@@ -530,10 +545,13 @@ impl Control {
         self.spawn_commit(attempt, next);
     }
 
-    /// A record exists: local files of older ones are of no use any more.
+    /// A record exists: local files of older ones are of no use any more, nor marks of commits that it does not carry.
     fn recorded(&mut self, attempt: Attempt, id: CheckpointId) {
         let Some(standing) = self.standing(attempt) else { return };
         standing.deployment.checkpoints.recorded(id);
+        for (committer, published) in standing.deployment.commits.recorded(id) {
+            tokio::spawn(async move { committer.forget(&published).await });
+        }
         if self.host.local.lock().recorded(id) {
             remove_outdated(&self.host, attempt);
         }

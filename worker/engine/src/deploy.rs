@@ -38,7 +38,7 @@ use crate::{
         error::SinkError,
         failure::{Failure, PeerLost, chain},
         graph::{JobGraph, StageId},
-        sink::CommitContext,
+        sink::{CommitContext, OutputOwner},
     },
     checkpoint::{
         CheckpointSettings, Checkpoints, RestoredBase, Snapshots,
@@ -184,7 +184,12 @@ struct Order {
     attempt: Attempt,
     request: PlanRequest,
     settings: JobSettings,
+    owner: OutputOwner,
     record: Option<(String, Record)>,
+    /// Whose pending commits are due, where that is another.
+    commits: Option<(String, Record)>,
+    /// What of them finds nothing to publish, or cannot be read, is given up.
+    accepts_lost: bool,
     subtasks: Vec<u32>,
     /// This worker's place among the peers.
     place: usize,
@@ -219,11 +224,19 @@ impl Order {
         })?;
         let mut subtasks = deploy.peers[place].subtasks.clone();
         subtasks.sort_unstable();
+        let settings: JobSettings = json("settings", &deploy.settings)?;
         Ok(Self {
             attempt: Attempt(deploy.attempt),
             request: json("plan request", &deploy.plan_request)?,
-            settings: json("settings", &deploy.settings)?,
+            owner: OutputOwner {
+                uid: deploy.owner.clone(),
+                cluster: deploy.cluster.clone(),
+                storage: settings.storage.url.clone(),
+            },
+            settings,
             record: record_of(&deploy.restore_path, &deploy.restore_record)?,
+            commits: record_of(&deploy.commits_path, &deploy.commits_record)?,
+            accepts_lost: deploy.accept_lost_output,
             subtasks,
             place,
             superseded: superseded.clone(),
@@ -365,6 +378,16 @@ async fn read(host: &Host, order: &Order, deploy: &rpc::Deploy) -> Result<Readie
         let inputs = inputs::agree(&graph, &store, order.attempt, deploy.parallelism, &deploy.peers).await?;
         restore::deal_inputs(&graph, deploy.parallelism, &inputs, &matched, &mut dealt)?;
     }
+    if let Some((path, record)) = &order.commits {
+        // Of what the record that is restored has promised this one carries all that is not published yet.
+        dealt.commits = match fetch_parts(&store, record).await.and_then(|parts| restore::pending(&parts)) {
+            Err(failure) if failure.kind == FailureKind::Corrupt && order.accepts_lost => {
+                tracing::warn!(path, %failure, "what this checkpoint has promised cannot be read, and is given up");
+                PendingCommits::new()
+            }
+            pending => pending?,
+        };
+    }
     // A controller that says nothing is one that reads version 1 and no other.
     let mut format = deploy.part_format.clamp(1, FORMAT);
     matched.settle(Arc::make_mut(&mut graph), format);
@@ -472,27 +495,54 @@ async fn prepare_commits(
 ) -> Result<Commits, Failure> {
     let mut committers = Committers::new();
     for sink in graph.stages.iter().filter_map(|stage| stage.sink.as_ref()) {
-        let fail =
-            |error: SinkError| Failure { operator: sink.identity.clone(), ..Failure::new(error.kind, chain(&error)) };
-        let context =
-            CommitContext { job: order.settings.job.clone(), attempt: order.attempt, sink: sink.identity.clone() };
-        let committer = sink.sink.committer(&context).map_err(fail)?;
-        if order.place == 0 {
-            let keep = pending.get(&sink.identity).map_or(&[][..], Vec::as_slice);
-            let keep: Vec<Value> = keep.iter().map(|pending| pending.value.clone()).collect();
-            committer.clean(&keep).await.map_err(fail)?;
-        }
+        let (job, owner) = (order.settings.job.clone(), order.owner.clone());
+        let context = CommitContext { job, owner, attempt: order.attempt, sink: sink.identity.clone() };
+        let committer = sink.sink.committer(&context).map_err(|error| of_sink(&sink.identity, &error))?;
         committers.insert(sink.identity.clone(), committer);
     }
-    // What a record has promised is published: no sink, no restore.
-    if let Some((sink, _)) = pending.iter().find(|(sink, due)| !due.is_empty() && !committers.contains_key(*sink)) {
-        let message = format!(
-            "the checkpoint has output of the sink `{sink}` that may not be published yet, and the plan has no such sink; run the SQL \
-             that has it until its output is published"
-        );
-        return Err(Failure::mismatch(sink, message));
+    let pending = adopt(pending, &committers, order.accepts_lost)?;
+    for (sink, committer) in committers.iter().filter(|_| order.place == 0) {
+        let keep = pending.get(sink).map_or(&[][..], Vec::as_slice);
+        let keep: Vec<Value> = keep.iter().map(|pending| pending.value.clone()).collect();
+        committer.clean(&keep).await.map_err(|error| of_sink(sink, &error))?;
     }
-    Ok(Commits::new(committers, restore::share_of(&pending, order.place, deploy.peers.len())))
+    let newest = [&order.record, &order.commits].into_iter().flatten().map(|(_, record)| record.id).max();
+    let pending = restore::share_of(&pending, order.place, deploy.peers.len());
+    Ok(Commits::new(committers, pending, newest.unwrap_or_default(), order.accepts_lost))
+}
+
+fn of_sink(sink: &str, error: &SinkError) -> Failure {
+    Failure { operator: sink.to_string(), ..Failure::new(error.kind, chain(error)) }
+}
+
+/// Pending commits of sinks that the plan does not have any more, by a user's wish, go to one that can carry them out: they
+/// hold all that this takes.
+fn adopt(pending: PendingCommits, committers: &Committers, accepts_lost: bool) -> Result<PendingCommits, Failure> {
+    let mut adopted = PendingCommits::new();
+    for (sink, pending) in pending {
+        for commit in pending {
+            let understands = |by: &&String| committers.get(*by).is_some_and(|by| by.understands(&commit.value));
+            let by = if committers.contains_key(&sink) { Some(&sink) } else { committers.keys().find(understands) };
+            match by {
+                Some(by) => adopted.entry(by.clone()).or_default().push(commit),
+                None if accepts_lost => tracing::warn!(sink, %commit.checkpoint, "output is given up as asked for"),
+                None => {
+                    return Err(Failure {
+                        operator: sink.clone(),
+                        ..Failure::new(
+                            FailureKind::OutputLost,
+                            format!(
+                                "output of checkpoint {} is not published yet, and the new script has no sink that can do it: run the \
+                                 script that has this one until it is",
+                                commit.checkpoint
+                            ),
+                        )
+                    });
+                }
+            }
+        }
+    }
+    Ok(adopted)
 }
 
 /// What this worker's subtasks start with.
@@ -575,6 +625,7 @@ fn build<'a>(
     let remote: Arc<dyn Remote> = network;
     let build = BuildAttempt {
         job: settings.job.clone(),
+        owner: order.owner.clone(),
         attempt,
         worker: host.worker.clone(),
         graph: Arc::clone(graph),

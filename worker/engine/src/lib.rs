@@ -28,7 +28,7 @@ pub use api::graph::{
 pub use api::operator::{
     Operator, OperatorContext, OperatorFactory, OperatorSnapshot, Output, PIECE_ROWS, Progress, RestoredWatermarks,
 };
-pub use api::sink::{CommitContext, Committer, PrepareJob, Sink, SinkContext, SinkFactory};
+pub use api::sink::{CommitContext, Committer, OutputOwner, PrepareJob, Sink, SinkContext, SinkFactory};
 pub use api::source::{Source, SourceContext, SourceFactory, SourcePoll, Waker};
 pub use api::time::{MAX_WATERMARK, MIN_WATERMARK, Timestamp};
 pub use weir_protocol::part::{Item, ItemKind};

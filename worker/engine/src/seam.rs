@@ -20,7 +20,7 @@ use crate::api::clock::Clock;
 use crate::api::error::OperatorError;
 use crate::api::graph::{Exchange, JobGraph, StageId};
 use crate::api::operator::RestoredWatermarks;
-use crate::api::sink::PrepareJob;
+use crate::api::sink::{OutputOwner, PrepareJob};
 use crate::api::source::Waker;
 use crate::api::time::Timestamp;
 
@@ -123,6 +123,8 @@ pub struct Restored {
 pub struct BuildAttempt {
     /// Whose job.
     pub job: JobName,
+    /// Which of all jobs of this name.
+    pub owner: OutputOwner,
     /// Which attempt.
     pub attempt: Attempt,
     /// This worker.

@@ -18,7 +18,10 @@ use arrow::{
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use weir_protocol::{CheckpointId, settings::PlanRequest};
+use weir_protocol::{
+    CheckpointId,
+    settings::{FailureKind, PlanRequest},
+};
 use weir_state::{Keys, RowLayout, Slot, Table, TableKind, TableShape};
 
 use crate::{
@@ -128,6 +131,11 @@ impl Planner for CountingJob {
         let mut graph = self.graph();
         if request.script == "another operator" {
             graph.stages[1].operators[0].identity = "count by carrier".into();
+        }
+        if request.script == "another sink"
+            && let Some(sink) = &mut graph.stages[1].sink
+        {
+            sink.identity = "elsewhere".into();
         }
         Ok(graph)
     }
@@ -282,6 +290,10 @@ pub struct TestOutput {
     pub published: Mutex<BTreeMap<String, Rows>>,
     /// It does not answer: no transaction is finished.
     pub away: AtomicBool,
+    /// Its committer has a fault.
+    pub panics: AtomicBool,
+    /// No transaction can be published for now.
+    pub read_only: AtomicBool,
 }
 
 /// The output as a sink's factory and as its committer.
@@ -329,12 +341,16 @@ impl Sink for TestSink {
 #[async_trait::async_trait]
 impl Committer for OutputRef {
     async fn commit(&self, pending: &[Value]) -> Result<(), SinkError> {
+        assert!(!self.0.panics.load(Ordering::Relaxed), "the cat sat on it");
+        if self.0.read_only.load(Ordering::Relaxed) {
+            return Err(SinkError::io("it is read-only"));
+        }
         for name in pending.iter().filter_map(Value::as_str) {
             let rows = self.0.unfinished.lock().remove(name);
             if let Some(rows) = rows {
                 self.0.published.lock().insert(name.to_string(), rows);
             } else if !self.0.published.lock().contains_key(name) {
-                return Err(SinkError::io(format!("{name} is gone")));
+                return Err(SinkError::new(FailureKind::OutputLost, format!("{name} is gone")));
             }
         }
         Ok(())
@@ -344,5 +360,9 @@ impl Committer for OutputRef {
         let keep: BTreeSet<&str> = keep.iter().filter_map(Value::as_str).collect();
         self.0.unfinished.lock().retain(|name, _| keep.contains(name.as_str()));
         Ok(())
+    }
+
+    fn understands(&self, pending: &Value) -> bool {
+        pending.is_string()
     }
 }

@@ -27,6 +27,8 @@ fn opening(term: u64, attempt: u64) -> Arc<Opening> {
         owner: "u-1".to_string(),
         cluster: "k".to_string(),
         restores: Restores::Nothing,
+        commits: None,
+        accepts_lost_output: false,
         workers: 2,
         slots: 1,
         max_parallelism: 128,
@@ -131,6 +133,39 @@ fn output_that_cannot_be_published_is_told_until_it_can() {
     assert_eq!(said(&facts, "Ready"), "True Running", "rows are read and counted all the while");
     facts.fold(&Fact::Publishing { failure: None }, NOW);
     assert_eq!(said(&facts, "Checkpointed"), "True Completed");
+}
+
+#[test]
+fn sources_that_are_held_back_are_told_of_with_the_cause() {
+    let failing = Fact::Publishing { failure: Some("403 for part 1".to_string()) };
+    let held = Fact::HeldBack { waiting: Some(10_001) };
+    let mut facts = fold(&[well(), vec![failing, held]].concat());
+    facts.latest = Some(latest(&record(1, 1), "s3://bucket/r"));
+    assert_eq!(said(&facts, "Checkpointed"), "False OutputHeldBack");
+    let status = facts.status(&[], at(0));
+    assert!(status.conditions.iter().any(|condition| condition.message.contains("403 for part 1")));
+    facts.fold(&Fact::HeldBack { waiting: None }, NOW);
+    assert_eq!(said(&facts, "Checkpointed"), "False OutputUnpublished");
+}
+
+#[test]
+fn output_that_is_lost_stalls_the_job_and_names_the_way_on() {
+    let failure = Failure {
+        worker: weir_protocol::WorkerId("w".to_string()),
+        attempt: weir_protocol::Attempt(1),
+        operator: "copies".to_string(),
+        subtask: 0,
+        kind: FailureKind::OutputLost,
+        message: "output of checkpoint 7 cannot be published: the file /out/part-1 is lost".to_string(),
+    };
+    let mut facts = fold(&well());
+    facts.ended_with(&Outcome::Failed(failure));
+    assert_eq!(said(&facts, "Stalled"), "True OutputLost");
+    assert_eq!(said(&facts, "Ready"), "False OutputLost");
+    let status = facts.status(&[], at(0));
+    let message = &status.conditions.iter().find(|condition| condition.type_ == "Stalled").unwrap().message;
+    assert!(message.contains("checkpoint 7") && message.contains("/out/part-1"), "{message}");
+    assert!(message.contains("acceptLostOutput"), "{message}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::TryStreamExt;
 use object_store::multipart::MultipartStore;
 use object_store::path::Path as ObjectPath;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutPayload};
 use serde::{Deserialize, Serialize};
 use weir_engine::api::error::SourceError;
 
@@ -66,14 +66,25 @@ impl Objects {
         Self { store: Arc::clone(&client) as _, uploads: client }
     }
 
-    /// Gives an object the name that readers see, by a copy and then a deletion. Each is done wholly or not at all, whoever
-    /// hangs up or dies meanwhile, and a second time changes nothing: the object under the first name has been deleted.
-    pub(super) async fn publish(&self, from: &ObjectPath, to: &ObjectPath) -> Result<Published, object_store::Error> {
+    /// Gives an object the name that readers see, by a copy, then an empty object as the mark that this was done, then a
+    /// deletion. Each is done wholly or not at all, whoever hangs up or dies meanwhile, and a second time changes nothing: the
+    /// mark is there. What has one is published, also where readers have taken it away since.
+    pub(super) async fn publish(
+        &self,
+        from: &ObjectPath,
+        to: &ObjectPath,
+        mark: &ObjectPath,
+    ) -> Result<Published, object_store::Error> {
+        match self.store.head(mark).await {
+            Ok(_) => return self.remove(from).await,
+            Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
         match self.store.copy(from, to).await {
-            Ok(()) => match self.store.delete(from).await {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(Published::There),
-                Err(error) => Err(error),
-            },
+            Ok(()) => {
+                self.store.put(mark, PutPayload::new()).await?;
+                self.remove(from).await
+            }
             Err(error @ object_store::Error::NotFound { .. }) => match self.store.head(to).await {
                 Ok(_) => Ok(Published::There),
                 // The same is answered where there is no bucket; that is no state in which anything has been done.
@@ -83,6 +94,13 @@ impl Objects {
                 },
                 Err(error) => Err(error),
             },
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn remove(&self, published: &ObjectPath) -> Result<Published, object_store::Error> {
+        match self.store.delete(published).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(Published::There),
             Err(error) => Err(error),
         }
     }

@@ -1,15 +1,22 @@
 //! The names of a sink's files, and the pending commits that carry them. All names are made and read here.
 //!
 //! ```text
-//! .<namespace>_<job>_<sink>_<attempt>_<worker>_<subtask>_<n>.csv   unfinished: readers pass over names with . or _ in front
-//! part-<attempt>-<worker>-<subtask>-<checkpoint>-<n>.csv           published
+//! .<namespace>_<job>_<owner>_<attempt>_<worker>_<subtask>_<n>.csv        unfinished: readers pass over names with . or _ in front
+//! .<namespace>_<job>_<owner>_<attempt>_<worker>_<subtask>_<n>.csv.done   the mark that its commit was begun, see `commit.rs`
+//! part-<attempt>-<worker>-<subtask>-<checkpoint>-<n>.csv                 published
 //!
 //! _unfinished/<owner>/part-<owner>-<attempt>-<worker>-<subtask>-<n>.csv   an object in a bucket that is unfinished
+//! _unfinished/<owner>/part-<owner>-<attempt>-<worker>-<subtask>-<n>.csv.done   the mark that it was published
 //! part-<owner>-<attempt>-<worker>-<subtask>-<n>.csv                       and the same, published
 //! ```
 //!
-//! `<sink>` is a hash of the sink's identity, since two sinks of a job may write to one folder. A worker's id is never another's, and `n` is counted up in the whole process, so no two files share a name. Neither
-//! namespaces nor names of jobs have underscores; where a name comes from elsewhere they are replaced.
+//! `<owner>` is a hash of the sink's identity, since two sinks of a job may write to one folder, and of the run that it is a sink of: the uid
+//! of the StreamJob or of the state folder, the cluster, and where the checkpoints are. One manifest may be applied in two clusters and name
+//! one output; what each has left unfinished is the other's to leave alone. What a pending commit names is published whatever it is
+//! called: builds before this one had no more than the sink's identity in names.
+//!
+//! A worker's id is never another's, and `n` is counted up in the whole process, so no two files share a name. Neither namespaces nor
+//! names of jobs have underscores; where a name comes from elsewhere they are replaced.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -17,7 +24,7 @@ use std::path::{Path, PathBuf};
 use object_store::path::Path as ObjectPath;
 use serde::{Deserialize, Serialize};
 use weir_engine::api::error::SinkError;
-use weir_engine::api::sink::SinkContext;
+use weir_engine::api::sink::{CommitContext, OutputOwner, SinkContext};
 use weir_protocol::{Attempt, CheckpointId, JobName};
 
 use super::bucket::Place;
@@ -35,7 +42,7 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn of(ctx: &SinkContext) -> Self {
         Self {
-            owner: Owner::new(&ctx.job, &ctx.sink),
+            owner: Owner::new(&ctx.job, &ctx.owner, &ctx.sink),
             attempt: ctx.attempt,
             worker: plain(&ctx.worker.0),
             subtask: ctx.subtask,
@@ -62,23 +69,33 @@ impl Writer {
     }
 }
 
-/// One sink of one job, over all its attempts.
+/// One sink of one run of a job, over all its attempts.
 #[derive(Clone, Debug)]
 pub(super) struct Owner {
     /// What the names of its unfinished files start with.
     prefix: String,
     /// Of all that it is.
     hash: u64,
+    /// Whose it is was said. Else other runs have the same names, and none of them can be told to be this one's.
+    known: bool,
 }
 
 impl Owner {
-    pub(super) fn new(job: &JobName, sink: &str) -> Self {
-        let prefix = format!(".{}_{}_{:016x}_", plain(&job.namespace), plain(&job.name), fnv(sink));
-        Self { hash: fnv(&prefix), prefix }
+    pub(super) fn new(job: &JobName, owner: &OutputOwner, sink: &str) -> Self {
+        let OutputOwner { uid, cluster, storage } = owner;
+        // No text has a NUL in it, so no two owners make the same of these.
+        let whose = fnv(&format!("{uid}\0{cluster}\0{storage}\0{sink}"));
+        let prefix = format!(".{}_{}_{whose:016x}_", plain(&job.namespace), plain(&job.name));
+        Self { hash: fnv(&prefix), prefix, known: !uid.is_empty() }
     }
 
-    /// The attempt that wrote an unfinished file; none if the file is somebody else's.
+    pub(super) fn of(ctx: &CommitContext) -> Self {
+        Self::new(&ctx.job, &ctx.owner, &ctx.sink)
+    }
+
+    /// The attempt that wrote an unfinished file or a mark; none if the file is somebody else's.
     pub(super) fn attempt_of(&self, name: &str) -> Option<Attempt> {
+        self.known.then_some(())?;
         let (attempt, rest) = name.strip_prefix(&self.prefix)?.split_once('_')?;
         (rest.split('_').count() == 3).then_some(())?;
         attempt.parse().ok().map(Attempt)
@@ -89,8 +106,9 @@ impl Owner {
         folder.clone().join(UNFINISHED).join(format!("{:016x}", self.hash))
     }
 
-    /// The attempt that wrote an object; none if it is somebody else's.
+    /// The attempt that wrote an object or a mark; none if it is somebody else's.
     pub(super) fn attempt_of_object(&self, key: &ObjectPath) -> Option<Attempt> {
+        self.known.then_some(())?;
         let name = key.filename()?.strip_prefix(&format!("part-{:016x}-", self.hash))?;
         name.split('-').next()?.parse().ok().map(Attempt)
     }
@@ -98,6 +116,9 @@ impl Owner {
 
 /// The folder of unfinished objects. Readers pass over it, since it begins with an underscore.
 const UNFINISHED: &str = "_unfinished";
+
+/// What the name of a mark adds to that of the file or object whose commit it tells of.
+const DONE: &str = ".done";
 
 /// FNV-1a: short, and the same in every build.
 fn fnv(text: &str) -> u64 {
@@ -151,6 +172,11 @@ impl Pending {
     pub(super) fn to(&self) -> PathBuf {
         self.folder.join(&self.published)
     }
+
+    /// Stands from just before the file is published until no record names it any more.
+    pub(super) fn mark(&self) -> PathBuf {
+        self.folder.join(format!("{}{DONE}", self.unfinished))
+    }
 }
 
 /// An object that is complete under a hidden name, and the name that it will have. It holds all that publishing takes, but
@@ -163,6 +189,14 @@ pub(super) struct PendingObject {
     pub(super) unfinished: ObjectPath,
     #[serde(with = "key")]
     pub(super) published: ObjectPath,
+}
+
+impl PendingObject {
+    /// Stands from when the object is published until no record names it any more.
+    pub(super) fn mark(&self) -> Result<ObjectPath, SinkError> {
+        let key = format!("{}{DONE}", self.unfinished);
+        ObjectPath::parse(&key).map_err(|error| SinkError::bad_input(format!("{key} is no key")).because(error))
+    }
 }
 
 /// Keys as text.
@@ -212,9 +246,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::testing::run_of;
+
+    fn owner_in(run: &OutputOwner) -> Owner {
+        Owner::new(&JobName { namespace: "default".to_string(), name: "delays".to_string() }, run, "sink")
+    }
 
     fn owner(job: &str, sink: &str) -> Owner {
-        Owner::new(&JobName { namespace: "default".to_string(), name: job.to_string() }, sink)
+        Owner::new(&JobName { namespace: "default".to_string(), name: job.to_string() }, &run_of("u1"), sink)
     }
 
     fn writer(job: &str) -> Writer {
@@ -224,13 +263,36 @@ mod tests {
     #[test]
     fn unfinished_files_are_hidden_and_belong_to_one_sink_of_one_job() {
         let name = writer("delays").unfinished(5, "csv");
-        assert_eq!(name, format!(".default_delays_{:016x}_7_ab12_3_5.csv", fnv("sink")));
+        assert_eq!(name, ".default_delays_c25191efd9c7fab1_7_ab12_3_5.csv");
         assert_eq!(owner("delays", "sink").attempt_of(&name), Some(Attempt(7)));
+        assert_eq!(owner("delays", "sink").attempt_of(&format!("{name}{DONE}")), Some(Attempt(7)), "its mark too");
         for other in [owner("delays", "other"), owner("delay", "sink"), owner("delays_7", "sink")] {
             assert_eq!(other.attempt_of(&name), None);
         }
         assert_eq!(owner("a", "sink").attempt_of(&writer("a_7").unfinished(5, "csv")), None);
         assert_eq!(owner("delays", "sink").attempt_of("part-7-ab12-3-9-5.csv"), None);
+    }
+
+    #[test]
+    fn of_the_same_job_another_run_owns_nothing_and_a_run_that_is_not_known_neither() {
+        let ours = run_of("u1");
+        let name = writer("delays").unfinished(5, "csv");
+        let key = writer("delays").unfinished_objects(&"out".into()).join(writer("delays").object(5, "csv"));
+        assert_eq!(owner_in(&ours).attempt_of(&name), Some(Attempt(7)));
+        assert_eq!(owner_in(&ours).attempt_of_object(&key), Some(Attempt(7)));
+        let others = [
+            run_of("u2"),
+            OutputOwner { cluster: "c2".to_string(), ..ours.clone() },
+            OutputOwner { storage: "file:///elsewhere".to_string(), ..ours.clone() },
+            run_of(""),
+        ];
+        for other in others {
+            let names = owner_in(&other);
+            assert_eq!((names.attempt_of(&name), names.attempt_of_object(&key)), (None, None), "{other:?}");
+            assert_ne!(names.unfinished_objects(&"out".into()), owner_in(&ours).unfinished_objects(&"out".into()));
+        }
+        let unknown = Writer { owner: owner_in(&run_of("")), ..writer("delays") };
+        assert_eq!(unknown.owner.attempt_of(&unknown.unfinished(5, "csv")), None, "it may be anybody's");
     }
 
     #[test]

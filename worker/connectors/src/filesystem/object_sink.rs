@@ -78,11 +78,7 @@ impl SinkFactory for ObjectSinkFactory {
     }
 
     fn committer(&self, ctx: &CommitContext) -> Result<Arc<dyn Committer>, SinkError> {
-        Ok(Arc::new(ObjectCommitter {
-            bucket: self.bucket.clone(),
-            owner: Owner::new(&ctx.job, &ctx.sink),
-            attempt: ctx.attempt,
-        }))
+        Ok(Arc::new(ObjectCommitter { bucket: self.bucket.clone(), owner: Owner::of(ctx), attempt: ctx.attempt }))
     }
 }
 

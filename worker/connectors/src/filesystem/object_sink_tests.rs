@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use weir_engine::api::batch::Batch;
+use weir_engine::api::error::FailureKind;
 use weir_engine::api::sink::{CommitContext, Committer, Sink, SinkContext, SinkFactory};
 use weir_protocol::{Attempt, CheckpointId, JobName};
 use weir_storage::minio::Minio;
@@ -24,7 +25,7 @@ use super::bucket::{Bucket, Objects, Place};
 use super::location::is_hidden;
 use super::object_sink::ObjectSinkFactory;
 use crate::formats::decode::{Format, Json};
-use crate::testing::sink_context;
+use crate::testing::{run_of, sink_context};
 
 const MEBIBYTE: usize = 1 << 20;
 
@@ -86,8 +87,27 @@ impl Table {
 
     /// Of the next attempt: what is pending is all that it knows.
     fn committer(&self) -> Arc<dyn Committer> {
-        let ctx = CommitContext { job: job(), attempt: Attempt(2), sink: "sink".to_string() };
+        self.committer_of("u1")
+    }
+
+    /// Of a run of the job from here or from elsewhere.
+    fn committer_of(&self, owner: &str) -> Arc<dyn Committer> {
+        let (owner, sink) = (run_of(owner), "sink".to_string());
+        let ctx = CommitContext { job: job(), owner, attempt: Attempt(2), sink };
         self.factory().committer(&ctx).unwrap()
+    }
+
+    fn delete(&self, key: &ObjectPath) {
+        self.runtime.block_on(self.objects.store.delete(key)).unwrap();
+    }
+
+    /// A reader takes away what it sees.
+    fn take_published(&self) {
+        self.seen().into_keys().for_each(|key| self.delete(&ObjectPath::from(key)));
+    }
+
+    fn marks(&self) -> usize {
+        self.keys().iter().filter(|key| is_mark(key)).count()
     }
 
     /// The keys of all objects, hidden ones too, in order.
@@ -99,7 +119,7 @@ impl Table {
     }
 
     fn unfinished(&self) -> usize {
-        self.keys().iter().filter(|key| key.as_ref().starts_with("out/_unfinished/")).count()
+        self.keys().iter().filter(|key| key.as_ref().starts_with("out/_unfinished/") && !is_mark(key)).count()
     }
 
     /// The lines of all objects that readers see, by key.
@@ -116,6 +136,10 @@ impl Table {
     fn rows(&self) -> usize {
         self.seen().values().map(Vec::len).sum()
     }
+}
+
+fn is_mark(key: &ObjectPath) -> bool {
+    key.extension() == Some("done")
 }
 
 fn prepare(sink: &mut dyn Sink, id: u64) -> Vec<Value> {
@@ -179,6 +203,66 @@ fn what_is_never_committed_is_never_seen() {
         table.commit(&kept).unwrap();
         assert_eq!((dropped.len(), table.rows(), table.unfinished()), (1, 2, 0));
     });
+}
+
+#[test]
+fn an_object_that_a_reader_took_is_not_published_again_and_one_that_is_lost_is_named() {
+    on_both("an_object_that_a_reader_took_is_not_published_again_and_one_that_is_lost_is_named", |table| {
+        let mut sink = table.sink();
+        sink.write(batch(0..2, 1)).unwrap();
+        let taken = prepare(&mut *sink, 1);
+        table.commit(&taken).unwrap();
+        table.take_published();
+        sink.write(batch(2..5, 1)).unwrap();
+        let swept = prepare(&mut *sink, 2);
+        let key = swept[0]["unfinished"].as_str().unwrap();
+        table.delete(&ObjectPath::parse(key).unwrap());
+        sink.write(batch(5..9, 1)).unwrap();
+        let whole = prepare(&mut *sink, 3);
+        let error = table.commit(&[taken.clone(), swept.clone(), whole.clone()].concat()).unwrap_err();
+        assert_eq!(error.kind, FailureKind::OutputLost, "{error}");
+        let published = format!("s3://data/{}", swept[0]["published"].as_str().unwrap());
+        assert!(error.message.contains(&published) && error.message.contains(key), "{error}");
+        assert_eq!((table.rows(), table.marks()), (4, 2), "all else is published");
+        // What no record names any more needs no mark.
+        table.runtime.block_on(table.committer().forget(&[taken, whole].concat()));
+        assert_eq!(table.marks(), 0);
+    });
+}
+
+#[test]
+fn an_object_whose_mark_stands_is_not_copied_again() {
+    let table = Table::in_memory();
+    let mut sink = table.sink();
+    sink.write(batch(0..2, 1)).unwrap();
+    let pending = prepare(&mut *sink, 1);
+    // Whoever published it died before the deletion, and a reader was there.
+    let mark = format!("{}.done", pending[0]["unfinished"].as_str().unwrap());
+    let mark = ObjectPath::parse(mark).unwrap();
+    table.runtime.block_on(table.objects.store.put(&mark, PutPayload::new())).unwrap();
+    table.commit(&pending).unwrap();
+    assert_eq!((table.rows(), table.unfinished(), table.marks()), (0, 0, 1));
+}
+
+#[test]
+fn a_run_of_the_same_job_elsewhere_removes_nothing_of_this_one() {
+    let table = Table::in_memory();
+    let mut sink = table.sink();
+    sink.write(batch(0..2, 1)).unwrap();
+    let pending = prepare(&mut *sink, 1);
+    let ctx = SinkContext { owner: run_of("u2"), ..sink_context(&job(), &table.runtime) };
+    let mut theirs = table.factory().create(&ctx).unwrap();
+    theirs.write(batch(2..9, 1)).unwrap();
+    assert_eq!((prepare(&mut *theirs, 1).len(), table.unfinished()), (1, 2));
+    table.runtime.block_on(table.committer_of("u2").clean(&[])).unwrap();
+    // It is removed beside the attempt; what goes is the other's own.
+    let removed = (0..500).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        table.unfinished() == 1
+    });
+    assert!(removed, "{:?}", table.keys());
+    table.commit(&pending).unwrap();
+    assert_eq!(table.rows(), 2);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,11 +44,7 @@ impl SinkFactory for FileSinkFactory {
     }
 
     fn committer(&self, ctx: &CommitContext) -> Result<Arc<dyn Committer>, SinkError> {
-        Ok(Arc::new(FileCommitter {
-            folder: self.folder.clone(),
-            owner: Owner::new(&ctx.job, &ctx.sink),
-            attempt: ctx.attempt,
-        }))
+        Ok(Arc::new(FileCommitter { folder: self.folder.clone(), owner: Owner::of(ctx), attempt: ctx.attempt }))
     }
 }
 
@@ -105,6 +102,19 @@ impl OpenFile {
         self.bytes.clear();
         Ok(())
     }
+
+    /// Makes it durable. Bytes can be written to a file that somebody has removed, and go with it: the attempt has to end before a
+    /// record names it, and its rows are written again.
+    fn sync(&self, folder: &Path) -> Result<(), SinkError> {
+        let path = folder.join(&self.name);
+        self.file.sync_all().map_err(|error| cannot("sync", &path, error))?;
+        let ours = self.file.metadata().map_err(|error| cannot("look at", &path, error))?;
+        let named = std::fs::metadata(&path).map_err(|error| cannot("find", &path, error))?;
+        if (ours.dev(), ours.ino()) != (named.dev(), named.ino()) {
+            return Err(SinkError::io(format!("{} was replaced while it was written", path.display())));
+        }
+        Ok(())
+    }
 }
 
 struct FileSink {
@@ -149,7 +159,7 @@ impl Sink for FileSink {
             let mut pending = Vec::with_capacity(files.len());
             for mut file in files {
                 file.flush(&folder)?;
-                file.file.sync_all().map_err(|error| cannot("sync", &folder.join(&file.name), error))?;
+                file.sync(&folder)?;
                 pending.push(serde_json::to_value(Pending {
                     folder: folder.clone(),
                     published: writer.published(id, file.number, extension),

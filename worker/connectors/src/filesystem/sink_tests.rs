@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::{Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
@@ -10,12 +10,13 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use weir_engine::api::batch::{Batch, RowKind};
+use weir_engine::api::error::{FailureKind, SinkError};
 use weir_engine::api::sink::{CommitContext, Committer, Sink, SinkContext};
 use weir_protocol::{Attempt, CheckpointId, JobName};
 
 use super::location::is_hidden;
 use super::*;
-use crate::testing::sink_context;
+use crate::testing::{run_of, sink_context};
 
 fn schema() -> Arc<Schema> {
     Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, true), Field::new("text", DataType::Utf8, true)]))
@@ -44,7 +45,9 @@ struct Job {
     factory: Arc<dyn SinkFactory>,
     runtime: Runtime,
     name: JobName,
-    folder: TempDir,
+    /// The uid of what runs it.
+    owner: &'static str,
+    folder: Arc<TempDir>,
 }
 
 impl Job {
@@ -56,23 +59,62 @@ impl Job {
         let folder = tempfile::tempdir().unwrap();
         let factory = Filesystem.sink(&configure(table(&folder.path().join("out"), format))).unwrap();
         let name = JobName { namespace: "default".to_string(), name: name.to_string() };
-        Self { factory, runtime: Runtime::new().unwrap(), name, folder }
+        Self { factory, runtime: Runtime::new().unwrap(), name, owner: "u1", folder: Arc::new(folder) }
+    }
+
+    /// The same manifest with the same output, applied in another cluster or run from another folder.
+    fn elsewhere(&self) -> Self {
+        let (factory, name, folder) = (Arc::clone(&self.factory), self.name.clone(), Arc::clone(&self.folder));
+        Self { factory, runtime: Runtime::new().unwrap(), name, owner: "u2", folder }
     }
 
     fn sink(&self, attempt: u64, subtask: u32) -> Box<dyn Sink> {
         let only = sink_context(&self.name, &self.runtime);
-        let ctx = SinkContext { attempt: Attempt(attempt), subtask, parallelism: 2, ..only };
+        let owner = run_of(self.owner);
+        let ctx = SinkContext { owner, attempt: Attempt(attempt), subtask, parallelism: 2, ..only };
         self.factory.create(&ctx).unwrap()
     }
 
     fn committer(&self, attempt: u64) -> Arc<dyn Committer> {
-        let ctx = CommitContext { job: self.name.clone(), attempt: Attempt(attempt), sink: "sink".to_string() };
+        let (job, owner) = (self.name.clone(), run_of(self.owner));
+        let ctx = CommitContext { job, owner, attempt: Attempt(attempt), sink: "sink".to_string() };
         self.factory.committer(&ctx).unwrap()
     }
 
     fn commit(&self, pending: &[Value]) {
+        self.try_commit(pending).unwrap();
+    }
+
+    fn try_commit(&self, pending: &[Value]) -> Result<(), SinkError> {
         let committer = self.committer(1);
-        self.runtime.block_on(committer.commit(pending)).unwrap();
+        self.runtime.block_on(committer.commit(pending))
+    }
+
+    fn forget(&self, published: &[Value]) {
+        let committer = self.committer(1);
+        self.runtime.block_on(committer.forget(published));
+    }
+
+    fn out(&self) -> PathBuf {
+        self.folder.path().join("out")
+    }
+
+    /// A reader takes away what it sees.
+    fn take_published(&self) {
+        self.files(false).into_keys().for_each(|name| fs::remove_file(self.out().join(name)).unwrap());
+    }
+
+    /// Somebody removes what is hidden.
+    fn sweep(&self) {
+        self.all().filter(|name| is_hidden(name)).for_each(|name| fs::remove_file(self.out().join(name)).unwrap());
+    }
+
+    fn all(&self) -> impl Iterator<Item = String> {
+        fs::read_dir(self.out()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap())
+    }
+
+    fn marks(&self) -> usize {
+        self.all().filter(|name| is_mark(name)).count()
     }
 
     fn clean(&self, attempt: u64, keep: &[Value]) {
@@ -80,13 +122,10 @@ impl Job {
         self.runtime.block_on(committer.clean(keep)).unwrap();
     }
 
+    /// All but the marks.
     fn files(&self, hidden: bool) -> BTreeMap<String, String> {
-        fs::read_dir(self.folder.path().join("out"))
-            .unwrap()
-            .map(|entry| entry.unwrap())
-            .map(|entry| (entry.file_name().into_string().unwrap(), fs::read_to_string(entry.path()).unwrap()))
-            .filter(|(name, _)| is_hidden(name) == hidden)
-            .collect()
+        let names = self.all().filter(|name| is_hidden(name) == hidden && !is_mark(name));
+        names.map(|name| (name.clone(), fs::read_to_string(self.out().join(name)).unwrap())).collect()
     }
 
     /// The lines that readers see, sorted.
@@ -95,6 +134,16 @@ impl Job {
         lines.sort();
         lines
     }
+}
+
+fn is_mark(name: &str) -> bool {
+    name.rsplit('.').next() == Some("done")
+}
+
+/// What is lost, by the name that it was to have.
+fn lost(error: &SinkError) -> &str {
+    assert_eq!(error.kind, FailureKind::OutputLost, "{error}");
+    &error.message
 }
 
 fn prepare(sink: &mut dyn Sink, id: u64) -> Vec<Value> {
@@ -131,6 +180,150 @@ fn a_second_commit_and_one_after_a_reader_took_the_file_change_nothing() {
     fs::remove_file(job.folder.path().join("out").join(name)).unwrap();
     job.commit(&pending);
     assert!(job.lines().is_empty());
+}
+
+#[test]
+fn a_commit_that_another_attempt_repeats_finds_the_mark_of_the_first() {
+    let job = Job::new(|table| table);
+    let mut sink = job.sink(1, 0);
+    sink.write(batch([2])).unwrap();
+    let pending = prepare(&mut *sink, 1);
+    job.commit(&pending);
+    job.take_published();
+    // The attempt after the next one is restored from the same record, and what it keeps is marked still.
+    for attempt in [2, 3] {
+        job.clean(attempt, &pending);
+        job.runtime.block_on(job.committer(attempt).commit(&pending)).unwrap();
+    }
+    assert_eq!((job.lines().len(), job.marks()), (0, 1));
+    // A record stands that does not name it any more.
+    job.forget(&pending);
+    assert_eq!(job.all().count(), 0);
+}
+
+#[test]
+fn marks_of_what_the_record_does_not_name_are_cleaned() {
+    let job = Job::new(|table| table);
+    let mut sink = job.sink(1, 0);
+    sink.write(batch([2])).unwrap();
+    job.commit(&prepare(&mut *sink, 1));
+    assert_eq!(job.marks(), 1);
+    job.elsewhere().clean(2, &[]);
+    assert_eq!(job.marks(), 1, "another run's");
+    job.clean(2, &[]);
+    assert_eq!(job.marks(), 0);
+}
+
+#[test]
+fn what_is_neither_unfinished_nor_published_nor_marked_is_lost_and_all_else_is_published() {
+    let job = Job::new(|table| table.with("sink.rolling-policy.file-size", "1"));
+    let mut sink = job.sink(1, 0);
+    for row in [2, 4, 6] {
+        sink.write(batch([row])).unwrap();
+    }
+    let pending = prepare(&mut *sink, 1);
+    let unfinished = pending[1]["unfinished"].as_str().unwrap();
+    fs::remove_file(job.out().join(unfinished)).unwrap();
+    for _ in 0..2 {
+        let error = job.try_commit(&pending).unwrap_err();
+        let published = job.out().join(pending[1]["published"].as_str().unwrap());
+        assert!(lost(&error).contains(published.to_str().unwrap()), "{error}");
+        assert!(lost(&error).contains(unfinished) && !lost(&error).contains(';'), "{error}");
+        assert_eq!(job.lines(), ["2,\"row, 2\"", "6,\"row, 6\""]);
+    }
+    // What is brought back is published.
+    fs::write(job.out().join(unfinished), "4,\n").unwrap();
+    job.commit(&pending);
+    assert_eq!(job.lines(), ["2,\"row, 2\"", "4,", "6,\"row, 6\""]);
+}
+
+#[test]
+fn of_many_that_are_lost_a_few_are_named() {
+    let job = Job::new(|table| table.with("sink.rolling-policy.file-size", "1"));
+    let mut sink = job.sink(1, 0);
+    for row in 0..20 {
+        sink.write(batch([row])).unwrap();
+    }
+    let pending = prepare(&mut *sink, 1);
+    job.sweep();
+    let error = job.try_commit(&pending).unwrap_err();
+    assert!(lost(&error).ends_with("; and 17 more"), "{error}");
+}
+
+#[test]
+fn a_crash_before_and_after_the_rename_loses_and_repeats_nothing() {
+    for (renamed, taken) in [(false, false), (true, false), (true, true)] {
+        let job = Job::new(|table| table);
+        let mut sink = job.sink(1, 0);
+        sink.write(batch([2])).unwrap();
+        let pending = prepare(&mut *sink, 1);
+        let [from, to] = ["unfinished", "published"].map(|name| job.out().join(pending[0][name].as_str().unwrap()));
+        fs::write(format!("{}.done", from.display()), "").unwrap();
+        if renamed {
+            fs::rename(&from, &to).unwrap();
+        }
+        if taken {
+            fs::remove_file(&to).unwrap();
+        }
+        job.clean(2, &pending);
+        job.commit(&pending);
+        assert_eq!(job.lines().len(), usize::from(!taken), "{renamed} {taken}");
+        assert_eq!(job.files(true).len(), 0);
+    }
+}
+
+#[test]
+fn a_run_of_the_same_job_elsewhere_removes_nothing_of_this_one() {
+    let job = Job::new(|table| table);
+    let other = job.elsewhere();
+    let mut sink = job.sink(1, 0);
+    sink.write(batch([2])).unwrap();
+    let pending = prepare(&mut *sink, 1);
+    other.sink(1, 0).write(batch([4])).unwrap();
+    assert_eq!(job.files(true).len(), 2);
+    // The other has lost a worker; what it has written is its own to drop.
+    other.clean(2, &[]);
+    assert_eq!(job.files(true).len(), 1);
+    job.commit(&pending);
+    assert_eq!(job.lines(), ["2,\"row, 2\""]);
+}
+
+#[test]
+fn what_a_build_without_owners_in_names_has_left_pending_is_committed() {
+    let job = Job::new(|table| table);
+    fs::create_dir(job.out()).unwrap();
+    let name = ".default_job_4e2e8418e6525c72_3_0123abcd4567_0_17.csv";
+    fs::write(job.out().join(name), "2,\n").unwrap();
+    let pending = serde_json::json!({
+        "folder": job.out(), "unfinished": name, "published": "part-3-0123abcd4567-0-9-17.csv",
+    });
+    // Also where that build has published it: it has left no mark, and nobody has moved it away.
+    for _ in 0..2 {
+        job.clean(4, std::slice::from_ref(&pending));
+        job.commit(std::slice::from_ref(&pending));
+        assert_eq!(
+            job.files(false).into_iter().collect::<Vec<_>>(),
+            [("part-3-0123abcd4567-0-9-17.csv".to_string(), "2,\n".to_string())]
+        );
+        job.sweep();
+    }
+}
+
+#[test]
+fn a_file_that_was_removed_or_replaced_while_it_was_written_fails_the_checkpoint() {
+    for replaced in [false, true] {
+        let job = Job::new(|table| table);
+        let mut sink = job.sink(1, 0);
+        sink.write(batch([2])).unwrap();
+        let name = job.files(true).into_keys().next().unwrap();
+        job.sweep();
+        if replaced {
+            fs::write(job.out().join(&name), "").unwrap();
+        }
+        let error = sink.prepare(CheckpointId(1)).unwrap()().unwrap_err();
+        assert_eq!(error.kind, FailureKind::Io, "it is written again: {error}");
+        assert!(error.to_string().contains(&name), "{error}");
+    }
 }
 
 #[test]
@@ -182,7 +375,8 @@ fn an_attempt_that_dies_anywhere_leaves_nothing_that_is_seen_and_nothing_that_st
         assert_eq!(job.lines(), ["2,\"row, 2\""], "{reached}");
         assert!(job.files(true).is_empty(), "{reached}");
         // The old attempt's commit comes late, which it only could by a mistake; it brings nothing back.
-        job.commit(&uncommitted);
+        let late = job.try_commit(&uncommitted);
+        assert_eq!(late.is_err(), reached >= 3, "{reached}");
         assert_eq!(job.lines(), ["2,\"row, 2\""], "{reached}");
     }
 }
@@ -240,7 +434,7 @@ fn cleaning_leaves_other_jobs_and_sinks_the_current_attempt_and_other_files_alon
     job.clean(3, &[]);
     let hidden: Vec<_> = job.files(true).into_keys().collect();
     assert_eq!(hidden.len(), 5, "{hidden:?}");
-    assert!(hidden.iter().any(|name| name.starts_with(".default_job_") && name.contains("_3_")));
+    assert!(hidden.iter().any(|name| name.starts_with(".default_job_") && name.contains("_3_")), "{hidden:?}");
     assert!(others.iter().all(|name| out.join(name).exists()));
     // The current attempt can go on.
     job.commit(&prepare(&mut *current, 1));

@@ -59,6 +59,13 @@ impl Failure {
         Self { kind: error.kind, operator: error.operator.clone(), subtask, message: error.describe() }
     }
 
+    /// A panic of what was to be done in code that may not be Weir's own. The log has the place.
+    pub fn panicked(what: &str, panic: &(dyn std::any::Any + Send)) -> Self {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it does not say why");
+        Self::new(FailureKind::Operator, format!("{what} panicked: {text}"))
+    }
+
     /// As the protocol tells it.
     pub fn to_message(&self, attempt: Attempt) -> TaskFailed {
         TaskFailed {

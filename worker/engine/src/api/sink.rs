@@ -22,11 +22,26 @@ pub trait SinkFactory: Send + Sync {
     fn committer(&self, ctx: &CommitContext) -> Result<Arc<dyn Committer>, SinkError>;
 }
 
+/// Which run of a job writes: its attempts are numbered one after the other, and no other run's are compared with them. Two jobs of
+/// one name, in two clusters or on two machines, may write to one place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OutputOwner {
+    /// The uid of the StreamJob, or of the state folder. Empty from a controller of an older build: then nobody can tell
+    /// what is this run's own, and nothing may be dropped.
+    pub uid: String,
+    /// The uid of the cluster; `local` for `weir run`.
+    pub cluster: String,
+    /// Where the checkpoints are, in which the attempts are numbered.
+    pub storage: String,
+}
+
 /// What a committer is told of whom it works for: it may only drop what this job's older attempts left.
 #[derive(Clone, Debug)]
 pub struct CommitContext {
     /// Whose output it is.
     pub job: JobName,
+    /// Which of all jobs of this name.
+    pub owner: OutputOwner,
     /// The attempt that is starting.
     pub attempt: Attempt,
     /// The sink's identity in the graph: two sinks of one job may write to one place.
@@ -37,6 +52,8 @@ pub struct CommitContext {
 pub struct SinkContext {
     /// Whose output it is.
     pub job: JobName,
+    /// Which of all jobs of this name.
+    pub owner: OutputOwner,
     /// The sink's identity in the graph.
     pub sink: String,
     /// The attempt.
@@ -71,12 +88,26 @@ pub trait Sink: Send {
 }
 
 /// Publishes pending commits.
+///
+/// Whoever carries out a commit leaves a durable mark of it: the same commit comes again after every restore, when a reader may long have
+/// taken away what was published. Without a mark, what is neither unfinished nor published was lost by somebody else's doing.
 #[async_trait]
 pub trait Committer: Send + Sync {
-    /// Makes visible what these name. Idempotent: a second or a late one changes nothing.
+    /// Makes visible what these name. Idempotent: a second or a late one changes nothing. All are tried, whatever becomes of
+    /// one. What cannot be published any more is an error of the kind [`OutputLost`](weir_protocol::settings::FailureKind::OutputLost)
+    /// that names it, and is not tried again; it may only be answered once all else is published or has failed.
     async fn commit(&self, pending: &[serde_json::Value]) -> Result<(), SinkError>;
 
     /// After a restore: drops what this job left unfinished that belongs to none of `keep`, the pending commits of the
     /// record restored. Called before any subtask of the new attempt writes.
     async fn clean(&self, keep: &[serde_json::Value]) -> Result<(), SinkError>;
+
+    /// A record stands that does not carry these any more, since their commit was carried out: no restore brings them
+    /// again, and what marks them may go. What cannot be removed is left behind.
+    async fn forget(&self, _published: &[serde_json::Value]) {}
+
+    /// Whether this would be able to carry out a pending commit of a sink that is not in the plan any more.
+    fn understands(&self, _pending: &serde_json::Value) -> bool {
+        false
+    }
 }

@@ -6,6 +6,7 @@
 //! waits for no transaction: what a sink writes to may be away for as long as it likes, and what is frozen has to make room.
 
 use std::{
+    any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -18,7 +19,6 @@ use crossbeam_channel::{Sender, unbounded};
 use weir_protocol::{
     CheckpointId, SubtaskIndex,
     part::{Item, KeyedSnapshot, OperatorPart, SubtaskPart},
-    settings::FailureKind,
 };
 use weir_state::{Persist, PersistStats, SubtaskState, Uploader};
 
@@ -170,10 +170,9 @@ impl PersistSubtask {
     /// [`Self::store`]. A panic in a backend's code fails the attempt: the transaction that the sink has cut goes with it.
     fn store_caught(self) -> Stored {
         let whose = self.whose();
-        catch_unwind(AssertUnwindSafe(|| self.store())).unwrap_or_else(|_| Stored {
-            transaction: Err(whose.panicked()),
-            outcome: Err(whose.panicked().message),
-            whose,
+        catch_unwind(AssertUnwindSafe(|| self.store())).unwrap_or_else(|panic| {
+            let failure = whose.panicked("persisting", &*panic);
+            Stored { outcome: Err(failure.message.clone()), transaction: Err(failure), whose }
         })
     }
 
@@ -238,10 +237,10 @@ struct Whose {
 }
 
 impl Whose {
-    fn panicked(&self) -> Failure {
+    fn panicked(&self, doing: &str, panic: &(dyn Any + Send)) -> Failure {
         let Self { identity, subtask, .. } = self;
-        let message = format!("persisting subtask {subtask} of stage `{identity}` panicked; the log has the place");
-        Failure { subtask: *subtask, ..Failure::new(FailureKind::Operator, message) }
+        let what = format!("{doing} subtask {subtask} of stage `{identity}`");
+        Failure { subtask: *subtask, ..Failure::panicked(&what, panic) }
     }
 
     /// The transaction, as it stands in a part until it is committed.
@@ -272,7 +271,9 @@ impl Stored {
         let Self { whose, transaction, mut outcome } = self;
         let began = Instant::now();
         let commits = transaction.and_then(|prepared| {
-            catch_unwind(AssertUnwindSafe(|| whose.finish(prepared))).unwrap_or_else(|_| Err(whose.panicked()))
+            let operator = prepared.as_ref().map(|prepared| prepared.operator.clone()).unwrap_or_default();
+            catch_unwind(AssertUnwindSafe(|| whose.finish(prepared)))
+                .unwrap_or_else(|panic| Err(Failure { operator, ..whose.panicked("the pre-commit of", &*panic) }))
         });
         if let Ok(done) = &mut outcome {
             done.prepare = began.elapsed();

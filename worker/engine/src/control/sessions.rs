@@ -121,6 +121,10 @@ impl Control {
         }
         self.host.metrics.of_job(&ours.1);
         self.set_term(session, term);
+        // Whether too much output waits the new coordinator sees by itself.
+        if let Some(standing) = &self.standing {
+            standing.deployment.running.hold(false);
+        }
         // Ids of the new term are above all that were seen, and nobody waits for those of the old one.
         self.cancel_orphans();
         // Whoever spoke before has been followed.

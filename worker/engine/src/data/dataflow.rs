@@ -218,6 +218,13 @@ impl RunningAttempt {
         self.command(Command::AlignmentTimeout(timeout));
     }
 
+    /// Sources read nothing, or read on.
+    pub fn hold(&self, hold: bool) {
+        for subtask in self.subtasks.iter().filter(|subtask| subtask.is_source) {
+            subtask.gate.command(Command::Hold(hold));
+        }
+    }
+
     fn command(&self, command: Command) {
         self.subtasks.iter().for_each(|subtask| subtask.gate.command(command));
     }
@@ -545,6 +552,7 @@ impl Maker {
             counters: self.counters,
             clock: Arc::clone(&build.clock),
             running: false,
+            held: false,
             finished: self.finished,
             restored_finished: restored.finished,
         })
@@ -640,6 +648,7 @@ impl Maker {
         let Some(node) = &self.stage().sink else { return Ok(None) };
         let ctx = SinkContext {
             job: build.job.clone(),
+            owner: build.owner.clone(),
             sink: node.identity.clone(),
             attempt: build.attempt,
             worker: build.worker.clone(),

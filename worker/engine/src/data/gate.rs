@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Cancel(CheckpointId),
     /// The longest an alignment may take.
     AlignmentTimeout(Option<Duration>),
+    /// Read nothing, as a source, or read on.
+    Hold(bool),
 }
 
 /// What a subtask gets when it asks for its next input.

@@ -53,6 +53,8 @@ pub(crate) struct Subtask {
     pub(crate) counters: Arc<Counters>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) running: bool,
+    /// A source reads nothing, though it could.
+    pub(crate) held: bool,
     /// It has reached the end of its input. It only answers barriers.
     pub(crate) finished: Arc<AtomicBool>,
     /// It had done so before the restore.
@@ -85,7 +87,7 @@ pub(crate) struct SourceHead {
     /// Not there where nothing is to be read, and dropped at the end.
     pub(crate) source: Option<Box<dyn Source>>,
     pub(crate) splits: Splits,
-    /// Since when it has not been asked for rows, because of others that are not through.
+    /// Since when it has not been asked for rows, because of others that are not through, or because it is held.
     pub(crate) away: Option<Instant>,
 }
 
@@ -243,7 +245,7 @@ impl Subtask {
     /// Takes the next input, and waits for it.
     fn take(&mut self) -> Result<Taken, OperatorError> {
         match self.head {
-            Head::Source(_) if !self.is_finished() => self.take_from_source(),
+            Head::Source(_) if !self.held && !self.is_finished() => self.take_from_source(),
             Head::Source(_) => {
                 let deadline = self.deadline();
                 Ok(self.gate.next(|_| false, deadline, &self.counters.idle))
@@ -442,6 +444,18 @@ impl Subtask {
                 self.alignment.set_timeout(timeout);
                 Ok(())
             }
+            Command::Hold(hold) => {
+                self.hold(hold);
+                Ok(())
+            }
+        }
+    }
+
+    /// A source reads nothing, or reads on. A split that was not read is not idle for that.
+    fn hold(&mut self, hold: bool) {
+        self.held = hold;
+        if hold && let Head::Source(head) = &mut self.head {
+            head.away.get_or_insert_with(Instant::now);
         }
     }
 
@@ -518,7 +532,9 @@ impl Subtask {
         if self.is_finished() || self.is_busy() || !self.chain.has_room() {
             return Ok(());
         }
-        if let Head::Source(head) = &mut self.head {
+        if !self.held
+            && let Head::Source(head) = &mut self.head
+        {
             head.is_back(now);
             if head.splits.deadline().is_some_and(|deadline| deadline <= now) {
                 self.work.extend(head.find_idle(now).map(Work::Changed));
@@ -545,8 +561,8 @@ impl Subtask {
         let mut deadline = self.alignment.deadline().into_iter().chain(self.chain.deadline()).min();
         if !self.is_finished() {
             let idle = match &self.head {
-                Head::Source(head) => head.splits.deadline(),
-                Head::Inputs(_) => None,
+                Head::Source(head) if !self.held => head.splits.deadline(),
+                Head::Source(_) | Head::Inputs(_) => None,
             };
             let timer = self.chain.next_timer().map(|(timer, _)| Instant::now() + self.clock.wait(timer));
             deadline = deadline.into_iter().chain(idle).chain(timer).min();

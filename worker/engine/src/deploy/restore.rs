@@ -170,13 +170,7 @@ fn deal_items(
         let mut turn = 0;
         for (_, item) in items {
             if item.kind == ItemKind::Commit {
-                let pending = serde_json::from_value(item.value.clone()).map_err(|error| {
-                    Failure::corrupt(
-                        &format!("a pending commit of `{operator}`"),
-                        &format!("is not readable ({error})"),
-                    )
-                })?;
-                dealt.commits.entry(planned.to_string()).or_default().push(pending);
+                dealt.commits.entry(planned.to_string()).or_default().push(read_pending(operator, item)?);
                 continue;
             }
             let stage = stages.get(planned).copied();
@@ -188,6 +182,23 @@ fn deal_items(
         }
     }
     Ok(())
+}
+
+fn read_pending(operator: &str, item: &Item) -> Result<PendingCommit, Failure> {
+    serde_json::from_value(item.value.clone()).map_err(|error| {
+        Failure::corrupt(&format!("a pending commit of `{operator}`"), &format!("is not readable ({error})"))
+    })
+}
+
+/// The pending commits of a record whose state is not restored.
+pub fn pending(parts: &[Part]) -> Result<PendingCommits, Failure> {
+    let mut pending = PendingCommits::new();
+    for operator in subtasks(parts).flat_map(|subtask| &subtask.operators) {
+        for item in operator.items.iter().filter(|item| item.kind == ItemKind::Commit) {
+            pending.entry(operator.operator.clone()).or_default().push(read_pending(&operator.operator, item)?);
+        }
+    }
+    Ok(pending)
 }
 
 /// Adds to what was dealt what there is to read for each source that a record knows nothing of: split i goes to subtask i modulo
@@ -374,6 +385,22 @@ mod tests {
         let mut before = dealt.commits["sink"].clone();
         before.sort_by_key(|pending| (pending.value.to_string(), pending.checkpoint));
         assert_eq!(all, before);
+    }
+
+    #[test]
+    fn of_a_record_that_is_left_behind_the_pending_commits_are_read_whatever_the_plan_is() {
+        let graph = testing::counting_graph(1, 1);
+        let parts = parts(&graph, 2);
+        let mut all = pending(&parts).unwrap();
+        let mut dealt = fitted(&graph, 2, &parts).unwrap().commits;
+        for commits in [&mut all, &mut dealt] {
+            assert_eq!(commits.keys().collect::<Vec<_>>(), ["sink"]);
+            for commits in commits.values_mut() {
+                commits.sort_by_key(|commit| commit.checkpoint);
+            }
+        }
+        assert_eq!(all["sink"].len(), dealt["sink"].len());
+        assert!(all["sink"].iter().all(|commit| dealt["sink"].contains(commit)));
     }
 
     #[test]

@@ -430,6 +430,7 @@ impl Deployment<'_> {
         RunningAttempt::build(BuildAttempt {
             store: JobStore::open(&storage, &job).unwrap(),
             job,
+            owner: weir_engine::OutputOwner::default(),
             attempt: Attempt(1),
             worker: WorkerId::generate(),
             graph: Arc::clone(self.graph),

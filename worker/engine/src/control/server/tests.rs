@@ -10,7 +10,7 @@ use weir_protocol::{
     paths,
     record::{PartRef, RECORD_VERSION, Record, Slot, encode},
     rpc::{
-        Acked, Commit, Deploy, Deployed, Hello, Peer, Ping, Run, TaskFailed, TriggerCheckpoint, Welcome,
+        Acked, Commit, Deploy, Deployed, Hello, Hold, Peer, Ping, Run, TaskFailed, TriggerCheckpoint, Welcome,
         from_worker::Message as Answer, to_worker::Message, worker_client::WorkerClient,
     },
     settings::{CheckpointMode, FailureKind, JobSettings, PlanRequest, StorageSettings},
@@ -159,6 +159,10 @@ struct TestCoordinator {
     newest: Option<(String, Record)>,
     /// The version that it asks parts to be written in; 0 is a controller that does not ask yet.
     part_format: u32,
+    /// One that is left behind, and whose commits are due.
+    left: Option<(String, Record)>,
+    script: &'static str,
+    accepts_lost: bool,
     sessions: Vec<TestSession>,
 }
 
@@ -176,6 +180,9 @@ impl TestCoordinator {
             next_id: 1,
             newest: None,
             part_format: RECORD_VERSION,
+            left: None,
+            script: "counting",
+            accepts_lost: false,
             sessions: Vec::new(),
         }
     }
@@ -194,11 +201,14 @@ impl TestCoordinator {
             alignment_timeout_ms: 0,
             memory_budget: 256 << 20,
         };
-        let request = PlanRequest { script: "counting".into(), base_dir: "/".into(), max_parallelism: MAX_PARALLELISM };
-        let (restore_path, restore_record) = match &self.newest {
+        let request =
+            PlanRequest { script: self.script.into(), base_dir: "/".into(), max_parallelism: MAX_PARALLELISM };
+        let told = |record: &Option<(String, Record)>| match record {
             Some((path, record)) => (path.clone(), encode(&Slot::Record(record.clone()))),
             None => Default::default(),
         };
+        let (restore_path, restore_record) = told(&self.newest);
+        let (commits_path, commits_record) = told(&self.left);
         Deploy {
             attempt: self.attempt,
             plan_request: serde_json::to_vec(&request).unwrap().into(),
@@ -209,6 +219,11 @@ impl TestCoordinator {
             restore_path,
             restore_record: restore_record.into(),
             settings: serde_json::to_vec(&settings).unwrap().into(),
+            owner: "u1".into(),
+            cluster: "local".into(),
+            commits_path,
+            commits_record: commits_record.into(),
+            accept_lost_output: self.accepts_lost,
             part_format: self.part_format,
             ..Deploy::default()
         }
@@ -234,10 +249,23 @@ impl TestCoordinator {
         }
         assert!(all.iter().all(|deployed| deployed.attempt == self.attempt));
         self.say_all(&Message::Run(Run { attempt: self.attempt }));
-        if let Some(id) = self.newest.as_ref().map(|(_, record)| record.id.0) {
+        let promised = self.newest.iter().chain(&self.left).map(|(_, record)| record.id.0).max();
+        if let Some(id) = promised {
             self.commit(id).await;
         }
         all
+    }
+
+    /// Checkpoints until the newest record names output, which is not committed. Gives the record's checkpoint.
+    async fn promise(&mut self) -> u64 {
+        loop {
+            let (id, acks) = self.acks().await;
+            self.record(id, &acks).await;
+            if !self.job.output.unfinished.lock().is_empty() {
+                return id;
+            }
+            self.commit(id).await;
+        }
     }
 
     fn say_all(&self, message: &Message) {
@@ -543,6 +571,99 @@ async fn a_commit_that_was_recorded_and_never_told_is_made_after_the_restore() {
     coordinator.sessions[0].failed().await;
     let successor = coordinator.worker(1);
     coordinator.deploy(&[&survivor, &successor]).await;
+    coordinator.finish().await;
+    coordinator.job.assert_exact();
+}
+
+#[tokio::test]
+async fn output_that_is_lost_ends_the_attempt_and_goes_on_only_where_that_is_accepted() {
+    let mut coordinator = TestCoordinator::new(job(5_000));
+    let worker = coordinator.worker(0);
+    coordinator.deploy(&[&worker]).await;
+    let id = coordinator.promise().await;
+    coordinator.job.output.unfinished.lock().clear();
+    // The second time after a restore from the record that has promised it.
+    for _ in 0..2 {
+        coordinator.say_all(&Message::Commit(Commit { attempt: coordinator.attempt, id }));
+        let failed = coordinator.sessions[0].failed().await;
+        assert_eq!((failed.kind.as_str(), failed.operator.as_str(), failed.fatal), ("OutputLost", "sink", true));
+        assert!(failed.message.contains(&format!("output of checkpoint {id} ")), "{failed:?}");
+        assert!(failed.message.contains("is gone"), "{failed:?}");
+        let order = {
+            coordinator.attempt += 1;
+            coordinator.order(&[&worker])
+        };
+        coordinator.sessions[0].attempt = coordinator.attempt;
+        coordinator.say_all(&Message::Deploy(order));
+    }
+    coordinator.accepts_lost = true;
+    coordinator.deploy(&[&worker]).await;
+    coordinator.finish().await;
+}
+
+#[tokio::test]
+async fn a_panic_in_a_sinks_commit_fails_the_attempt_and_the_next_one_commits() {
+    let mut coordinator = TestCoordinator::new(job(5_000));
+    let worker = coordinator.worker(0);
+    coordinator.deploy(&[&worker]).await;
+    let id = coordinator.promise().await;
+    coordinator.job.output.panics.store(true, Ordering::Relaxed);
+    coordinator.say_all(&Message::Commit(Commit { attempt: coordinator.attempt, id }));
+    let failed = coordinator.sessions[0].failed().await;
+    assert_eq!((failed.kind.as_str(), failed.operator.as_str(), failed.fatal), ("Operator", "sink", false));
+    assert!(failed.message.contains("panicked: the cat sat on it"), "{failed:?}");
+    coordinator.job.output.panics.store(false, Ordering::Relaxed);
+    coordinator.deploy(&[&worker]).await;
+    coordinator.finish().await;
+    coordinator.job.assert_exact();
+}
+
+#[tokio::test]
+async fn what_a_record_has_promised_is_published_by_an_attempt_that_starts_from_nothing() {
+    for script in ["counting", "another sink"] {
+        let mut coordinator = TestCoordinator::new(job(5_000));
+        let workers = [coordinator.worker(0), coordinator.worker(1)];
+        coordinator.deploy(&[&workers[0]]).await;
+        coordinator.promise().await;
+        let promised: Vec<String> = coordinator.job.output.unfinished.lock().keys().cloned().collect();
+        (coordinator.left, coordinator.script) = (coordinator.newest.take(), script);
+        // Both say that all is committed up to there before there is any record of the new attempt.
+        coordinator.deploy(&[&workers[0], &workers[1]]).await;
+        let published = coordinator.job.output.published.lock().clone();
+        assert!(promised.iter().all(|name| published.contains_key(name)), "{script}: {promised:?}, {published:?}");
+        coordinator.left = None;
+        coordinator.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn what_waits_to_be_published_is_told_and_sources_that_are_held_read_nothing_and_answer_barriers() {
+    let mut coordinator = TestCoordinator::new(job(20_000));
+    let worker = coordinator.worker(0);
+    coordinator.deploy(&[&worker]).await;
+    coordinator.job.output.read_only.store(true, Ordering::Relaxed);
+    let id = coordinator.promise().await;
+    coordinator.say_all(&Message::Commit(Commit { attempt: 1, id }));
+    let waits = |answer| match answer {
+        Answer::Stats(stats) if stats.pending_commits > 0 && !stats.commit_failure.is_empty() => Some(()),
+        _ => None,
+    };
+    coordinator.sessions[0].wait("what waits", waits).await;
+    coordinator.say_all(&Message::Hold(Hold { attempt: 1, hold: true }));
+    // A checkpoint goes through all queues: what was read before it is counted after it.
+    coordinator.promise().await;
+    let rows = |answer| match answer {
+        Answer::Stats(stats) => Some(stats.source_rows),
+        _ => None,
+    };
+    // One that was under way may be older than the checkpoint.
+    coordinator.sessions[0].wait("Stats", rows).await;
+    let before = coordinator.sessions[0].wait("Stats", rows).await;
+    for _ in 0..3 {
+        assert_eq!(coordinator.sessions[0].wait("Stats", rows).await, before, "a source that is held has read");
+    }
+    coordinator.job.output.read_only.store(false, Ordering::Relaxed);
+    coordinator.say_all(&Message::Hold(Hold { attempt: 1, hold: false }));
     coordinator.finish().await;
     coordinator.job.assert_exact();
 }

@@ -141,6 +141,7 @@ impl Bench {
             counters,
             clock: Arc::new(ManualClock::at(1)),
             running: true,
+            held: false,
             finished: Arc::default(),
             restored_finished: false,
         };
