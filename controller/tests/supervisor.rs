@@ -62,6 +62,8 @@ struct Stage {
     changed: Notify,
     /// Whose output sinks are told that it is, and which record's pending commits each attempt is to carry out beside.
     owners: Mutex<std::collections::BTreeSet<(String, String)>>,
+    /// Workers are of a build that does not know of the latter.
+    older: AtomicBool,
     promised: Mutex<BTreeMap<u64, String>>,
     /// The deployments: attempt, worker, what was to be restored.
     deployed: Mutex<Vec<(u64, String, String)>>,
@@ -196,9 +198,11 @@ impl Played {
                     return Vec::new();
                 }
                 let fingerprint = deploy.fingerprint;
+                let older = self.stage.older.load(Ordering::SeqCst);
                 vec![Message::Deployed(rpc::Deployed {
                     attempt: deploy.attempt,
                     fingerprint,
+                    commits_path: if older { String::new() } else { deploy.commits_path },
                     ..rpc::Deployed::default()
                 })]
             }
@@ -673,6 +677,24 @@ async fn a_change_that_leaves_the_state_behind_begins_with_none_once() {
     assert_eq!((promised[&1].as_str(), promised[&3].as_str()), ("", ""));
     run.finish_input();
     assert_eq!(run.outcome().await, Outcome::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_of_a_build_that_would_drop_what_was_promised_run_nothing_that_starts_from_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = Run::start(folder.path(), "here", false);
+    run.stage.older.store(true, Ordering::SeqCst);
+    run.lines.wait("checkpoint 2 in", 1).await;
+    let completed = run.lines.count("checkpoint");
+    // Where there is nothing that they would have to know, they are as good as any.
+    run.kill_a_worker().await;
+    run.lines.wait("running again after", 1).await;
+    run.lines.wait("checkpoint", completed + 2).await;
+    let change = |job: &mut Job| (job.plan.script, job.generation) = ("SELECT 2".to_string(), 2);
+    run.change_to(folder.path(), None, true, change).await;
+    run.lines.wait("a build that cannot publish what terms/", 1).await;
+    let Outcome::Failed(failure) = run.outcome().await else { panic!("it must not go on") };
+    assert!(failure.message.contains("use workers of this build"), "{failure:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -207,8 +207,8 @@ impl Supervisor {
                 if let Some(recovery) = &mut self.recovery {
                     recovery.deployed(&deployed);
                 }
-                let attempt = Attempt(deployed.attempt);
-                self.inputs.push_back(Input::Attempt(attempt::Event::Deployed { worker: id, attempt }));
+                let opened = self.opened.as_deref().filter(|opened| opened.opening.attempt.0 == deployed.attempt);
+                self.inputs.push_back(Input::Attempt(roster::deployed(id, &deployed, opened)));
             }
             Message::Acked(acked) => {
                 self.traffic.acked(&acked);

@@ -8,9 +8,10 @@ use std::{
 use weir_protocol::{Attempt, CheckpointId, WorkerId, paths, record::PartRef, rpc, settings::FailureKind};
 
 use crate::{
-    attempt::{Blocked, Failure},
+    attempt::{Blocked, Event, Failure},
     coordinator::Ack,
     platform::{Obstacle, ProcessNumber, Trouble},
+    takeover::Opened,
     ui::WorkerView,
     workers::session::Session,
 };
@@ -367,6 +368,27 @@ pub fn failure(worker: WorkerId, failed: rpc::TaskFailed) -> Failure {
         subtask: failed.subtask,
         kind,
         message: failed.message,
+    }
+}
+
+/// An attempt stands on a worker: whether it can run there. A worker of a build that knows nothing of pending commits beside those of
+/// what is restored would drop them, and say that nothing is left to publish.
+pub fn deployed(worker: WorkerId, deployed: &rpc::Deployed, opened: Option<&Opened>) -> Event {
+    let attempt = Attempt(deployed.attempt);
+    let due = opened.and_then(|opened| opened.commits.as_ref()).map(|record| record.reference().path());
+    match due.filter(|due| *due != deployed.commits_path) {
+        None => Event::Deployed { worker, attempt },
+        Some(due) => Event::TaskFailed(Failure {
+            worker,
+            attempt,
+            operator: String::new(),
+            subtask: 0,
+            kind: FailureKind::Plan,
+            message: format!(
+                "the worker is of a build that cannot publish what {due} has promised, which is not what is restored: use workers of \
+                 this build"
+            ),
+        }),
     }
 }
 

@@ -315,6 +315,7 @@ pub(crate) async fn deploy(
         downloaded_bytes,
         stop_ms: stop_time.as_millis() as u64,
         restore_ms: begun.elapsed().saturating_sub(stop_time).as_millis() as u64,
+        commits_path: order.commits.as_ref().map(|(path, _)| path.clone()).unwrap_or_default(),
     };
     let subtasks = graph.stages.len() * order.subtasks.len();
     let restored = order.record.map(|(_, record)| record);

@@ -201,6 +201,7 @@ impl Worker {
                 Answer::Deployed(Deployed {
                     attempt: deploy.attempt,
                     fingerprint: deploy.fingerprint.clone(),
+                    commits_path: deploy.commits_path.clone(),
                     ..Deployed::default()
                 })
             }
