@@ -69,6 +69,7 @@ fuzz: setup
 model:
 	@cargo test --release -p weir-controller --test model -- --nocapture --include-ignored
 	@WEIR_SCHEDULES=1000000 cargo test --release -p weir-controller --test simulation -- --nocapture
+	@WEIR_SCHEDULES=100000 cargo test --release -p weir-connectors --lib commit_simulation -- --nocapture
 
 bench: setup
 	@cargo build --release -p weir-worker -p weir-controller -p weir-bench

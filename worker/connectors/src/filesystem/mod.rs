@@ -13,6 +13,8 @@
 mod bucket;
 mod closed;
 mod commit;
+#[cfg(test)]
+mod commit_simulation;
 mod file;
 mod gzip;
 mod input;
