@@ -79,6 +79,8 @@ pub enum Restore {
 
 /// What to do next. After every step but the last three the facts are read anew, whatever came of the step.
 #[derive(Clone, Debug, PartialEq, Eq)]
+// A takeover makes a handful of them, and none is kept.
+#[allow(clippy::large_enum_variant)]
 pub enum Decision {
     /// Create this seal at `paths::slot(seal.term, seal.number)`. Whatever the answer (also in doubt, also taken): read
     /// the facts again and decide again.
