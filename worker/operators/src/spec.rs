@@ -49,6 +49,12 @@ pub enum AggregateFunction {
     Avg,
     Min,
     Max,
+    /// The first value that came, nulls aside.
+    FirstValue,
+    /// The last value that came, nulls aside.
+    LastValue,
+    /// All values in the order in which they came, nulls aside, with a separator between them.
+    ListAgg,
 }
 
 /// The largest precision of a decimal, and that of every sum and mean of decimals.
@@ -67,6 +73,9 @@ impl AggregateFunction {
             Self::Avg => "AVG",
             Self::Min => "MIN",
             Self::Max => "MAX",
+            Self::FirstValue => "FIRST_VALUE",
+            Self::LastValue => "LAST_VALUE",
+            Self::ListAgg => "LISTAGG",
         }
     }
 
@@ -95,7 +104,8 @@ impl AggregateFunction {
                 t if is_plain_number(t) => Ok(t.clone()),
                 t => Err(SpecError::UnsupportedArgument { function, argument: t.clone() }),
             },
-            Self::Min | Self::Max if is_ordered(argument) => Ok(argument.clone()),
+            Self::Min | Self::Max | Self::FirstValue | Self::LastValue if is_ordered(argument) => Ok(argument.clone()),
+            Self::ListAgg if is_text(argument) => Ok(argument.clone()),
             _ => Err(SpecError::UnsupportedArgument { function, argument: argument.clone() }),
         }
     }
@@ -139,6 +149,10 @@ pub(crate) fn is_ordered(t: &DataType) -> bool {
         || is_bytes(t)
 }
 
+fn is_text(t: &DataType) -> bool {
+    matches!(t, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+}
+
 /// Strings and binaries.
 pub(crate) fn is_bytes(t: &DataType) -> bool {
     matches!(
@@ -163,24 +177,33 @@ pub struct AggregateSpec {
     pub distinct: bool,
     /// The FILTER clause: a Boolean input column, null meaning no.
     pub filter: Option<usize>,
+    /// What LISTAGG puts between values; a comma where none is given.
+    pub separator: Option<String>,
 }
 
 impl AggregateSpec {
     /// `COUNT(*)`.
     pub fn count_star(name: impl Into<String>) -> Self {
         let function = AggregateFunction::CountStar;
-        Self { name: name.into(), function, argument: None, distinct: false, filter: None }
+        Self { name: name.into(), function, argument: None, distinct: false, filter: None, separator: None }
     }
 
     /// `function(argument)`.
     pub fn new(name: impl Into<String>, function: AggregateFunction, argument: usize) -> Self {
-        Self { name: name.into(), function, argument: Some(argument), distinct: false, filter: None }
+        Self { name: name.into(), function, argument: Some(argument), distinct: false, filter: None, separator: None }
     }
 
     /// The same, over the distinct values only.
     #[must_use]
     pub fn distinct(mut self) -> Self {
         self.distinct = true;
+        self
+    }
+
+    /// The same, with another separator than a comma.
+    #[must_use]
+    pub fn separated_by(mut self, separator: impl Into<String>) -> Self {
+        self.separator = Some(separator.into());
         self
     }
 

@@ -17,7 +17,7 @@ use support::torture::{Bag, Deal, Event, Stage, Torture, bag, seeds, ways};
 use support::*;
 use weir_engine::{Batch, OperatorFactory, RowKind};
 use weir_operators::{
-    AggregateFunction::{Avg, Count, Max, Min, Sum},
+    AggregateFunction::{Avg, Count, FirstValue, LastValue, ListAgg, Max, Min, Sum},
     AggregateInput, AggregateSpec, Aggregation, Deduplicate, DeduplicateSpec, FilterProject, Keep, KeyedAggregate,
     KeyedAggregateSpec, LocalAggregate, LocalAggregateSpec, RankFunction, TimeSource, TopN, TopNSpec, WindowAggregate,
     WindowAggregateSpec, WindowAssign, WindowAssignSpec, WindowShape,
@@ -95,6 +95,49 @@ fn aggregates() -> Vec<AggregateSpec> {
         AggregateSpec::new("distinct", Count, 1).distinct(),
         AggregateSpec::new("distinct_sum", Sum, 1).distinct().filter(3),
         AggregateSpec::new("distinct_s", Count, 2).distinct(),
+    ]
+}
+
+/// Those that hang on the order in which rows come.
+fn by_arrival() -> Vec<AggregateSpec> {
+    vec![
+        AggregateSpec::new("first", FirstValue, 1),
+        AggregateSpec::new("last", LastValue, 1).filter(3),
+        AggregateSpec::new("first_s", FirstValue, 2),
+        AggregateSpec::new("last_s", LastValue, 2),
+        AggregateSpec::new("list", ListAgg, 2),
+        AggregateSpec::new("list_f", ListAgg, 2).filter(3).separated_by(" | "),
+        AggregateSpec::new("sum", Sum, 1),
+    ]
+}
+
+/// What these come to for the rows of a key, by their changes: of equal values the first that came is taken back, whatever row it
+/// was of.
+fn listed(changes: &[(RowKind, Row)]) -> Vec<String> {
+    fn sequence<T: PartialEq>(changes: &[(RowKind, Row)], value: impl Fn(&Row) -> Option<T>) -> Vec<T> {
+        let mut sequence = Vec::new();
+        for (kind, row) in changes {
+            let Some(value) = value(row) else { continue };
+            if kind.is_addition() {
+                sequence.push(value);
+            } else {
+                sequence.remove(sequence.iter().position(|of| *of == value).unwrap());
+            }
+        }
+        sequence
+    }
+    let chosen = |row: &Row| row.f == Some(true);
+    let values = sequence(changes, |row| row.v);
+    let texts = sequence(changes, |row| row.s);
+    let list = |texts: &[&str], separator: &str| show((!texts.is_empty()).then(|| texts.join(separator)));
+    vec![
+        show(values.first()),
+        show(sequence(changes, |row| row.v.filter(|_| chosen(row))).last()),
+        show(texts.first()),
+        show(texts.last()),
+        list(&texts, ","),
+        list(&sequence(changes, |row| row.s.filter(|_| chosen(row))), " | "),
+        show((!values.is_empty()).then(|| values.iter().sum::<i64>())),
     ]
 }
 
@@ -282,6 +325,29 @@ proptest! {
                 torture.comes_to_by_key(&expected, &key, &ways(seed));
             }
         }
+    }
+
+    #[test]
+    fn first_and_last_values_and_lists(changes in changes(), seed in seeds(), retract in any::<bool>()) {
+        let changes = if retract {
+            changes
+        } else {
+            let added = |batch: Vec<(RowKind, Row)>| batch.into_iter().filter(|(kind, _)| *kind == RowKind::Insert).collect();
+            Changing { batches: changes.batches.into_iter().map(added).collect() }
+        };
+        let mut groups: BTreeMap<Option<i64>, Vec<(RowKind, Row)>> = BTreeMap::new();
+        for change in changes.batches.iter().flatten() {
+            groups.entry(change.1.k).or_default().push(change.clone());
+        }
+        let there: BTreeSet<Option<i64>> = changes.there().iter().map(|row| row.k).collect();
+        let of_key = |k: &Option<i64>| [vec![show(*k)], listed(&groups[k])].concat();
+        let expected = bag(there.iter().map(of_key));
+        let aggregation = Aggregation { input: input(), group: vec![0], aggregates: by_arrival() };
+        let input = AggregateInput::Rows;
+        let spec = KeyedAggregateSpec { aggregation, input, retract_input: retract, update_before: true };
+        let operator = KeyedAggregate::new(spec).unwrap();
+        let torture = Torture { stages: stages(None, &operator, &[0]), events: changes.events() };
+        torture.comes_to(&expected, &ways(seed));
     }
 
     #[test]

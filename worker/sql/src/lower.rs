@@ -419,6 +419,7 @@ impl Lowering<'_> {
                 argument: argument.map(&mut column_of),
                 distinct: call.params.distinct,
                 filter: call.params.filter.as_deref().map(&mut column_of),
+                separator: None,
             });
         }
         let time = time.map(|time| column_of(&Expr::Column(time.clone())));

@@ -1,16 +1,17 @@
 //! Values of rows that may be taken back: how often each is there. What a batch does to a value is added up first, so that a
 //! value that comes and goes within one costs nothing, and state is touched once for each that is left.
 
-use std::ops::ControlFlow;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::{Bound, ControlFlow};
 
 use arrow::array::{Array, ArrayRef, UInt32Array};
 use weir_engine::OperatorError;
 use weir_state::{Changes, Keys, MapRange, MapTable, Slot, SortKeys, SortOrder, Table, decode_sort_keys};
 
 use crate::aggregate::ingest::{Arrived, Ingest};
-use crate::aggregate::plan::{Feed, Kind, Reduce};
+use crate::aggregate::plan::{Accumulator, Feed, Kind, Reduce};
 use crate::aggregate::values::{Groups, Values};
-use crate::rows::column::{Plain, take_columns};
+use crate::rows::column::{BytesColumn, Plain, take_columns};
 use crate::rows::index::GroupIndex;
 
 /// Minima are first, maxima last.
@@ -194,6 +195,115 @@ impl CountedPass {
         Ok(unmatched)
     }
 
+    /// Brings a map of arrivals up to date, and sets the accumulators that are its first or last value or the list of all. Of
+    /// equal values the one that came first is taken back. Returns how many values were taken back that were not there.
+    pub fn arrivals(
+        &mut self,
+        ingest: &Ingest,
+        map: usize,
+        table: &mut MapTable,
+        arrived: &mut Arrived<'_>,
+        values: &mut Values,
+    ) -> Result<u64, OperatorError> {
+        let Arrived { rows, columns, groups } = arrived;
+        ingest.counts(map, columns, rows, groups.signs.as_deref(), &mut self.row_counts);
+        let mut of_map: Vec<u32> = Vec::new();
+        self.opened.clear();
+        self.opened.resize(groups.len(), None);
+        for (row, _) in self.row_counts.iter().enumerate().filter(|(_, count)| **count != 0) {
+            let group = groups.of_row[row];
+            self.opened[group as usize].get_or_insert_with(|| {
+                of_map.push(group);
+                of_map.len() as u32 - 1
+            });
+        }
+        if of_map.is_empty() {
+            return Ok(0);
+        }
+        let firsts: Vec<u32> = of_map.iter().map(|&group| groups.first()[group as usize]).collect();
+        table.open(&groups.keys, &firsts)?;
+        let value = rows.column(ingest.value_column(map));
+        self.sort_keys.encode(std::slice::from_ref(value), &ASCENDING, value.len())?;
+        let unmatched = self.change_arrivals(table, &groups.of_row)?;
+        for (i, a) in ingest.plan.accumulators.iter().enumerate() {
+            if a.feed == (Feed::Ordered { map }) {
+                set_arrivals(table, &of_map, i, a, value, values)?;
+            }
+        }
+        Ok(unmatched)
+    }
+
+    /// Adds and removes arrivals in the order of the batch's rows.
+    fn change_arrivals(&mut self, table: &mut MapTable, of_row: &[u32]) -> Result<u64, OperatorError> {
+        let mut equals = self.equals(table, of_row)?;
+        let Self { row_counts, opened, sort_keys, changes, .. } = self;
+        changes.clear();
+        let mut next = Vec::with_capacity(table.maps());
+        for map in 0..table.maps() {
+            next.push(table.beside(map)?.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes)));
+        }
+        let mut unmatched = 0;
+        for (row, &count) in row_counts.iter().enumerate().filter(|(_, count)| **count != 0) {
+            let (map, key) = (opened[of_row[row] as usize].unwrap_or(0) as usize, sort_keys.key(row));
+            let known = equals.get_mut(&(map, key.to_vec()));
+            if count > 0 {
+                let arrival = next[map];
+                next[map] += 1;
+                changes.put(map, &by_arrival(arrival), key);
+                changes.put(map, &by_value(key, arrival), &[]);
+                if let Some(known) = known {
+                    known.push_back(arrival);
+                }
+            } else if let Some(arrival) = known.and_then(VecDeque::pop_front) {
+                changes.remove(map, &by_arrival(arrival));
+                changes.remove(map, &by_value(key, arrival));
+            } else {
+                unmatched += 1;
+            }
+        }
+        for (map, next) in next.iter().enumerate() {
+            changes.set_beside(map, &next.to_le_bytes());
+        }
+        table.apply(changes)?;
+        changes.clear();
+        for map in 0..table.maps() {
+            if table.is_empty(map)? {
+                // Without values it begins anew, and takes no room.
+                changes.set_beside(map, &[]);
+            }
+        }
+        table.apply(changes)?;
+        Ok(unmatched)
+    }
+
+    /// The arrivals of the values that this batch takes back, the first first, by open map and sort key.
+    fn equals(&self, table: &mut MapTable, of_row: &[u32]) -> Result<Equals, OperatorError> {
+        let mut equals = Equals::new();
+        for (row, _) in self.row_counts.iter().enumerate().filter(|(_, count)| **count < 0) {
+            let map = self.opened[of_row[row] as usize].unwrap_or(0) as usize;
+            equals.entry((map, self.sort_keys.key(row).to_vec())).or_default();
+        }
+        let wanted: Vec<(usize, Vec<u8>)> = equals.keys().cloned().collect();
+        let starts: Vec<Vec<u8>> = wanted.iter().map(|(_, key)| [&[BY_VALUE], key.as_slice()].concat()).collect();
+        let ends: Vec<Vec<u8>> = starts.iter().map(|start| [start.as_slice(), &[u8::MAX; 9]].concat()).collect();
+        let ranges: Vec<MapRange<'_>> = wanted
+            .iter()
+            .zip(starts.iter().zip(&ends))
+            .map(|((map, _), (start, end))| MapRange {
+                from: Bound::Included(start),
+                to: Bound::Excluded(end),
+                ..MapRange::all(*map)
+            })
+            .collect();
+        table.range(&ranges, &mut |i, sub, _| {
+            if let (Some(found), Some(arrival)) = (equals.get_mut(&wanted[i]), sub.last_chunk()) {
+                found.push_back(u64::from_be_bytes(*arrival));
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(equals)
+    }
+
     /// Adds the pairs' counts to those of the open maps.
     fn change_counts(&mut self, table: &mut MapTable) -> Result<u64, OperatorError> {
         let Self { touched, pairs, opened, sort_keys, pair_counts, changes, .. } = self;
@@ -222,13 +332,14 @@ impl CountedPass {
     pub fn forget(&mut self, table: &mut MapTable, keys: &Keys, rows: &[u32]) -> Result<(), OperatorError> {
         table.open(keys, rows)?;
         let mut left = Vec::new();
+        let Self { changes, .. } = self;
+        changes.clear();
         for map in 0..table.maps() {
             if !table.is_empty(map)? {
                 left.push(MapRange::all(map));
+                changes.set_beside(map, &[]);
             }
         }
-        let Self { changes, .. } = self;
-        changes.clear();
         table.range(&left, &mut |i, sub, _| {
             changes.remove(left[i].map, sub);
             ControlFlow::Continue(())
@@ -236,6 +347,21 @@ impl CountedPass {
         table.apply(changes)?;
         Ok(())
     }
+}
+
+/// Arrivals of equal values of one open map.
+type Equals = BTreeMap<(usize, Vec<u8>), VecDeque<u64>>;
+
+/// The two kinds of sub-keys of a map of arrivals: by arrival, with the value's sort key under it; and by value and arrival.
+const BY_ARRIVAL: u8 = 0;
+const BY_VALUE: u8 = 1;
+
+fn by_arrival(arrival: u64) -> Vec<u8> {
+    [&[BY_ARRIVAL][..], &arrival.to_be_bytes()].concat()
+}
+
+fn by_value(sort_key: &[u8], arrival: u64) -> Vec<u8> {
+    [&[BY_VALUE], sort_key, &arrival.to_be_bytes()].concat()
 }
 
 /// A count of 8 bytes.
@@ -267,5 +393,54 @@ fn set_extremes(
     let column = decode_sort_keys(&types, &ASCENDING, found.iter().map(|(_, sub)| sub.as_slice()))?.remove(0);
     let groups: Vec<u32> = found.iter().map(|(group, _)| *group).collect();
     values.set_values(i, &groups, &Plain::new(&column, kind)?);
+    Ok(())
+}
+
+/// Sets accumulator `i` of the groups whose maps of arrivals are open. `of_type` is any column of the values' type.
+fn set_arrivals(
+    table: &mut MapTable,
+    of_map: &[u32],
+    i: usize,
+    a: &Accumulator,
+    of_type: &ArrayRef,
+    values: &mut Values,
+) -> Result<(), OperatorError> {
+    let ranges: Vec<MapRange<'_>> = (0..of_map.len())
+        .map(|map| MapRange {
+            to: Bound::Excluded(&[BY_VALUE]),
+            backwards: a.reduce == Reduce::Last,
+            limit: if a.reduce == Reduce::List { usize::MAX } else { 1 },
+            ..MapRange::all(map)
+        })
+        .collect();
+    let mut found: Vec<(u32, Vec<u8>)> = Vec::with_capacity(ranges.len());
+    table.range(&ranges, &mut |map, _, sort_key| {
+        found.push((of_map[map], sort_key.to_vec()));
+        ControlFlow::Continue(())
+    })?;
+    for &group in of_map {
+        values.unset(i, group as usize);
+    }
+    let types = [of_type.data_type().clone()];
+    let column = decode_sort_keys(&types, &ASCENDING, found.iter().map(|(_, key)| key.as_slice()))?.remove(0);
+    if a.reduce != Reduce::List {
+        let groups: Vec<u32> = found.iter().map(|(group, _)| *group).collect();
+        values.set_values(i, &groups, &Plain::new(&column, a.kind)?);
+        return Ok(());
+    }
+    let texts = BytesColumn::new(&column).ok_or_else(|| OperatorError::operator("a list is of texts"))?;
+    let mut lists: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
+    for (row, (group, _)) in found.iter().enumerate() {
+        match lists.get_mut(group) {
+            None => drop(lists.insert(*group, texts.get(row).to_vec())),
+            Some(list) => {
+                list.extend_from_slice(a.separator.as_bytes());
+                list.extend_from_slice(texts.get(row));
+            }
+        }
+    }
+    for (group, list) in lists {
+        values.set_bytes(i, group as usize, &list);
+    }
     Ok(())
 }

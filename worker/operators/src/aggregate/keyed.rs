@@ -17,7 +17,7 @@ use weir_state::{MapTable, RowLayout, Slot, SubtaskState, Table, TableKind, Tabl
 
 use crate::aggregate::counted::CountedPass;
 use crate::aggregate::ingest::{Arrived, DistinctPass, Ingest, RowGroups, inserts_only, map_layout, signs};
-use crate::aggregate::plan::{Plan, is_key};
+use crate::aggregate::plan::{Keeps, Plan, is_key};
 use crate::aggregate::staterow::{Layout, Rows};
 use crate::aggregate::tables;
 use crate::aggregate::values::Values;
@@ -29,7 +29,7 @@ use crate::spec::{Aggregation, KeyedAggregateSpec, SpecError, schema_of};
 /// back. That holds for the global aggregate too, which has no row while there are none.
 ///
 /// State: a row of accumulators a key, and for each DISTINCT column a row a key and value; where rows may be taken back, an entry
-/// for each value of a MIN or MAX too. All grow with the number of keys, and go with their rows.
+/// for each value of a MIN or MAX, and two for each row of a `FIRST_VALUE`, `LAST_VALUE` or LISTAGG. All grow with the number of keys, and go with their rows.
 #[derive(Debug, Clone)]
 pub struct KeyedAggregate {
     ingest: Ingest,
@@ -106,14 +106,14 @@ enum Seen {
     Masked(Table),
     /// How often.
     Counted(Table),
-    /// How often, in their order.
+    /// How often, in their order, or that of their arrival.
     Ordered(Box<MapTable>),
 }
 
 impl Seen {
     fn open(plan: &Plan, i: usize, state: &SubtaskState, identity: &str) -> Result<Self, OperatorError> {
         let map = &plan.maps[i];
-        Ok(if map.ordered {
+        Ok(if map.keeps != Keeps::Seen {
             Self::Ordered(Box::new(state.map(identity, &tables::ordered_name(i))?))
         } else if plan.retract {
             Self::Counted(state.table(identity, &tables::map_name(i), RowLayout::Fixed(map.count_bytes()))?)
@@ -176,6 +176,9 @@ impl Operator for Task {
                     0
                 }
                 Seen::Counted(table) => self.counted.distinct(ingest, map, table, &mut arrived, values)?,
+                Seen::Ordered(table) if ingest.plan.maps[map].keeps == Keeps::Arrivals => {
+                    self.counted.arrivals(ingest, map, table, &mut arrived, values)?
+                }
                 Seen::Ordered(table) => self.counted.ordered(ingest, map, table, &mut arrived, values)?,
             };
             // One row is missed by each map that has not got it.

@@ -12,7 +12,7 @@ use weir_state::{Keys, decode_keys};
 
 use crate::aggregate::ingest::{Ingest, inserts_only, signs};
 use crate::aggregate::keyed::check_group;
-use crate::aggregate::plan::{Feed, Plan, Reduce, carries_slices};
+use crate::aggregate::plan::{Feed, Keeps, Plan, Reduce, carries_slices};
 use crate::aggregate::values::{Groups, Values};
 use crate::rows::column::{Columns, take_columns};
 use crate::rows::index::GroupIndex;
@@ -64,6 +64,10 @@ impl LocalAggregate {
         }
         let with_slices = carries_slices(&spec);
         let plan = Plan::new(spec.aggregation, spec.retract_input)?;
+        if plan.maps.iter().any(|map| map.keeps == Keeps::Arrivals) {
+            let what = "first and last values and lists of rows that update or delete, before an exchange";
+            return Err(SpecError::Unsupported(what.to_owned()));
+        }
         let output = plan.partial_schema(with_slices);
         let slices = match spec.window {
             Some((window, TimeSource::Event(column))) => Some((column, Slices::new(window))),

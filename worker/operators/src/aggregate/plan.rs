@@ -20,6 +20,10 @@ pub enum Reduce {
     Sum,
     Min,
     Max,
+    First,
+    Last,
+    /// Texts, one behind the other.
+    List,
 }
 
 /// What an accumulator is made of.
@@ -54,8 +58,19 @@ pub enum Feed {
     /// Those that set bit `variant` in a DISTINCT map for the first time; where rows are taken back, those that are the first of
     /// their value, and the last to go.
     Distinct { map: usize, variant: usize },
-    /// None: it is the least or the greatest value of an ordered map.
+    /// None: it is what an ordered map has at its ends, or all of it.
     Ordered { map: usize },
+}
+
+/// What is kept of the values of a column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeps {
+    /// Whether they are there; where rows are taken back, how often.
+    Seen,
+    /// How often they are there, in their order: for minima and maxima of rows that are taken back.
+    Sorted,
+    /// Each of them, in the order in which they came: for first and last values and lists of rows that are taken back.
+    Arrivals,
 }
 
 /// One running value of a group.
@@ -70,6 +85,8 @@ pub struct Accumulator {
     pub scale: Option<i8>,
     /// The name of what it reads, for errors.
     pub label: String,
+    /// What stands between the texts of a list.
+    pub separator: String,
 }
 
 /// The values of one column that a group has seen; where rows are taken back, how often.
@@ -78,8 +95,7 @@ pub struct DistinctMap {
     pub column: usize,
     /// Bit i of the mask, or count i: the value was seen in a row in which this filter was true.
     pub variants: Vec<Option<usize>>,
-    /// The values are kept in their order, for minima and maxima of rows that are taken back.
-    pub ordered: bool,
+    pub keeps: Keeps,
 }
 
 impl DistinctMap {
@@ -126,6 +142,9 @@ pub struct Plan {
     pub sums: Vec<(usize, usize)>,
 }
 
+/// What stands between the values of a LISTAGG that does not say it.
+const SEPARATOR: &str = ",";
+
 /// Bits of a DISTINCT mask.
 const MAX_VARIANTS: usize = 64;
 
@@ -148,9 +167,14 @@ impl Plan {
             let output = a.function.result_type(argument.map(Field::data_type))?;
             // A minimum is that of the distinct values too, without a map.
             let distinct = a.distinct && !is_extreme(a.function);
+            if distinct && retract && is_by_arrival(a.function) {
+                let what = format!("{}(DISTINCT …) over rows that update or delete", a.function.name());
+                return Err(SpecError::Unsupported(what));
+            }
             let feed = match a.argument {
                 Some(column) if distinct => plan.distinct(column, a.filter)?,
-                Some(column) if retract && is_extreme(a.function) => plan.ordered(column, a.filter),
+                Some(column) if retract && is_extreme(a.function) => plan.ordered(column, a.filter, Keeps::Sorted),
+                Some(column) if retract && is_by_arrival(a.function) => plan.ordered(column, a.filter, Keeps::Arrivals),
                 _ => Feed::Rows { filter: a.filter },
             };
             let finish = match a.function {
@@ -159,6 +183,12 @@ impl Plan {
                 AggregateFunction::Sum => Finish::Value(plan.sum(a.argument, feed)),
                 AggregateFunction::Min => Finish::Value(plan.add(Reduce::Min, a.argument, feed)),
                 AggregateFunction::Max => Finish::Value(plan.add(Reduce::Max, a.argument, feed)),
+                AggregateFunction::FirstValue => Finish::Value(plan.add(Reduce::First, a.argument, feed)),
+                AggregateFunction::LastValue => Finish::Value(plan.add(Reduce::Last, a.argument, feed)),
+                AggregateFunction::ListAgg => {
+                    let separator = a.separator.as_deref().unwrap_or(SEPARATOR);
+                    Finish::Value(plan.list_or_other(Reduce::List, a.argument, feed, separator))
+                }
                 AggregateFunction::Avg => {
                     Finish::Mean { sum: plan.sum(a.argument, feed), count: plan.add(Reduce::Count, a.argument, feed) }
                 }
@@ -180,10 +210,10 @@ impl Plan {
         if !is_key(field.data_type()) {
             return Err(SpecError::NotStorable { column: field.name().clone(), found: field.data_type().clone() });
         }
-        let map = match self.maps.iter().position(|m| m.column == column && !m.ordered) {
+        let map = match self.maps.iter().position(|m| m.column == column && m.keeps == Keeps::Seen) {
             Some(map) => map,
             None => {
-                self.maps.push(DistinctMap { column, variants: Vec::new(), ordered: false });
+                self.maps.push(DistinctMap { column, variants: Vec::new(), keeps: Keeps::Seen });
                 self.maps.len() - 1
             }
         };
@@ -210,9 +240,9 @@ impl Plan {
         sum
     }
 
-    /// One ordered map a column and filter, so that its least and its greatest value are at its ends.
-    fn ordered(&mut self, column: usize, filter: Option<usize>) -> Feed {
-        let wanted = DistinctMap { column, variants: vec![filter], ordered: true };
+    /// One ordered map a column and filter, so that what is asked for is at its ends.
+    fn ordered(&mut self, column: usize, filter: Option<usize>, keeps: Keeps) -> Feed {
+        let wanted = DistinctMap { column, variants: vec![filter], keeps };
         let map = self.maps.iter().position(|m| *m == wanted).unwrap_or_else(|| {
             self.maps.push(wanted);
             self.maps.len() - 1
@@ -221,6 +251,11 @@ impl Plan {
     }
 
     fn add(&mut self, reduce: Reduce, column: Option<usize>, feed: Feed) -> usize {
+        self.list_or_other(reduce, column, feed, "")
+    }
+
+    /// Only a list has a separator.
+    fn list_or_other(&mut self, reduce: Reduce, column: Option<usize>, feed: Feed, separator: &str) -> usize {
         let field = column.map(|c| self.input.field(c));
         // A count only asks whether the value is there, and the values in a DISTINCT map always are.
         let counts_rows = reduce == Reduce::Count
@@ -232,9 +267,11 @@ impl Plan {
         let scale = field.and_then(|f| if let DataType::Decimal128(_, s) = f.data_type() { Some(*s) } else { None });
         let label = field.map_or_else(|| "*".to_owned(), |f| f.name().clone());
         let column = if counts_rows { None } else { column };
-        let found = self.accumulators.iter().position(|a| a.reduce == reduce && a.column == column && a.feed == feed);
+        let wanted = (reduce, column, feed, separator);
+        let found = self.accumulators.iter().position(|a| (a.reduce, a.column, a.feed, a.separator.as_str()) == wanted);
         found.unwrap_or_else(|| {
-            self.accumulators.push(Accumulator { reduce, column, feed, kind, scale, label });
+            let separator = separator.to_owned();
+            self.accumulators.push(Accumulator { reduce, column, feed, kind, scale, label, separator });
             self.accumulators.len() - 1
         })
     }
@@ -330,6 +367,12 @@ pub fn carries_slices(spec: &LocalAggregateSpec) -> bool {
 /// The least or the greatest.
 fn is_extreme(function: AggregateFunction) -> bool {
     matches!(function, AggregateFunction::Min | AggregateFunction::Max)
+}
+
+/// What comes first or last, or all in its order.
+fn is_by_arrival(function: AggregateFunction) -> bool {
+    use AggregateFunction::{FirstValue, LastValue, ListAgg};
+    matches!(function, FirstValue | LastValue | ListAgg)
 }
 
 /// Types that keys are made of.

@@ -3,7 +3,7 @@
 use weir_state::{MapTable, RowLayout, TableKind, TableShape, type_name};
 
 use crate::aggregate::ingest::map_layout;
-use crate::aggregate::plan::{Accumulator, DistinctMap, Feed, Plan, Reduce};
+use crate::aggregate::plan::{Accumulator, DistinctMap, Feed, Keeps, Plan, Reduce};
 use crate::aggregate::staterow::Layout;
 
 /// The bytes of a row of accumulators, see `staterow.rs`.
@@ -43,10 +43,15 @@ pub fn maps(kind: TableKind, plan: &Plan, prefix: bool) -> impl Iterator<Item = 
 /// The tables of the values of rows that may be taken back.
 pub fn counted(plan: &Plan) -> impl Iterator<Item = TableShape> {
     plan.maps.iter().enumerate().flat_map(move |(i, map)| {
-        if map.ordered {
-            let value = vec![type_name(plan.input.field(map.column).data_type())];
-            let count = vec!["COUNT".to_owned()];
-            return MapTable::shapes(&ordered_name(i), &group_types(plan), &value, &count, &[]).to_vec();
+        let value = type_name(plan.input.field(map.column).data_type());
+        let shapes = |sub: &[&str], row: &[&str], beside: &[&str]| {
+            let owned = |texts: &[&str]| texts.iter().map(ToString::to_string).collect::<Vec<String>>();
+            MapTable::shapes(&ordered_name(i), &group_types(plan), &owned(sub), &owned(row), &owned(beside)).to_vec()
+        };
+        match map.keeps {
+            Keeps::Seen => {}
+            Keeps::Sorted => return shapes(&[&value], &["COUNT"], &[]),
+            Keeps::Arrivals => return shapes(&["ARRIVAL", "VALUE AND ARRIVAL"], &[&value], &["ARRIVALS"]),
         }
         vec![TableShape {
             name: map_name(i),
@@ -87,9 +92,13 @@ fn accumulator(plan: &Plan, a: &Accumulator) -> String {
         Reduce::Sum => "SUM",
         Reduce::Min => "MIN",
         Reduce::Max => "MAX",
+        Reduce::First => "FIRST",
+        Reduce::Last => "LAST",
+        Reduce::List => "LIST",
     };
     let distinct = if matches!(a.feed, Feed::Distinct { .. }) { " DISTINCT" } else { "" };
     match a.column {
+        Some(_) if a.reduce == Reduce::List => format!("{reduce}{distinct} SEPARATED BY '{}'", a.separator),
         Some(column) if a.reduce != Reduce::Count => {
             format!("{reduce}{distinct} {}", type_name(plan.input.field(column).data_type()))
         }

@@ -3,6 +3,8 @@
 //!
 //! Groups are dense numbers that mean something within one batch only.
 
+use std::collections::BTreeMap;
+
 use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::i256;
 use weir_engine::OperatorError;
@@ -315,6 +317,8 @@ impl Values {
                 }
                 Reduce::Min => extreme(values, present, of, input, rows, |new, old| new < old),
                 Reduce::Max => extreme(values, present, of, input, rows, |new, old| new > old),
+                Reduce::First | Reduce::List => extreme(values, present, of, input, rows, |_, _| false),
+                Reduce::Last => extreme(values, present, of, input, rows, |_, _| true),
             },
             (Column::Float(values), Plain::Float(input)) => match a.reduce {
                 Reduce::Sum | Reduce::Count => {
@@ -326,6 +330,8 @@ impl Values {
                 }
                 Reduce::Min => extreme(values, present, of, input, rows, |new, old| new.total_cmp(old).is_lt()),
                 Reduce::Max => extreme(values, present, of, input, rows, |new, old| new.total_cmp(old).is_gt()),
+                Reduce::First | Reduce::List => extreme(values, present, of, input, rows, |_, _| false),
+                Reduce::Last => extreme(values, present, of, input, rows, |_, _| true),
             },
             (Column::Decimal(values), Plain::Decimal(input)) => match a.reduce {
                 Reduce::Sum | Reduce::Count => {
@@ -343,9 +349,15 @@ impl Values {
                 }
                 Reduce::Min => extreme(values, present, of, input, rows, |new, old| new < old),
                 Reduce::Max => extreme(values, present, of, input, rows, |new, old| new > old),
+                Reduce::First | Reduce::List => extreme(values, present, of, input, rows, |_, _| false),
+                Reduce::Last => extreme(values, present, of, input, rows, |_, _| true),
             },
             (Column::Bytes(values), Plain::Bytes(input)) => {
-                extreme_bytes(values, present, of, input, rows, a.reduce == Reduce::Max);
+                if a.reduce == Reduce::List {
+                    append(values, present, of, input, rows, a.separator.as_bytes());
+                } else {
+                    extreme_bytes(values, present, of, input, rows, a.reduce);
+                }
             }
             _ => return Err(OperatorError::operator(format!("column `{}` changed its type", a.label))),
         }
@@ -439,6 +451,14 @@ impl Values {
         }
     }
 
+    /// Sets accumulator `i` of this group to these bytes.
+    pub fn set_bytes(&mut self, i: usize, group: usize, value: &[u8]) {
+        if let Column::Bytes(v) = &mut self.columns[i] {
+            v.set(group, value);
+            self.present[i][group] = true;
+        }
+    }
+
     /// Accumulator `i` of this group has no value.
     pub fn unset(&mut self, i: usize, group: usize) {
         match &mut self.columns[i] {
@@ -490,12 +510,14 @@ impl Values {
                 }
                 Reduce::Min if had => old[into] = old[into].min(new[from]),
                 Reduce::Max if had => old[into] = old[into].max(new[from]),
+                Reduce::First if had => {}
                 _ => old[into] = new[from],
             },
             (Column::Float(old), Column::Float(new)) => match a.reduce {
                 Reduce::Count | Reduce::Sum => old[into] += new[from],
                 Reduce::Min if had && new[from].total_cmp(&old[into]).is_ge() => {}
                 Reduce::Max if had && new[from].total_cmp(&old[into]).is_le() => {}
+                Reduce::First if had => {}
                 _ => old[into] = new[from],
             },
             (Column::Decimal(old), Column::Decimal(new)) => match a.reduce {
@@ -504,13 +526,16 @@ impl Values {
                 }
                 Reduce::Min if had => old[into] = old[into].min(new[from]),
                 Reduce::Max if had => old[into] = old[into].max(new[from]),
+                Reduce::First if had => {}
                 _ => old[into] = new[from],
             },
             (Column::Bytes(old), Column::Bytes(new)) => {
                 let value = new.get(from);
-                let better = if a.reduce == Reduce::Max { value > old.get(into) } else { value < old.get(into) };
-                if !had || better {
+                if !had || is_better(a.reduce, value, old.get(into)) {
                     old.set(into, value);
+                } else if a.reduce == Reduce::List {
+                    let list = [old.get(into), a.separator.as_bytes(), value].concat();
+                    old.set(into, &list);
                 }
             }
             _ => {}
@@ -537,21 +562,54 @@ fn extreme<T: Copy>(
     }
 }
 
+/// Whether bytes take the place of others that came before them.
+fn is_better(reduce: Reduce, new: &[u8], old: &[u8]) -> bool {
+    match reduce {
+        Reduce::Min => new < old,
+        Reduce::Max => new > old,
+        Reduce::Last => true,
+        Reduce::First | Reduce::List | Reduce::Sum | Reduce::Count => false,
+    }
+}
+
 fn extreme_bytes(
     values: &mut BytesValues,
     present: &mut [bool],
     of: &[u32],
     input: &BytesColumn,
     rows: impl Iterator<Item = usize>,
-    max: bool,
+    reduce: Reduce,
 ) {
     for row in rows {
         let g = of[row] as usize;
         let new = input.get(row);
-        let better = if max { new > values.get(g) } else { new < values.get(g) };
-        if !present[g] || better {
+        if !present[g] || is_better(reduce, new, values.get(g)) {
             values.set(g, new);
             present[g] = true;
         }
+    }
+}
+
+/// Texts behind those that are there: each group's list is put together once, however many come.
+fn append(
+    values: &mut BytesValues,
+    present: &mut [bool],
+    of: &[u32],
+    input: &BytesColumn,
+    rows: impl Iterator<Item = usize>,
+    separator: &[u8],
+) {
+    let mut lists: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
+    for row in rows {
+        let g = of[row] as usize;
+        let list = lists.entry(g).or_insert_with(|| values.get(g).to_vec());
+        if present[g] {
+            list.extend_from_slice(separator);
+        }
+        list.extend_from_slice(input.get(row));
+        present[g] = true;
+    }
+    for (g, list) in lists {
+        values.set(g, &list);
     }
 }

@@ -591,7 +591,8 @@ fn as_bags(of: &Partition, with_rank: bool, push: &mut dyn FnMut(bool, usize, Ro
     for row in &of.after {
         *counts.entry(row.told(with_rank)).or_default() += 1;
     }
-    for (rows, is_after, sign, kind) in [(&of.before, false, -1, RowKind::Delete), (&of.after, true, 1, RowKind::Insert)]
+    for (rows, is_after, sign, kind) in
+        [(&of.before, false, -1, RowKind::Delete), (&of.after, true, 1, RowKind::Insert)]
     {
         for (at, row) in rows.iter().enumerate() {
             if let Some(count) = counts.get_mut(&row.told(with_rank)).filter(|count| **count * sign > 0) {
