@@ -19,7 +19,7 @@ use super::{KEY_GROUPS, Snapshot, Subtask, World, lines, route_batch};
 pub enum Deal {
     /// By these columns; none of them: all to the first.
     Hash(Vec<usize>),
-    /// To whatever subtask.
+    /// To whatever subtask; only rows that are never taken back, since those must come behind the row that they take back.
     Any,
 }
 
