@@ -25,6 +25,7 @@ struct Stage {
     source: Option<Source>,
     inputs: Vec<Input>,
     operators: Vec<Operator>,
+    changelog: Vec<Changelog>,
     sink: Option<Sink>,
 }
 
@@ -56,6 +57,13 @@ struct Operator {
 #[serde(default, rename_all = "camelCase")]
 struct State {
     bounded_by: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Changelog {
+    rows: String,
+    key: Option<Vec<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -116,6 +124,14 @@ impl Stage {
                 writeln!(out, "    keyed state, {bound}")?;
             }
         }
+        for Changelog { rows, key } in &self.changelog {
+            let by = match key.as_deref() {
+                None => String::new(),
+                Some([]) => ", one row".to_string(),
+                Some(key) => format!(", the last of each {} stays", key.join(", ")),
+            };
+            writeln!(out, "  gives {rows}{by}")?;
+        }
         if let Some(sink) = &self.sink {
             writeln!(out, "  sink {}: {}", sink.table, sink.columns.join(", "))?;
         }
@@ -134,10 +150,11 @@ mod tests {
         let description = json!({
             "fingerprint": "f",
             "stages": [
-                {"id": 0, "name": "flights", "identity": "a", "operators": [],
+                {"id": 0, "name": "flights", "identity": "a", "operators": [], "changelog": [{"rows": "+I"}],
                  "source": {"table": "flights", "columns": ["carrier STRING"], "watermark": true, "bounded": true}},
                 {"id": 1, "name": "count", "inputs": [{"from": 0, "exchange": "hash", "keys": ["carrier"], "columns": []}],
                  "operators": [{"name": "aggregate", "state": {"boundedBy": null}, "columns": []}],
+                 "changelog": [{"rows": "+I -U +U", "key": ["carrier"]}],
                  "sink": {"table": "out", "columns": ["carrier STRING", "n BIGINT"]}},
             ],
             "warnings": [{"operator": "aggregate", "message": "its state grows without bound"}],
@@ -145,11 +162,13 @@ mod tests {
         let expected = "
 stage 0: flights
   source flights (bounded, with watermarks): carrier STRING
+  gives +I
 
 stage 1: count
   from stage 0, hash by carrier
   aggregate
     keyed state, grows without bound
+  gives +I -U +U, the last of each carrier stays
   sink out: carrier STRING, n BIGINT
 
 warning: aggregate: its state grows without bound

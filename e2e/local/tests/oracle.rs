@@ -127,6 +127,30 @@ const CASES: &[Case] = &[
             (PARTITION BY k, MOD(id, 50) ORDER BY t ASC) AS n FROM input WHERE late = 0) WHERE n = 1",
         batch: "SELECT k, id % 50, MIN(t) FROM input WHERE late = 0 GROUP BY k, id % 50",
     },
+    Case {
+        name: "union-all",
+        columns: "id BIGINT, x BIGINT",
+        updating: false,
+        stream: "SELECT id, v FROM input WHERE v > 0 UNION ALL SELECT id, ms FROM input WHERE v < 500",
+        batch: "SELECT id, v FROM input WHERE v > 0 UNION ALL SELECT id, t FROM input WHERE v < 500",
+    },
+    Case {
+        name: "union",
+        columns: "k STRING, b BIGINT",
+        updating: false,
+        stream: "SELECT k, MOD(id, 90) FROM input WHERE v > 0 UNION SELECT k, MOD(id, 110) FROM input",
+        batch: "SELECT k, id % 90 FROM input WHERE v > 0 UNION SELECT k, id % 110 FROM input",
+    },
+    Case {
+        name: "union-windows",
+        columns: "k STRING, ws BIGINT, c BIGINT, s BIGINT",
+        updating: false,
+        stream: "SELECT k, 1000 * UNIX_TIMESTAMP(DATE_FORMAT(TUMBLE_START(t, INTERVAL '5' SECOND), 'yyyy-MM-dd HH:mm:ss')), COUNT(*),
+            SUM(v) FROM (SELECT k, v, t FROM input UNION ALL SELECT k, -v AS v, t FROM input WHERE v > 0)
+            GROUP BY k, TUMBLE(t, INTERVAL '5' SECOND)",
+        batch: "SELECT k, t - t % 5000, COUNT(*), SUM(v) FROM (SELECT k, v, t, late FROM input UNION ALL
+            SELECT k, -v AS v, t, late FROM input WHERE v > 0) WHERE late = 0 GROUP BY k, t - t % 5000",
+    },
 ];
 
 fn sql(case: &Case) -> String {
@@ -268,6 +292,21 @@ fn check(name: &str, backend: &'static str) {
 #[test]
 fn a_filter_and_a_projection_agree_with_the_batch() {
     check("filter", "rocksdb");
+}
+
+#[test]
+fn several_queries_of_one_table_agree_with_the_batch() {
+    check("union-all", "rocksdb");
+}
+
+#[test]
+fn distinct_rows_of_several_queries_agree_with_the_batch() {
+    check("union", "rocksdb");
+}
+
+#[test]
+fn windows_over_several_queries_agree_with_the_batch() {
+    check("union-windows", "rocksdb");
 }
 
 #[test]

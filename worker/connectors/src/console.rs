@@ -15,7 +15,7 @@ use weir_protocol::CheckpointId;
 
 use crate::error::ConnectorError;
 use crate::options::Options;
-use crate::spec::{ConnectorFactory, OptionDoc, TableSpec};
+use crate::spec::{Accepts, ConnectorFactory, OptionDoc, TableSpec};
 
 /// `'connector' = 'print'`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,6 +61,10 @@ impl ConnectorFactory for Print {
         }))
     }
 
+    fn accepts(&self, _table: &TableSpec) -> Result<Accepts, ConnectorError> {
+        Ok(Accepts::Changes)
+    }
+
     fn options(&self) -> &[OptionDoc] {
         PRINT_OPTIONS
     }
@@ -73,6 +77,10 @@ impl ConnectorFactory for Blackhole {
 
     fn sink(&self, _table: &TableSpec) -> Result<Arc<dyn SinkFactory>, ConnectorError> {
         Ok(Arc::new(BlackholeSinkFactory))
+    }
+
+    fn accepts(&self, _table: &TableSpec) -> Result<Accepts, ConnectorError> {
+        Ok(Accepts::Changes)
     }
 
     fn options(&self) -> &[OptionDoc] {

@@ -61,4 +61,4 @@ pub use error::ConnectorError;
 pub use filesystem::Filesystem;
 pub use nexmark::{Nexmark, event_schema as nexmark_schema};
 pub use registry::ConnectorRegistry;
-pub use spec::{ConnectorFactory, OptionDoc, TableSpec};
+pub use spec::{Accepts, ChangelogMode, ConnectorFactory, OptionDoc, TableSpec};

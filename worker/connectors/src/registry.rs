@@ -13,7 +13,7 @@ use crate::error::ConnectorError;
 use crate::filesystem::Filesystem;
 use crate::nexmark::Nexmark;
 use crate::options::{matches_pattern, nearest};
-use crate::spec::{ConnectorFactory, TableSpec};
+use crate::spec::{Accepts, ConnectorFactory, TableSpec};
 
 /// The connectors that a script may name.
 #[derive(Clone, Default)]
@@ -67,6 +67,11 @@ impl ConnectorRegistry {
     /// The table as a sink; option names are checked first.
     pub fn sink(&self, table: &TableSpec) -> Result<Arc<dyn SinkFactory>, ConnectorError> {
         self.checked(table)?.sink(&self.told(table))
+    }
+
+    /// What the table takes as a sink, see [`ConnectorFactory::accepts`]; option names are checked first.
+    pub fn accepts(&self, table: &TableSpec) -> Result<Accepts, ConnectorError> {
+        self.checked(table)?.accepts(&self.told(table))
     }
 
     /// Refuses a sink into which a source of the same job looks, see [`ConnectorFactory::apart`].

@@ -26,8 +26,8 @@ pub struct TableSpec {
     pub projection: Option<Vec<usize>>,
     /// `PRIMARY KEY (…) NOT ENFORCED`, as indexes of physical columns; empty if there is none.
     pub primary_key: Vec<usize>,
-    /// Sinks: the query's result has updates and deletes, not only inserts.
-    pub updating: bool,
+    /// Sinks: what the rows do, of what [`ConnectorFactory::accepts`] has said that the table takes.
+    pub changelog: ChangelogMode,
     /// Folders of the worker's own, which no table may reach.
     pub closed: Vec<PathBuf>,
 }
@@ -42,7 +42,7 @@ impl TableSpec {
             base_dir: PathBuf::from("."),
             projection: None,
             primary_key: Vec::new(),
-            updating: false,
+            changelog: ChangelogMode::Append,
             closed: Vec::new(),
         }
     }
@@ -71,6 +71,33 @@ impl TableSpec {
     }
 }
 
+/// What the rows do that a sink is given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ChangelogMode {
+    /// They are all inserts.
+    #[default]
+    Append,
+    /// Every change: an update is the row before it (−U) and the row after it (+U).
+    Retract,
+    /// By the table's primary key: +I and +U put a row, −D and −U take it away. Where the key of the query's rows is the primary key
+    /// there are no −U.
+    Upsert,
+}
+
+/// What a table takes as a sink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Accepts {
+    /// Inserts, and nothing else.
+    Inserts {
+        /// What a user can do to write rows that change.
+        remedy: String,
+    },
+    /// Every change.
+    Changes,
+    /// Rows by primary key, of which the last stays.
+    Upserts,
+}
+
 /// One option that a connector knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OptionDoc {
@@ -93,6 +120,12 @@ pub trait ConnectorFactory: Send + Sync {
 
     /// The table as a sink.
     fn sink(&self, table: &TableSpec) -> Result<Arc<dyn SinkFactory>, ConnectorError>;
+
+    /// What the table takes as a sink, by its declaration alone. Asked before [`Self::sink`], which is told what of it there is.
+    fn accepts(&self, table: &TableSpec) -> Result<Accepts, ConnectorError> {
+        let _ = table;
+        Ok(Accepts::Inserts { remedy: "write a query that only inserts, as one over a window".to_string() })
+    }
 
     /// Refuses a sink into which one of the job's own sources looks: the job would read what it wrote, or parts of it, whenever it
     /// starts anew. Both tables are of this connector.

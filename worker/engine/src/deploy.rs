@@ -310,7 +310,7 @@ pub(crate) async fn deploy(
     remove_outdated(&host, order.attempt);
     let answer = rpc::Deployed {
         attempt: order.attempt.0,
-        fingerprint: graph.fingerprint.clone(),
+        fingerprint: deploy.fingerprint.clone(),
         local_bytes,
         downloaded_bytes,
         stop_ms: stop_time.as_millis() as u64,
@@ -370,7 +370,8 @@ async fn read(host: &Host, order: &Order, deploy: &rpc::Deploy) -> Result<Readie
         None => (Matched::default(), Dealt::default()),
         Some((_, record)) => {
             let parts = fetch_parts(&store, record).await?;
-            let matched = matching::fit(&graph, deploy.max_parallelism, allowed, record, &parts)?;
+            let matched;
+            (graph, matched) = matching::choose(graph, deploy.max_parallelism, allowed, record, &parts)?;
             let dealt = restore::deal(&graph, deploy.parallelism, record, &parts, &matched)?;
             (matched, dealt)
         }
@@ -410,7 +411,7 @@ pub(crate) async fn fits(host: &Host, call: &rpc::PlanCall) -> Result<(), Failur
     let (graph, store) = futures::try_join!(graph_of(host, &request), open_store(&settings))?;
     let parts = fetch_parts(&store, &record).await?;
     let allowed = Permissions { allow_new_state: call.allow_new_state, allow_dropped_state: call.allow_dropped_state };
-    matching::fit(&graph, request.max_parallelism, allowed, &record, &parts).map(drop)
+    matching::choose(Arc::new(graph), request.max_parallelism, allowed, &record, &parts).map(drop)
 }
 
 pub(crate) async fn blocking<T: Send + 'static>(

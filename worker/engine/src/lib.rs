@@ -22,8 +22,8 @@ pub use api::clock::{Clock, ManualClock, SystemClock};
 pub use api::counters::Counters;
 pub use api::error::{OperatorError, SinkError, SourceError};
 pub use api::graph::{
-    BatchFn, Edge, Exchange, JobGraph, Kin, OperatorNode, PlanWarning, SinkNode, SourceNode, Stage, StageHead, StageId,
-    StateNote, WatermarkFn,
+    BatchFn, ChangelogNote, Edge, Exchange, JobGraph, Kin, OperatorNode, PlanWarning, SinkNode, SourceNode, Stage,
+    StageHead, StageId, StateNote, WatermarkFn,
 };
 pub use api::operator::{
     Operator, OperatorContext, OperatorFactory, OperatorSnapshot, Output, PIECE_ROWS, Progress, RestoredWatermarks,

@@ -93,6 +93,7 @@ impl CountingJob {
             head,
             stateful: !operators.is_empty(),
             operators,
+            changelog: Vec::new(),
             sink,
         };
         JobGraph {
@@ -103,6 +104,7 @@ impl CountingJob {
             fingerprint: FINGERPRINT.into(),
             warnings: Vec::new(),
             script: String::new(),
+            apart: None,
         }
     }
 

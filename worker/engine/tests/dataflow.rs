@@ -15,7 +15,7 @@ use support::{Checkpoint, Count, Deployment, Numbers, Published, WIDTH, Windows,
 use weir_engine::data::dataflow::RunningAttempt;
 use weir_engine::{
     Batch, Committer, Edge, Exchange, Item, ItemKind, JobGraph, Operator, OperatorContext, OperatorError,
-    OperatorFactory, OperatorSnapshot, Output, Progress, StageHead, StageId,
+    OperatorFactory, OperatorSnapshot, Output, Progress, Stage, StageHead, StageId,
 };
 use weir_protocol::settings::{CheckpointMode, FailureKind};
 
@@ -212,6 +212,35 @@ fn nothing_is_lost_or_counted_twice_over_random_checkpoints_stops_and_rescales()
         let bench = Bench::new(3, 1500, hash(), Arc::new(Count));
         bench.run_with_stops(seed, &[&[2], &[1, 1], &[2, 1], &[1]]);
         assert_eq!(bench.published.rows(), expected_counts(3, 1500), "seed {seed}");
+    }
+}
+
+/// The source's rows go two ways, and meet again in one stage: as where two queries of a UNION ALL read one table.
+fn two_ways(graph: &JobGraph) -> JobGraph {
+    let (source, last) = (graph.stages[0].clone(), graph.stages[1].clone());
+    let edge = |from: u32, exchange| Edge { from: StageId(from), exchange, schema: support::schema() };
+    let way = |id: u32| Stage {
+        id: StageId(id),
+        identity: format!("way {id}"),
+        head: StageHead::Inputs(vec![edge(0, Exchange::Forward)]),
+        ..source.clone()
+    };
+    let meeting = vec![edge(1, hash()), edge(2, hash())];
+    let last = Stage { id: StageId(3), head: StageHead::Inputs(meeting), ..last };
+    JobGraph { stages: vec![source.clone(), way(1), way(2), last], ..graph.clone() }
+}
+
+#[test]
+fn rows_that_go_two_ways_and_meet_again_are_there_twice_over_checkpoints_stops_and_rescales() {
+    for seed in 20..24 {
+        let mut bench = Bench::new(3, 900, hash(), Arc::new(Count));
+        bench.graph = Arc::new(two_ways(&bench.graph));
+        bench.run_with_stops(seed, &[&[2], &[1, 1], &[2, 1], &[1]]);
+        assert_eq!(bench.published.rows(), expected_counts(6, 900), "seed {seed}");
+        let mut bench = Bench::new(2, 900, hash(), Arc::new(Windows));
+        bench.graph = Arc::new(two_ways(&bench.graph));
+        bench.run_with_stops(seed, &[&[2], &[1, 1]]);
+        assert_eq!(bench.published.rows(), expected_windows(4, 900), "seed {seed}");
     }
 }
 

@@ -216,7 +216,7 @@ impl AggregateSpec {
 }
 
 /// GROUP BY and its aggregates: what the local, keyed and windowed aggregation have in common.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Aggregation {
     /// The rows that are aggregated. With pre-aggregation too, the schema *before* it.
     pub input: SchemaRef,
@@ -363,7 +363,7 @@ pub enum TimeSource {
 }
 
 /// An aggregation over windows: emits once a window, when the window's time has passed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WindowAggregateSpec {
     pub aggregation: Aggregation,
     pub input: AggregateInput,
@@ -373,7 +373,7 @@ pub struct WindowAggregateSpec {
 }
 
 /// Pre-aggregation before an exchange.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalAggregateSpec {
     pub aggregation: Aggregation,
     /// The window, for a [`WindowAggregateSpec`]; none for the unbounded aggregation.
@@ -426,7 +426,7 @@ pub struct TopNSpec {
 }
 
 /// The window columns of a window table function without aggregation.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WindowAssignSpec {
     pub input: SchemaRef,
     pub window: WindowShape,
@@ -443,7 +443,7 @@ pub enum Keep {
 }
 
 /// `ROW_NUMBER() OVER (PARTITION BY keys ORDER BY t) = 1`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeduplicateSpec {
     /// Input and output are the same.
     pub input: SchemaRef,

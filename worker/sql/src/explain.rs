@@ -1,5 +1,7 @@
 //! A plan for people and for tools: what `weir-worker plan` prints and `weir plan` renders.
 
+use std::fmt;
+
 use arrow::datatypes::Schema;
 use serde::{Deserialize, Serialize};
 use weir_engine::{Exchange, JobGraph, PlanWarning, Stage, StageHead};
@@ -36,6 +38,9 @@ pub struct StageDescription {
     pub inputs: Vec<InputDescription>,
     /// In the order that rows pass them.
     pub operators: Vec<OperatorDescription>,
+    /// What the rows do that leave it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changelog: Vec<ChangelogDescription>,
     /// Where its rows leave the job, if they do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sink: Option<SinkDescription>,
@@ -85,6 +90,17 @@ pub struct OperatorDescription {
     pub state: Option<StateDescription>,
     /// `name TYPE`.
     pub columns: Vec<String>,
+}
+
+/// What rows do to the table that they describe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ChangelogDescription {
+    /// `+I`, `+I -U +U`, and so on.
+    pub rows: String,
+    /// The columns by which a later row replaces an earlier one; absent where that is not known, or no row does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Vec<String>>,
 }
 
 /// An operator's state.
@@ -161,11 +177,43 @@ fn stage(stage: &Stage) -> StageDescription {
                 columns: columns(&operator.output),
             })
             .collect(),
+        changelog: stage
+            .changelog
+            .iter()
+            .map(|note| ChangelogDescription { rows: note.rows.clone(), key: note.key.clone() })
+            .collect(),
         sink: stage.sink.as_ref().map(|sink| SinkDescription {
             table: sink.name.clone(),
             identity: sink.identity.clone(),
             columns: columns(&sink.input),
         }),
+    }
+}
+
+/// The stages as they stand in fingerprints. A record's plan is recognised by it, so nothing is added here that older plans have as
+/// well.
+pub struct Fingerprinted<'d>(pub &'d [StageDescription]);
+
+impl fmt::Debug for Fingerprinted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(FingerprintedStage)).finish()
+    }
+}
+
+struct FingerprintedStage<'d>(&'d StageDescription);
+
+impl fmt::Debug for FingerprintedStage<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let StageDescription { id, name, identity, source, inputs, operators, sink, changelog: _ } = self.0;
+        f.debug_struct("StageDescription")
+            .field("id", id)
+            .field("name", name)
+            .field("identity", identity)
+            .field("source", source)
+            .field("inputs", inputs)
+            .field("operators", operators)
+            .field("sink", sink)
+            .finish()
     }
 }
 

@@ -1,11 +1,11 @@
 //! Flink SQL to a job graph.
 //!
 //! [`plan`] reads a script ([`parse`]), keeps its tables and views ([`names`]), plans each INSERT with DataFusion's planner
-//! under Flink's names, types and functions ([`logical`]), optimises it and lowers it to
-//! stages ([`lower`]). [`explain`] describes the result. Nothing is started: what cannot run is refused here, with line,
-//! column and what to write instead.
+//! under Flink's names, types and functions ([`logical`]), optimises it, makes all of them one graph of nodes with traits
+//! ([`physical`]) and lowers that to stages ([`lower`]). [`explain`] describes the result. Nothing is started: what cannot run is
+//! refused here, with line, column and what to write instead.
 //!
-//! Not here: joins, set operations, top-n beyond the first row, SESSION and CUMULATE windows, and aggregation over rows that
+//! Not here: joins, INTERSECT and EXCEPT, top-n beyond the first row, SESSION and CUMULATE windows, and aggregation over rows that
 //! change. They are refused by name.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -16,14 +16,15 @@ mod logical;
 mod lower;
 pub mod names;
 pub mod parse;
+mod physical;
 mod script;
 mod settings;
 
 pub use datafusion_expr::ScalarUDF;
 pub use error::{Place, PlanError};
 pub use explain::{
-    InputDescription, OperatorDescription, PlanDescription, SinkDescription, SourceDescription, StageDescription,
-    StateDescription, explain,
+    ChangelogDescription, InputDescription, OperatorDescription, PlanDescription, SinkDescription, SourceDescription,
+    StageDescription, StateDescription, explain,
 };
 pub use names::catalog::Catalog;
 pub use parse::bounds::PLANNING_STACK;
@@ -34,6 +35,8 @@ use std::panic::resume_unwind;
 use std::thread;
 
 use weir_engine::JobGraph;
+
+use script::{Planned, Sharing};
 
 /// Plans a script. The same request and catalog give the same graph, in every process.
 ///
@@ -53,15 +56,30 @@ pub fn plan(request: &PlanRequest, catalog: &Catalog) -> Result<JobGraph, PlanEr
 }
 
 fn plan_here(request: &PlanRequest, catalog: &Catalog) -> Result<JobGraph, PlanError> {
-    let planned = script::plan_script(request, catalog)?;
+    let planned = script::plan_script(request, catalog, Sharing::AsSet)?;
+    let apart = if planned.shares {
+        Some(Box::new(graph_of(request, script::plan_script(request, catalog, Sharing::Never)?)))
+    } else {
+        None
+    };
+    Ok(JobGraph { apart, ..graph_of(request, planned) })
+}
+
+fn graph_of(request: &PlanRequest, planned: Planned) -> JobGraph {
     let mut graph = JobGraph {
         stages: planned.stages,
         fingerprint: String::new(),
         warnings: planned.warnings,
         script: identity::fingerprint(&request.script),
+        apart: None,
     };
     let described = explain(&graph);
-    let text = format!("{:?}\n{:?}\nmaxParallelism {}", described.stages, planned.details, request.max_parallelism);
+    let text = format!(
+        "{:?}\n{:?}\nmaxParallelism {}",
+        explain::Fingerprinted(&described.stages),
+        planned.details,
+        request.max_parallelism
+    );
     graph.fingerprint = identity::fingerprint(&text);
-    Ok(graph)
+    graph
 }

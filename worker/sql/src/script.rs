@@ -1,4 +1,4 @@
-//! Statement after statement: tables and views into the catalog, each INSERT into stages.
+//! Statement after statement: tables and views into the catalog, all INSERTs into one plan.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -8,23 +8,26 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion_common::{Column as ColumnName, ScalarValue};
 use datafusion_expr::{Expr, ExprSchemable, LogicalPlan, Projection};
 use datafusion_sql::sqlparser::ast::{Ident, Query, SelectItem, SetExpr, Spanned};
-use weir_engine::{Kin, PlanWarning, SinkNode, Stage, StageHead};
+use weir_engine::{Kin, PlanWarning, Stage, StageHead};
 use weir_protocol::settings::PlanRequest;
 
 use crate::error::{Place, PlanError, suggest};
-use crate::identity::{identity, statement};
 use crate::logical::columns::{Time, of_expr};
 use crate::logical::exprs::{cast_to, plan_expr, plan_query, unqualified};
 use crate::logical::optimize::{analyze, optimize};
 use crate::logical::size::check_plan;
-use crate::lower::Lowering;
-use crate::lower::flow::{Flow, kin};
+use crate::lower::{Lowered, lower};
 use crate::names::catalog::{Catalog, Column, Names, Origin, Table, View, Watermark};
 use crate::parse::bounds::check_script;
 use crate::parse::check::{check_expr, check_query, unknown_column};
-use crate::parse::dialect::{ColumnKind, CreateTable, CreateView, Insert, Statement, parse_script};
+use crate::parse::dialect::{ColumnKind, Conflict, CreateTable, CreateView, Insert, Statement, parse_script};
 use crate::parse::locate::locate;
 use crate::parse::types::{casts_implicitly, flink_name};
+use crate::physical::build::Builder;
+use crate::physical::build::sink::Writes;
+use crate::physical::changelog::Needs;
+use crate::physical::show::Shown;
+use crate::physical::tree::Tree;
 use crate::settings::Settings;
 
 /// What a script comes to.
@@ -35,19 +38,36 @@ pub struct Planned {
     pub warnings: Vec<PlanWarning>,
     /// All that the stages do not say about how they run.
     pub details: Vec<String>,
+    /// Several queries read the same.
+    pub shares: bool,
+}
+
+/// What several queries have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// Is computed once, as far as the script lets it.
+    AsSet,
+    /// Is computed by each: as builds planned that knew no sharing.
+    Never,
 }
 
 /// Plans the script.
-pub fn plan_script(request: &PlanRequest, catalog: &Catalog) -> Result<Planned, PlanError> {
+pub fn plan_script(request: &PlanRequest, catalog: &Catalog, sharing: Sharing) -> Result<Planned, PlanError> {
+    let (mut script, inserts) = read_script(request, catalog)?;
+    if sharing == Sharing::Never {
+        script.settings = script.settings.unshared();
+    }
+    script.lower(inserts)
+}
+
+/// Reads all that a script declares and sets, and its INSERTs.
+fn read_script<'a>(request: &'a PlanRequest, catalog: &'a Catalog) -> Result<(Script<'a>, Vec<Insert>), PlanError> {
     check_script(&request.script)?;
     let mut script = Script {
         catalog,
         base_dir: Path::new(&request.base_dir),
         names: Names::new(catalog.functions.clone()),
         settings: Settings::default(),
-        stages: Vec::new(),
-        warnings: Vec::new(),
-        details: Vec::new(),
     };
     let mut inserts = Vec::new();
     let mut end = Place { line: 1, column: 1 };
@@ -71,12 +91,7 @@ pub fn plan_script(request: &PlanRequest, catalog: &Catalog) -> Result<Planned, 
     if inserts.is_empty() {
         return Err(PlanError::new(end, "the script inserts nothing", "add INSERT INTO <table> SELECT … FROM …"));
     }
-    for insert in inserts {
-        script.insert(insert)?;
-    }
-    script.check_apart()?;
-    script.tell_apart();
-    Ok(Planned { stages: script.stages, warnings: script.warnings, details: script.details })
+    Ok((script, inserts))
 }
 
 struct Script<'a> {
@@ -84,9 +99,6 @@ struct Script<'a> {
     base_dir: &'a Path,
     names: Names,
     settings: Settings,
-    stages: Vec<Stage>,
-    warnings: Vec<PlanWarning>,
-    details: Vec<String>,
 }
 
 impl Script<'_> {
@@ -278,7 +290,8 @@ impl Script<'_> {
         })
     }
 
-    fn insert(&mut self, insert: Insert) -> Result<(), PlanError> {
+    /// Plans an INSERT as far as it can be alone.
+    fn query_of(&self, insert: Insert) -> Result<Written, PlanError> {
         let at = Place::from(insert.table.span);
         let name = &insert.table.value;
         let Some(sink) = self.names.table(name).map(Arc::clone) else {
@@ -298,108 +311,103 @@ impl Script<'_> {
         let plan = into_sink(plan, &sink, &target, place, at, &items)?;
         let plan = optimize(plan, place)?;
         tracing::debug!(plan = %plan.display_indent(), "optimised");
+        Ok(Written { plan, sink, place, at, conflict: insert.conflict })
+    }
 
-        let before = self.stages.len();
-        let mut lowering = Lowering {
-            settings: &self.settings,
-            connectors: &self.catalog.connectors,
-            base_dir: self.base_dir,
-            owner: sink.name.clone(),
-            place,
-            update_before: true,
-            stages: std::mem::take(&mut self.stages),
-            warnings: std::mem::take(&mut self.warnings),
-        };
-        let mut flow = lower_into(&mut lowering, &plan, &sink)?;
-        let mut spec = sink.spec(self.base_dir);
-        spec.updating = flow.updating.is_some();
-        let factory = self.catalog.connectors.sink(&spec).map_err(|error| {
-            let refused = sink.refused(&error);
-            // That the rows are updated is the query's doing, not the declaration's.
-            if spec.updating && error.option().is_none() && error.column().is_none() {
-                PlanError::new(at, refused.message, refused.remedy)
-            } else {
-                refused
-            }
-        })?;
-        let connector = spec.options.get("connector").map_or("", String::as_str);
-        let called = identity("sink", &[&sink.name, connector]);
-        let node = SinkNode {
-            identity: called.clone(),
-            kin: kin(at, called),
-            name: sink.name.clone(),
-            sink: factory,
-            input: Arc::clone(&sink.physical),
-        };
-        flow.schema = Arc::clone(&sink.physical);
-        let meaning: Vec<&str> = flow.meaning.iter().map(|meaning| meaning.text.as_str()).collect();
-        self.details.push(format!("{} {:?} {meaning:?}", flow.rows.text, flow.filters));
-        let filters = flow.filters.join(" AND ");
-        flow.close(Some(node), &mut lowering.stages);
-        self.stages = lowering.stages;
-        tell_statement(&mut self.stages[before..], &filters);
-        self.warnings = lowering.warnings;
-        self.describe(&sink);
-        Ok(())
+    /// Builds all INSERTs, and lowers them.
+    fn lower(self, inserts: Vec<Insert>) -> Result<Planned, PlanError> {
+        let (tree, mut details) = self.build(inserts)?;
+        let needs = Needs::of(&tree);
+        tracing::debug!(plan = %Shown(&tree, &needs), "built");
+        let Lowered { mut stages, warnings } = lower(&tree, &needs)?;
+        details.extend(changelogs(&tree, &needs));
+        tell_apart(&mut stages);
+        let shares = tree.readers().iter().any(|readers| *readers > 1);
+        Ok(Planned { stages, warnings, details, shares })
+    }
+
+    /// The nodes of all INSERTs, and what they do not say about how they run.
+    fn build(&self, inserts: Vec<Insert>) -> Result<(Tree, Vec<String>), PlanError> {
+        let queries = inserts.into_iter().map(|insert| self.query_of(insert)).collect::<Result<Vec<_>, PlanError>>()?;
+        let mut builder = Builder::new(&self.settings, &self.catalog.connectors, self.base_dir);
+        for query in &queries {
+            builder.share(&query.plan);
+        }
+        let mut details = Vec::new();
+        for (statement, query) in queries.iter().enumerate() {
+            let Written { plan, sink, place, at, conflict } = query;
+            let writes = Writes { statement, sink, place: *place, at: *at, conflict: *conflict };
+            let written = builder.insert(plan, &writes)?;
+            let lineage = &builder.tree[written].lineage;
+            let columns: Vec<&str> = lineage.columns.iter().map(|meaning| meaning.text.as_str()).collect();
+            details.push(format!("{} {:?} {columns:?}", lineage.rows.text, lineage.filters));
+            self.describe(sink, &builder.read, &mut details);
+        }
+        self.check_apart(&builder.read, &queries.iter().map(|query| query.sink.as_ref()))?;
+        Ok((builder.tree, details))
     }
 
     /// Options and settings are part of how a plan runs.
-    fn describe(&mut self, sink: &Table) {
-        let mut tables: Vec<&Table> =
-            self.names.table_names().filter_map(|name| self.names.table(name)).map(Arc::as_ref).collect();
-        tables.retain(|table| {
-            table.name == sink.name
-                || self.stages.iter().any(|stage| match &stage.head {
-                    StageHead::Source(source) => source.name == table.name,
-                    StageHead::Inputs(_) => false,
-                })
-        });
-        for table in tables {
+    fn describe(&self, sink: &Table, read: &BTreeSet<String>, details: &mut Vec<String>) {
+        let tables = self.names.table_names().filter_map(|name| self.names.table(name));
+        for table in tables.filter(|table| table.name == sink.name || read.contains(&table.name)) {
             let options: Vec<String> =
                 table.options.iter().map(|option| format!("{}={}", option.key, option.value)).collect();
             let watermark = table.watermark.as_ref().map_or_else(String::new, |watermark| watermark.expr.to_string());
-            self.details.push(format!("{} {options:?} {watermark}", table.name));
+            details.push(format!("{} {options:?} {watermark}", table.name));
         }
-        self.details.push(format!("{:?}", self.settings));
+        details.push(self.settings.in_fingerprint());
     }
 
     /// Refuses a table that is written where another one is read.
-    fn check_apart(&self) -> Result<(), PlanError> {
-        let sources = self.stages.iter().filter_map(|stage| match &stage.head {
-            StageHead::Source(source) => self.names.table(&source.name),
-            StageHead::Inputs(_) => None,
-        });
-        let sinks: Vec<_> = self
-            .stages
-            .iter()
-            .filter_map(|stage| stage.sink.as_ref().and_then(|sink| self.names.table(&sink.name)))
-            .collect();
-        for source in sources {
-            for sink in &sinks {
+    fn check_apart<'t>(
+        &self,
+        read: &BTreeSet<String>,
+        written: &(impl Iterator<Item = &'t Table> + Clone),
+    ) -> Result<(), PlanError> {
+        for source in read.iter().filter_map(|name| self.names.table(name)) {
+            for sink in written.clone() {
                 let (read, written) = (source.spec(self.base_dir), sink.spec(self.base_dir));
                 self.catalog.connectors.apart(&read, &written).map_err(|error| sink.refused(&error))?;
             }
         }
         Ok(())
     }
+}
 
-    /// Two operators of the same meaning keep two states: the later one gets a number behind its identity, and its place among
-    /// those. What it was called before is numbered as it was then.
-    fn tell_apart(&mut self) {
-        let (mut now, mut before) = (Numbers::default(), Numbers::default());
-        for stage in &mut self.stages {
-            now.number(&mut stage.identity);
-            for alias in &mut stage.aliases {
+/// A planned INSERT.
+struct Written {
+    plan: LogicalPlan,
+    sink: Arc<Table>,
+    /// Where the query stands.
+    place: Place,
+    /// Where the table is named.
+    at: Place,
+    conflict: Option<(Conflict, Place)>,
+}
+
+/// What of the changelogs decides how a plan runs, and is not as it has always been: nodes that send no row before an update.
+fn changelogs(tree: &Tree, needs: &Needs) -> impl Iterator<Item = String> {
+    let after = tree.live().filter(|(id, node)| node.traits.kinds.update && !needs.before(*id));
+    after.map(|(_, node)| format!("{} without rows before updates", node.name))
+}
+
+/// Two operators of the same meaning keep two states: the later one gets a number behind its identity, and its place among
+/// those. What it was called before is numbered as it was then.
+fn tell_apart(stages: &mut [Stage]) {
+    let (mut now, mut before) = (Numbers::default(), Numbers::default());
+    for stage in stages {
+        now.number(&mut stage.identity);
+        for alias in &mut stage.aliases {
+            before.number(alias);
+        }
+        for (identity, kin) in keepers(stage) {
+            kin.family.clone_from(identity);
+            kin.ordinal = now.number(identity);
+            for alias in &mut kin.aliases {
                 before.number(alias);
             }
-            for (identity, kin) in keepers(stage) {
-                kin.family.clone_from(identity);
-                kin.ordinal = now.number(identity);
-                for alias in &mut kin.aliases {
-                    before.number(alias);
-                }
-                kin.aliases.retain(|alias| alias != identity);
-            }
+            kin.aliases.retain(|alias| alias != identity);
         }
     }
 }
@@ -430,15 +438,6 @@ fn keepers(stage: &mut Stage) -> impl Iterator<Item = (&mut String, &mut Kin)> {
     let operators = stage.operators.iter_mut().map(|operator| (&mut operator.identity, &mut operator.kin));
     let sink = stage.sink.as_mut().map(|sink| (&mut sink.identity, &mut sink.kin));
     source.into_iter().chain(operators).chain(sink)
-}
-
-/// Says to all that keeps something in a statement which statement that is: by what else keeps something in it, and by its filters.
-fn tell_statement(stages: &mut [Stage], filters: &str) {
-    let hash = statement(&stages.iter().flat_map(weir_engine::deploy::restore::keepers).collect::<Vec<_>>());
-    for (_, kin) in stages.iter_mut().flat_map(keepers) {
-        kin.statement.clone_from(&hash);
-        filters.clone_into(&mut kin.discriminator);
-    }
 }
 
 /// Where each item of the SELECT list stands.
@@ -538,17 +537,66 @@ fn into_sink(
         .map_err(|error| PlanError::from_planner(&error, place))
 }
 
-/// Lowers the plan so that the last operator puts out the sink's own schema.
-fn lower_into(lowering: &mut Lowering<'_>, plan: &LogicalPlan, sink: &Table) -> Result<Flow, PlanError> {
-    let output = Some(Arc::clone(&sink.physical));
-    if let LogicalPlan::Projection(projection) = plan {
-        let mut flow = lowering.lower(&projection.input)?;
-        let columns = lowering.computed(&flow, &projection.expr, projection.input.schema(), &projection.schema)?;
-        flow.project(columns, output)?;
-        return Ok(flow);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The nodes of a script over the connectors of this build, a line each.
+    fn nodes(script: &str) -> Vec<String> {
+        let request = PlanRequest { script: script.to_string(), base_dir: ".".to_string(), max_parallelism: 128 };
+        let catalog = Catalog::default();
+        let (script, inserts) = read_script(&request, &catalog).unwrap();
+        let (tree, _) = script.build(inserts).unwrap();
+        Shown(&tree, &Needs::of(&tree)).to_string().lines().map(str::to_string).collect()
     }
-    let mut flow = lowering.lower(plan)?;
-    let columns = (0..sink.physical.fields().len()).map(|column| flow.pass(column)).collect();
-    flow.project(columns, output)?;
-    Ok(flow)
+
+    #[track_caller]
+    fn line<'l>(nodes: &'l [String], name: &str) -> &'l str {
+        nodes.iter().find(|line| line.contains(name)).unwrap_or_else(|| panic!("no {name} in {nodes:#?}"))
+    }
+
+    #[test]
+    fn what_is_known_of_rows_goes_up_from_node_to_node() {
+        let nodes = nodes(
+            "CREATE TABLE bid (auction BIGINT, price BIGINT, t TIMESTAMP(3), WATERMARK FOR t AS t - INTERVAL '5' SECOND)
+                 WITH ('connector' = 'datagen');
+             CREATE TABLE out (s TIMESTAMP(3), a BIGINT, n BIGINT) WITH ('connector' = 'print');
+             INSERT INTO out SELECT window_start, auction, COUNT(*)
+             FROM TABLE(TUMBLE(TABLE bid, DESCRIPTOR(t), INTERVAL '1' MINUTE)) GROUP BY auction, window_start, window_end",
+        );
+        let cases: [(&str, &[&str]); 4] = [
+            ("0 bid", &["+I", "event time t"]),
+            ("LocalAggregate", &["<- ["]),
+            (
+                "WindowAggregate(by",
+                &[
+                    "key (auction, window_end)",
+                    "window_start > watermark - 60000",
+                    "window_end > watermark - 0",
+                    "event time window_time",
+                    "by (auction)",
+                ],
+            ),
+            (" out <- ", &["s > watermark - 60000", "by (a)", "+I, needed None"]),
+        ];
+        for (name, all) in cases {
+            let line = line(&nodes, name);
+            for known in all {
+                assert!(line.contains(known), "{known} is not in {line}");
+            }
+            assert!(!line.ends_with(", ends"), "{line}");
+        }
+    }
+
+    #[test]
+    fn an_input_that_ends_and_rows_in_one_place_are_known_further_up() {
+        let nodes = nodes(
+            "CREATE TABLE bid (auction BIGINT, price BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '5');
+             CREATE TABLE out (n BIGINT) WITH ('connector' = 'print');
+             INSERT INTO out SELECT COUNT(*) FROM bid",
+        );
+        let line = line(&nodes, " out <- ");
+        assert!(line.contains("+I -U +U, needed None, key (), in one place"), "{line}");
+        assert!(line.ends_with(", ends"), "{line}");
+    }
 }

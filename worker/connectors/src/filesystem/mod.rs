@@ -48,7 +48,7 @@ use crate::formats::decode::{Csv, Format, Json, OnBadRecord, carries};
 use crate::formats::encode::OP;
 use crate::formats::records::QUOTE;
 use crate::options::Options;
-use crate::spec::{ConnectorFactory, OptionDoc, TableSpec};
+use crate::spec::{Accepts, ConnectorFactory, OptionDoc, TableSpec};
 
 /// Flink's default of `sink.rolling-policy.file-size`.
 const DEFAULT_ROLL_AT: u64 = 128 << 20;
@@ -177,13 +177,6 @@ impl ConnectorFactory for Filesystem {
     fn sink(&self, table: &TableSpec) -> Result<Arc<dyn SinkFactory>, ConnectorError> {
         let options = Options::of(table);
         let changelog = options.flag("changelog", false)?;
-        if table.updating && !changelog {
-            return Err(options.unsupported(
-                None,
-                "the query updates and deletes rows, and files only take inserts",
-                "set 'changelog' = 'true' to write what each row does in a column op, or write a query that only inserts (over a window)",
-            ));
-        }
         if let Some(field) =
             table.schema.fields().iter().find(|field| changelog && field.name().eq_ignore_ascii_case(OP))
         {
@@ -215,6 +208,14 @@ impl ConnectorFactory for Filesystem {
             return Err(options.invalid("path", "a folder; there is a file of this name"));
         }
         Ok(Arc::new(FileSinkFactory { folder, closed: Closed::with(&table.closed), format, changelog, roll_at }))
+    }
+
+    fn accepts(&self, table: &TableSpec) -> Result<Accepts, ConnectorError> {
+        if Options::of(table).flag("changelog", false)? {
+            return Ok(Accepts::Changes);
+        }
+        let remedy = "set 'changelog' = 'true' to write what each row does in a column op, or write a query that only inserts (over a window)";
+        Ok(Accepts::Inserts { remedy: remedy.to_string() })
     }
 
     fn apart(&self, source: &TableSpec, sink: &TableSpec) -> Result<(), ConnectorError> {

@@ -16,6 +16,7 @@ use weir_protocol::{Attempt, CheckpointId, JobName};
 
 use super::location::is_hidden;
 use super::*;
+use crate::spec::ChangelogMode;
 use crate::testing::{run_of, sink_context};
 
 fn schema() -> Arc<Schema> {
@@ -459,10 +460,13 @@ fn a_file_is_closed_at_its_size() {
 #[test]
 fn updates_are_written_with_what_they_do_if_an_option_says_so_and_refused_otherwise() {
     let out = Path::new("/out");
-    let updating = TableSpec { updating: true, ..table(out, "csv") };
-    assert!(refused(&updating).remedy().contains("'changelog' = 'true'"));
+    let table = table(out, "csv");
+    let Accepts::Inserts { remedy } = Filesystem.accepts(&table).unwrap() else { panic!("files take inserts") };
+    assert!(remedy.contains("'changelog' = 'true'"));
+    let changing = table.with("changelog", "true");
+    assert_eq!(Filesystem.accepts(&changing).unwrap(), Accepts::Changes);
     let op = Arc::new(Schema::new(vec![Field::new("op", DataType::Utf8, true)]));
-    let error = refused(&TableSpec { schema: op, ..updating.with("changelog", "true") });
+    let error = refused(&TableSpec { schema: op, ..changing });
     assert_eq!(error.column(), Some("op"));
 
     let changes = || Batch::with_kinds(batch([1, 2]).rows, vec![RowKind::UpdateBefore, RowKind::UpdateAfter]);
@@ -477,7 +481,10 @@ fn updates_are_written_with_what_they_do_if_an_option_says_so_and_refused_otherw
             ],
         ),
     ] {
-        let job = Job::of("job", format, |table| TableSpec { updating: true, ..table.with("changelog", "true") });
+        let job = Job::of("job", format, |table| TableSpec {
+            changelog: ChangelogMode::Retract,
+            ..table.with("changelog", "true")
+        });
         let mut sink = job.sink(1, 0);
         sink.write(changes()).unwrap();
         sink.write(batch([3])).unwrap();

@@ -23,6 +23,9 @@ pub struct JobGraph {
     pub warnings: Vec<PlanWarning>,
     /// A hash of the script. Where it is the same, another plan is the planner's doing. Empty where there is no script.
     pub script: String,
+    /// The same script with nothing that several of its queries have in common: as builds planned that knew no sharing. What they
+    /// have written goes on as this. Nothing where nothing is shared.
+    pub apart: Option<Box<JobGraph>>,
 }
 
 /// What tells a source, an operator or a sink from others that mean the same, and what builds before this one called it.
@@ -83,6 +86,8 @@ pub struct Stage {
     pub head: StageHead,
     /// In the order that rows pass them.
     pub operators: Vec<OperatorNode>,
+    /// What the rows do that leave it, for people.
+    pub changelog: Vec<ChangelogNote>,
     /// Where the last operator's rows go, if they leave the job here.
     pub sink: Option<SinkNode>,
     /// Some operator keeps keyed state.
@@ -189,6 +194,15 @@ impl OperatorNode {
 pub struct StateNote {
     /// What bounds it, for people; `None` means that it grows without bound.
     pub bounded_by: Option<String>,
+}
+
+/// What is to be known about the rows that leave a stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangelogNote {
+    /// `+I`, `+I -U +U`, and so on.
+    pub rows: String,
+    /// The columns by which a later row replaces an earlier one; absent where that is not known, or no row does.
+    pub key: Option<Vec<String>>,
 }
 
 /// A sink at the end of a stage.

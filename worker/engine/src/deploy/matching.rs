@@ -6,6 +6,7 @@
 //! from. In another plan their statements and filters do, and what these leave open is refused: to guess would be to exchange state.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use weir_protocol::{
     part::{Keeper, Part, Role, Table, in_words},
@@ -292,6 +293,26 @@ pub fn fit(
         one_stage(stage, &matched)?;
     }
     Ok(matched)
+}
+
+/// Of a plan and the same with nothing shared, the one that goes on with more of what a record holds; the first where that is the same.
+/// What several queries have in common was once computed by each of them, and what each has kept is no other's: a source of two had
+/// read up to two places.
+pub fn choose(
+    graph: Arc<JobGraph>,
+    max_parallelism: u32,
+    permissions: Permissions,
+    record: &Record,
+    parts: &[Part],
+) -> Result<(Arc<JobGraph>, Matched), Failure> {
+    let together = fit(&graph, max_parallelism, permissions, record, parts);
+    let Some(apart) = &graph.apart else { return together.map(|matched| (graph, matched)) };
+    match (together, fit(apart, max_parallelism, permissions, record, parts)) {
+        (Ok(together), Ok(apart)) if apart.found.len() <= together.found.len() => Ok((graph, together)),
+        (Ok(together), Err(_)) => Ok((graph, together)),
+        (_, Ok(matched)) => Ok((Arc::new(apart.as_ref().clone()), matched)),
+        (Err(refused), Err(_)) => Err(refused),
+    }
 }
 
 /// From the place in the plan to the place among what is stored.

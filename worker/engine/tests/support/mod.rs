@@ -283,6 +283,7 @@ pub fn graph(numbers: &Numbers, exchange: Exchange, operator: Arc<dyn OperatorFa
         name: format!("stage {id}"),
         head,
         operators,
+        changelog: Vec::new(),
         sink,
         stateful: false,
     };
@@ -310,6 +311,7 @@ pub fn graph(numbers: &Numbers, exchange: Exchange, operator: Arc<dyn OperatorFa
         fingerprint: "test".into(),
         warnings: vec![],
         script: String::new(),
+        apart: None,
     }
 }
 

@@ -52,6 +52,16 @@ pub fn traits(plan: &LogicalPlan) -> Vec<Traits> {
             projection.expr.iter().map(|expr| of_expr(expr, &projection.input, &below)).collect()
         }
         LogicalPlan::Filter(filter) => traits(&filter.input),
+        LogicalPlan::Union(union) => {
+            let each: Vec<Vec<Traits>> = union.inputs.iter().map(|input| traits(input)).collect();
+            let same = |column: usize| {
+                let mut times = each.iter().map(|all| all.get(column).and_then(|column| column.time));
+                let first = times.next().flatten();
+                // The windows of several queries are columns as any others: they close each at its own time.
+                Traits { time: first.filter(|_| times.all(|time| time == first)), window: None }
+            };
+            (0..width).map(same).collect()
+        }
         LogicalPlan::SubqueryAlias(alias) => traits(&alias.input),
         LogicalPlan::Window(window) => {
             let mut all = traits(&window.input);

@@ -8,4 +8,5 @@ pub(crate) mod optimize;
 pub(crate) mod print;
 pub(crate) mod size;
 pub(crate) mod tvf;
+pub(crate) mod unions;
 pub(crate) mod windows;

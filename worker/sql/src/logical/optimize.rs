@@ -24,6 +24,7 @@ use crate::error::{Place, PlanError};
 use crate::logical::columns::{of_expr, traits};
 use crate::logical::exprs::{FlinkCasts, FlinkMeaning};
 use crate::logical::nodes::Deduplicate;
+use crate::logical::unions::SameTypes;
 use crate::names::catalog::{planner_options, refuse};
 
 /// Rounds of the rules until nothing changes any more.
@@ -31,8 +32,12 @@ const PASSES: u8 = 8;
 
 /// Coerces types. What is wrong with a query's types is said here.
 pub fn analyze(plan: LogicalPlan, place: Place) -> Result<LogicalPlan, PlanError> {
-    let analyzer =
-        Analyzer::with_rules(vec![Arc::new(FlinkMeaning), Arc::new(TypeCoercion::new()), Arc::new(FlinkCasts)]);
+    let analyzer = Analyzer::with_rules(vec![
+        Arc::new(FlinkMeaning),
+        Arc::new(SameTypes),
+        Arc::new(TypeCoercion::new()),
+        Arc::new(FlinkCasts),
+    ]);
     analyzer
         .execute_and_check(plan, &planner_options(), |_, _| {})
         .map_err(|error| PlanError::from_planner(&error, place))

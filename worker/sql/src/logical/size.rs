@@ -34,8 +34,8 @@ const ONE: Size = Size { nodes: 1, depth: 1 };
 /// Whether the plan is small enough for the optimiser.
 pub fn check_plan(plan: &LogicalPlan, place: Place) -> std::result::Result<(), PlanError> {
     let mut steps = 0;
-    let mut next = Some(plan);
-    while let Some(step) = next {
+    let mut open = vec![plan];
+    while let Some(step) = open.pop() {
         steps += 1;
         if steps > MAX_STEPS {
             return Err(PlanError::new(
@@ -44,19 +44,29 @@ pub fn check_plan(plan: &LogicalPlan, place: Place) -> std::result::Result<(), P
                 "compute in fewer views, or write what some of them give into a table that another job reads",
             ));
         }
-        next = step.inputs().first().copied();
+        open.extend(step.inputs());
     }
     sizes(plan, place).map(drop)
 }
 
 /// Of each column.
 fn sizes(plan: &LogicalPlan, place: Place) -> std::result::Result<Vec<Size>, PlanError> {
+    let width = plan.schema().fields().len();
     let inputs = plan.inputs();
-    let Some(input) = inputs.first() else { return Ok(vec![ONE; plan.schema().fields().len()]) };
-    let below = sizes(input, place)?;
+    let below = inputs.iter().map(|input| sizes(input, place)).collect::<std::result::Result<Vec<_>, _>>()?;
+    if let LogicalPlan::Union(_) = plan {
+        let larger = |column: usize| {
+            let of = below.iter().filter_map(|sizes| sizes.get(column));
+            of.fold(ONE, |one, other| Size { nodes: one.nodes.max(other.nodes), depth: one.depth.max(other.depth) })
+        };
+        return Ok((0..width).map(larger).collect());
+    }
     let size_of = |column: &Column| {
-        let index = input.schema().maybe_index_of_column(column);
-        index.and_then(|index| below.get(index)).copied().unwrap_or(ONE)
+        let found = inputs.iter().zip(&below).find_map(|(input, sizes)| {
+            let index = input.schema().maybe_index_of_column(column)?;
+            sizes.get(index).copied()
+        });
+        found.unwrap_or(ONE)
     };
     let exprs = plan.expressions();
     let mut own = Vec::with_capacity(exprs.len());
@@ -71,9 +81,9 @@ fn sizes(plan: &LogicalPlan, place: Place) -> std::result::Result<Vec<Size>, Pla
         LogicalPlan::Projection(_) => own,
         // What is aggregated is a value of its own, and no condition moves below it.
         LogicalPlan::Aggregate(aggregate) => own.into_iter().take(aggregate.group_expr.len()).collect(),
-        _ => below,
+        _ => below.into_iter().flatten().collect(),
     };
-    columns.resize(plan.schema().fields().len(), ONE);
+    columns.resize(width, ONE);
     Ok(columns)
 }
 

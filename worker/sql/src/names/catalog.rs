@@ -102,6 +102,12 @@ impl Table {
         self.columns[column].time
     }
 
+    /// The primary key, as indexes of all columns.
+    pub fn primary_key_columns(&self) -> Vec<usize> {
+        let is = |key: usize| move |column: &Column| matches!(column.origin, Origin::Physical(index) if index == key);
+        self.primary_key.iter().filter_map(|&key| self.columns.iter().position(is(key))).collect()
+    }
+
     /// As connectors see it, before any pushdown.
     pub fn spec(&self, base_dir: &Path) -> TableSpec {
         let mut spec = TableSpec::new(self.name.clone(), Arc::clone(&self.physical));

@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 
 use datafusion_sql::sqlparser::ast::{
     self, CeilFloorKind, Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
-    FunctionArguments, GroupByExpr, Ident, ObjectName, Query, Select, SelectItem, SetExpr, Spanned, TableFactor, Value,
-    VisitMut, VisitorMut,
+    FunctionArguments, GroupByExpr, Ident, ObjectName, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier,
+    Spanned, TableFactor, Value, VisitMut, VisitorMut,
 };
 
 use crate::error::{Place, PlanError, suggest};
@@ -69,10 +69,21 @@ impl Checker<'_> {
 
     fn check_body(&self, body: &SetExpr) -> ControlFlow<Box<PlanError>> {
         match body {
+            SetExpr::SetOperation { op: SetOperator::Union, set_quantifier, left, right } => {
+                if !matches!(set_quantifier, SetQuantifier::All | SetQuantifier::Distinct | SetQuantifier::None) {
+                    return self.refuse(
+                        right.span(),
+                        format!("UNION {set_quantifier} is not supported"),
+                        "select the columns in the same order in both queries, and write UNION or UNION ALL",
+                    );
+                }
+                self.check_body(left)?;
+                self.check_body(right)
+            }
             SetExpr::SetOperation { op, right, .. } => self.refuse(
                 right.span(),
                 format!("{op} is not supported yet"),
-                "write one INSERT INTO for each of the queries, into the same table",
+                "join the queries before they reach this job; UNION and UNION ALL are supported",
             ),
             SetExpr::Values(_) => {
                 self.refuse(body.span(), "VALUES is not supported", "read the rows from a table, as one of 'datagen'")

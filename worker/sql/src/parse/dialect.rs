@@ -194,8 +194,21 @@ pub struct Insert {
     pub columns: Vec<Ident>,
     /// What goes in.
     pub query: Box<Query>,
+    /// What `ON CONFLICT` says, and where.
+    pub conflict: Option<(Conflict, Place)>,
     /// Where the statement starts.
     pub place: Place,
+}
+
+/// What becomes of several rows with one primary key, where that is not what keeps them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conflict {
+    /// The last stays, and if it goes the one before it.
+    Deduplicate,
+    /// The first stays.
+    Nothing,
+    /// The job fails.
+    Error,
 }
 
 /// The script's statements in order.
@@ -555,7 +568,27 @@ fn parse_insert(parser: &mut Parser<'_>, place: Place) -> Result<Statement, Plan
         parser.expect_token(&Token::RParen).map_err(parser_error)?;
     }
     let query = parser.parse_query().map_err(parser_error)?;
-    Ok(Statement::Insert(Insert { table, columns, query, place }))
+    let conflict = parse_conflict(parser)?;
+    Ok(Statement::Insert(Insert { table, columns, query, conflict, place }))
+}
+
+/// `ON CONFLICT DO DEDUPLICATE`, `NOTHING` or `ERROR`.
+fn parse_conflict(parser: &mut Parser<'_>) -> Result<Option<(Conflict, Place)>, PlanError> {
+    let place = Place::from(parser.peek_token_ref().span);
+    if !(word_at(parser, 0, "ON") && word_at(parser, 1, "CONFLICT")) {
+        return Ok(None);
+    }
+    expect_word(parser, "ON")?;
+    expect_word(parser, "CONFLICT")?;
+    expect_word(parser, "DO")?;
+    for (word, conflict) in
+        [("DEDUPLICATE", Conflict::Deduplicate), ("NOTHING", Conflict::Nothing), ("ERROR", Conflict::Error)]
+    {
+        if consume_word(parser, word) {
+            return Ok(Some((conflict, place)));
+        }
+    }
+    Err(expected("DEDUPLICATE, NOTHING or ERROR", &parser.peek_token()))
 }
 
 /// `SET 'key' = 'value'`, and the older `SET key = value`.

@@ -16,6 +16,9 @@ pub fn locate(query: &Query, fails: &dyn Fn(Query) -> bool) -> Option<Place> {
             }
         }
     }
+    if let SetExpr::SetOperation { left, right, .. } = query.body.as_ref() {
+        return locate_side(query, [left.as_ref(), right.as_ref()], fails).or_else(|| known(right.span()));
+    }
     let SetExpr::Select(select) = query.body.as_ref() else { return None };
     for from in &select.from {
         if let TableFactor::Derived { subquery, .. } = &from.relation
@@ -66,6 +69,16 @@ pub fn locate(query: &Query, fails: &dyn Fn(Query) -> bool) -> Option<Place> {
         }
     }
     select.having.as_ref().and_then(|having| known(having.span()))
+}
+
+/// In the first query of a UNION that fails alone.
+fn locate_side(query: &Query, sides: [&SetExpr; 2], fails: &dyn Fn(Query) -> bool) -> Option<Place> {
+    let alone = |side: &SetExpr| match side {
+        SetExpr::Query(query) => query.as_ref().clone(),
+        other => Query { body: Box::new(other.clone()), ..query.clone() },
+    };
+    let failing = sides.into_iter().map(alone).find(|side| fails(side.clone()))?;
+    locate(&failing, fails).or_else(|| known(failing.span()))
 }
 
 fn known(span: datafusion_sql::sqlparser::tokenizer::Span) -> Option<Place> {

@@ -171,7 +171,7 @@ fn a_query_must_fit_its_sink() {
         "INSERT INTO final SELECT auction, COUNT(*) FROM bid GROUP BY auction",
         1,
         13,
-        "it takes inserts only, and the query updates its rows",
+        "table final: it takes inserts only, and GroupAggregate of line 7 updates its rows",
         "aggregate in a window",
     );
 }
@@ -199,11 +199,11 @@ fn what_is_not_supported_is_refused_by_name() {
     refused("INSERT INTO one SELECT b.auction FROM bid b JOIN B c ON b.auction = c.auction", 1, 50, "joins", "");
     refused("INSERT INTO one SELECT b.auction FROM bid b, B c", 1, 46, "joins", "one table");
     refused(
-        "INSERT INTO one SELECT auction FROM bid\nUNION ALL SELECT price FROM bid",
+        "INSERT INTO one SELECT auction FROM bid\nINTERSECT SELECT price FROM bid",
         2,
         11,
-        "UNION",
-        "INSERT INTO for each",
+        "INTERSECT",
+        "UNION ALL are supported",
     );
     refused("INSERT INTO one SELECT auction FROM bid ORDER BY auction", 1, 50, "ORDER BY", "leave it out");
     refused("INSERT INTO one SELECT auction FROM bid LIMIT 3", 1, 47, "LIMIT", "leave it out");

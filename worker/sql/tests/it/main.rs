@@ -2,9 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bounds;
+mod changelog;
 mod errors;
 mod identities;
 mod nexmark;
 mod plans;
 mod reference;
+mod sharing;
 mod support;
+mod unions;

@@ -225,12 +225,12 @@ fn several_inserts_are_several_graphs_in_one() {
         "EXECUTE STATEMENT SET BEGIN INSERT INTO one SELECT auction FROM bid;
          INSERT INTO two SELECT auction, COUNT(*) FROM bid GROUP BY auction; END;",
     );
-    assert_eq!(separate.stages.len(), 3);
+    assert_eq!(separate.stages.len(), 4);
     assert_eq!(set, separate);
-    assert_eq!(separate.stages[2].inputs[0].from, 1);
+    assert_eq!(separate.stages[3].inputs[0].from, 2);
     let twice = described("INSERT INTO one SELECT auction FROM bid; INSERT INTO one SELECT auction FROM bid;");
-    assert_ne!(twice.stages[0].identity, twice.stages[1].identity);
-    assert_ne!(twice.stages[0].sink, twice.stages[1].sink);
+    assert_ne!(twice.stages[1].identity, twice.stages[2].identity);
+    assert_ne!(twice.stages[1].sink, twice.stages[2].sink);
 }
 
 #[test]

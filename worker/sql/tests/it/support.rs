@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weir_connectors::{ConnectorError, ConnectorFactory, ConnectorRegistry, OptionDoc, TableSpec};
+use weir_connectors::{Accepts, ConnectorError, ConnectorFactory, ConnectorRegistry, OptionDoc, TableSpec};
 use weir_engine::api::sink::CommitContext;
 use weir_engine::{
     Committer, JobGraph, Sink, SinkContext, SinkError, SinkFactory, Source, SourceContext, SourceError, SourceFactory,
@@ -16,9 +16,9 @@ const OPTIONS: &[OptionDoc] = &[
     OptionDoc { name: "bounded", expects: "'true' or 'false'", default: Some("false"), about: "Whether it ends." },
     OptionDoc {
         name: "changelog",
-        expects: "'true' or 'false'",
+        expects: "'true', 'false' or 'upsert'",
         default: Some("true"),
-        about: "Whether it takes updates.",
+        about: "Whether it takes updates, and how.",
     },
     OptionDoc { name: "path", expects: "a path", default: None, about: "Where it is." },
 ];
@@ -29,16 +29,18 @@ impl ConnectorFactory for Test {
         Ok(Arc::new(TestSource { bounded }))
     }
 
-    fn sink(&self, table: &TableSpec) -> Result<Arc<dyn SinkFactory>, ConnectorError> {
-        if table.updating && table.options.get("changelog").is_some_and(|changelog| changelog == "false") {
-            return Err(ConnectorError::Unsupported {
-                table: table.name.clone(),
-                option: None,
-                what: "it takes inserts only, and the query updates its rows".to_string(),
-                remedy: "give it a format with a changelog, or aggregate in a window".to_string(),
-            });
-        }
+    fn sink(&self, _table: &TableSpec) -> Result<Arc<dyn SinkFactory>, ConnectorError> {
         Ok(Arc::new(TestSink))
+    }
+
+    fn accepts(&self, table: &TableSpec) -> Result<Accepts, ConnectorError> {
+        match table.options.get("changelog").map(String::as_str) {
+            Some("false") => Ok(Accepts::Inserts {
+                remedy: "give it a format with a changelog, or aggregate in a window".to_string(),
+            }),
+            Some("upsert") => Ok(Accepts::Upserts),
+            _ => Ok(Accepts::Changes),
+        }
     }
 
     fn options(&self) -> &[OptionDoc] {

@@ -348,3 +348,35 @@ fn an_identity_is_split_from_its_number_and_not_from_its_hash() {
         assert_eq!(told_apart(identity), expected, "{identity}");
     }
 }
+
+/// The plan of two statements over one source, with the plan in which each has its own beside it.
+fn sharing() -> JobGraph {
+    let apart = plan("apart", &[by("k", "a = 1"), by("k", "a = 2")]);
+    let mut shared = JobGraph { fingerprint: "shared".into(), ..apart.clone() };
+    shared.stages.remove(2);
+    shared.stages[2].id = StageId(2);
+    shared.stages[2].head = shared.stages[1].head.clone();
+    shared.apart = Some(Box::new(apart));
+    shared
+}
+
+fn chosen(graph: &JobGraph, old: &JobGraph, permissions: Permissions) -> Result<String, Failure> {
+    let chosen = choose(Arc::new(graph.clone()), MAX, permissions, &record(old), &[part(old)]);
+    chosen.map(|(graph, _)| graph.fingerprint.clone())
+}
+
+#[test]
+fn what_was_written_by_statements_that_shared_nothing_goes_on_so_and_what_was_shared_stays_shared() {
+    let shared = sharing();
+    let before = shared.apart.as_deref().unwrap();
+    let both = Permissions { allow_new_state: true, allow_dropped_state: true };
+    for permissions in [NONE, NEW, DROPPED, both] {
+        assert_eq!(chosen(&shared, before, permissions), Ok("apart".to_string()), "two positions are not one");
+        assert_eq!(chosen(&shared, &shared, permissions), Ok("shared".to_string()));
+    }
+    // A statement that comes to another reads on with it.
+    let alone = plan("alone", &[by("k", "a = 1")]);
+    assert_eq!(chosen(&shared, &alone, NEW), Ok("shared".to_string()));
+    let refused = chosen(&shared, &plan("other", &[by("j", "")]), NONE).unwrap_err();
+    assert_eq!(refused.kind, FailureKind::StateMismatch);
+}

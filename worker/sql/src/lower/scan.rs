@@ -12,14 +12,26 @@ use datafusion_expr::{Expr, Operator};
 use datafusion_physical_expr::PhysicalExpr;
 use weir_connectors::{ConnectorRegistry, TableSpec};
 use weir_engine::api::error::OperatorError;
-use weir_engine::{BatchFn, Kin, SourceNode, Timestamp, WatermarkFn};
+use weir_engine::{BatchFn, Kin, SourceNode, StageHead, StageId, Timestamp, WatermarkFn};
 
 use crate::error::PlanError;
 use crate::logical::exprs::{physical, unqualified};
 use crate::logical::tvf::interval_millis;
+use crate::lower::Lowering;
 use crate::names::catalog::{Origin, Table};
 use crate::parse::types::TIMESTAMP;
+use crate::physical::ops::Scan;
+use crate::physical::tree::Node;
 use crate::settings::Settings;
+
+impl Lowering<'_> {
+    pub(super) fn scan(&mut self, node: &Node, scan: &Scan) -> StageId {
+        let mut source = scan.node.clone();
+        source.identity.clone_from(&node.identity.now);
+        source.kin = self.kin(node);
+        self.begin(StageHead::Source(source), &node.identity)
+    }
+}
 
 /// A source whose first columns are those that were asked for; what the watermark needs beside them follows.
 pub struct PlannedSource {

@@ -1,0 +1,131 @@
+//! Joins: both sides come together by their keys, each an expression over its own side.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use datafusion_common::NullEquality;
+use datafusion_expr::{Expr, LogicalPlan, logical_plan};
+use weir_engine::Exchange;
+
+use crate::error::Place;
+use crate::identity::{Identity, Meaning, list};
+use crate::logical::exprs::physical;
+use crate::logical::optimize::place_of;
+use crate::physical::build::rows::Rows;
+use crate::physical::build::{Builder, Built};
+use crate::physical::lineage::{Lineage, meaning_of};
+use crate::physical::ops::{Join, Op};
+use crate::physical::tree::{NewNode, NodeId};
+
+/// One side of a join behind its exchange: the query's columns, and the keys.
+struct Side {
+    node: NodeId,
+    lineage: Lineage,
+    width: usize,
+    keys: Vec<usize>,
+    /// What the keys are.
+    by: Meaning,
+}
+
+impl Builder<'_> {
+    pub(super) fn join(&mut self, join: &logical_plan::Join) -> Built<Rows> {
+        let place = place_of(join.on.iter().flat_map(|(left, right)| [left, right]).chain(&join.filter)).or(self.place);
+        let (lefts, rights): (Vec<&Expr>, Vec<&Expr>) = join.on.iter().map(|(left, right)| (left, right)).unzip();
+        let left = self.side(&join.left, &lefts)?;
+        let right = self.side(&join.right, &rights)?;
+        let both: Vec<Meaning> = columns(&left).chain(columns(&right)).cloned().collect();
+        let (residual, of_residual) = match &join.filter {
+            None => (None, Meaning::default()),
+            Some(filter) => {
+                let schema = self.planner(join.left.schema().join(join.right.schema()))?;
+                let meanings: Vec<&Meaning> = both.iter().collect();
+                let meaning = self.planner(meaning_of(&meanings, filter, &schema))?;
+                (Some(self.planner(physical(filter, &schema))?), meaning)
+            }
+        };
+        let kind = join.join_type;
+        let rows = Meaning::of(|of| {
+            let (left_rows, right_rows) = (of(&left.lineage.rows), of(&right.lineage.rows));
+            format!(
+                "{kind} JOIN({left_rows}, {right_rows}) ON ({}) = ({}) {}",
+                of(&left.by),
+                of(&right.by),
+                of(&of_residual)
+            )
+        });
+        let schema: SchemaRef = Arc::new(Schema::new(join.schema.fields().clone()));
+        let of_columns: Vec<Meaning> = match Join::sides_of(kind) {
+            (true, true) => both,
+            (true, false) => columns(&left).cloned().collect(),
+            (false, _) => columns(&right).cloned().collect(),
+        };
+        let filters = left.lineage.filters.iter().chain(&right.lineage.filters).cloned().collect();
+        let identity = Identity::of("join", &self.owner, &[&rows, &list(&of_columns)]);
+        let inputs = vec![self.by_keys(&left, &identity), self.by_keys(&right, &identity)];
+        let op = Join {
+            kind,
+            keys: left.keys.iter().copied().zip(right.keys.iter().copied()).collect(),
+            widths: (left.width, right.width),
+            nulls_match: join.null_equality == NullEquality::NullEqualsNull,
+            null_aware: join.null_aware,
+            residual,
+        };
+        let name = format!("{}({})", op.name(), self.texts(&left, &right));
+        let width = schema.fields().len();
+        let lineage = Lineage { columns: of_columns, rows, filters };
+        let node = self.add(NewNode { op: Op::Join(Box::new(op)), inputs, schema, lineage, identity, name, place });
+        Ok(Rows::all(node, width))
+    }
+
+    /// One side, with its keys as columns.
+    fn side(&mut self, input: &LogicalPlan, keys: &[&Expr]) -> Built<Side> {
+        let rows = self.rows(input)?;
+        let fields: Vec<Expr> = input.schema().iter().map(|field| Expr::Column(field.into())).collect();
+        let width = fields.len();
+        let mut exprs: Vec<&Expr> = fields.iter().collect();
+        let mut places = Vec::with_capacity(keys.len());
+        for key in keys {
+            let place = exprs.iter().position(|expr| expr == key).unwrap_or_else(|| {
+                exprs.push(key);
+                exprs.len() - 1
+            });
+            places.push(place);
+        }
+        let names: Vec<String> = exprs.iter().map(|expr| expr.schema_name().to_string()).collect();
+        let fields = input.schema().fields().iter().map(|field| field.name().as_str());
+        let names = fields.chain(names.iter().skip(width).map(String::as_str));
+        let named: Vec<(&Expr, &str)> = exprs.iter().copied().zip(names).collect();
+        let rows = self.compute(rows, &named, input.schema(), None)?;
+        let lineage = self.lineage(&rows);
+        let by = list(places.iter().map(|&key| &lineage.columns[key]));
+        Ok(Side { node: self.together(&rows), lineage, width, keys: places, by })
+    }
+
+    fn by_keys(&mut self, side: &Side, identity: &Identity) -> NodeId {
+        let exchange = if side.keys.is_empty() { Exchange::Single } else { Exchange::Hash { keys: side.keys.clone() } };
+        let schema = Arc::clone(self.tree[side.node].schema());
+        self.add(NewNode {
+            op: Op::Exchange(exchange),
+            inputs: vec![side.node],
+            schema,
+            lineage: side.lineage.clone(),
+            identity: identity.clone(),
+            name: String::new(),
+            place: Place::default(),
+        })
+    }
+
+    /// The keys of both sides, for people.
+    fn texts(&self, left: &Side, right: &Side) -> String {
+        let name = |side: &Side, key: usize| self.tree[side.node].schema().field(key).name().clone();
+        let pairs = left.keys.iter().zip(&right.keys);
+        let texts: Vec<String> =
+            pairs.map(|(&one, &other)| format!("{} = {}", name(left, one), name(right, other))).collect();
+        texts.join(" AND ")
+    }
+}
+
+/// What the query's columns of a side are, without those that are keys only.
+fn columns(side: &Side) -> impl Iterator<Item = &Meaning> {
+    side.lineage.columns.iter().take(side.width)
+}

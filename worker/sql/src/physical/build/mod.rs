@@ -1,0 +1,257 @@
+//! Logical plans to nodes. Filters wait for the next projection, and become one node with it; what stands above several queries
+//! (UNION ALL) stands above each of them, until their rows meet at an exchange or before a sink.
+
+mod aggregate;
+mod dedup;
+mod join;
+mod rows;
+pub(crate) mod sink;
+mod union;
+mod window;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use datafusion_common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion_expr::{Expr, LogicalPlan, TableScan};
+use weir_connectors::ConnectorRegistry;
+use weir_engine::Exchange;
+
+use crate::error::{Place, PlanError};
+use crate::identity::{Identity, Meaning};
+use crate::logical::nodes::{Deduplicate, WindowTvf, position};
+use crate::logical::optimize::place_of;
+use crate::lower::scan::plan_source;
+use crate::names::catalog::Table;
+use crate::physical::build::rows::Rows;
+use crate::physical::lineage::Lineage;
+use crate::physical::ops::{Op, Scan};
+use crate::physical::tree::{NewNode, NodeId, Tree};
+use crate::settings::Settings;
+
+/// Builds the nodes of one script.
+pub struct Builder<'a> {
+    settings: &'a Settings,
+    connectors: &'a ConnectorRegistry,
+    base_dir: &'a Path,
+    /// What has been built.
+    pub tree: Tree,
+    /// What is read of each table, where sources are shared.
+    shared: BTreeMap<String, Reads>,
+    /// The tables read so far.
+    pub read: BTreeSet<String>,
+    statement: usize,
+    /// The table that the results go to: part of every identity of state format 1.
+    owner: String,
+    /// Where the statement stands.
+    place: Place,
+}
+
+/// What all statements read of a table.
+#[derive(Default)]
+struct Reads {
+    /// How often it is read.
+    times: usize,
+    columns: BTreeSet<usize>,
+}
+
+pub type Built<T> = Result<T, PlanError>;
+
+impl<'a> Builder<'a> {
+    /// Nothing is built yet.
+    pub fn new(settings: &'a Settings, connectors: &'a ConnectorRegistry, base_dir: &'a Path) -> Self {
+        Self {
+            settings,
+            connectors,
+            base_dir,
+            tree: Tree::default(),
+            shared: BTreeMap::new(),
+            read: BTreeSet::new(),
+            statement: 0,
+            owner: String::new(),
+            place: Place::default(),
+        }
+    }
+
+    /// Statements that read the same table read it once: each table that this plan reads gives the columns that it reads, beside
+    /// those of the other plans.
+    pub fn share(&mut self, plan: &LogicalPlan) {
+        if !self.settings.shares_sources() {
+            return;
+        }
+        // What is not understood here is refused when it is built.
+        let _ = plan.apply(|plan| {
+            if let LogicalPlan::TableScan(scan) = plan
+                && let Some(table) = scan.source.downcast_ref::<Table>()
+            {
+                let reads = self.shared.entry(table.name.clone()).or_default();
+                reads.times += 1;
+                reads.columns.extend(wanted(scan, table));
+            }
+            Ok(TreeNodeRecursion::Continue)
+        });
+    }
+
+    /// Errors of the planner, with the statement's place where they have none.
+    fn planner<T>(&self, result: datafusion_common::Result<T>) -> Built<T> {
+        result.map_err(|error| PlanError::from_planner(&error, self.place))
+    }
+
+    fn refused(&self, place: Place, what: &str, remedy: &str) -> PlanError {
+        PlanError::new(place.or(self.place), format!("{what} is not supported"), remedy)
+    }
+
+    fn add(&mut self, new: NewNode) -> NodeId {
+        let shared = match &new.op {
+            Op::Scan(_) => self.settings.shares_sources(),
+            _ => self.settings.shares_plans(),
+        };
+        self.tree.add(new, self.statement, shared)
+    }
+
+    /// The rows of a plan.
+    fn rows(&mut self, plan: &LogicalPlan) -> Built<Rows> {
+        match plan {
+            LogicalPlan::TableScan(scan) => self.scan(scan),
+            LogicalPlan::SubqueryAlias(alias) => self.rows(&alias.input),
+            LogicalPlan::Projection(projection) => {
+                let rows = self.rows(&projection.input)?;
+                self.projection(rows, projection, None)
+            }
+            LogicalPlan::Filter(filter) => {
+                let mut rows = self.rows(&filter.input)?;
+                self.filter(&mut rows, &filter.predicate, filter.input.schema())?;
+                Ok(rows)
+            }
+            LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
+            LogicalPlan::Join(join) => self.join(join),
+            LogicalPlan::Union(union) => self.union(union),
+            LogicalPlan::Extension(extension) => {
+                let node = extension.node.as_any();
+                if let Some(window) = node.downcast_ref::<WindowTvf>() {
+                    self.assign(window)
+                } else if let Some(deduplicate) = node.downcast_ref::<Deduplicate>() {
+                    self.deduplicate(deduplicate)
+                } else {
+                    Err(self.refused(Place::default(), extension.node.name(), "write the query in another way"))
+                }
+            }
+            other => Err(self.refuse_plan(other)),
+        }
+    }
+
+    fn refuse_plan(&self, plan: &LogicalPlan) -> PlanError {
+        match plan {
+            LogicalPlan::EmptyRelation(_) => self.refused(
+                Place::default(),
+                "a query that never gives a row",
+                "its condition is never true: change it, or leave the INSERT out",
+            ),
+            LogicalPlan::Window(window) => self.refused(
+                place_of(window.window_expr.iter()),
+                "a ROW_NUMBER() without a condition on it",
+                "put the query into a subquery and write WHERE row_num = 1 around it",
+            ),
+            other => {
+                let text = other.display().to_string();
+                let name = text.split(':').next().unwrap_or_default();
+                self.refused(Place::default(), name, "write the query in another way")
+            }
+        }
+    }
+
+    fn scan(&mut self, scan: &TableScan) -> Built<Rows> {
+        let Some(table) = scan.source.downcast_ref::<Table>() else {
+            return Err(self.refused(Place::default(), "this relation", "read from a table or a view"));
+        };
+        self.read.insert(table.name.clone());
+        let own = wanted(scan, table);
+        let together = self.shared.get(&table.name).filter(|reads| reads.times > 1);
+        let read = together.map_or_else(|| own.clone(), |reads| reads.columns.iter().copied().collect());
+        let planned = plan_source(table, &read, self.settings, self.connectors, self.base_dir)?;
+        let connector = table.options.iter().find(|option| option.key == "connector");
+        let connector = connector.map_or("", |option| option.value.as_str());
+        let identity =
+            Identity::of("source", &self.owner, &[&Meaning::same(table.name.as_str()), &Meaning::same(connector)]);
+        let place = |column: &usize| planned.columns.iter().position(|read| read == column);
+        let primary_key: Option<Vec<usize>> = table.primary_key_columns().iter().map(place).collect();
+        let own: Option<Vec<usize>> = own.iter().map(place).collect();
+        let lineage = Lineage {
+            columns: planned
+                .columns
+                .iter()
+                .map(|&column| Meaning::same(format!("{}.{}", table.name, table.schema.field(column).name())))
+                .collect(),
+            rows: Meaning::same(format!("FROM {}", table.name)),
+            filters: Vec::new(),
+        };
+        let own = own.ok_or_else(|| lost(&table.name, self.place))?;
+        let node = self.add(NewNode {
+            schema: Arc::clone(&planned.node.schema),
+            name: table.name.clone(),
+            op: Op::Scan(Box::new(Scan {
+                times: planned.columns.iter().map(|&column| table.time_of(column)).collect(),
+                primary_key: primary_key.filter(|key| !key.is_empty()),
+                bounded: planned.bounded,
+                columns: planned.columns,
+                node: planned.node,
+            })),
+            inputs: Vec::new(),
+            lineage,
+            identity,
+            place: self.place,
+        });
+        Ok(Rows::of(node, own))
+    }
+
+    /// Brings all rows to where their key belongs, for the operator of this identity.
+    fn exchange(&mut self, rows: &Rows, exchange: Exchange, identity: &Identity) -> NodeId {
+        let lineage = self.lineage(rows);
+        let schema = Arc::clone(self.tree[rows.first()].schema());
+        self.add(NewNode {
+            op: Op::Exchange(exchange),
+            inputs: rows.nodes().collect(),
+            schema,
+            lineage,
+            identity: identity.clone(),
+            name: String::new(),
+            place: Place::default(),
+        })
+    }
+
+    /// Where a column stands in a plan's output.
+    fn column(&self, expr: &Expr, input: &LogicalPlan) -> Built<usize> {
+        position(expr, input).ok_or_else(|| lost(&expr.to_string(), self.place))
+    }
+
+    /// Not every operator takes rows back.
+    fn refuse_updating(&self, rows: &Rows, what: &str, place: Place) -> Built<()> {
+        let Some(updating) = rows.nodes().find_map(|node| self.tree[node].traits.updating.as_ref()) else {
+            return Ok(());
+        };
+        Err(PlanError::new(
+            place.or(self.place),
+            format!("{what} over rows that change ({updating} updates them) is not supported yet"),
+            "let the rows below be final: aggregate them in a window, GROUP BY window_start, window_end over TABLE(TUMBLE(…))",
+        ))
+    }
+}
+
+/// The columns that a scan reads of its table.
+fn wanted(scan: &TableScan, table: &Table) -> Vec<usize> {
+    scan.projection.clone().unwrap_or_else(|| (0..table.columns.len()).collect())
+}
+
+fn lost(column: &str, place: Place) -> PlanError {
+    PlanError::new(
+        place,
+        format!("the column {column} got lost"),
+        "write the query in another way, and report this one",
+    )
+}
+
+/// An operator refused its spec: the planner let something through that it should have caught.
+pub fn internal(error: &dyn std::error::Error) -> PlanError {
+    PlanError::new(Place::default(), error.to_string(), "write the query in another way, and report this one")
+}

@@ -1,0 +1,137 @@
+//! What a statement writes: the query's rows as the table's, with as much of their changes as the table takes.
+
+use std::sync::Arc;
+
+use datafusion_expr::LogicalPlan;
+use weir_connectors::{ChangelogMode, ConnectorError};
+
+use crate::error::{Place, PlanError};
+use crate::identity::{Identity, identity};
+use crate::names::catalog::Table;
+use crate::parse::dialect::Conflict;
+use crate::physical::build::rows::Rows;
+use crate::physical::build::{Builder, Built};
+use crate::physical::changelog::{Given, Refusal, given};
+use crate::physical::keys::Key;
+use crate::physical::lineage::names;
+use crate::physical::ops::{Op, Sink};
+use crate::physical::show::key_names;
+use crate::physical::traits::Traits;
+use crate::physical::tree::{NewNode, NodeId};
+
+/// A statement that writes.
+pub struct Writes<'s> {
+    /// Its place among the statements.
+    pub statement: usize,
+    /// The table that it writes.
+    pub sink: &'s Arc<Table>,
+    /// Where the query stands.
+    pub place: Place,
+    /// Where the table is named.
+    pub at: Place,
+    /// What ON CONFLICT says, and where.
+    pub conflict: Option<(Conflict, Place)>,
+}
+
+impl Builder<'_> {
+    /// Builds a statement.
+    pub fn insert(&mut self, plan: &LogicalPlan, writes: &Writes<'_>) -> Built<NodeId> {
+        let Writes { statement, sink, place, at, .. } = *writes;
+        self.statement = statement;
+        self.owner.clone_from(&sink.name);
+        self.place = place;
+        let rows = self.rows_for(plan, sink)?;
+        let input = self.together(&rows);
+        let mut spec = sink.spec(self.base_dir);
+        let accepts = self.connectors.accepts(&spec).map_err(|error| sink.refused(&error))?;
+        let primary_key: Key = sink.primary_key.iter().copied().collect();
+        let Traits { kinds, keys, .. } = &self.tree[input].traits;
+        let conflict = writes.conflict.map(|(conflict, _)| conflict);
+        let given = match given(&accepts, &primary_key, *kinds, keys, conflict) {
+            Ok(given) => given,
+            Err(refusal) => {
+                // What is wrong with the declaration comes first.
+                self.connectors.sink(&spec).map_err(|error| sink.refused(&error))?;
+                return Err(self.refuse_sink(&refusal, input, writes));
+            }
+        };
+        spec.changelog = given.mode;
+        let factory = self.connectors.sink(&spec).map_err(|error| refused(sink, &error, given, at))?;
+        let connector = spec.options.get("connector").map_or("", String::as_str);
+        let called = identity("sink", &[&sink.name, connector]);
+        Ok(self.add(NewNode {
+            op: Op::Sink(Box::new(Sink { factory, called: called.clone(), given })),
+            inputs: vec![input],
+            schema: Arc::clone(&sink.physical),
+            lineage: self.tree[input].lineage.clone(),
+            identity: Identity { now: called.clone(), before: called },
+            name: sink.name.clone(),
+            place: at,
+        }))
+    }
+
+    /// The plan's rows with the table's own columns.
+    fn rows_for(&mut self, plan: &LogicalPlan, sink: &Table) -> Built<Rows> {
+        let output = Some(&sink.physical);
+        if let LogicalPlan::Projection(projection) = plan {
+            let rows = self.rows(&projection.input)?;
+            return self.projection(rows, projection, output);
+        }
+        let rows = self.rows(plan)?;
+        self.pass_all(rows, output)
+    }
+
+    fn refuse_sink(&self, refusal: &Refusal, input: NodeId, writes: &Writes<'_>) -> PlanError {
+        let Writes { sink, at, conflict, .. } = writes;
+        let traits = &self.tree[input].traits;
+        let table = &sink.name;
+        let updating = traits.updating.as_ref().map_or_else(|| "the query".to_string(), ToString::to_string);
+        let conflict_at = conflict.map_or(*at, |(_, place)| place);
+        match refusal {
+            Refusal::InsertsOnly { remedy } => PlanError::new(
+                *at,
+                format!("table {table}: it takes inserts only, and {updating} updates its rows"),
+                remedy.clone(),
+            ),
+            Refusal::OtherKey => {
+                let fields = sink.primary_key.iter().map(|&column| sink.physical.field(column));
+                let primary_key = names(fields);
+                let apart = match key_names(&traits.keys, &traits.schema) {
+                    Some(key) if !key.is_empty() => format!("are kept apart by {}", key.join(", ")),
+                    _ => "have no key that is known".to_string(),
+                };
+                PlanError::new(
+                    conflict_at,
+                    format!(
+                        "the primary key of {table} is {primary_key}, and the rows that {updating} updates {apart}: \
+                         several of them may have one primary key, and one that goes would take another with it"
+                    ),
+                    format!(
+                        "declare the columns that the rows are kept apart by as PRIMARY KEY of {table}, or group by \
+                         {primary_key}; ON CONFLICT DO DEDUPLICATE, which would keep them all, is not supported yet"
+                    ),
+                )
+            }
+            Refusal::NoConflicts => PlanError::new(
+                conflict_at,
+                format!("ON CONFLICT is for tables that are written by their primary key, and {table} is not"),
+                "leave ON CONFLICT out",
+            ),
+            Refusal::Strategy => PlanError::new(
+                conflict_at,
+                "ON CONFLICT DO NOTHING and DO ERROR are not supported yet where the primary key is not what keeps the rows apart",
+                "leave ON CONFLICT out: of the rows of one primary key the last stays",
+            ),
+        }
+    }
+}
+
+/// What a connector says of a table; where it is of how the rows change, that is the query's doing and not the declaration's.
+fn refused(sink: &Table, error: &ConnectorError, given: Given, at: Place) -> PlanError {
+    let refused = sink.refused(error);
+    if given.mode != ChangelogMode::Append && error.option().is_none() && error.column().is_none() {
+        PlanError::new(at, refused.message, refused.remedy)
+    } else {
+        refused
+    }
+}

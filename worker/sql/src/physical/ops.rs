@@ -1,0 +1,286 @@
+//! What the nodes do, as plain data: each can be compared with another, and says what it puts out.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion_common::JoinType;
+use datafusion_physical_expr::PhysicalExpr;
+use datafusion_physical_expr::expressions::Column as PhysicalColumn;
+use weir_engine::{Exchange, OperatorFactory, SinkFactory, SourceNode};
+use weir_operators::{
+    AggregateInput, Aggregation, Deduplicate, DeduplicateSpec, FilterProject, KeyedAggregate, KeyedAggregateSpec,
+    LocalAggregate, LocalAggregateSpec, SpecError, TimeSource, WindowAggregate, WindowAggregateSpec, WindowAssign,
+    WindowAssignSpec, WindowShape,
+};
+
+use crate::logical::columns::Time;
+use crate::physical::changelog::Given;
+
+/// What a node does.
+pub enum Op {
+    /// Reads a table.
+    Scan(Box<Scan>),
+    /// Filters and projects.
+    Calc(Calc),
+    /// Gives each row its windows' bounds.
+    WindowAssign(WindowAssignSpec),
+    /// Aggregates before an exchange.
+    LocalAggregate(LocalAggregateSpec),
+    /// Keeps groups up to date.
+    Aggregate(Aggregate),
+    /// Puts out each group once its window has closed.
+    WindowAggregate(WindowAggregateSpec),
+    /// Keeps one row of each key.
+    Deduplicate(Dedup),
+    /// Rows of two inputs that belong together.
+    Join(Box<Join>),
+    /// Rows of all inputs go to the subtask that their key belongs to.
+    Exchange(Exchange),
+    /// The rows of all inputs.
+    Union,
+    /// Writes a table.
+    Sink(Box<Sink>),
+}
+
+/// Reads a table.
+pub struct Scan {
+    /// For the graph; whose it is is not said yet.
+    pub node: SourceNode,
+    /// The table's column that each column is.
+    pub columns: Vec<usize>,
+    /// What time each column measures.
+    pub times: Vec<Option<Time>>,
+    /// The table's primary key, where all of it is read: places among the columns.
+    pub primary_key: Option<Vec<usize>>,
+    /// It ends.
+    pub bounded: bool,
+}
+
+/// Filters and projects.
+#[derive(Debug, PartialEq)]
+pub struct Calc {
+    /// What keeps a row.
+    pub predicate: Option<Arc<dyn PhysicalExpr>>,
+    /// The columns that it puts out.
+    pub columns: Vec<Arc<dyn PhysicalExpr>>,
+}
+
+/// Keeps groups up to date.
+#[derive(Debug, PartialEq)]
+pub struct Aggregate {
+    /// Keys and aggregates.
+    pub aggregation: Aggregation,
+    /// What its rows are when they reach it.
+    pub input: AggregateInput,
+}
+
+/// Keeps one row of each key.
+#[derive(Debug, PartialEq)]
+pub struct Dedup {
+    /// What the operator is told. Whether it sends rows before their updates is decided last.
+    pub spec: DeduplicateSpec,
+}
+
+/// Rows of two inputs that belong together. Each input has its query's columns, and behind them keys that are none of these.
+#[derive(Debug, PartialEq)]
+pub struct Join {
+    /// Which rows of which side come out.
+    pub kind: JoinType,
+    /// Columns of the left and of the right input that are equal.
+    pub keys: Vec<(usize, usize)>,
+    /// The query's columns of each input.
+    pub widths: (usize, usize),
+    /// A key that is null equals one that is null.
+    pub nulls_match: bool,
+    /// NOT IN: a null on the right leaves no row.
+    pub null_aware: bool,
+    /// What else must hold, over the query's columns of the left and the right.
+    pub residual: Option<Arc<dyn PhysicalExpr>>,
+}
+
+/// Writes a table.
+pub struct Sink {
+    /// Makes its subtasks.
+    pub factory: Arc<dyn SinkFactory>,
+    /// Its identity.
+    pub called: String,
+    /// What it is given of changes.
+    pub given: Given,
+}
+
+/// An operator, and what it puts out.
+pub struct Made {
+    /// Makes its subtasks.
+    pub factory: Arc<dyn OperatorFactory>,
+    /// What it puts out.
+    pub output: SchemaRef,
+}
+
+fn made<F: OperatorFactory + 'static>(factory: F, output: impl FnOnce(&F) -> &SchemaRef) -> Made {
+    let output = Arc::clone(output(&factory));
+    Made { factory: Arc::new(factory), output }
+}
+
+impl Op {
+    /// Whether two nodes over the same inputs do the same.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Scan(one), Self::Scan(other)) => {
+                (&one.node.name, &one.columns) == (&other.node.name, &other.columns)
+            }
+            (Self::Calc(one), Self::Calc(other)) => one == other,
+            (Self::WindowAssign(one), Self::WindowAssign(other)) => one == other,
+            (Self::LocalAggregate(one), Self::LocalAggregate(other)) => one == other,
+            (Self::Aggregate(one), Self::Aggregate(other)) => one == other,
+            (Self::WindowAggregate(one), Self::WindowAggregate(other)) => one == other,
+            (Self::Deduplicate(one), Self::Deduplicate(other)) => one == other,
+            (Self::Join(one), Self::Join(other)) => one == other,
+            (Self::Exchange(one), Self::Exchange(other)) => one == other,
+            (Self::Union, Self::Union) => true,
+            // Two statements that write the same are two outputs.
+            _ => false,
+        }
+    }
+
+    /// What the operator is called, for people; a node that is no operator has the name of what it is.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Scan(_) => "Scan",
+            Self::Calc(_) => "Calc",
+            Self::WindowAssign(_) => "WindowAssign",
+            Self::LocalAggregate(_) => "LocalAggregate",
+            Self::Aggregate(aggregate) if aggregate.aggregation.group.is_empty() => "Aggregate",
+            Self::Aggregate(_) => "GroupAggregate",
+            Self::WindowAggregate(_) => "WindowAggregate",
+            Self::Deduplicate(_) => "Deduplicate",
+            Self::Join(_) => "Join",
+            Self::Exchange(_) => "Exchange",
+            Self::Union => "Union",
+            Self::Sink(_) => "Sink",
+        }
+    }
+}
+
+impl Calc {
+    /// The operator. `output` names and types what the columns are.
+    pub fn make(&self, output: &SchemaRef) -> Result<Made, SpecError> {
+        let factory = FilterProject::new(self.predicate.clone(), self.columns.clone(), Arc::clone(output))?;
+        Ok(made(factory, FilterProject::output))
+    }
+
+    /// This one over another, as one: where this one only takes columns of the other.
+    pub fn fused(&self, below: &Self) -> Option<Self> {
+        if self.predicate.is_some() {
+            return None;
+        }
+        let of =
+            |column: &Arc<dyn PhysicalExpr>| passed(column).and_then(|place| below.columns.get(place)).map(Arc::clone);
+        let columns = self.columns.iter().map(of).collect::<Option<Vec<_>>>()?;
+        Some(Self { predicate: below.predicate.clone(), columns })
+    }
+
+    /// All columns are passed on, none is computed.
+    pub fn only_passes(&self) -> bool {
+        self.columns.iter().all(|column| passed(column).is_some())
+    }
+}
+
+impl Aggregate {
+    /// The operator. With `retract_input` rows are taken back as well.
+    pub fn make(&self, retract_input: bool, update_before: bool) -> Result<Made, SpecError> {
+        let spec = KeyedAggregateSpec {
+            aggregation: self.aggregation.clone(),
+            input: self.input,
+            retract_input,
+            update_before,
+        };
+        Ok(made(KeyedAggregate::new(spec)?, KeyedAggregate::output))
+    }
+}
+
+impl Dedup {
+    /// The operator.
+    pub fn make(&self, update_before: bool) -> Result<Made, SpecError> {
+        let spec = DeduplicateSpec { update_before, ..self.spec.clone() };
+        Ok(made(Deduplicate::new(spec)?, Deduplicate::output))
+    }
+}
+
+impl Join {
+    /// Whose columns come out: the left's, the right's.
+    pub fn sides_of(kind: JoinType) -> (bool, bool) {
+        match kind {
+            JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => (true, false),
+            JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => (false, true),
+            JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full => (true, true),
+        }
+    }
+
+    /// A row of one side that has found none of the other stands alone, until it finds one: the left's, the right's.
+    pub fn stand_alone(&self) -> (bool, bool) {
+        match self.kind {
+            JoinType::Inner | JoinType::LeftSemi | JoinType::RightSemi => (false, false),
+            JoinType::Left | JoinType::LeftAnti | JoinType::LeftMark => (true, false),
+            JoinType::Right | JoinType::RightAnti | JoinType::RightMark => (false, true),
+            JoinType::Full => (true, true),
+        }
+    }
+
+    /// For people.
+    pub fn name(&self) -> &'static str {
+        match self.kind {
+            JoinType::Inner => "InnerJoin",
+            JoinType::Left => "LeftJoin",
+            JoinType::Right => "RightJoin",
+            JoinType::Full => "FullJoin",
+            JoinType::LeftSemi | JoinType::RightSemi => "SemiJoin",
+            JoinType::LeftAnti | JoinType::RightAnti => "AntiJoin",
+            JoinType::LeftMark | JoinType::RightMark => "MarkJoin",
+        }
+    }
+}
+
+/// The operator that gives rows their windows.
+pub fn window_assign(spec: &WindowAssignSpec) -> Result<Made, SpecError> {
+    Ok(made(WindowAssign::new(spec.clone())?, WindowAssign::output))
+}
+
+/// The operator before the exchange.
+pub fn local_aggregate(spec: &LocalAggregateSpec) -> Result<Made, SpecError> {
+    Ok(made(LocalAggregate::new(spec.clone())?, LocalAggregate::output))
+}
+
+/// The operator that aggregates in windows.
+pub fn window_aggregate(spec: &WindowAggregateSpec) -> Result<Made, SpecError> {
+    Ok(made(WindowAggregate::new(spec.clone())?, WindowAggregate::output))
+}
+
+/// The column that an expression passes on unchanged.
+pub fn passed(expr: &Arc<dyn PhysicalExpr>) -> Option<usize> {
+    expr.downcast_ref::<PhysicalColumn>().map(PhysicalColumn::index)
+}
+
+/// A window for people, or for identities, by how it writes lengths of time.
+pub fn window_text(shape: WindowShape, time: &str, duration: impl Fn(i64) -> String) -> String {
+    let WindowShape { size, slide, offset } = shape;
+    let offset = if offset == 0 { String::new() } else { format!(", offset {}", duration(offset)) };
+    if size == slide {
+        format!("TUMBLE({time}, {}{offset})", duration(size))
+    } else {
+        format!("HOP({time}, {}, {}{offset})", duration(slide), duration(size))
+    }
+}
+
+/// A length of time, for people.
+pub fn duration(millis: i64) -> String {
+    let sign = if millis < 0 { "-" } else { "" };
+    format!("{sign}{}", humantime::format_duration(std::time::Duration::from_millis(millis.unsigned_abs())))
+}
+
+/// The event-time column, if time is not the clock's.
+pub fn event_column(time: TimeSource) -> Option<usize> {
+    match time {
+        TimeSource::Event(column) => Some(column),
+        TimeSource::Processing => None,
+    }
+}

@@ -1,0 +1,187 @@
+//! What holds of the rows that a node puts out, computed once, from what holds of its inputs' rows.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion_physical_expr::{PhysicalExpr, ScalarFunctionExpr};
+use weir_engine::Exchange;
+use weir_operators::TimeSource;
+
+use crate::error::Place;
+use crate::logical::columns::Time;
+use crate::logical::nodes::WINDOW_COLUMNS;
+use crate::physical::changelog::{Kinds, Updating, kinds, updating};
+use crate::physical::keys::{UpsertKeys, upsert_keys};
+use crate::physical::ops::{Calc, Join, Op, event_column, passed};
+use crate::physical::tree::Node;
+
+/// What holds of the rows that a node puts out.
+#[derive(Clone, Debug)]
+pub struct Traits {
+    /// Their columns.
+    pub schema: SchemaRef,
+    /// What the rows do.
+    pub kinds: Kinds,
+    /// Why there are others than inserts among them.
+    pub updating: Option<Updating>,
+    /// By which columns later rows replace earlier ones.
+    pub keys: UpsertKeys,
+    /// What time each column measures.
+    pub times: Vec<ColumnTime>,
+    /// They end.
+    pub bounded: bool,
+    /// Which subtask has which of them.
+    pub distribution: Distribution,
+}
+
+/// A column's time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ColumnTime {
+    /// It is a time attribute.
+    pub attribute: Option<Time>,
+    /// Each row's value is above the watermark less so many milliseconds, whenever it comes.
+    pub behind: Option<i64>,
+}
+
+impl ColumnTime {
+    fn of(attribute: Option<Time>) -> Self {
+        Self { attribute, behind: None }
+    }
+}
+
+/// Which subtask has which rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Distribution {
+    /// Nothing is known.
+    Any,
+    /// Rows that are the same in these columns are with the same subtask.
+    Hash(Vec<usize>),
+    /// All rows are with one.
+    Single,
+}
+
+/// Of a node that does this with the rows of these.
+pub fn derive(op: &Op, inputs: &[&Node], schema: SchemaRef, place: Place) -> Traits {
+    let below: Vec<&Traits> = inputs.iter().map(|node| &node.traits).collect();
+    let kinds = kinds(op, &below);
+    let bounded = match op {
+        Op::Scan(scan) => scan.bounded,
+        _ => below.iter().all(|input| input.bounded),
+    };
+    Traits {
+        kinds,
+        updating: updating(op, &below, kinds, place),
+        keys: upsert_keys(op, &below, &schema),
+        times: times(op, &below, &schema),
+        bounded,
+        distribution: distribution(op, &below),
+        schema,
+    }
+}
+
+fn times(op: &Op, below: &[&Traits], schema: &SchemaRef) -> Vec<ColumnTime> {
+    let first = || below.first().map_or_else(Vec::new, |input| input.times.clone());
+    let mut times = match op {
+        Op::Scan(scan) => scan.times.iter().map(|time| ColumnTime::of(*time)).collect(),
+        Op::Calc(calc) => of_calc(calc, &first()),
+        Op::WindowAssign(spec) => {
+            let mut all = first();
+            // Late rows get their windows as well: nothing is known of these.
+            all.extend([ColumnTime::default(); 2]);
+            all.push(ColumnTime::of(Some(kind(spec.time))));
+            all
+        }
+        Op::WindowAggregate(spec) => {
+            // A window closes when the watermark reaches its last millisecond, and gives no row before that and none later.
+            let bounds = [Some(spec.window.size), Some(0), Some(0)];
+            let of_field = |name: &String| {
+                let column = WINDOW_COLUMNS.iter().position(|column| column == name);
+                column.map_or_else(ColumnTime::default, |column| ColumnTime {
+                    attribute: (column == 2).then(|| kind(spec.time)),
+                    behind: event_column(spec.time).and(bounds[column]),
+                })
+            };
+            let first_window = schema.fields().len().saturating_sub(WINDOW_COLUMNS.len());
+            let fields = schema.fields().iter().enumerate();
+            fields
+                .map(|(at, field)| if at < first_window { ColumnTime::default() } else { of_field(field.name()) })
+                .collect()
+        }
+        Op::Union => {
+            let same = |column: usize| {
+                let times: Vec<ColumnTime> =
+                    below.iter().filter_map(|input| input.times.get(column)).copied().collect();
+                let attribute = times.first().and_then(|time| time.attribute);
+                let behind = times.iter().map(|time| time.behind).collect::<Option<Vec<i64>>>();
+                ColumnTime {
+                    attribute: attribute.filter(|_| times.iter().all(|time| time.attribute == attribute)),
+                    behind: behind.and_then(|all| all.into_iter().max()),
+                }
+            };
+            (0..schema.fields().len()).map(same).collect()
+        }
+        Op::Deduplicate(_) | Op::Exchange(_) | Op::Sink(_) => first(),
+        // A row comes out when its partner comes, however late that is.
+        Op::LocalAggregate(_) | Op::Aggregate(_) | Op::Join(_) => Vec::new(),
+    };
+    times.resize(schema.fields().len(), ColumnTime::default());
+    times
+}
+
+fn kind(time: TimeSource) -> Time {
+    match time {
+        TimeSource::Event(_) => Time::Event,
+        TimeSource::Processing => Time::Processing,
+    }
+}
+
+fn of_calc(calc: &Calc, below: &[ColumnTime]) -> Vec<ColumnTime> {
+    let of = |expr: &Arc<dyn PhysicalExpr>| match passed(expr) {
+        Some(column) => below.get(column).copied().unwrap_or_default(),
+        None if expr.downcast_ref::<ScalarFunctionExpr>().is_some_and(|call| call.name() == "proctime") => {
+            ColumnTime::of(Some(Time::Processing))
+        }
+        None => ColumnTime::default(),
+    };
+    calc.columns.iter().map(of).collect()
+}
+
+fn distribution(op: &Op, below: &[&Traits]) -> Distribution {
+    let first = || below.first().map_or(Distribution::Any, |input| input.distribution.clone());
+    match op {
+        Op::Exchange(Exchange::Hash { keys }) => Distribution::Hash(keys.clone()),
+        Op::Exchange(Exchange::Single) => Distribution::Single,
+        Op::Exchange(Exchange::Broadcast | Exchange::Rebalance) | Op::Scan(_) | Op::LocalAggregate(_) => {
+            Distribution::Any
+        }
+        Op::Exchange(Exchange::Forward) | Op::WindowAssign(_) | Op::Deduplicate(_) | Op::Sink(_) => first(),
+        Op::Calc(calc) => match first() {
+            Distribution::Hash(keys) => {
+                let place = |key: &usize| calc.columns.iter().position(|column| passed(column) == Some(*key));
+                keys.iter().map(place).collect::<Option<_>>().map_or(Distribution::Any, Distribution::Hash)
+            }
+            other => other,
+        },
+        Op::Aggregate(aggregate) => grouped(aggregate.aggregation.group.len(), first()),
+        Op::WindowAggregate(spec) => grouped(spec.aggregation.group.len(), first()),
+        Op::Join(join) => match first() {
+            Distribution::Hash(keys) if keys.iter().all(|&key| key < join.widths.0) && Join::sides_of(join.kind).0 => {
+                Distribution::Hash(keys)
+            }
+            Distribution::Single => Distribution::Single,
+            _ => Distribution::Any,
+        },
+        Op::Union => match first() {
+            one if below.iter().all(|input| input.distribution == one) => one,
+            _ => Distribution::Any,
+        },
+    }
+}
+
+/// The group columns are the first that an aggregation puts out, and those that its rows came by.
+fn grouped(groups: usize, below: Distribution) -> Distribution {
+    match below {
+        Distribution::Hash(_) => Distribution::Hash((0..groups).collect()),
+        other => other,
+    }
+}

@@ -1,0 +1,163 @@
+//! What rows do on their way to a sink, what sinks are given of it, and what they refuse.
+
+use crate::support::planned;
+use weir_engine::JobGraph;
+use weir_sql::{PlanError, explain};
+
+const TABLES: &str = "\
+CREATE TABLE bid (auction BIGINT, bidder INT, price BIGINT, channel STRING, t TIMESTAMP(3), WATERMARK FOR t AS t - INTERVAL '5' SECOND) WITH ('connector' = 'test');
+CREATE TABLE clock (k BIGINT, p AS PROCTIME()) WITH ('connector' = 'test');
+CREATE TABLE plain (a BIGINT, b BIGINT) WITH ('connector' = 'test');
+CREATE TABLE by_a (a BIGINT, b BIGINT, PRIMARY KEY (a) NOT ENFORCED) WITH ('connector' = 'test', 'changelog' = 'upsert');
+CREATE TABLE by_both (a BIGINT, b BIGINT, PRIMARY KEY (a, b) NOT ENFORCED) WITH ('connector' = 'test', 'changelog' = 'upsert');
+CREATE TABLE final (a BIGINT, b BIGINT) WITH ('connector' = 'test', 'changelog' = 'false');
+";
+
+fn plan(script: &str) -> Result<JobGraph, PlanError> {
+    planned(&format!("{TABLES}{script}"))
+}
+
+/// What leaves the last stage: what the rows do, and by which key.
+#[track_caller]
+fn gives(script: &str) -> String {
+    let graph = plan(script).unwrap_or_else(|error| panic!("{script}\n{error}"));
+    let plan = explain(&graph);
+    let [last] = plan.stages.last().unwrap().changelog.as_slice() else { panic!("{script}: one output") };
+    match &last.key {
+        Some(key) => format!("{} by ({})", last.rows, key.join(", ")),
+        None => last.rows.clone(),
+    }
+}
+
+#[test]
+fn each_operator_says_what_its_rows_do_and_by_which_key() {
+    let counts = "SELECT auction, COUNT(*) AS n FROM bid GROUP BY auction";
+    let cases = [
+        ("INSERT INTO plain SELECT auction, price FROM bid".to_string(), "+I"),
+        (format!("INSERT INTO plain {counts}"), "+I -U +U by (a)"),
+        (format!("INSERT INTO plain SELECT n, auction FROM ({counts})"), "+I -U +U by (b)"),
+        (format!("INSERT INTO plain SELECT n, n FROM ({counts})"), "+I -U +U"),
+        (format!("INSERT INTO plain SELECT auction, n FROM ({counts}) WHERE n > 3"), "+I -U +U -D by (a)"),
+        // A condition on the key is one on all rows of a key: it is below the aggregation.
+        (format!("INSERT INTO plain SELECT auction, n FROM ({counts}) WHERE auction > 3"), "+I -U +U by (a)"),
+        ("INSERT INTO plain SELECT COUNT(*), MAX(price) FROM bid".to_string(), "+I -U +U by ()"),
+        ("INSERT INTO plain SELECT DISTINCT auction, price FROM bid".to_string(), "+I"),
+        (
+            "INSERT INTO plain SELECT auction, COUNT(*) FROM TABLE(TUMBLE(TABLE bid, DESCRIPTOR(t), INTERVAL '1' MINUTE))
+             GROUP BY auction, window_start, window_end"
+                .to_string(),
+            "+I",
+        ),
+        (
+            "INSERT INTO plain SELECT auction, price FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY auction ORDER BY t DESC)
+             AS n FROM bid) WHERE n = 1"
+                .to_string(),
+            "+I -U +U by (a)",
+        ),
+        (
+            "INSERT INTO plain SELECT k, k FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY k ORDER BY p) AS n FROM clock)
+             WHERE n = 1"
+                .to_string(),
+            "+I",
+        ),
+        ("INSERT INTO plain SELECT bidder, COUNT(*) FROM bid GROUP BY bidder".to_string(), "+I -U +U by (a)"),
+    ];
+    for (script, expected) in cases {
+        assert_eq!(gives(&script), expected, "{script}");
+    }
+}
+
+#[test]
+fn a_sink_by_key_is_given_no_row_before_an_update_unless_something_on_the_way_needs_it() {
+    let counts = "SELECT auction, COUNT(*) AS n FROM bid GROUP BY auction";
+    assert_eq!(gives(&format!("INSERT INTO by_a {counts}")), "+I +U by (a)");
+    assert_eq!(gives("INSERT INTO by_a SELECT bidder, COUNT(*) FROM bid GROUP BY bidder"), "+I +U by (a)", "widened");
+    assert_eq!(gives("INSERT INTO by_a SELECT auction, price FROM bid"), "+I");
+    // Without the row before, the row that no longer passes would stay for ever.
+    assert_eq!(gives(&format!("INSERT INTO by_a {counts} HAVING COUNT(*) < 10")), "+I -U +U -D by (a)");
+    // An update changes the rest of the primary key, so the row under the old one has to go.
+    assert_eq!(gives(&format!("INSERT INTO by_both {counts}")), "+I -U +U by (a)");
+}
+
+#[test]
+fn a_plan_without_rows_before_updates_is_another_plan_and_what_it_keeps_is_found_all_the_same() {
+    let of = |changelog: &str| {
+        let script = format!(
+            "{TABLES}CREATE TABLE s (a BIGINT, b BIGINT, PRIMARY KEY (a) NOT ENFORCED) WITH ('connector' = 'test', 'changelog' = '{changelog}');
+             INSERT INTO s SELECT auction, COUNT(*) FROM bid GROUP BY auction"
+        );
+        planned(&script).unwrap()
+    };
+    let (retract, upsert) = (of("true"), of("upsert"));
+    let keeps = |graph: &JobGraph| graph.stages[1].operators[0].identity.clone();
+    assert_eq!(keeps(&retract), keeps(&upsert));
+    assert_ne!(retract.fingerprint, upsert.fingerprint);
+}
+
+#[track_caller]
+fn refused(script: &str, line: u64, column: u64, message: &str, remedy: &str) {
+    let Err(error) = plan(script) else { panic!("{script}\n is planned") };
+    let place = (error.line.map(|line| line - 6), error.column);
+    assert_eq!(place, (Some(line), Some(column)), "{script}\n{error}");
+    assert!(error.message.contains(message), "{script}\n{error}");
+    assert!(error.remedy.contains(remedy), "{script}\n{error}");
+}
+
+#[test]
+fn a_sink_that_cannot_take_a_result_says_which_operator_updates_it_and_on_which_line() {
+    refused(
+        "INSERT INTO final\nSELECT auction, COUNT(*)\nFROM bid GROUP BY auction",
+        1,
+        13,
+        "table final: it takes inserts only, and GroupAggregate of line 9 updates its rows",
+        "aggregate in a window",
+    );
+    refused(
+        "CREATE VIEW newest AS SELECT *, ROW_NUMBER() OVER (PARTITION BY auction ORDER BY t DESC) AS n FROM bid;
+         INSERT INTO final SELECT auction, price FROM newest WHERE n = 1",
+        2,
+        22,
+        "Deduplicate of line 7 updates its rows",
+        "aggregate in a window",
+    );
+    refused(
+        "INSERT INTO by_a SELECT price, COUNT(*) FROM bid GROUP BY auction, price",
+        1,
+        13,
+        "the primary key of by_a is a, and the rows that GroupAggregate of line 7 updates have no key that is known",
+        "group by a",
+    );
+    refused(
+        "INSERT INTO by_a SELECT COUNT(*), auction FROM bid GROUP BY auction",
+        1,
+        13,
+        "are kept apart by b: several of them may have one primary key",
+        "ON CONFLICT DO DEDUPLICATE, which would keep them all, is not supported yet",
+    );
+}
+
+#[test]
+fn on_conflict_is_understood_and_refused_where_it_would_need_what_is_not_there() {
+    let same = "INSERT INTO by_a SELECT auction, COUNT(*) FROM bid GROUP BY auction";
+    for what in ["DEDUPLICATE", "NOTHING", "ERROR"] {
+        assert_eq!(gives(&format!("{same} ON CONFLICT DO {what}")), "+I +U by (a)");
+    }
+    assert_eq!(gives("INSERT INTO by_a SELECT auction, price FROM bid ON CONFLICT DO DEDUPLICATE"), "+I");
+    let other = "INSERT INTO by_a SELECT COUNT(*), auction FROM bid GROUP BY auction";
+    refused(&format!("{other} ON CONFLICT DO DEDUPLICATE"), 1, 69, "several of them may have one primary key", "");
+    refused(
+        &format!("{other} ON CONFLICT DO NOTHING"),
+        1,
+        69,
+        "DO NOTHING and DO ERROR are not supported yet",
+        "leave",
+    );
+    refused(
+        "INSERT INTO plain SELECT auction, price FROM bid ON CONFLICT DO NOTHING",
+        1,
+        50,
+        "ON CONFLICT is for tables that are written by their primary key, and plain is not",
+        "leave ON CONFLICT out",
+    );
+    refused(&format!("{same} ON CONFLICT DO UPDATE"), 1, 84, "DEDUPLICATE, NOTHING or ERROR", "");
+}
