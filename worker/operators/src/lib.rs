@@ -1,13 +1,14 @@
 //! The operators of a job: filter and projection, aggregation (updating and windowed), window assignment,
-//! deduplication, the first rows of each partition.
+//! deduplication, the first rows of each partition, the regular join and NOT IN.
 //!
 //! A planner describes an operator with a spec of [`spec`] and gets an
 //! [`OperatorFactory`](weir_engine::api::operator::OperatorFactory) from it; what is wrong with a spec is said then, with a
-//! [`SpecError`]. Operators are synchronous, see whole batches, and touch their state once a key and batch. Joins and
+//! [`SpecError`]. Operators are synchronous, see whole batches, and touch their state once a key and batch. Joins by time and
 //! SESSION windows have their place here later.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod aggregate;
+mod join;
 mod rows;
 pub mod spec;
 mod stateless;
@@ -15,12 +16,14 @@ mod window;
 
 pub use aggregate::keyed::KeyedAggregate;
 pub use aggregate::local::LocalAggregate;
+pub use join::not_in::NotIn;
+pub use join::regular::RegularJoin;
 pub use rows::dedup::Deduplicate;
 pub use rows::topn::TopN;
 pub use spec::{
-    AggregateFunction, AggregateInput, AggregateSpec, Aggregation, DeduplicateSpec, Keep, KeyedAggregateSpec,
-    LocalAggregateSpec, RankFunction, SpecError, TimeSource, TopNSpec, WindowAggregateSpec, WindowAssignSpec,
-    WindowShape,
+    AggregateFunction, AggregateInput, AggregateSpec, Aggregation, DeduplicateSpec, JoinInput, JoinKind, Keep,
+    KeyedAggregateSpec, LocalAggregateSpec, NotInSpec, RankFunction, RegularJoinSpec, SpecError, TimeSource, TopNSpec,
+    WindowAggregateSpec, WindowAssignSpec, WindowShape,
 };
 pub use stateless::oversized::{MAX_VALUE, Oversized};
 pub use stateless::project::FilterProject;

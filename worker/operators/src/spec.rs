@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
+use datafusion_physical_expr::PhysicalExpr;
 use thiserror::Error;
 use weir_state::SortOrder;
 
@@ -453,6 +454,83 @@ pub struct DeduplicateSpec {
     pub keep: Keep,
     /// Whether −U rows are sent before +U rows.
     pub update_before: bool,
+}
+
+/// How the sides of a join meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum JoinKind {
+    Inner,
+    /// Rows of the left are put out beside nulls while they have no partner.
+    Left,
+    /// The same of the right.
+    Right,
+    /// The same of both.
+    Full,
+    /// Rows of the left that have a partner: `IN`, `EXISTS`.
+    Semi,
+    /// Rows of the left that have none: `NOT EXISTS`.
+    Anti,
+}
+
+impl JoinKind {
+    /// Only the left side's columns are put out.
+    pub const fn puts_out_left_only(self) -> bool {
+        matches!(self, Self::Semi | Self::Anti)
+    }
+
+    /// Rows of the left, and of the right, are put out without a partner, beside nulls.
+    pub const fn preserves(self) -> [bool; 2] {
+        [matches!(self, Self::Left | Self::Full), matches!(self, Self::Right | Self::Full)]
+    }
+
+    /// What a row of the left, and of the right, has matched has to be known.
+    pub const fn counts_matches(self) -> [bool; 2] {
+        let [left, right] = self.preserves();
+        [left || self.puts_out_left_only(), right]
+    }
+}
+
+/// One side of a join.
+#[derive(Debug, Clone)]
+pub struct JoinInput {
+    pub schema: SchemaRef,
+    /// The columns that are compared with those of the other side, one by one; of the same types there.
+    pub keys: Vec<usize>,
+    /// Columns that no two rows of the side have alike, if there are such.
+    pub unique: Option<Vec<usize>>,
+    /// Rows are updated and deleted. Of each update the row before comes too.
+    pub retracts: bool,
+}
+
+/// `a JOIN b ON a.x = b.y AND …` without bounds of time.
+#[derive(Debug, Clone)]
+pub struct RegularJoinSpec {
+    /// The first input.
+    pub left: JoinInput,
+    /// The second input.
+    pub right: JoinInput,
+    pub kind: JoinKind,
+    /// For each pair of keys: `IS NOT DISTINCT FROM` and not `=`.
+    pub nulls_match: Vec<bool>,
+    /// What must hold beside, compiled against the columns of the left and then of the right.
+    pub residual: Option<Arc<dyn PhysicalExpr>>,
+}
+
+/// `l.x NOT IN (SELECT y FROM r WHERE r.k = l.k AND …)`, where one of x and y can be null; else it is an anti join.
+#[derive(Debug, Clone)]
+pub struct NotInSpec {
+    /// The first input; the output is the same.
+    pub left: SchemaRef,
+    /// The second input.
+    pub right: SchemaRef,
+    /// The columns that are compared with `=` beside; none: one subtask has to get all rows.
+    pub left_keys: Vec<usize>,
+    /// Of the same types.
+    pub right_keys: Vec<usize>,
+    /// x.
+    pub left_value: usize,
+    /// y, of the same type.
+    pub right_value: usize,
 }
 
 /// `window_start`, `window_end`, `window_time`, as Flink types them: the first two are plain timestamps, the third has

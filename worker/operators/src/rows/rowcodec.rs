@@ -3,7 +3,7 @@
 //! | bytes | what |
 //! |---|---|
 //! | 1 for each 8 columns | bit i: column i is null |
-//! | each fixed-width column | its value, little-endian; a Boolean is a byte; anything if null |
+//! | each fixed-width column | its value, little-endian; a Boolean is a byte; zeros if null |
 //! | 4 for each string or binary column | its length |
 //! | the rest | the strings' bytes, in the order of the columns |
 
@@ -150,6 +150,14 @@ impl RowCodec {
                     1 => copy_fixed::<1>(source, rows, starts, at, out),
                     _ => copy_fixed::<32>(source, rows, starts, at, out),
                 }
+                if column.null_count() > 0 {
+                    // Rows that are equal have the same bytes, whatever stands under their nulls.
+                    for (&row, start) in rows.iter().zip(&*starts) {
+                        if column.is_null(row as usize) {
+                            out[start + at..start + at + width].fill(0);
+                        }
+                    }
+                }
             }
             Cell::Bytes { at } => {
                 let Some(bytes) = bytes else { return };
@@ -170,6 +178,23 @@ impl RowCodec {
     pub fn decode(&self, rows: &[&[u8]]) -> Result<Vec<ArrayRef>, OperatorError> {
         let mut tails = vec![self.fixed; rows.len()];
         (0..self.types.len()).map(|i| self.decode_column(i, rows, &mut tails)).collect()
+    }
+
+    /// Some columns of encoded rows, in the order of the columns.
+    pub fn decode_columns(&self, columns: &[usize], rows: &[&[u8]]) -> Result<Vec<ArrayRef>, OperatorError> {
+        let mut tails = vec![self.fixed; rows.len()];
+        let mut decoded = Vec::with_capacity(columns.len());
+        let end = columns.iter().max().map_or(0, |last| last + 1);
+        for i in 0..end {
+            if columns.contains(&i) {
+                decoded.push(self.decode_column(i, rows, &mut tails)?);
+            } else if let Cell::Bytes { at } = self.cells[i] {
+                for (row, tail) in rows.iter().zip(&mut tails) {
+                    *tail += length_at(row, at);
+                }
+            }
+        }
+        Ok(decoded)
     }
 
     fn decode_column(&self, i: usize, rows: &[&[u8]], tails: &mut [usize]) -> Result<ArrayRef, OperatorError> {
@@ -200,9 +225,7 @@ impl RowCodec {
                 let mut bytes = Vec::new();
                 offsets.push(0_i32);
                 for (row, tail) in rows.iter().zip(tails) {
-                    let mut length = [0; 4];
-                    length.copy_from_slice(&row[at..at + 4]);
-                    let length = u32::from_le_bytes(length) as usize;
+                    let length = length_at(row, at);
                     bytes.extend_from_slice(&row[*tail..*tail + length]);
                     *tail += length;
                     offsets.push(bytes.len() as i32);
@@ -212,6 +235,13 @@ impl RowCodec {
             }
         })
     }
+}
+
+/// The length of a string or binary that stands there.
+fn length_at(row: &[u8], at: usize) -> usize {
+    let mut length = [0; 4];
+    length.copy_from_slice(&row[at..at + 4]);
+    u32::from_le_bytes(length) as usize
 }
 
 fn copy_fixed<const N: usize>(source: &[u8], rows: &[u32], starts: &[usize], at: usize, out: &mut [u8]) {
@@ -251,6 +281,21 @@ mod tests {
         for (decoded, column) in decoded.iter().zip(&columns) {
             assert_eq!(decoded.to_data(), take(column, &rows, None).unwrap().to_data());
         }
+        let some = codec.decode_columns(&[1, 3, 6], &slices).unwrap();
+        assert_eq!(some, [&decoded[1], &decoded[3], &decoded[6]].map(Arc::clone));
+    }
+
+    #[test]
+    fn equal_rows_have_equal_bytes_whatever_stands_under_their_nulls() {
+        let nulls = || Some(NullBuffer::from(vec![false]));
+        let column = |value| Arc::new(Int64Array::new(vec![value].into(), nulls())) as ArrayRef;
+        let codec = RowCodec::new([Field::new("c", DataType::Int64, true)].iter()).unwrap();
+        let bytes = |value| {
+            let mut encoded = EncodedRows::default();
+            codec.encode(&[column(value)], &[0], 0, &mut encoded);
+            encoded.get(0).to_vec()
+        };
+        assert_eq!(bytes(7), bytes(-1));
     }
 
     #[test]

@@ -132,7 +132,7 @@ fn as_column(expression: &Arc<dyn PhysicalExpr>) -> Option<usize> {
     any.downcast_ref::<Column>().map(Column::index)
 }
 
-fn renumber(expression: &Arc<dyn PhysicalExpr>, place: &impl Fn(usize) -> usize) -> Arc<dyn PhysicalExpr> {
+pub fn renumber(expression: &Arc<dyn PhysicalExpr>, place: &impl Fn(usize) -> usize) -> Arc<dyn PhysicalExpr> {
     let renumbered = Arc::clone(expression).transform(|e| {
         let any: &dyn std::any::Any = e.as_ref();
         Ok(match any.downcast_ref::<Column>() {
@@ -144,7 +144,7 @@ fn renumber(expression: &Arc<dyn PhysicalExpr>, place: &impl Fn(usize) -> usize)
     renumbered.map_or_else(|_| Arc::clone(expression), |t| t.data)
 }
 
-fn evaluate(expression: &Arc<dyn PhysicalExpr>, rows: &RecordBatch) -> Result<ArrayRef, OperatorError> {
+pub fn evaluate(expression: &Arc<dyn PhysicalExpr>, rows: &RecordBatch) -> Result<ArrayRef, OperatorError> {
     expression
         .evaluate(rows)
         .and_then(|value| value.into_array(rows.num_rows()))

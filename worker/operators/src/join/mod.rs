@@ -1,0 +1,6 @@
+//! Joins.
+
+mod emission;
+pub mod not_in;
+pub mod regular;
+mod side;
