@@ -117,12 +117,12 @@ fn a_chain_that_is_too_long_is_refused_before_anything_starts() {
 
 #[test]
 fn a_value_that_is_too_large_fails_the_job_with_function_and_row() {
-    let sql = format!("{INPUT}{OUTPUT}INSERT INTO result SELECT RPAD(k, v), v FROM input;");
+    let sql = format!("{INPUT}{OUTPUT}INSERT INTO result SELECT REPEAT(k, CAST(v AS INT)), v FROM input;");
     let job = Job::new("bad", &Settings { more: "  restart: {maxFailures: 0}\n".into(), ..Settings::default() }, &sql);
     fs::write(job.path().join("in.csv"), "a,1\nb,2\nc,2147483647\n").unwrap();
     let (code, said) = finish(&job);
     assert_eq!(code, JOB_FAILED, "{said}");
-    says(&said, &["RPAD(c, 2147483647) in row 3 of 3", "are the most"]);
+    says(&said, &["REPEAT(c, 2147483647) in row 3 of 3", "are the most"]);
 }
 
 #[test]

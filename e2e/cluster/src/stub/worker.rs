@@ -161,6 +161,8 @@ impl Worker {
             Some(Message::Commit(commit)) => {
                 tell(outbox, Answer::Committed(Committed { attempt: commit.attempt, id: commit.id }));
             }
+            // It has no sources.
+            Some(Message::Hold(_)) => {}
             Some(Message::Ping(ping)) => tell(outbox, Answer::Pong(Pong { sequence: ping.sequence })),
             Some(Message::Stop(_)) => {
                 self.ended.cancel();

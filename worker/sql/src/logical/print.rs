@@ -219,9 +219,7 @@ pub fn as_written(expr: &Expr) -> Result<Expr> {
 pub fn node_as_written(expr: Expr) -> Result<Expr> {
     let Expr::ScalarFunction(ScalarFunction { func, mut args }) = expr else { return Ok(expr) };
     let name = func.name();
-    if is_rest(name) && args.len() == 1 {
-        return Ok(args.swap_remove(0));
-    }
+    // What a division leaves over had the type of both sides then: such a key is another one now, and its state is not ours.
     // With a length it is no cast of the planner's.
     if is_cast(name) && !name.contains(" of ") && args.len() == 1 {
         let to = func.return_type(&[DataType::Null])?;
