@@ -221,8 +221,14 @@ impl Subtask {
     }
 
     pub fn end(&mut self) {
-        self.watermark(MAX_WATERMARK);
-        while self.operator.end_of_input(&mut self.out).unwrap() == Progress::More {}
+        self.try_end().unwrap();
+    }
+
+    pub fn try_end(&mut self) -> Result<(), OperatorError> {
+        self.watermark = MAX_WATERMARK;
+        while self.operator.on_watermark(MAX_WATERMARK, &mut self.out)? == Progress::More {}
+        while self.operator.end_of_input(&mut self.out)? == Progress::More {}
+        Ok(())
     }
 
     fn checkpoint(&mut self, id: CheckpointId, uploader: &Arc<Uploader>) -> Snapshot {

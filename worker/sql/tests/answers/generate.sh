@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Asks Apache Flink for the table of answers, ../data/answers.jsonl. Needs JDK 17 and Maven, and takes some minutes.
+# Asks Apache Flink for the tables of answers: ../data/answers.jsonl, and worker/operators/tests/data/aggregates.jsonl. Needs JDK 17
+# and Maven, and takes some minutes.
 #
-#   worker/sql/tests/answers/generate.sh          all expressions of Expressions.java
-#   worker/sql/tests/answers/generate.sh WORD     only those whose text contains WORD, to standard output, to look at
+#   worker/sql/tests/answers/generate.sh                 all expressions of Expressions.java, and all of Aggregates.java
+#   worker/sql/tests/answers/generate.sh WORD            only those whose text contains WORD, to standard output, to look at
+#   worker/sql/tests/answers/generate.sh --aggregates    only aggregates, to standard output
 #
-# To add a function, add its lines to Expressions.java and run this. `cargo test -p weir-sql --lib answers` holds Weir against
-# the table.
+# To add a function, add its lines to Expressions.java and run this. `cargo test -p weir-sql --lib answers` and
+# `cargo test -p weir-operators --test aggregates` hold Weir against the tables.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 build=${ANSWERS_BUILD:-${XDG_CACHE_HOME:-$HOME/.cache}/weir/answers}
@@ -23,5 +25,7 @@ if [ $# -gt 0 ]; then
   ask "$1"
 else
   ask > "$build/answers.jsonl"
+  ask --aggregates > "$build/aggregates.jsonl"
   mv "$build/answers.jsonl" "$here/../data/answers.jsonl"
+  mv "$build/aggregates.jsonl" "$here/../../../operators/tests/data/aggregates.jsonl"
 fi

@@ -45,6 +45,8 @@ public final class Answers {
         this.env = env;
         this.tables = StreamTableEnvironment.create(env);
         tables.getConfig().set("table.local-time-zone", "UTC");
+        // Values are added in the order of the rows.
+        tables.getConfig().set("table.optimizer.agg-phase-strategy", "ONE_PHASE");
     }
 
     public static void main(String[] args) throws Exception {
@@ -65,6 +67,11 @@ public final class Answers {
             env.setRuntimeMode(RuntimeExecutionMode.BATCH);
             env.setParallelism(1);
             Answers answers = new Answers(env);
+            if (word.equals("--aggregates")) {
+                new Aggregates(answers::aggregated).all(Aggregates.edges(new Expressions().edges())).forEach(out::println);
+                out.flush();
+                System.exit(0);
+            }
             List<Asked> all = new Expressions().all().stream().filter(asked -> asked.sql().contains(word)).toList();
             answers.askAll(all);
             for (Asked asked : all) {
@@ -126,7 +133,7 @@ public final class Answers {
     }
 
     /** Flink does not take the expression. */
-    private static final class Refused extends RuntimeException {
+    static final class Refused extends RuntimeException {
         Refused(Throwable cause) {
             super(cause);
         }
@@ -184,6 +191,34 @@ public final class Answers {
         }
     }
 
+    /** A query over t(g, a). */
+    private Aggregates.Result aggregated(String sql, String type, List<Row> rows) throws Exception {
+        DataType of = TypeConversions.fromLogicalToDataType(LogicalTypeParser.parse(type, Answers.class.getClassLoader()));
+        TypeInformation<Row> info = ExternalTypeInfo.of(DataTypes.ROW(DataTypes.FIELD("g", DataTypes.INT()), DataTypes.FIELD("a", of)));
+        tables.createTemporaryView("t", env.fromCollection(rows, info), Schema.newBuilder().column("g", DataTypes.INT()).column("a", of).build());
+        List<String> types = new ArrayList<>();
+        Table query;
+        try {
+            query = tables.sqlQuery(sql);
+            query.getResolvedSchema().getColumnDataTypes().forEach(found -> types.add(Typed.type(found.getLogicalType().asSummaryString())));
+            query.explain();
+        } catch (Throwable refused) {
+            throw new Refused(refused);
+        } finally {
+            tables.dropTemporaryView("t");
+        }
+        Map<Integer, String[]> values = new LinkedHashMap<>();
+        try (CloseableIterator<Row> it = query.execute().collect()) {
+            while (it.hasNext()) {
+                Row row = it.next();
+                String[] texts = new String[row.getArity() - 1];
+                for (int i = 0; i < texts.length; i++) texts[i] = row.getField(i + 1) == null ? null : Typed.text(row.getField(i + 1));
+                values.put((Integer) row.getField(0), texts);
+            }
+        }
+        return new Aggregates.Result(types.subList(1, types.size()), values);
+    }
+
     private void line(String sql, List<String> types, List<String> values, String answer) {
         StringBuilder out = new StringBuilder("{\"sql\":").append(Typed.json(sql));
         for (int c = 0; c < types.size(); c++) {
@@ -197,7 +232,7 @@ public final class Answers {
     }
 
     /** The innermost cause, short. */
-    private static String cause(Throwable failure) {
+    static String cause(Throwable failure) {
         Throwable last = failure;
         while (last.getCause() != null) last = last.getCause();
         String text = String.valueOf(last.getMessage()).replaceAll("\\s+", " ");

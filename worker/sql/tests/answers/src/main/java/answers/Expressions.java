@@ -456,6 +456,10 @@ final class Expressions {
         rows("TIMESTAMPADD(MONTH, 1, a)", of("TIMESTAMP(3)"), row("2024-01-31 00:00:00"));
     }
 
+    Map<String, List<String>> edges() {
+        return edges;
+    }
+
     private void edge(String type, String... values) {
         edges.put(type, Arrays.asList(values));
     }
