@@ -15,6 +15,8 @@ const EACH: u64 = ROWS / 100;
 
 const TABLES: &str = "CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '60000',
   'rows-per-second' = '20000', 'fields.n.kind' = 'sequence', 'fields.n.start' = '0', 'fields.n.end' = '59999');
+CREATE TABLE again (n BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '60000',
+  'rows-per-second' = '20000', 'fields.n.kind' = 'sequence', 'fields.n.start' = '0', 'fields.n.end' = '59999');
 CREATE TABLE sums (k BIGINT, c BIGINT) WITH ('connector' = 'filesystem', 'path' = '{folder}/out', 'format' = 'json',
   'changelog' = 'true');
 CREATE TABLE more (k BIGINT, c BIGINT) WITH ('connector' = 'filesystem', 'path' = '{folder}/out/more', 'format' = 'json',
@@ -69,17 +71,8 @@ fn two_statements_that_change_places_keep_their_own_state() {
     assert_exact(&job);
 }
 
-#[test]
-fn a_statement_more_is_refused_by_name_until_it_is_allowed_and_starts_at_the_beginning() {
-    let more = "INSERT INTO more SELECT MOD(n, 10), COUNT(*) FROM numbers GROUP BY MOD(n, 10);\n";
-    let job = job("more", &[EVEN, ODD]);
-    stop_half_way(&job, job.start(&[]));
-    job.write(&Settings { slots: 1, ..Settings::default() }, &script(&[more, EVEN, ODD]));
-    let (status, said) = job.start(&[]).wait();
-    assert_eq!(status.code(), Some(2), "{said}");
-    for part in ["`GroupAggregate(by ", "(line 7)", "no state in the checkpoint", "spec.upgrade.allowNewState: true"] {
-        assert!(said.contains(part), "{part}\n{said}");
-    }
+/// Adds a statement that writes `more` to a job that stands half-way, and gives what is left of its output.
+fn with_one_more(job: &Job, more: &str) -> BTreeMap<String, i64> {
     let allowed = Settings { slots: 1, more: "  upgrade: {allowNewState: true}\n".to_string(), ..Settings::default() };
     job.write(&allowed, &script(&[more, EVEN, ODD]));
     job.start(&[]).succeed();
@@ -91,10 +84,39 @@ fn a_statement_more_is_refused_by_name_until_it_is_allowed_and_starts_at_the_beg
             .flat_map(|path| fs::read_to_string(path).unwrap().lines().map(str::to_string).collect::<Vec<_>>())
             .collect()
     };
-    assert_eq!(left(&lines(sums)).len(), 100);
+    let sums = left(&lines(sums));
+    let exact = |row: &String| serde_json::from_str::<serde_json::Value>(row).unwrap()["c"] == EACH;
+    assert!(sums.len() == 100 && sums.keys().all(exact), "the others go on: {sums:?}");
+    left(&lines(more))
+}
+
+#[test]
+fn a_statement_more_is_refused_by_name_until_it_is_allowed_and_starts_at_the_beginning() {
+    let more = "INSERT INTO more SELECT MOD(n, 10), COUNT(*) FROM again GROUP BY MOD(n, 10);\n";
+    let job = job("more", &[EVEN, ODD]);
+    stop_half_way(&job, job.start(&[]));
+    job.write(&Settings { slots: 1, ..Settings::default() }, &script(&[more, EVEN, ODD]));
+    let (status, said) = job.start(&[]).wait();
+    assert_eq!(status.code(), Some(2), "{said}");
+    for part in ["`GroupAggregate(by ", "(line 9)", "no state in the checkpoint", "spec.upgrade.allowNewState: true"] {
+        assert!(said.contains(part), "{part}\n{said}");
+    }
     let expected: BTreeMap<String, i64> =
         (0..10).map(|key| (serde_json::json!({"k": key, "c": ROWS / 10}).to_string(), 1)).collect();
-    assert_eq!(left(&lines(more)), expected, "it has read all that was before it");
+    assert_eq!(with_one_more(&job, more), expected, "it has read all that was before it");
+}
+
+#[test]
+fn a_statement_more_over_a_table_that_others_read_counts_from_where_they_are() {
+    let more = "INSERT INTO more SELECT MOD(n, 10), COUNT(*) FROM numbers GROUP BY MOD(n, 10);\n";
+    let job = job("shared", &[EVEN, ODD]);
+    stop_half_way(&job, job.start(&[]));
+    let rows = with_one_more(&job, more);
+    let counts: Vec<u64> =
+        rows.keys().map(|row| serde_json::from_str::<serde_json::Value>(row).unwrap()["c"].as_u64().unwrap()).collect();
+    let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+    assert!(counts.len() == 10 && most - least <= 1, "each row from there on, once: {rows:?}");
+    assert!(*least > 0 && *most < ROWS / 10, "and none from before: {rows:?}");
 }
 
 /// Sums by key of a file, with these types.

@@ -161,14 +161,13 @@ impl Worker {
             Some(Message::Commit(commit)) => {
                 tell(outbox, Answer::Committed(Committed { attempt: commit.attempt, id: commit.id }));
             }
-            // It has no sources.
-            Some(Message::Hold(_)) => {}
             Some(Message::Ping(ping)) => tell(outbox, Answer::Pong(Pong { sequence: ping.sequence })),
             Some(Message::Stop(_)) => {
                 self.ended.cancel();
                 return false;
             }
-            Some(Message::Cancel(_) | Message::Configure(_)) | None => {}
+            // It has no sources that could be held.
+            Some(Message::Cancel(_) | Message::Configure(_) | Message::Hold(_)) | None => {}
         }
         true
     }

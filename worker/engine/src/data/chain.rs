@@ -92,6 +92,8 @@ pub(crate) struct Firing {
     what: What,
     /// The operator whose turn it is.
     at: usize,
+    /// The first operator has been called.
+    begun: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -105,21 +107,33 @@ enum What {
 }
 
 impl Firing {
+    const fn of(what: What, at: usize) -> Self {
+        Self { what, at, begun: false }
+    }
+
+    /// The event time that the chain has been told, or is being told.
+    pub(crate) const fn told(&self) -> Option<Timestamp> {
+        match self.what {
+            What::Watermark(watermark) if self.begun => Some(watermark),
+            _ => None,
+        }
+    }
+
     pub(crate) const fn watermark(watermark: Timestamp) -> Self {
-        Self { what: What::Watermark(watermark), at: 0 }
+        Self::of(What::Watermark(watermark), 0)
     }
 
     pub(crate) const fn end() -> Self {
-        Self { what: What::End, at: 0 }
+        Self::of(What::End, 0)
     }
 
     pub(crate) const fn timer(operator: usize, now: Timestamp) -> Self {
-        Self { what: What::Timer(now), at: operator }
+        Self::of(What::Timer(now), operator)
     }
 
     /// Lets all operators put out what they need not keep.
     pub(crate) const fn barrier() -> Self {
-        Self { what: What::Barrier, at: 0 }
+        Self::of(What::Barrier, 0)
     }
 }
 
@@ -174,6 +188,7 @@ impl Chain {
             if !self.is_idle() || (self.tail.is_full() && !matches!(firing.what, What::Barrier)) {
                 return Ok(Progress::More);
             }
+            firing.begun = true;
             if self.step_one(firing)? == Progress::More {
                 return Ok(Progress::More);
             }
@@ -182,6 +197,7 @@ impl Chain {
         if !self.is_idle() {
             return Ok(Progress::More);
         }
+        firing.begun = true;
         match firing.what {
             What::Watermark(watermark) => self.send_watermark(watermark)?,
             What::End => self.signal(&Element::EndOfInput)?,

@@ -300,7 +300,13 @@ impl Subtask {
         match self.work.front_mut() {
             Some(Work::Rows { .. } | Work::Fire(_)) if !room => return Ok(false),
             Some(Work::Fire(firing)) => {
-                if self.chain.step(firing)? == Progress::Done {
+                let progress = self.chain.step(firing)?;
+                // Only now: a barrier can pass before a firing begins, and what no operator knows of is no event time of the snapshot.
+                if let Some(watermark) = firing.told() {
+                    self.watermark = watermark;
+                    self.counters.set_watermark(watermark);
+                }
+                if progress == Progress::Done {
                     self.work.pop_front();
                 }
                 return Ok(true);
@@ -408,8 +414,6 @@ impl Subtask {
     }
 
     fn fire_watermark(&mut self, watermark: Timestamp) {
-        self.watermark = watermark;
-        self.counters.set_watermark(watermark);
         self.work.push_front(Work::Fire(Firing::watermark(watermark)));
     }
 
