@@ -219,7 +219,9 @@ pub fn as_written(expr: &Expr) -> Result<Expr> {
 pub fn node_as_written(expr: Expr) -> Result<Expr> {
     let Expr::ScalarFunction(ScalarFunction { func, mut args }) = expr else { return Ok(expr) };
     let name = func.name();
-    // What a division leaves over had the type of both sides then: such a key is another one now, and its state is not ours.
+    if is_rest(name) && args.len() == 1 {
+        return Ok(args.swap_remove(0));
+    }
     // With a length it is no cast of the planner's.
     if is_cast(name) && !name.contains(" of ") && args.len() == 1 {
         let to = func.return_type(&[DataType::Null])?;
@@ -256,7 +258,7 @@ pub fn node_as_written(expr: Expr) -> Result<Expr> {
 }
 
 /// Whether a function only gives what a division leaves over its type.
-fn is_rest(name: &str) -> bool {
+pub fn is_rest(name: &str) -> bool {
     name.starts_with("rest to ")
 }
 

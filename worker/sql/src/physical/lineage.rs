@@ -105,6 +105,9 @@ fn meaning_before(columns: &[&Meaning], expr: &Expr, input: &DFSchema) -> Result
                     None => Transformed::no(expr),
                 },
                 Expr::Alias(alias) => Transformed::yes(alias.expr.as_ref().clone()),
+                // What a division leaves over had the type of both sides then: as a key it is another one now, and is not to be found
+                // under the same name.
+                Expr::ScalarFunction(call) if print::is_rest(call.func.name()) => Transformed::no(expr),
                 _ => Transformed::yes(print::node_as_written(expr)?),
             })
         })
