@@ -3,6 +3,7 @@
 use arrow::array::{AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use crossbeam_channel::{Receiver, unbounded};
+use parking_lot::Mutex;
 use weir_protocol::settings::CheckpointMode;
 
 use super::*;
@@ -299,4 +300,42 @@ fn what_an_operator_holds_back_until_a_barrier_passes_all_operators_before_any_i
     let (last, before) = all.split_last().unwrap();
     assert_eq!(*last, Err(Element::Barrier(CheckpointId(1))));
     assert_eq!(before, (0..3 * 30 * 300).map(Ok).collect::<Vec<_>>());
+}
+
+/// Keeps what event time it has been told, and notes that when it is frozen.
+struct Listen {
+    told: Option<Timestamp>,
+    frozen: Arc<Mutex<Vec<Option<Timestamp>>>>,
+}
+
+impl Operator for Listen {
+    fn process(&mut self, _: usize, _: Batch, _: &mut dyn Output) -> Result<Progress, OperatorError> {
+        Ok(Progress::Done)
+    }
+
+    fn on_watermark(&mut self, watermark: Timestamp, _: &mut dyn Output) -> Result<Progress, OperatorError> {
+        self.told = Some(watermark);
+        Ok(Progress::Done)
+    }
+
+    fn freeze(&mut self, _: &mut OperatorSnapshot) -> Result<(), OperatorError> {
+        self.frozen.lock().push(self.told);
+        Ok(())
+    }
+}
+
+#[test]
+fn the_event_time_of_a_snapshot_is_what_the_operators_have_been_told() {
+    let frozen = Arc::new(Mutex::new(Vec::new()));
+    let mut bench = Bench::new(1, vec![Box::new(Listen { told: None, frozen: Arc::clone(&frozen) })]);
+    // The barrier is heard while the watermark has been taken in, and its firing has not begun.
+    for n in 1..=3 {
+        bench.put(0, Element::Watermark(n * 10));
+        bench.barrier(0, n as u64);
+    }
+    bench.drain();
+    let of_report = |report| if let Report::Frozen { snapshot, .. } = report { Some(snapshot.watermark) } else { None };
+    let written: Vec<_> = bench.reports.try_iter().filter_map(of_report).collect();
+    assert_eq!(written.len(), 3);
+    assert_eq!(written, *frozen.lock());
 }
