@@ -21,19 +21,16 @@
 //! |---|---|---|---|---|---|
 //! | files | append to a hidden file | cut; then fsync file and folder | hidden name, final name | mark, rename, fsync folder; done if there is a mark and no hidden file | delete hidden files of older attempts that nothing pending names |
 //! | an object store | upload parts under a hidden name | cut; then upload the rest, and complete the upload | bucket, hidden name, final name | copy, mark, then delete; done if there is a mark | delete hidden objects of older attempts that nothing pending names |
-//! | Kafka | gather rows, encoded | cut | topic, and **the rows themselves** | one transaction: the rows, and a marker with the pending commit's name on a topic of the sink's own; done if the marker is there | nothing: what was never committed is nowhere |
+//! | Kafka | send rows within a transaction | flush; then begin another transaction, of another id | transactional id, producer id, epoch, and the version of the request that ends it | end the transaction; where the answer leaves a doubt, ask what became of it | abort what older attempts have left open and nothing pending names |
 //!
 //! - *An object store* has no rename, but a copy within the bucket is whole or absent, and needs nothing but two names. The
 //!   names hold attempt, worker, subtask and a number, so that no two objects have the same, and a late copy changes
 //!   nothing. To complete a multipart upload only at the commit would save the copy, and has the weakness that a part of
 //!   the servers (MinIO is one) lose an upload whose completion is cut off, which nobody can repeat.
-//! - *Kafka* has transactions, but only the producer that opened one can commit it, and after a crash librdkafka cannot take
-//!   it up again. So nothing may be in Kafka before the commit: the rows stand in the part, which is why a pending commit
-//!   is data of any size and not a name. The commit writes them in one transaction, together with a marker that says so. A
-//!   committer that is told again reads the markers first; two committers at once are told apart by Kafka's own fencing,
-//!   since the transactional id is the job's and the sink's, and the later one's epoch shuts the earlier one out before it
-//!   reads. That is why `commit` is asynchronous and may take as long as the rows do, and why it must not assume that it
-//!   runs where the rows were written.
+//! - *Kafka* (there is a client, and no connector yet) ends a transaction for whoever names its ids and its epoch, from any process. So the rows
+//!   are in Kafka before the commit, where nobody who reads what is committed sees them, and a pending commit is these few numbers.
+//!   The id is used again only once a record stands that does not name it: else a commit that comes late would end another
+//!   transaction. That is why `commit` is asynchronous, and why it must not assume that it runs where the rows were written.
 //! - *A mark* says that a commit was carried out: the newest record's comes again after every restore, and a reader may have moved
 //!   away what was published. What is neither hidden nor published and has no mark is lost, and the job ends with that.
 //!   Once a record stands that does not name it `forget` removes it.

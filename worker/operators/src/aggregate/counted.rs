@@ -381,19 +381,31 @@ fn set_extremes(
 ) -> Result<(), OperatorError> {
     let end = if reduce == Reduce::Max { MapRange::last } else { MapRange::first };
     let ranges: Vec<MapRange<'_>> = (0..of_map.len()).map(|map| end(map, 1)).collect();
-    let mut found: Vec<(u32, Vec<u8>)> = Vec::with_capacity(ranges.len());
-    table.range(&ranges, &mut |map, sub, _| {
-        found.push((of_map[map], sub.to_vec()));
-        ControlFlow::Continue(())
-    })?;
+    let (groups, column) = read_values(table, of_map, &ranges, of_type, |sub, _| sub)?;
     for &group in of_map {
         values.unset(i, group as usize);
     }
-    let types = [of_type.data_type().clone()];
-    let column = decode_sort_keys(&types, &ASCENDING, found.iter().map(|(_, sub)| sub.as_slice()))?.remove(0);
-    let groups: Vec<u32> = found.iter().map(|(group, _)| *group).collect();
     values.set_values(i, &groups, &Plain::new(&column, kind)?);
     Ok(())
+}
+
+/// The values in these ranges of the open maps, and whose each is. `pick` says where in an entry the value's sort key stands.
+fn read_values(
+    table: &mut MapTable,
+    of_map: &[u32],
+    ranges: &[MapRange<'_>],
+    of_type: &ArrayRef,
+    pick: for<'e> fn(&'e [u8], &'e [u8]) -> &'e [u8],
+) -> Result<(Vec<u32>, ArrayRef), OperatorError> {
+    let (mut groups, mut sort_keys) = (Vec::with_capacity(ranges.len()), Vec::with_capacity(ranges.len()));
+    table.range(ranges, &mut |map, sub, value| {
+        groups.push(of_map[map]);
+        sort_keys.push(pick(sub, value).to_vec());
+        ControlFlow::Continue(())
+    })?;
+    let types = [of_type.data_type().clone()];
+    let column = decode_sort_keys(&types, &ASCENDING, sort_keys.iter().map(Vec::as_slice))?.remove(0);
+    Ok((groups, column))
 }
 
 /// Sets accumulator `i` of the groups whose maps of arrivals are open. `of_type` is any column of the values' type.
@@ -413,24 +425,17 @@ fn set_arrivals(
             ..MapRange::all(map)
         })
         .collect();
-    let mut found: Vec<(u32, Vec<u8>)> = Vec::with_capacity(ranges.len());
-    table.range(&ranges, &mut |map, _, sort_key| {
-        found.push((of_map[map], sort_key.to_vec()));
-        ControlFlow::Continue(())
-    })?;
+    let (groups, column) = read_values(table, of_map, &ranges, of_type, |_, sort_key| sort_key)?;
     for &group in of_map {
         values.unset(i, group as usize);
     }
-    let types = [of_type.data_type().clone()];
-    let column = decode_sort_keys(&types, &ASCENDING, found.iter().map(|(_, key)| key.as_slice()))?.remove(0);
     if a.reduce != Reduce::List {
-        let groups: Vec<u32> = found.iter().map(|(group, _)| *group).collect();
         values.set_values(i, &groups, &Plain::new(&column, a.kind)?);
         return Ok(());
     }
     let texts = BytesColumn::new(&column).ok_or_else(|| OperatorError::operator("a list is of texts"))?;
     let mut lists: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
-    for (row, (group, _)) in found.iter().enumerate() {
+    for (row, group) in groups.iter().enumerate() {
         match lists.get_mut(group) {
             None => drop(lists.insert(*group, texts.get(row).to_vec())),
             Some(list) => {
