@@ -1,6 +1,7 @@
 //! Reading options: typed, with messages that say the expected form, and the nearest known name for a wrong one.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use crate::error::ConnectorError;
 use crate::spec::TableSpec;
@@ -18,6 +19,11 @@ impl<'a> Options<'a> {
     /// The text of an option.
     pub(crate) fn text(&self, option: &str) -> Option<&'a str> {
         self.table.options.get(option).map(String::as_str)
+    }
+
+    /// The names of all that are given.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'a str> {
+        self.table.options.keys().map(String::as_str)
     }
 
     /// The text of an option that must be there.
@@ -77,6 +83,11 @@ impl<'a> Options<'a> {
         }
     }
 
+    /// A time: `5 min`, `30 s`, `500` (milliseconds), as Flink reads it.
+    pub(crate) fn duration(&self, option: &str, expected: &str) -> Result<Option<Duration>, ConnectorError> {
+        self.text(option).map(|text| parse_duration(text).ok_or_else(|| self.invalid(option, expected))).transpose()
+    }
+
     /// A size: `128 MB`, `1 GiB`, `4096` (bytes). Units are powers of 1024, as Flink's are.
     pub(crate) fn bytes(&self, option: &str) -> Result<Option<u64>, ConnectorError> {
         self.text(option)
@@ -87,6 +98,23 @@ impl<'a> Options<'a> {
             })
             .transpose()
     }
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let text = text.trim().to_lowercase();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().ok()?;
+    Some(match unit.trim() {
+        "" | "ms" | "milli" | "millis" | "millisecond" | "milliseconds" => Duration::from_millis(number),
+        "ns" | "nano" | "nanos" | "nanosecond" | "nanoseconds" => Duration::from_nanos(number),
+        "\u{b5}s" | "\u{3bc}s" | "micro" | "micros" | "microsecond" | "microseconds" => Duration::from_micros(number),
+        "s" | "sec" | "secs" | "second" | "seconds" => Duration::from_secs(number),
+        "m" | "min" | "minute" | "minutes" => Duration::from_secs(number.checked_mul(60)?),
+        "h" | "hour" | "hours" => Duration::from_secs(number.checked_mul(3_600)?),
+        "d" | "day" | "days" => Duration::from_secs(number.checked_mul(86_400)?),
+        _ => return None,
+    })
 }
 
 fn parse_bytes(text: &str) -> Option<u64> {

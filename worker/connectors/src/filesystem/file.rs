@@ -9,7 +9,7 @@ use super::input::Input;
 use super::location::Location;
 use super::stream::{Got, Opening, Stream};
 use crate::formats::decode::{OnBadRecord, Rows};
-use crate::formats::records::{Framing, Record, is_blank};
+use crate::formats::records::{Framing, Record};
 
 /// The longest record. It bounds what a file without line ends, or an unclosed quote, can make us hold.
 const MAX_RECORD: usize = 16 << 20;
@@ -173,7 +173,7 @@ impl OpenFile {
             while self.records.len() < max
                 && let Some((end, lines)) = reading.framing.end_of_record(&self.buffer, at)
             {
-                if !is_blank(&self.buffer[at..end]) {
+                if !reading.framing.is_blank(&self.buffer[at..end]) {
                     self.records.push(Record { start: at, end, line, lines });
                 }
                 (at, line) = (end, line + u64::from(lines));
@@ -188,7 +188,7 @@ impl OpenFile {
                 (self.start, at) = (0, 0);
             }
             if self.ended {
-                return Ok(self.tail(at, line));
+                return Ok(self.tail(at, line, reading.framing));
             }
             if self.buffer.len() - at >= MAX_RECORD {
                 if !self.records.is_empty() {
@@ -257,8 +257,8 @@ impl OpenFile {
     }
 
     /// At the file's end: the last record may lack its line end.
-    fn tail(&mut self, at: usize, line: u64) -> Collected {
-        if !self.added && !is_blank(&self.buffer[at..]) {
+    fn tail(&mut self, at: usize, line: u64, framing: Framing) -> Collected {
+        if !self.added && !framing.is_blank(&self.buffer[at..]) {
             self.added = true;
             self.buffer.push(b'\n');
             let lines = memchr::memchr_iter(b'\n', &self.buffer[at..]).count() as u32;

@@ -1,4 +1,4 @@
-//! Files as tables: CSV and JSON lines, in a file, a folder, or a bucket.
+//! Files as tables: CSV, JSON lines or lines as they are, in a file, a folder, or a bucket.
 //!
 //! As a source a table is read once: the files that are there when the job starts. A file is never cut into splits, since a
 //! quoted field may hold line ends and a gzip stream starts at its start; parallelism comes from several files. As a sink a
@@ -32,8 +32,9 @@ mod source_tests;
 mod stream;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+use arrow::datatypes::{DataType, Field};
 use weir_engine::api::sink::SinkFactory;
 use weir_engine::api::source::SourceFactory;
 
@@ -44,9 +45,9 @@ use self::object_sink::ObjectSinkFactory;
 use self::sink::FileSinkFactory;
 use self::source::FileSourceFactory;
 use crate::error::ConnectorError;
-use crate::formats::decode::{Csv, Format, Json, OnBadRecord, carries};
+use crate::formats::decode::{Format, carries};
 use crate::formats::encode::OP;
-use crate::formats::records::QUOTE;
+use crate::formats::registry::{Declared, FORMATS, Part, declared, format_options, no_form};
 use crate::options::Options;
 use crate::spec::{Accepts, ConnectorFactory, OptionDoc, TableSpec};
 
@@ -57,9 +58,10 @@ const DEFAULT_ROLL_AT: u64 = 128 << 20;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Filesystem;
 
+const CSV_HEADER: &str = "csv.header";
 const PATH_FORM: &str = "a path, 'file:///path' or 's3://bucket/prefix'";
 
-const OPTIONS: &[OptionDoc] = &[
+const OWN_OPTIONS: &[OptionDoc] = &[
     OptionDoc {
         name: "path",
         expects: PATH_FORM,
@@ -80,45 +82,15 @@ const OPTIONS: &[OptionDoc] = &[
     },
     OptionDoc {
         name: "format",
-        expects: "'csv' or 'json'",
+        expects: FORMATS,
         default: None,
-        about: "CSV, or JSON lines: an object a line. Source files whose name ends in .gz are unzipped.",
+        about: "CSV, JSON lines (an object a line), or lines as they are, in one column. Source files whose name ends in .gz are unzipped.",
     },
     OptionDoc {
         name: "csv.header",
         expects: "'true' or 'false'",
         default: Some("false"),
         about: "Source: the first line of each file names the columns, which are found by name. Sink: write such a line.",
-    },
-    OptionDoc {
-        name: "csv.field-delimiter",
-        expects: "one ASCII character, or '\\t'",
-        default: Some(","),
-        about: "What stands between two fields.",
-    },
-    OptionDoc {
-        name: "csv.null-literal",
-        expects: "a text",
-        default: Some("an empty field"),
-        about: "What stands for NULL.",
-    },
-    OptionDoc {
-        name: "csv.ignore-parse-errors",
-        expects: "'true' or 'false'",
-        default: Some("false"),
-        about: "Source: skip and count what cannot be read, instead of failing with file and line.",
-    },
-    OptionDoc {
-        name: "json.ignore-parse-errors",
-        expects: "'true' or 'false'",
-        default: Some("false"),
-        about: "The same for JSON.",
-    },
-    OptionDoc {
-        name: "json.timestamp-format.standard",
-        expects: "'SQL' or 'ISO-8601'",
-        default: Some("SQL"),
-        about: "Sink: the form of timestamps, '2024-05-06 07:08:09' or '2024-05-06T07:08:09'. A source reads both.",
     },
     OptionDoc {
         name: "scan.rate-limit",
@@ -146,6 +118,9 @@ const OPTIONS: &[OptionDoc] = &[
     },
 ];
 
+static OPTIONS: LazyLock<Vec<OptionDoc>> =
+    LazyLock::new(|| OWN_OPTIONS.iter().copied().chain(format_options()).collect());
+
 impl ConnectorFactory for Filesystem {
     fn source(&self, table: &TableSpec) -> Result<Arc<dyn SourceFactory>, ConnectorError> {
         let options = Options::of(table);
@@ -156,11 +131,7 @@ impl ConnectorFactory for Filesystem {
                 "take out 'source.monitor-interval': the files that are there at the start are read once",
             ));
         }
-        let format = format(table, &options)?;
-        let key = match format {
-            Format::Csv(_) => "csv.ignore-parse-errors",
-            Format::Json(_) => "json.ignore-parse-errors",
-        };
+        let Declared { format, on_bad, .. } = format(table, &options)?;
         let needed = table.needed();
         check_columns(table, &format, &needed)?;
         Ok(Arc::new(FileSourceFactory {
@@ -168,7 +139,7 @@ impl ConnectorFactory for Filesystem {
             closed: Closed::with(&table.closed),
             schema: Arc::clone(&table.schema),
             needed,
-            on_bad: if options.flag(key, false)? { OnBadRecord::Skip } else { OnBadRecord::Fail },
+            on_bad,
             rate_limit: options.count("scan.rate-limit")?,
             format,
         }))
@@ -182,7 +153,7 @@ impl ConnectorFactory for Filesystem {
         {
             return Err(column(table, field.name(), "is what 'changelog' adds", "give the column another name"));
         }
-        let format = format(table, &options)?;
+        let format = format(table, &options)?.format;
         check_columns(table, &format, &table.needed())?;
         let roll_at = options.bytes("sink.rolling-policy.file-size")?.unwrap_or(DEFAULT_ROLL_AT);
         let hidden = |name: &str| {
@@ -231,7 +202,7 @@ impl ConnectorFactory for Filesystem {
     }
 
     fn options(&self) -> &[OptionDoc] {
-        OPTIONS
+        &OPTIONS
     }
 }
 
@@ -265,52 +236,36 @@ fn location(table: &TableSpec, options: &Options<'_>) -> Result<Location, Connec
     Ok(location)
 }
 
-fn format(table: &TableSpec, options: &Options<'_>) -> Result<Format, ConnectorError> {
-    let name = options.required("format", "'csv' or 'json'")?;
-    let other = match name {
-        "csv" => "json.",
-        "json" => "csv.",
-        _ => return Err(options.invalid("format", "'csv' or 'json'")),
-    };
-    if let Some(option) = table.options.keys().find(|option| option.starts_with(other)) {
-        let what = format!("'{option}' has no meaning with 'format' = '{name}'");
-        return Err(options.unsupported(Some(option), &what, "take it out, or give the other format"));
+/// The format, and of CSV what only files have.
+fn format(table: &TableSpec, options: &Options<'_>) -> Result<Declared, ConnectorError> {
+    let mut declared = declared(options, Part::Whole, &[CSV_HEADER])?;
+    if let Format::Csv(csv) = &mut declared.format {
+        csv.header = options.flag(CSV_HEADER, false)?;
     }
-    if name == "json" {
-        let iso = match options.text("json.timestamp-format.standard") {
-            None | Some("SQL") => false,
-            Some("ISO-8601") => true,
-            Some(_) => return Err(options.invalid("json.timestamp-format.standard", "'SQL' or 'ISO-8601'")),
-        };
-        return Ok(Format::Json(Json { iso }));
+    if let Format::Raw(_) = declared.format {
+        let is_text = |field: &Field| matches!(field.data_type(), DataType::Utf8 | DataType::Binary);
+        if table.schema.fields().len() != 1 || !is_text(table.schema.field(0)) {
+            let what = "a raw line is one text, and the table has other columns";
+            let remedy = "declare one column, STRING or BYTES, or give 'format' = 'csv'";
+            return Err(options.unsupported(Some("format"), what, remedy));
+        }
+        if options.flag("changelog", false)? {
+            let what = "a raw line has no room for what a row does";
+            return Err(options.unsupported(Some("changelog"), what, "give 'format' = 'json' or 'csv'"));
+        }
     }
-    let delimiter = match options.text("csv.field-delimiter") {
-        None => b',',
-        Some("\\t") => b'\t',
-        Some(text) => match text.as_bytes() {
-            [byte] if byte.is_ascii() && !matches!(*byte, QUOTE | b'\n' | b'\r') => *byte,
-            _ => return Err(options.invalid("csv.field-delimiter", "one ASCII character, or '\\t'")),
-        },
-    };
-    Ok(Format::Csv(Csv {
-        delimiter,
-        header: options.flag("csv.header", false)?,
-        null_literal: options.text("csv.null-literal").map(str::to_string),
-    }))
+    Ok(declared)
 }
 
 #[cfg(test)]
 pub(crate) fn format_of(table: &TableSpec) -> Result<Format, ConnectorError> {
-    format(table, &Options::of(table))
+    format(table, &Options::of(table)).map(|declared| declared.format)
 }
 
 fn check_columns(table: &TableSpec, format: &Format, columns: &[usize]) -> Result<(), ConnectorError> {
     let mut fields = columns.iter().map(|&index| table.schema.field(index));
     let Some(field) = fields.find(|field| !carries(format, field.data_type())) else { return Ok(()) };
-    let (what, remedy) = match format {
-        Format::Csv(_) => ("has a type that CSV has no text for", "write it as STRING, or give 'format' = 'json'"),
-        Format::Json(_) => ("has a type that JSON has no text for", "declare it as STRING and convert it in the query"),
-    };
+    let (what, remedy) = no_form(format);
     Err(column(table, field.name(), what, remedy))
 }
 

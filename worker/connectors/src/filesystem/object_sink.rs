@@ -338,7 +338,7 @@ impl Sink for ObjectSink {
         let ObjectSinkFactory { bucket, format, roll_at, .. } = &self.options;
         let upload = self.open.get_or_insert_with(|| {
             let number = NEXT_OBJECT.fetch_add(1, Ordering::Relaxed);
-            Upload::new(bucket, &self.unfinished, &self.writer.object(number, format.extension()))
+            Upload::new(bucket, &self.unfinished, &self.writer.object(number, format.name()))
         });
         let before = upload.bytes.len();
         encode(format, &rows, upload.length == 0 && before == 0, &mut upload.bytes)?;

@@ -135,7 +135,7 @@ impl Sink for FileSink {
         let FileSinkFactory { folder, format, roll_at, .. } = &self.options;
         let file = match &mut self.open {
             Some(file) => file,
-            closed @ None => closed.insert(OpenFile::create(folder, &self.writer, format.extension())?),
+            closed @ None => closed.insert(OpenFile::create(folder, &self.writer, format.name())?),
         };
         let first = file.written == 0 && file.bytes.is_empty();
         encode(format, &rows, first, &mut file.bytes)?;
@@ -153,7 +153,7 @@ impl Sink for FileSink {
         let mut files = std::mem::take(&mut self.closed);
         files.extend(self.open.take());
         let folder = self.options.folder.clone();
-        let extension = self.options.format.extension();
+        let extension = self.options.format.name();
         let writer = self.writer.clone();
         Ok(Box::new(move || {
             let mut pending = Vec::with_capacity(files.len());

@@ -22,6 +22,7 @@ use weir_engine::data::watermark::Watermarks;
 
 use super::bucket::{Bucket, Objects, Place};
 use super::*;
+use crate::formats::decode::{Csv, OnBadRecord};
 use crate::testing::SourceTest;
 
 fn fields() -> Arc<Schema> {
@@ -263,7 +264,7 @@ fn a_record_without_end_is_not_held_for_ever() {
 fn what_is_declared_wrong_is_refused_with_what_to_write() {
     let path = Path::new("/in");
     let error = refused(&table(path, "parquet"));
-    assert_eq!(error.to_string(), "table input: 'format' = 'parquet' is not 'csv' or 'json'");
+    assert_eq!(error.to_string(), "table input: 'format' = 'parquet' is not 'csv', 'json' or 'raw'");
     let error = refused(&table(path, "csv").with("source.monitor-interval", "10s"));
     assert!(error.remedy().contains("take out 'source.monitor-interval'"));
     let error = refused(&table(path, "json").with("csv.header", "true"));
@@ -521,7 +522,7 @@ fn the_split_furthest_back_in_event_time_is_read_first() {
                 reached[split] += step[split];
                 test.event_time(split, reached[split]);
             }
-            SourcePoll::Pending { .. } | SourcePoll::SplitFinished(_) => {}
+            SourcePoll::Pending { .. } | SourcePoll::SplitFinished(_) | SourcePoll::SplitsAdded(_) => {}
             SourcePoll::End => break,
         }
     }
@@ -558,7 +559,7 @@ fn late_flights(parallelism: usize) -> usize {
                     test.event_time(split, all.of(dealt[split]));
                 }
                 SourcePoll::SplitFinished(split) => drop(all.end(dealt[split])),
-                SourcePoll::Pending { .. } | SourcePoll::End => {}
+                SourcePoll::Pending { .. } | SourcePoll::End | SourcePoll::SplitsAdded(_) => {}
             }
         }
     }

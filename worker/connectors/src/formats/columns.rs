@@ -261,6 +261,34 @@ impl Column {
         Some(true)
     }
 
+    /// A row with the value that these bytes are; those of a number begin with the lowest, and are as many as it takes.
+    pub(super) fn push_raw(&mut self, bytes: &[u8]) -> Result<(), String> {
+        fn of<const N: usize>(bytes: &[u8]) -> [u8; N] {
+            bytes.first_chunk().copied().unwrap_or([0; N])
+        }
+        match &mut self.values {
+            Values::Boolean(all) => all.push(bytes != [0]),
+            Values::Int8(all) => all.push(i8::from_le_bytes(of(bytes))),
+            Values::Int16(all) => all.push(i16::from_le_bytes(of(bytes))),
+            Values::Int32(all) => all.push(i32::from_le_bytes(of(bytes))),
+            Values::Int64(all) => all.push(i64::from_le_bytes(of(bytes))),
+            Values::Float32(all) => all.push(f32::from_le_bytes(of(bytes))),
+            Values::Float64(all) => all.push(f64::from_le_bytes(of(bytes))),
+            Values::Bytes { bytes: all, ends } => {
+                if *self.field.data_type() == DataType::Binary {
+                    all.extend_from_slice(bytes);
+                } else {
+                    // As Java decodes: what is not UTF-8 becomes U+FFFD.
+                    all.extend_from_slice(String::from_utf8_lossy(bytes).as_bytes());
+                }
+                ends.push(i32::try_from(all.len()).map_err(|_| "a batch has too many bytes".to_string())?);
+            }
+            Values::Decimal(_) | Values::Row(_) => return Err(self.unreadable("")),
+        }
+        self.valid.push(true);
+        Ok(())
+    }
+
     /// Why a text is no value of the column.
     pub(super) fn unreadable(&self, text: &str) -> String {
         /// Enough to find it by.

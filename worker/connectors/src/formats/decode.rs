@@ -3,20 +3,23 @@
 
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use weir_engine::api::error::SourceError;
 
 use super::columns::{Column, Text, is_carried};
 use super::csv::{Field, names, split};
 use super::json;
-use super::records::{Framing, Record};
+use super::raw::Raw;
+use super::records::{Framing, Record, without_line_end};
 
-/// How a table's files are written.
+/// How a table's rows are written, or one part of them.
 #[derive(Clone, Debug)]
 pub(crate) enum Format {
     Csv(Csv),
     Json(Json),
+    Raw(Raw),
 }
 
 /// The options of CSV.
@@ -41,6 +44,7 @@ impl Format {
         match self {
             Self::Csv(csv) => Framing::Csv { delimiter: csv.delimiter },
             Self::Json(_) => Framing::Lines,
+            Self::Raw(_) => Framing::AllLines,
         }
     }
 
@@ -48,21 +52,26 @@ impl Format {
         matches!(self, Self::Csv(Csv { header: true, .. }))
     }
 
-    /// The file name's extension.
-    pub(crate) const fn extension(&self) -> &'static str {
+    /// What a script calls it; also the file name's extension.
+    pub(crate) const fn name(&self) -> &'static str {
         match self {
             Self::Csv(_) => "csv",
             Self::Json(_) => "json",
+            Self::Raw(_) => "raw",
         }
     }
 }
 
-/// Whether the format has a text for values of this type.
+/// Whether the format has a form for values of this type.
 pub(crate) fn carries(format: &Format, data_type: &DataType) -> bool {
-    is_carried(data_type) && !(matches!(format, Format::Csv(_)) && data_type.is_nested())
+    match format {
+        Format::Csv(_) => is_carried(data_type) && !data_type.is_nested(),
+        Format::Json(_) => is_carried(data_type),
+        Format::Raw(_) => Raw::carries(data_type),
+    }
 }
 
-/// Reads the records of one file.
+/// Reads the records of one file, or messages.
 #[derive(Clone, Debug)]
 pub(crate) struct Rows {
     fields: Fields,
@@ -83,10 +92,11 @@ enum Fields {
         fields: Vec<Field>,
     },
     Json,
+    Raw(Raw),
 }
 
 impl Rows {
-    /// For files whose fields stand in the order of the declaration, or have names.
+    /// For files and messages whose fields stand in the order of the declaration, or have names.
     pub(crate) fn new(format: &Format, physical: &SchemaRef, needed: &[usize]) -> Result<Self, SourceError> {
         let schema: SchemaRef = Arc::new(Schema::new(
             needed.iter().map(|&column| Arc::clone(&physical.fields()[column])).collect::<Vec<_>>(),
@@ -98,6 +108,7 @@ impl Rows {
         let columns = schema.fields().iter().map(column).collect::<Result<_, _>>()?;
         let fields = match format {
             Format::Json(_) => Fields::Json,
+            Format::Raw(raw) => Fields::Raw(*raw),
             Format::Csv(csv) => Fields::Csv {
                 csv: csv.clone(),
                 count: physical.fields().len(),
@@ -131,9 +142,14 @@ impl Rows {
 
     /// Appends a record as the row of this number. Where it cannot be read the columns may have a part of it.
     fn push(&mut self, record: &[u8], row: usize) -> Result<(), String> {
+        if let Fields::Raw(raw) = &self.fields {
+            let raw = *raw;
+            return self.columns.iter_mut().try_for_each(|column| raw.push(Some(record), column));
+        }
         let text = std::str::from_utf8(record)
             .map_err(|error| format!("a text is not UTF-8, from byte {} of the line on", error.valid_up_to() + 1))?;
         match &mut self.fields {
+            Fields::Raw(_) => Ok(()),
             Fields::Json => json::push_row(text, row, &mut self.columns),
             Fields::Csv { csv, count, wanted, fields } => {
                 split(text, csv.delimiter, fields)?;
@@ -159,6 +175,39 @@ impl Rows {
         }
     }
 
+    /// Appends a message as the row of this number. `false`: it stands for no row. Where it cannot be read the columns may have a
+    /// part of it.
+    pub(crate) fn push_message(&mut self, message: Option<&[u8]>, row: usize) -> Result<bool, String> {
+        match (&self.fields, message) {
+            // Alone of all formats this one has a form for no value.
+            (Fields::Raw(raw), message) => {
+                let raw = *raw;
+                self.columns.iter_mut().try_for_each(|column| raw.push(message, column))?;
+            }
+            // To Flink an empty text is no object, and a record of CSV that is not one.
+            (_, None) | (Fields::Json, Some([])) => return Ok(false),
+            (_, Some([])) => return Err("the message is empty".to_string()),
+            (Fields::Csv { csv, .. }, Some(message)) => {
+                // What stands behind the first record is not looked at.
+                let framing = Framing::Csv { delimiter: csv.delimiter };
+                let end = framing.end_of_record(message, 0).map_or(message.len(), |(end, _)| end);
+                self.push(&message[..end], row)?;
+            }
+            (Fields::Json, Some(message)) => self.push(message, row)?,
+        }
+        Ok(true)
+    }
+
+    /// Back to so many rows.
+    pub(crate) fn truncate(&mut self, rows: usize) {
+        self.columns.iter_mut().for_each(|column| column.truncate(rows));
+    }
+
+    /// All rows, a column each, and none are left.
+    pub(crate) fn finish(&mut self) -> Result<Vec<ArrayRef>, ArrowError> {
+        self.columns.iter_mut().map(Column::finish).collect()
+    }
+
     /// Reads a run of records; `name` is the file's, for messages.
     pub(crate) fn parse(
         &mut self,
@@ -169,11 +218,15 @@ impl Rows {
     ) -> Result<Parsed, SourceError> {
         let (mut rows, mut skipped, mut resume) = (0, 0, None);
         for record in records {
-            let Err(reason) = self.push(&bytes[record.start..record.end], rows) else {
+            let mut content = &bytes[record.start..record.end];
+            if let Fields::Raw(_) = &self.fields {
+                content = without_line_end(content);
+            }
+            let Err(reason) = self.push(content, rows) else {
                 rows += 1;
                 continue;
             };
-            self.columns.iter_mut().for_each(|column| column.truncate(rows));
+            self.truncate(rows);
             if on_bad == OnBadRecord::Fail {
                 return Err(self.bad_record(&reason, name, record));
             }
@@ -186,22 +239,23 @@ impl Rows {
             }
         }
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let arrays = self.columns.iter_mut().map(Column::finish).collect::<Result<_, _>>()?;
+        let arrays = self.finish()?;
         let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)?;
         Ok(Parsed { rows: (rows > 0).then_some(batch), skipped, resume })
     }
 
     fn bad_record(&self, reason: &str, name: &str, record: &Record) -> SourceError {
+        let at = format!("{name}:{}", record.line);
         let (option, hint) = match &self.fields {
             Fields::Csv { csv, .. } if record.line == 1 && !csv.header => {
                 ("csv.ignore-parse-errors", "; if this line has the columns' names, set 'csv.header' = 'true'")
             }
             Fields::Csv { .. } => ("csv.ignore-parse-errors", ""),
             Fields::Json => ("json.ignore-parse-errors", ""),
+            Fields::Raw(_) => return SourceError::bad_input(format!("{at}: {reason}; correct the line")),
         };
         SourceError::bad_input(format!(
-            "{name}:{}: {reason}; correct the line, or set '{option}' = 'true' to skip and count such lines{hint}",
-            record.line,
+            "{at}: {reason}; correct the line, or set '{option}' = 'true' to skip and count such lines{hint}"
         ))
     }
 }

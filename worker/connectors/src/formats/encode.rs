@@ -1,4 +1,4 @@
-//! Rows to bytes: CSV and JSON lines.
+//! Rows to bytes: lines of a file, or messages.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -37,6 +37,7 @@ pub(crate) fn encode(format: &Format, rows: &RecordBatch, first: bool, bytes: &m
     {
         let names: Vec<_> = columns.iter().map(|column| Some(column.name)).collect();
         write_csv(csv, &names, &mut text);
+        text.push('\n');
     }
     for row in 0..rows.num_rows() {
         match format {
@@ -45,11 +46,15 @@ pub(crate) fn encode(format: &Format, rows: &RecordBatch, first: bool, bytes: &m
                 text.push('\n');
             }
             Format::Csv(csv) => {
-                let mut fields = Vec::with_capacity(columns.len());
-                for column in &columns {
-                    fields.push(column.text(row)?);
+                write_record(csv, &columns, row, &mut text)?;
+                text.push('\n');
+            }
+            Format::Raw(raw) => {
+                // No text: what is not UTF-8 has to come out as it is.
+                for array in rows.columns() {
+                    raw.write(array, row, bytes);
                 }
-                write_csv(csv, &fields, &mut text);
+                bytes.push(b'\n');
             }
         }
     }
@@ -57,7 +62,51 @@ pub(crate) fn encode(format: &Format, rows: &RecordBatch, first: bool, bytes: &m
     Ok(())
 }
 
-/// A line of these fields; none is NULL. Only what would be read as something else is quoted.
+/// Rows as messages, or as one part of them.
+pub(crate) struct Messages<'a> {
+    format: &'a Format,
+    rows: &'a RecordBatch,
+    columns: Vec<Column<'a>>,
+    text: String,
+}
+
+impl<'a> Messages<'a> {
+    pub(crate) fn of(format: &'a Format, rows: &'a RecordBatch) -> Result<Self, ArrowError> {
+        let iso = matches!(format, Format::Json(json) if json.iso);
+        let columns = match format {
+            Format::Raw(_) => Vec::new(),
+            _ => {
+                let columns = rows.schema_ref().fields().iter().zip(rows.columns());
+                columns.map(|(field, array)| Column::of(field, array, iso)).collect::<Result<_, _>>()?
+            }
+        };
+        Ok(Self { format, rows, columns, text: String::new() })
+    }
+
+    /// The message of a row into `to`; `false`: there is none, not even an empty one.
+    pub(crate) fn write(&mut self, row: usize, to: &mut Vec<u8>) -> Result<bool, ArrowError> {
+        to.clear();
+        self.text.clear();
+        match self.format {
+            Format::Json(_) => write_object(&self.columns, row, &mut self.text)?,
+            Format::Csv(csv) => write_record(csv, &self.columns, row, &mut self.text)?,
+            Format::Raw(raw) => {
+                return Ok(self.rows.columns().first().is_some_and(|array| raw.write(array, row, to)));
+            }
+        }
+        to.extend_from_slice(self.text.as_bytes());
+        Ok(true)
+    }
+}
+
+/// A row as a record of CSV.
+fn write_record(csv: &Csv, columns: &[Column<'_>], row: usize, to: &mut String) -> Result<(), ArrowError> {
+    let fields = columns.iter().map(|column| column.text(row)).collect::<Result<Vec<_>, _>>()?;
+    write_csv(csv, &fields, to);
+    Ok(())
+}
+
+/// A record of these fields, without a line end; none is NULL. Only what would be read as something else is quoted.
 fn write_csv<T: AsRef<str>>(csv: &Csv, fields: &[Option<T>], to: &mut String) {
     for (i, field) in fields.iter().enumerate() {
         if i > 0 {
@@ -73,7 +122,6 @@ fn write_csv<T: AsRef<str>>(csv: &Csv, fields: &[Option<T>], to: &mut String) {
             Some(text) => to.push_str(text),
         }
     }
-    to.push('\n');
 }
 
 fn needs_quotes(csv: &Csv, text: &str) -> bool {

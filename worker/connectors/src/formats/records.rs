@@ -6,8 +6,10 @@ use memchr::memchr;
 /// How the end of a record is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// A record is a line.
+    /// A record is a line; an empty one is none.
     Lines,
+    /// A record is a line, also an empty one.
+    AllLines,
     /// A record is a line, but a quoted field may have line ends within.
     Csv {
         /// Between two fields.
@@ -66,9 +68,17 @@ fn end_of_quoted(bytes: &[u8], start: usize, delimiter: u8) -> Option<(usize, u3
     None
 }
 
-/// An empty line: no record.
-pub(crate) fn is_blank(bytes: &[u8]) -> bool {
-    matches!(bytes, b"" | b"\n" | b"\r\n" | b"\r")
+impl Framing {
+    /// These bytes, line end included, are no record.
+    pub(crate) fn is_blank(self, bytes: &[u8]) -> bool {
+        bytes.is_empty() || (self != Self::AllLines && without_line_end(bytes).is_empty())
+    }
+}
+
+/// A line without what ends it.
+pub(crate) fn without_line_end(line: &[u8]) -> &[u8] {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line)
 }
 
 #[cfg(test)]
