@@ -100,11 +100,14 @@ pub fn removal(term: Term, retired: &Standing, others: &Records) -> Vec<Removal>
 /// yet. Nothing at all goes while a record's names are not known.
 pub fn leftovers<'a>(listed: impl IntoIterator<Item = &'a str>, current: Attempt, records: &Records) -> Vec<Removal> {
     let Some(needed) = names_of(records.values()) else { return Vec::new() };
+    let has_record_since = |attempt| records.values().any(|standing| standing.record.attempt >= attempt);
     let (mut parts, mut files) = (Vec::new(), Vec::new());
     for path in listed.into_iter().filter(|path| !needed.contains(path)) {
         match paths::parse(path) {
             Some(Object::Part(_, attempt, _)) if attempt < current => parts.push(Removal::Delete(path.to_string())),
-            Some(Object::State(attempt, _, _) | Object::Inputs(attempt, _)) if attempt < current => {
+            Some(Object::State(attempt, _, _)) if attempt < current => files.push(Removal::Delete(path.to_string())),
+            // As long as no record has positions, the next attempt begins where this one did.
+            Some(Object::Inputs(attempt, _)) if attempt < current && has_record_since(attempt) => {
                 files.push(Removal::Delete(path.to_string()));
             }
             _ => {}

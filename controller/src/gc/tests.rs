@@ -109,6 +109,8 @@ fn leftovers_go_only_under_older_attempts_and_only_if_no_record_names_them() {
     let listed = listed.map(String::as_str);
     assert_eq!(leftovers(listed, Attempt(3), &all), [delete(part(1)), delete(file(0)), delete(inputs.clone())]);
     assert_eq!(leftovers(listed, Attempt(2), &all), []);
+    let kept = leftovers([inputs.as_str()], Attempt(3), &Records::new());
+    assert_eq!(kept, [], "no record has positions: the next attempt begins where this one did");
     let unknown = records([Standing { names: Known::Never, ..standing(3, 2, &[1]) }]);
     assert_eq!(leftovers(listed, Attempt(3), &unknown), [], "nobody knows what that record names");
 }

@@ -105,7 +105,7 @@ impl SourceTest {
         loop {
             match self.try_poll(max_rows)? {
                 SourcePoll::Rows { split, rows } => each(split, rows),
-                SourcePoll::SplitFinished(_) => {}
+                SourcePoll::SplitFinished(_) | SourcePoll::SplitsAdded(_) => {}
                 SourcePoll::Pending { .. } => std::thread::yield_now(),
                 SourcePoll::End => return Ok(()),
             }

@@ -27,11 +27,15 @@ use weir_protocol::{
 use weir_state::{SubtaskState, Uploader};
 
 use crate::{
-    api::graph::{JobGraph, StageId},
+    api::{
+        graph::{JobGraph, StageHead, StageId},
+        source::SourceFactory,
+    },
     checkpoint::{
         commits::Commits,
         persist::{Cancelled, PersistPool, PersistSubtask, Persisted, SubtaskDone, add_items},
     },
+    data::splits::SplitState,
     deploy::{local::LocalSnapshots, matching, restore::keepers},
     seam::SubtaskSnapshot,
 };
@@ -143,6 +147,9 @@ struct Current {
     done: BTreeMap<(StageId, u32), SubtaskDone>,
 }
 
+/// Positions of splits, by the stage of their source.
+type Positions = BTreeMap<StageId, Vec<serde_json::Value>>;
+
 /// The checkpoints of one attempt.
 pub struct Checkpoints {
     settings: CheckpointSettings,
@@ -159,6 +166,8 @@ pub struct Checkpoints {
     parts: BTreeMap<CheckpointId, bool>,
     /// The newest record of this attempt that is known.
     recorded: Option<CheckpointId>,
+    /// Positions of the sources that are told of records, by stage: of parts that no record is known to name yet.
+    positions: BTreeMap<CheckpointId, Positions>,
     states: BTreeMap<(StageId, u32), SubtaskState>,
 }
 
@@ -176,6 +185,7 @@ impl Checkpoints {
             taken: BTreeMap::new(),
             parts: BTreeMap::new(),
             recorded: None,
+            positions: BTreeMap::new(),
             states: BTreeMap::new(),
         })
     }
@@ -333,6 +343,8 @@ impl Checkpoints {
             upload_us: longest(&done, SubtaskDone::upload),
             ..Acked::default()
         };
+        let positions = self.positions_of(&done);
+        self.positions.insert(id, positions);
         let mut part = Part {
             version: self.settings.format,
             id,
@@ -391,12 +403,36 @@ impl Checkpoints {
         self.cancelled.contains(id)
     }
 
-    /// The record of checkpoint `id` exists: local snapshots of older ones are dropped.
-    pub fn recorded(&mut self, id: CheckpointId) {
+    /// The record of checkpoint `id` exists: local snapshots of older ones are dropped. Gives the sources that are told of it, with
+    /// the positions of their splits.
+    pub fn recorded(&mut self, id: CheckpointId) -> Vec<(Arc<dyn SourceFactory>, Vec<serde_json::Value>)> {
         self.recorded = self.recorded.max(Some(id));
         for state in self.states.values() {
             state.drop_local_snapshots_before(id);
         }
+        let later = self.positions.split_off(&CheckpointId(id.0 + 1));
+        let recorded = std::mem::replace(&mut self.positions, later).remove(&id).unwrap_or_default();
+        let source = |(stage, splits): (StageId, Vec<serde_json::Value>)| {
+            let StageHead::Source(node) = &self.settings.graph.stages.get(stage.0 as usize)?.head else { return None };
+            Some((Arc::clone(&node.source), splits))
+        };
+        recorded.into_iter().filter_map(source).collect()
+    }
+
+    /// What the parts of a worker's subtasks say of the sources that are told of records.
+    fn positions_of(&self, done: &BTreeMap<(StageId, u32), SubtaskDone>) -> Positions {
+        let mut positions = Positions::new();
+        for ((stage, _), done) in done {
+            let stage_of = self.settings.graph.stages.get(stage.0 as usize);
+            let Some(StageHead::Source(node)) = stage_of.map(|stage| &stage.head) else { continue };
+            if !node.source.follows_records() {
+                continue;
+            }
+            let items = done.part.operators.iter().filter(|part| part.operator == node.identity);
+            let states = items.flat_map(|part| &part.items).filter_map(SplitState::from_item).flatten();
+            positions.entry(*stage).or_default().extend(states.map(|state| state.split));
+        }
+        positions
     }
 
     /// The attempt ends: nothing more is persisted. Gives where the subtasks' states are.

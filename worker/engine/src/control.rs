@@ -548,7 +548,9 @@ impl Control {
     /// A record exists: local files of older ones are of no use any more, nor marks of commits that it does not carry.
     fn recorded(&mut self, attempt: Attempt, id: CheckpointId) {
         let Some(standing) = self.standing(attempt) else { return };
-        standing.deployment.checkpoints.recorded(id);
+        for (source, splits) in standing.deployment.checkpoints.recorded(id) {
+            tokio::spawn(source.recorded(splits));
+        }
         for (committer, published) in standing.deployment.commits.recorded(id) {
             tokio::spawn(async move { committer.forget(&published).await });
         }

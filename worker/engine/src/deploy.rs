@@ -377,7 +377,9 @@ async fn read(host: &Host, order: &Order, deploy: &rpc::Deploy) -> Result<Readie
         }
     };
     if restore::new_sources(&graph, &matched).next().is_some() {
-        let inputs = inputs::agree(&graph, &store, order.attempt, deploy.parallelism, &deploy.peers).await?;
+        let id = |record: &Option<(String, Record)>| record.as_ref().map(|(_, record)| record.id);
+        let of = inputs::Of::new(&order.owner, &graph, id(&order.record), id(&order.commits));
+        let inputs = inputs::agree(&graph, &store, order.attempt, deploy.parallelism, &deploy.peers, of).await?;
         restore::deal_inputs(&graph, deploy.parallelism, &inputs, &matched, &mut dealt)?;
     }
     if let Some((path, record)) = &order.commits {

@@ -313,6 +313,8 @@ pub struct SubtaskStats {
     pub unmatched_retractions: u64,
     /// Rows that could not be read and were skipped.
     pub skipped_rows: u64,
+    /// Records that are there for its source and not read, where that is known.
+    pub source_lag: Option<u64>,
     /// The event time that it has reached.
     pub watermark_ms: i64,
     /// Bytes of keyed state; `None` for a stage without.

@@ -21,6 +21,30 @@ impl Counter {
     }
 }
 
+/// A number that goes up and down; nothing as long as nobody has said it.
+#[derive(Debug)]
+pub struct Gauge(AtomicI64);
+
+impl Default for Gauge {
+    fn default() -> Self {
+        Self(AtomicI64::new(Self::UNSAID))
+    }
+}
+
+impl Gauge {
+    const UNSAID: i64 = i64::MIN;
+
+    /// It is this now.
+    pub fn set(&self, n: i64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    /// What was said last.
+    pub fn get(&self) -> Option<i64> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|n| *n != Self::UNSAID)
+    }
+}
+
 /// Adds up the time that one thread spends waiting; a wait that goes on counts too.
 #[derive(Debug)]
 pub struct Stopwatch {
@@ -74,6 +98,8 @@ pub struct Counters {
     pub unmatched_retractions: Counter,
     /// Input rows that could not be read and were skipped because an option says so.
     pub skipped_rows: Counter,
+    /// Records that are there and not read, where the source knows.
+    pub source_lag: Gauge,
     /// Time spent waiting for input.
     pub idle: Stopwatch,
     /// Time spent waiting for room in an output channel.
@@ -91,6 +117,7 @@ impl Default for Counters {
             late_rows: Counter::default(),
             unmatched_retractions: Counter::default(),
             skipped_rows: Counter::default(),
+            source_lag: Gauge::default(),
             idle: Stopwatch::default(),
             backpressured: Stopwatch::default(),
             passed: Vec::new(),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arrow::array::RecordBatch;
+use futures::future::BoxFuture;
 
 use crate::api::clock::Clock;
 use crate::api::counters::Counters;
@@ -22,6 +23,24 @@ pub trait SourceFactory: Send + Sync {
 
     /// It ends.
     fn bounded(&self) -> bool;
+
+    /// What there is to read first hangs on when that was looked at, as the end of a topic does: what an attempt has found holds for
+    /// all that follow it, until a record has positions.
+    fn starts_once(&self) -> bool {
+        false
+    }
+
+    /// The outside world is to be told how far a job has got: [`Self::recorded`] is called.
+    fn follows_records(&self) -> bool {
+        false
+    }
+
+    /// A record stands that holds these positions of splits, all that this worker has. For others to look at: nothing of the
+    /// job may hang on it.
+    fn recorded(&self, splits: Vec<serde_json::Value>) -> BoxFuture<'static, ()> {
+        drop(splits);
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// What a source is given at its start.
@@ -87,7 +106,7 @@ pub trait Source: Send {
         false
     }
 
-    /// The positions of all splits, in the order of [`SourceContext::splits`], including finished ones: after all rows that
+    /// The positions of all splits, in the order of [`SourceContext::splits`] and then of their addition, including finished ones: after all rows that
     /// have been polled and before the next. Self-contained JSON from which `create` goes on.
     fn snapshot(&mut self) -> Result<Vec<serde_json::Value>, SourceError>;
 }
@@ -104,6 +123,9 @@ pub enum SourcePoll {
     },
     /// A split has no more rows.
     SplitFinished(usize),
+    /// There are more splits, behind those that there were, and this is where they begin. They are in the next snapshot; which
+    /// subtask finds them is the source's to decide, by what its splits say.
+    SplitsAdded(Vec<serde_json::Value>),
     /// Nothing now. Polled again at `until`, or when the waker is called.
     Pending {
         /// `None`: only the waker.

@@ -269,6 +269,11 @@ fn of_subtasks(families: &mut Families<'_>, subtasks: &[SubtaskStats], now_ms: i
         each(|s| s.skipped_rows as f64),
     )?;
     families.gauge(
+        "source_lag_records",
+        "Records that are there for a source and not read yet, where it knows",
+        subtasks.iter().filter_map(|subtask| Some((labels(subtask), subtask.source_lag? as f64))),
+    )?;
+    families.gauge(
         "state_bytes",
         "Bytes of keyed state",
         subtasks.iter().filter_map(|subtask| Some((labels(subtask), subtask.state_bytes? as f64))),

@@ -327,6 +327,7 @@ impl Handle {
             late_rows: counters.late_rows.get(),
             unmatched_retractions: counters.unmatched_retractions.get(),
             skipped_rows: counters.skipped_rows.get(),
+            source_lag: counters.source_lag.get().map(|lag| lag.max(0).cast_unsigned()),
             watermark_ms: counters.watermark(),
             state_bytes: self.state.lock().as_ref().map(SubtaskState::bytes),
             finished: self.finished.load(Ordering::Relaxed),

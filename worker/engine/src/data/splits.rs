@@ -87,6 +87,13 @@ impl Splits {
         changes
     }
 
+    /// A split has been found.
+    pub(crate) fn add(&mut self, split: serde_json::Value, now: Instant) {
+        self.states.push(SplitState::initial(split));
+        self.watermarks.add();
+        self.active.push(self.clock(now));
+    }
+
     pub(crate) fn is_ended(&self) -> bool {
         self.watermarks.is_ended()
     }
@@ -225,6 +232,21 @@ mod tests {
         assert_eq!(splits.advance(0, 100), Some(Change::Watermark(90)), "not 100: the other may go on at 90");
         assert_eq!(splits.find_idle(now + timeout * 2, |split| split == 0), Some(Change::Watermark(100)));
         assert_eq!((splits.reached(0), splits.reached(1)), (Some(100), Some(90)));
+    }
+
+    #[test]
+    fn a_split_that_is_found_holds_the_watermark_where_it_is_and_stands_in_the_snapshot() {
+        let (now, timeout) = (Instant::now(), Duration::from_secs(3));
+        let mut splits = splits(1, Some(timeout), now);
+        assert_eq!(splits.advance(0, 10), Some(Change::Watermark(10)));
+        splits.add(json!("found"), now);
+        assert_eq!(splits.advance(0, 90), None, "the new one may have rows of 11");
+        assert_eq!(splits.advance(1, 40), Some(Change::Watermark(40)));
+        splits.set_positions(vec![json!("a"), json!("b")]);
+        let states: Vec<_> = splits.items().iter().map(|item| SplitState::from_item(item).unwrap().unwrap()).collect();
+        assert_eq!((states.len(), &states[1].split, states[1].watermark_ms), (2, &json!("b"), Some(40)));
+        splits.end(0);
+        assert!(!splits.is_ended());
     }
 
     #[test]

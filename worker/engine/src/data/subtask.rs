@@ -271,6 +271,10 @@ impl Subtask {
         match head.poll().map_err(|error| error.in_operator(&head.node.name))? {
             SourcePoll::Rows { split, rows } => self.rows(Instant::now(), split, rows)?,
             SourcePoll::SplitFinished(split) => self.end_splits(split..split + 1),
+            SourcePoll::SplitsAdded(splits) => {
+                let now = Instant::now();
+                splits.into_iter().for_each(|split| head.splits.add(split, now));
+            }
             SourcePoll::End => {
                 let splits = head.splits.len();
                 self.end_splits(0..splits);

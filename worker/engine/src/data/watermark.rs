@@ -35,6 +35,12 @@ impl Watermarks {
         Self { inputs: vec![input; inputs], current: floor, idle: false, open: inputs }
     }
 
+    /// One more input, which has said nothing.
+    pub fn add(&mut self) {
+        self.inputs.push(Input { watermark: MIN_WATERMARK, idle: false, ended: false });
+        self.open += 1;
+    }
+
     /// The common watermark; it never goes back.
     pub const fn current(&self) -> Timestamp {
         self.current
