@@ -27,7 +27,7 @@
 //!   names hold attempt, worker, subtask and a number, so that no two objects have the same, and a late copy changes
 //!   nothing. To complete a multipart upload only at the commit would save the copy, and has the weakness that a part of
 //!   the servers (MinIO is one) lose an upload whose completion is cut off, which nobody can repeat.
-//! - *Kafka* (there is a client, and no connector yet) ends a transaction for whoever names its ids and its epoch, from any process. So the rows
+//! - *Kafka* ends a transaction for whoever names its ids and its epoch, from any process. So the rows
 //!   are in Kafka before the commit, where nobody who reads what is committed sees them, and a pending commit is these few numbers.
 //!   The id is used again only once a record stands that does not name it: else a commit that comes late would end another
 //!   transaction. That is why `commit` is asynchronous, and why it must not assume that it runs where the rows were written.
@@ -43,6 +43,7 @@ mod datagen;
 mod error;
 mod filesystem;
 mod formats;
+mod kafka;
 mod nexmark;
 mod options;
 mod pace;
@@ -56,6 +57,7 @@ pub use console::{Blackhole, Print};
 pub use datagen::Datagen;
 pub use error::ConnectorError;
 pub use filesystem::Filesystem;
+pub use kafka::{Kafka, UpsertKafka};
 pub use nexmark::{Nexmark, event_schema as nexmark_schema};
 pub use registry::ConnectorRegistry;
-pub use spec::{Accepts, ChangelogMode, ConnectorFactory, OptionDoc, TableSpec};
+pub use spec::{Accepts, ChangelogMode, ConnectorFactory, Metadata, OptionDoc, TableSpec};

@@ -11,9 +11,10 @@ use crate::console::{Blackhole, Print};
 use crate::datagen::Datagen;
 use crate::error::ConnectorError;
 use crate::filesystem::Filesystem;
+use crate::kafka::{Kafka, UpsertKafka};
 use crate::nexmark::Nexmark;
 use crate::options::{matches_pattern, nearest};
-use crate::spec::{Accepts, ConnectorFactory, TableSpec};
+use crate::spec::{Accepts, ConnectorFactory, Metadata, TableSpec};
 
 /// The connectors that a script may name.
 #[derive(Clone, Default)]
@@ -34,8 +35,10 @@ impl ConnectorRegistry {
         registry.register("blackhole", Arc::new(Blackhole));
         registry.register("datagen", Arc::new(Datagen));
         registry.register("filesystem", Arc::new(Filesystem));
+        registry.register("kafka", Arc::new(Kafka));
         registry.register("nexmark", Arc::new(Nexmark));
         registry.register("print", Arc::new(Print));
+        registry.register("upsert-kafka", Arc::new(UpsertKafka));
         registry
     }
 
@@ -114,8 +117,28 @@ impl ConnectorRegistry {
                 known: names().map(str::to_string).collect(),
             });
         }
+        check_metadata(table, name, &**factory)?;
         Ok(factory)
     }
+}
+
+/// Refuses columns of metadata that the connector does not have.
+fn check_metadata(table: &TableSpec, connector: &str, factory: &dyn ConnectorFactory) -> Result<(), ConnectorError> {
+    let known = factory.metadata();
+    let Some((&index, Metadata { key, .. })) =
+        table.metadata.iter().find(|(_, metadata)| !known.contains(&metadata.key.as_str()))
+    else {
+        return Ok(());
+    };
+    let (what, remedy) = if known.is_empty() {
+        (format!("the connector '{connector}' has no metadata"), "leave the column out".to_string())
+    } else {
+        let near = nearest(key, known.iter().copied()).map(|near| format!("did you mean '{near}'? "));
+        let remedy = format!("{}there is: {}", near.unwrap_or_default(), known.join(", "));
+        (format!("the connector '{connector}' has no metadata '{key}'"), remedy)
+    };
+    let column = table.schema.fields().get(index).map_or_else(String::new, |field| field.name().clone());
+    Err(ConnectorError::Column { table: table.name.clone(), column, what, remedy })
 }
 
 #[cfg(test)]

@@ -15,8 +15,10 @@ use crate::error::ConnectorError;
 pub struct TableSpec {
     /// The name in the script.
     pub name: String,
-    /// The physical columns in the order of their declaration; no computed columns, no metadata.
+    /// The columns that the connector reads or writes, in the order of their declaration; no computed columns.
     pub schema: SchemaRef,
+    /// Which of them are metadata, by their index. A sink has none that is virtual.
+    pub metadata: BTreeMap<usize, Metadata>,
     /// All that stands in `WITH (…)`, `'connector'` included.
     pub options: BTreeMap<String, String>,
     /// Relative paths are taken from here.
@@ -38,6 +40,7 @@ impl TableSpec {
         Self {
             name: name.into(),
             schema,
+            metadata: BTreeMap::new(),
             options: BTreeMap::new(),
             base_dir: PathBuf::from("."),
             projection: None,
@@ -69,6 +72,15 @@ impl TableSpec {
             }
         }
     }
+}
+
+/// What a column of metadata says beside its type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// What the connector calls it: the name behind `FROM`, else the column's.
+    pub key: String,
+    /// It is read, and never written.
+    pub is_virtual: bool,
 }
 
 /// What the rows do that a sink is given.
@@ -136,4 +148,9 @@ pub trait ConnectorFactory: Send + Sync {
 
     /// Every option beside `'connector'`.
     fn options(&self) -> &[OptionDoc];
+
+    /// The metadata that it has, by the names that stand behind `METADATA FROM`.
+    fn metadata(&self) -> &[&'static str] {
+        &[]
+    }
 }

@@ -178,7 +178,9 @@ impl Client {
 
     /// Gives a topic so many partitions in all.
     pub async fn create_partitions(&self, name: &str, count: i32) -> Result<(), KafkaError> {
-        let topic = CreatePartitionsTopic::default().with_name(topic_name(name)).with_count(count);
+        // Without assignments the brokers choose.
+        let topic =
+            CreatePartitionsTopic::default().with_name(topic_name(name)).with_count(count).with_assignments(None);
         let request = CreatePartitionsRequest::default().with_topics(vec![topic]).with_timeout_ms(ADMIN_MS);
         self.retrying(|| async {
             let connection = self.any().await?;

@@ -1,6 +1,6 @@
 //! Statement after statement: tables and views into the catalog, all INSERTs into one plan.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion_common::{Column as ColumnName, ScalarValue};
 use datafusion_expr::{Expr, ExprSchemable, LogicalPlan, Projection};
 use datafusion_sql::sqlparser::ast::{Ident, Query, SelectItem, SetExpr, Spanned};
+use weir_connectors::Metadata;
 use weir_engine::{Kin, PlanWarning, Stage, StageHead};
 use weir_protocol::settings::PlanRequest;
 
@@ -139,13 +140,20 @@ impl Script<'_> {
             }
         }
         let mut physical: Vec<Field> = Vec::new();
+        let mut metadata: BTreeMap<usize, Metadata> = BTreeMap::new();
         for column in &create.columns {
-            if let ColumnKind::Physical { data_type, nullable } = &column.kind {
-                let is_key = create.primary_key.iter().any(|key| key.value == column.name.value);
-                physical.push(Field::new(&column.name.value, data_type.clone(), *nullable && !is_key));
-            }
+            let (data_type, nullable) = match &column.kind {
+                ColumnKind::Computed(_) => continue,
+                ColumnKind::Physical { data_type, nullable } => (data_type, nullable),
+                ColumnKind::Metadata { data_type, nullable, key, is_virtual } => {
+                    metadata.insert(physical.len(), Metadata { key: key.clone(), is_virtual: *is_virtual });
+                    (data_type, nullable)
+                }
+            };
+            let is_key = create.primary_key.iter().any(|key| key.value == column.name.value);
+            physical.push(Field::new(&column.name.value, data_type.clone(), *nullable && !is_key));
         }
-        if physical.is_empty() {
+        if physical.len() == metadata.len() {
             return Err(PlanError::new(place, "the table has no column that is read or written", "declare one"));
         }
         let physical: SchemaRef = Arc::new(Schema::new(physical));
@@ -157,7 +165,7 @@ impl Script<'_> {
             let at = Place::from(column.name.span);
             let name = column.name.value;
             let (origin, field, time) = match column.kind {
-                ColumnKind::Physical { .. } => {
+                ColumnKind::Physical { .. } | ColumnKind::Metadata { .. } => {
                     let index = physical.index_of(&name).map_err(|error| PlanError::new(at, error.to_string(), ""))?;
                     (Origin::Physical(index), physical.field(index).clone(), None)
                 }
@@ -190,6 +198,7 @@ impl Script<'_> {
             columns,
             schema: Arc::new(Schema::new(fields)),
             physical,
+            metadata,
             watermark: None,
             primary_key,
             options: create.options,
@@ -301,6 +310,7 @@ impl Script<'_> {
             let remedy = suggest(name, "tables", self.names.table_names());
             return Err(PlanError::new(at, format!("there is no table {name}"), remedy));
         };
+        let sink = sink.written();
         let mut query = *insert.query;
         check_query(&mut query, self.names.functions(), insert.place)?;
         let place = Place::from(query.span()).or(insert.place);

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::{DataFusionError, Result, TableReference, plan_err};
 use datafusion_expr::planner::{ContextProvider, ExprPlanner, PlannerResult, RelationPlanner, TypePlanner};
 use datafusion_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, TableType, WindowUDF};
-use weir_connectors::{ConnectorRegistry, TableSpec};
+use weir_connectors::{ConnectorRegistry, Metadata, TableSpec};
 
 use crate::error::{Place, PlanError, suggest};
 use crate::logical::columns::Time;
@@ -84,8 +84,10 @@ pub struct Table {
     pub columns: Vec<Column>,
     /// All columns.
     pub schema: SchemaRef,
-    /// The connector's columns.
+    /// The connector's columns, also those of metadata, in the order of their declaration.
     pub physical: SchemaRef,
+    /// Which of these are metadata.
+    pub metadata: BTreeMap<usize, Metadata>,
     /// Event time.
     pub watermark: Option<Watermark>,
     /// Indexes of physical columns.
@@ -114,7 +116,26 @@ impl Table {
         spec.options = self.options.iter().map(|option| (option.key.clone(), option.value.clone())).collect();
         spec.base_dir = base_dir.to_path_buf();
         spec.primary_key.clone_from(&self.primary_key);
+        spec.metadata.clone_from(&self.metadata);
         spec
+    }
+
+    /// The table as it is written: without the columns that are only read.
+    pub fn written(self: &Arc<Self>) -> Arc<Self> {
+        let is_written = |index: &usize| self.metadata.get(index).is_none_or(|metadata| !metadata.is_virtual);
+        let kept: Vec<usize> = (0..self.physical.fields().len()).filter(is_written).collect();
+        if kept.len() == self.physical.fields().len() {
+            return Arc::clone(self);
+        }
+        let place = |index: &usize| kept.iter().position(|kept| kept == index);
+        let fields: Vec<_> = kept.iter().map(|&index| Arc::clone(&self.physical.fields()[index])).collect();
+        let metadata = self.metadata.iter().filter_map(|(index, metadata)| Some((place(index)?, metadata.clone())));
+        Arc::new(Self {
+            physical: Arc::new(Schema::new(fields)),
+            metadata: metadata.collect(),
+            primary_key: self.primary_key.iter().filter_map(place).collect(),
+            ..(**self).clone()
+        })
     }
 
     /// A connector's refusal, at the option or column that it names.

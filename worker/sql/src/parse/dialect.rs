@@ -148,6 +148,17 @@ pub enum ColumnKind {
     },
     /// `c AS expression`.
     Computed(Box<Expr>),
+    /// `c TYPE METADATA FROM 'key' VIRTUAL`.
+    Metadata {
+        /// Its type.
+        data_type: DataType,
+        /// Without `NOT NULL`.
+        nullable: bool,
+        /// What the connector calls it.
+        key: String,
+        /// It is read, and never written.
+        is_virtual: bool,
+    },
 }
 
 /// `WATERMARK FOR column AS expression`.
@@ -453,15 +464,12 @@ fn parse_table_element(parser: &mut Parser<'_>, table: &mut CreateTable) -> Resu
         ColumnKind::Computed(Box::new(parser.parse_expr().map_err(parser_error)?))
     } else {
         let (data_type, nullable) = parse_type(parser)?;
-        ColumnKind::Physical { data_type, nullable }
+        if consume_word(parser, "METADATA") {
+            parse_metadata(parser, &name, data_type, nullable)?
+        } else {
+            ColumnKind::Physical { data_type, nullable }
+        }
     };
-    if word_at(parser, 0, "METADATA") {
-        return Err(PlanError::new(
-            parser.peek_token_ref().span,
-            format!("the column {} is METADATA, and no connector here has any", name.value),
-            "leave the column out",
-        ));
-    }
     if word_at(parser, 0, "PRIMARY") {
         parser.next_token();
         expect_word(parser, "KEY")?;
@@ -473,6 +481,22 @@ fn parse_table_element(parser: &mut Parser<'_>, table: &mut CreateTable) -> Resu
     }
     table.columns.push(ColumnDef { name, kind });
     Ok(())
+}
+
+/// Behind `METADATA`.
+fn parse_metadata(
+    parser: &mut Parser<'_>,
+    name: &Ident,
+    data_type: DataType,
+    nullable: bool,
+) -> Result<ColumnKind, PlanError> {
+    let key = if consume_word(parser, "FROM") {
+        parse_string(parser, "the metadata's name in quotes")?
+    } else {
+        name.value.clone()
+    };
+    let is_virtual = consume_word(parser, "VIRTUAL");
+    Ok(ColumnKind::Metadata { data_type, nullable, key, is_virtual })
 }
 
 fn parse_primary_key(parser: &mut Parser<'_>, table: &mut CreateTable) -> Result<(), PlanError> {

@@ -274,6 +274,7 @@ fn queried(sql: &str, schema: &Schema) -> Result<datafusion_expr::Expr, PlanErro
             .collect(),
         schema: Arc::clone(&schema),
         physical: schema,
+        metadata: std::collections::BTreeMap::new(),
         watermark: None,
         primary_key: Vec::new(),
         options: Vec::new(),
