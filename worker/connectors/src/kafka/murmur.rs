@@ -1,4 +1,4 @@
-//! The hash by which Kafka's own clients choose a key's partition (MurmurHash2, 32 bits, with their seed): the same key comes to the
+//! The hash by which Kafka's own clients choose a key's partition (`MurmurHash2`, 32 bits, with their seed): the same key comes to the
 //! same partition whoever writes it.
 
 const SEED: u32 = 0x9747_b28c;

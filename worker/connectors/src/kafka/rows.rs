@@ -259,7 +259,7 @@ impl Facts {
             }
             Fact::LeaderEpoch => {
                 let known = |epoch: i32| Some(epoch).filter(|epoch| *epoch >= 0);
-                Arc::new(Int32Array::from_iter(self.leader_epochs.iter().copied().step_by(twice).map(known)))
+                Arc::new(self.leader_epochs.iter().copied().step_by(twice).map(known).collect::<Int32Array>())
             }
         };
         if array.data_type() == field.data_type() { Ok(array) } else { cast(&array, field.data_type()) }

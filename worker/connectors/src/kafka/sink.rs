@@ -275,7 +275,7 @@ impl Sink for KafkaSink {
             _ => None,
         };
         let times = writing.timestamp.map(|column| millis(batch.rows.column(column))).transpose()?;
-        let times = times.as_ref().map(|times| times.as_primitive::<TimestampMillisecondType>());
+        let times = times.as_ref().map(AsArray::as_primitive::<TimestampMillisecondType>);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
         self.turn();
         let (mut key_bytes, mut value_bytes) = (Vec::new(), Vec::new());

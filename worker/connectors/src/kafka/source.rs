@@ -55,7 +55,7 @@ impl SourceFactory for KafkaSourceFactory {
     fn create(&self, ctx: &SourceContext) -> Result<Box<dyn Source>, SourceError> {
         let splits = ctx.splits.iter().map(Split::read).collect::<Result<Vec<_>, _>>()?;
         let client = Client::new(self.reading.properties.settings.clone());
-        let client = client.map_err(|error| failed(error, "reading"))?;
+        let client = client.map_err(|error| failed(&error, "reading"))?;
         let assigned = splits.iter().map(assigned).collect();
         let waker = ctx.waker.clone();
         // It wakes whoever polls.
@@ -107,10 +107,13 @@ impl SourceFactory for KafkaSourceFactory {
     }
 }
 
+/// How far each partition has been read.
+type Offsets = Vec<((String, i32), i64)>;
+
 /// Offsets on their way to the group: the newest, one after the other.
 #[derive(Default)]
 pub(super) struct Notes {
-    newest: Mutex<Option<Vec<((String, i32), i64)>>>,
+    newest: Mutex<Option<Offsets>>,
     client: tokio::sync::Mutex<Option<Client>>,
 }
 
@@ -296,7 +299,7 @@ impl KafkaSource {
     }
 
     /// What the fetcher cannot mend.
-    fn mend(&mut self, index: Option<usize>, error: KafkaError) -> Result<(), SourceError> {
+    fn mend(&mut self, index: Option<usize>, error: &KafkaError) -> Result<(), SourceError> {
         let what = || self.reading_what(index);
         let Some(index) = index.filter(|_| error.is_offset_gone()) else { return Err(failed(error, &what())) };
         let partition = &self.splits[index];
@@ -318,7 +321,7 @@ impl KafkaSource {
             let found = client.list_offsets(&[(key.0.clone(), key.1, at)], isolation).await;
             news.tell(match found {
                 Ok(found) => Event::Moved(index, found.get(&key).copied().flatten().unwrap_or_default()),
-                Err(error) => Event::Failed(failed(error, &what)),
+                Err(error) => Event::Failed(failed(&error, &what)),
             });
         });
         Ok(())
@@ -337,7 +340,7 @@ impl KafkaSource {
         while self.decoder.len() < max && bytes < BATCH_BYTES {
             let partition = &mut self.splits[index];
             let more = partition.open_next(&self.fetcher, index);
-            let more = more.map_err(|error| failed(error, &format!("reading {}", partition.split.place())))?;
+            let more = more.map_err(|error| failed(&error, &format!("reading {}", partition.split.place())))?;
             let Some(open) = partition.open.as_mut().filter(|_| more) else { break };
             let range = &open.records[open.at];
             if partition.split.stop.is_some_and(|stop| range.offset >= stop) {
@@ -385,7 +388,7 @@ impl KafkaSource {
 impl Source for KafkaSource {
     fn poll(&mut self, max_rows: usize) -> Result<SourcePoll, SourceError> {
         while let Some((index, error)) = self.fetcher.failure() {
-            self.mend(index, error)?;
+            self.mend(index, &error)?;
         }
         loop {
             let event = self.news.events.lock().pop_front();

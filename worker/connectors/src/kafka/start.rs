@@ -14,7 +14,7 @@ type Partition = (String, i32);
 type Offsets = BTreeMap<Partition, i64>;
 
 /// As the engine tells it.
-pub(super) fn failed(error: KafkaError, what: &str) -> SourceError {
+pub(super) fn failed(error: &KafkaError, what: &str) -> SourceError {
     let message = format!("{what}: {error}");
     if error.kind == ErrorKind::Transient { SourceError::io(message) } else { SourceError::bad_input(message) }
 }
@@ -47,7 +47,7 @@ pub(super) async fn topics_now(client: &Client, topics: &Topics) -> Result<Vec<T
 
 /// The splits of a job that starts from nothing.
 pub(super) async fn splits(reading: &Reading) -> Result<Vec<Split>, SourceError> {
-    let failed = |error| failed(error, "where to begin to read");
+    let failed = |error| failed(&error, "where to begin to read");
     let client = Client::new(reading.properties.settings.clone()).map_err(failed)?;
     let topics = topics_now(&client, &reading.topics).await.map_err(failed)?;
     if topics.is_empty() {

@@ -273,7 +273,9 @@ impl Subtask {
             SourcePoll::SplitFinished(split) => self.end_splits(split..split + 1),
             SourcePoll::SplitsAdded(splits) => {
                 let now = Instant::now();
-                splits.into_iter().for_each(|split| head.splits.add(split, now));
+                for split in splits {
+                    head.splits.add(split, now);
+                }
             }
             SourcePoll::End => {
                 let splits = head.splits.len();
