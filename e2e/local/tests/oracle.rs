@@ -151,6 +151,31 @@ const CASES: &[Case] = &[
         batch: "SELECT k, t - t % 5000, COUNT(*), SUM(v) FROM (SELECT k, v, t, late FROM input UNION ALL
             SELECT k, -v AS v, t, late FROM input WHERE v > 0) WHERE late = 0 GROUP BY k, t - t % 5000",
     },
+    Case {
+        name: "inner-join",
+        columns: "id BIGINT, other BIGINT, k STRING",
+        updating: false,
+        stream: "SELECT a.id, b.id, b.k FROM input a JOIN input b ON a.k = b.k AND MOD(a.id, 900) = b.v AND a.id < b.id",
+        batch: "SELECT a.id, b.id, b.k FROM input a JOIN input b ON a.k = b.k AND a.id % 900 = b.v AND a.id < b.id",
+    },
+    Case {
+        name: "full-join",
+        columns: "id BIGINT, other BIGINT, k STRING",
+        updating: true,
+        stream: "SELECT a.id, b.id, b.k FROM input a FULL JOIN (SELECT id, k, v FROM input WHERE MOD(id, 7) = 0) b
+            ON a.v = b.v AND a.id < b.id",
+        batch: "SELECT a.id, b.id, b.k FROM input a FULL JOIN (SELECT id, k, v FROM input WHERE id % 7 = 0) b
+            ON a.v = b.v AND a.id < b.id",
+    },
+    Case {
+        name: "join-of-counts",
+        columns: "k STRING, n BIGINT, s BIGINT",
+        updating: true,
+        stream: "SELECT l.k, l.n, r.s FROM (SELECT k, COUNT(*) AS n FROM input WHERE v > 0 GROUP BY k) l
+            LEFT JOIN (SELECT k, SUM(v) AS s FROM input WHERE v < -900 GROUP BY k) r ON l.k = r.k AND l.n > 150",
+        batch: "SELECT l.k, l.n, r.s FROM (SELECT k, COUNT(*) AS n FROM input WHERE v > 0 GROUP BY k) l
+            LEFT JOIN (SELECT k, SUM(v) AS s FROM input WHERE v < -900 GROUP BY k) r ON l.k = r.k AND l.n > 150",
+    },
 ];
 
 fn sql(case: &Case) -> String {
@@ -307,6 +332,21 @@ fn distinct_rows_of_several_queries_agree_with_the_batch() {
 #[test]
 fn windows_over_several_queries_agree_with_the_batch() {
     check("union-windows", "rocksdb");
+}
+
+#[test]
+fn a_table_joined_with_itself_agrees_with_the_batch() {
+    check("inner-join", "rocksdb");
+}
+
+#[test]
+fn rows_without_a_partner_agree_with_the_batch() {
+    check("full-join", "rocksdb");
+}
+
+#[test]
+fn a_join_of_rows_that_change_agrees_with_the_batch() {
+    check("join-of-counts", "rocksdb");
 }
 
 #[test]

@@ -496,6 +496,8 @@ pub struct JoinInput {
     pub schema: SchemaRef,
     /// The columns that are compared with those of the other side, one by one; of the same types there.
     pub keys: Vec<usize>,
+    /// So many of its first columns are put out. Those behind are only compared.
+    pub outputs: usize,
     /// Columns that no two rows of the side have alike, if there are such.
     pub unique: Option<Vec<usize>>,
     /// Rows are updated and deleted. Of each update the row before comes too.

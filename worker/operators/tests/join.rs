@@ -13,6 +13,7 @@ use datafusion_expr::Operator as BinaryOperator;
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::{BinaryExpr, Column};
 use proptest::prelude::*;
+use support::torture::{Deal, Event, Stage, Torture, net, seeds, ways};
 use support::{Subtask, World, ints, lines, route_batch, schema, strings};
 use weir_engine::{Batch, PIECE_ROWS, RowKind};
 use weir_operators::{JoinInput, JoinKind, NotIn, NotInSpec, RegularJoin, RegularJoinSpec};
@@ -59,6 +60,7 @@ impl Case {
         let side = |side: usize| JoinInput {
             schema: columns(),
             keys: vec![0],
+            outputs: 3,
             unique: self.unique[side].then(|| vec![1]),
             retracts: self.retracts[side],
         };
@@ -233,6 +235,35 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn any_split_any_checkpoint_and_any_number_of_subtasks_come_to_the_same_join(
+        case in case(),
+        rounds in proptest::collection::vec((0usize..2, proptest::collection::vec(step(), 1..8)), 1..8),
+        seed in seeds(),
+    ) {
+        let operator = case.operator();
+        let (mut sides, mut next, mut events) = ([Vec::new(), Vec::new()], 0, Vec::new());
+        for (side, steps) in rounds {
+            let changes = changes(case, side, &mut sides[side], &mut next, &steps);
+            if !changes.is_empty() {
+                events.push(Event::Rows(side, batch(&changes)));
+            }
+        }
+        let deal = || Deal::Hash(vec![0]);
+        let torture = Torture { stages: vec![Stage { factory: &operator, inputs: vec![deal(), deal()] }], events };
+        let expected = case.answer(&sides);
+        for schedule in ways(seed) {
+            let bag: BTreeMap<String, i64> = net(&torture.run(schedule), schedule)
+                .into_iter()
+                .map(|(cells, count)| (cells.join(" "), count))
+                .collect();
+            prop_assert_eq!(&bag, &expected, "{:?} {:?}", case, schedule);
+        }
+    }
+}
+
 fn plain(kind: JoinKind) -> Case {
     Case { kind, condition: false, nulls_match: false, unique: [false; 2], retracts: [true; 2] }
 }
@@ -266,7 +297,7 @@ fn nulls_beside_a_row_are_taken_back_before_its_first_partner_comes_and_come_bac
     assert_eq!(come_of(&mut inner, 1, &[(Insert, row(1, 7))]), ["+I 1 id 1 1 1 id 7 7"]);
     assert_eq!(
         come_of(&mut inner, 1, &[(UpdateBefore, row(1, 7)), (UpdateAfter, row(1, 9))]),
-        ["-U 1 id 1 1 1 id 7 7", "+U 1 id 1 1 1 id 9 9"]
+        ["-D 1 id 1 1 1 id 7 7", "+I 1 id 1 1 1 id 9 9"]
     );
 }
 

@@ -5,7 +5,7 @@
 //! ([`physical`]) and lowers that to stages ([`lower`]). [`explain`] describes the result. Nothing is started: what cannot run is
 //! refused here, with line, column and what to write instead.
 //!
-//! Not here: joins, INTERSECT and EXCEPT, top-n beyond the first row, SESSION and CUMULATE windows, and aggregation over rows that
+//! Not here: joins bounded by time, INTERSECT and EXCEPT, top-n beyond the first row, SESSION and CUMULATE windows, and aggregation over rows that
 //! change. They are refused by name.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 

@@ -6,11 +6,12 @@ mod calc;
 mod dedup;
 mod join;
 pub(crate) mod scan;
+mod siblings;
 mod sink;
 mod union;
 mod window;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use weir_engine::{
@@ -41,11 +42,15 @@ pub fn lower(tree: &Tree, needs: &Needs) -> Result<Lowered, PlanError> {
         needs,
         statements,
         readers: tree.readers(),
+        into_joins: into_joins(tree),
+        siblings: siblings::siblings(tree),
         open: Vec::new(),
         seats: BTreeMap::new(),
+        at: NodeId(0),
         warnings: Vec::new(),
     };
     for (id, node) in tree.live() {
+        lowering.at = id;
         let seat = lowering.node(id, node)?;
         lowering.seats.insert(id, seat);
         if matches!(node.op, Op::Exchange(_) | Op::Union | Op::Sink(_)) {
@@ -62,9 +67,15 @@ struct Lowering<'t> {
     statements: Statements,
     /// How many nodes read each.
     readers: Vec<usize>,
+    /// What brings rows to a join.
+    into_joins: BTreeSet<NodeId>,
+    /// What tells nodes of one identity and statement apart.
+    siblings: BTreeMap<NodeId, String>,
     open: Vec<Open>,
     /// The stage of each node.
     seats: BTreeMap<NodeId, StageId>,
+    /// The node that is lowered.
+    at: NodeId,
     warnings: Vec<PlanWarning>,
 }
 
@@ -88,7 +99,9 @@ impl Lowering<'_> {
             Op::Aggregate(aggregate) => self.aggregate(id, node, aggregate),
             Op::WindowAggregate(spec) => self.window_aggregate(node, spec),
             Op::Deduplicate(dedup) => self.deduplicate(id, node, dedup),
-            Op::Join(join) => join::refuse(node, join),
+            Op::Join(join) => self.join(node, join),
+            // The rows of a join's sides meet where they are joined.
+            Op::Exchange(_) if self.into_joins.contains(&id) => self.seat_of(node),
             Op::Exchange(exchange) => Ok(self.meet(node, exchange)),
             Op::Union => Ok(self.union(node)),
             Op::Sink(sink) => self.sink(node, sink),
@@ -133,9 +146,7 @@ impl Lowering<'_> {
     /// The stage that a node belongs to: that of what it reads. Where several read the same, each goes on in a stage of its own, and
     /// every subtask of it with what the same subtask before it puts out.
     fn seat(&mut self, node: &Node) -> Result<StageId, PlanError> {
-        let [input] = node.inputs.as_slice() else {
-            return Err(internal(&std::io::Error::other(format!("{} has not one input", node.op.kind()))));
-        };
+        let [input] = node.inputs.as_slice() else { return Err(not_one_input(node)) };
         if self.readers[input.0] == 1 {
             return Ok(self.seats[input]);
         }
@@ -148,9 +159,19 @@ impl Lowering<'_> {
         Ok(self.begin(StageHead::Inputs(vec![edge]), &identity))
     }
 
+    /// The stage of a node's only input.
+    fn seat_of(&self, node: &Node) -> Result<StageId, PlanError> {
+        let [input] = node.inputs.as_slice() else { return Err(not_one_input(node)) };
+        Ok(self.seats[input])
+    }
+
     /// Puts an operator into the stage of its input.
     fn operator(&mut self, node: &Node, made: Made, state: Option<StateNote>) -> Result<StageId, PlanError> {
         let seat = self.seat(node)?;
+        Ok(self.put(seat, node, made, state))
+    }
+
+    fn put(&mut self, seat: StageId, node: &Node, made: Made, state: Option<StateNote>) -> StageId {
         let kin = self.kin(node);
         let Open { identity, operators, .. } = &mut self.open[seat.0 as usize];
         let (identity, kin) = if node.identity == Identity::default() {
@@ -164,12 +185,15 @@ impl Lowering<'_> {
         };
         let Made { factory, output } = made;
         operators.push(OperatorNode { identity, kin, name: node.name.clone(), factory, state, output });
-        Ok(seat)
+        seat
     }
 
     /// What tells a node from others of the same meaning. The rest is said when the script is whole.
     fn kin(&self, node: &Node) -> Kin {
-        let (statement, discriminator) = self.statements.serving(node);
+        let (statement, mut discriminator) = self.statements.serving(node);
+        if let Some(told) = self.siblings.get(&self.at) {
+            discriminator = format!("{discriminator}; {told}");
+        }
         let mut aliases = node.aliases.clone();
         aliases.push(node.identity.before.clone());
         let line = node.place.is_known().then_some(node.place.line);
@@ -181,14 +205,27 @@ impl Lowering<'_> {
         if node.traits.bounded {
             return StateNote { bounded_by: Some(format!("{keeps} of an input that ends")) };
         }
-        self.warnings.push(PlanWarning {
-            operator: node.name.clone(),
-            message: format!(
+        self.warn(
+            node,
+            format!(
                 "keeps {keeps} for ever: its state grows without bound unless the keys are few; a window would bound it"
             ),
-        });
+        );
         StateNote { bounded_by: None }
     }
+
+    fn warn(&mut self, node: &Node, message: impl Into<String>) {
+        self.warnings.push(PlanWarning { operator: node.name.clone(), message: message.into() });
+    }
+}
+
+fn not_one_input(node: &Node) -> PlanError {
+    internal(&std::io::Error::other(format!("{} has not one input", node.op.kind())))
+}
+
+fn into_joins(tree: &Tree) -> BTreeSet<NodeId> {
+    let joins = tree.nodes().map(|(_, node)| node).filter(|node| matches!(node.op, Op::Join(_)));
+    joins.flat_map(|node| node.inputs.iter().copied()).collect()
 }
 
 impl Open {

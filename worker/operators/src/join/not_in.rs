@@ -291,7 +291,7 @@ impl Task {
         let mut certain = Vec::new();
         let mut known = known.iter().zip(&counts).peekable();
         for (row, group) in groups.iter().enumerate() {
-            let kind = batch.kind(row);
+            let kind = if batch.kind(row).is_addition() { RowKind::Insert } else { RowKind::Delete };
             let Some((&(_, group), &count)) = group.and_then(|_| known.next()) else {
                 certain.push((row as u32, kind));
                 continue;

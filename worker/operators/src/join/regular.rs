@@ -3,11 +3,11 @@
 //! A batch comes of one side, and its rows meet each other only in what they match: so it is joined a run of rows at a time, with
 //! the other side's entries of all their keys read at once. A row with more partners than are held at once is a run of its own,
 //! and meets them a part at a time. What comes of a run is a list of pairs of indices, in the order in which Flink would put them
-//! out a row at a time: before a row loses its nulls they are taken back, and `-D` stands before `+I`.
+//! out a row at a time: before a row loses its nulls they are taken back, and `-D` stands before `+I`. An update is a `-D` and a `+I`.
 //!
 //! | join | a row of the left | a row of the right |
 //! |---|---|---|
-//! | inner | beside each partner, with its own kind | the same |
+//! | inner | beside each partner | the same |
 //! | left, right, full | of a preserved side: beside nulls while it has no partner | the same |
 //! | semi | if it has a partner | the first brings its partners, the last takes them back |
 //! | anti | if it has none | the first takes its partners back, the last brings them |
@@ -32,7 +32,7 @@ use crate::aggregate::ingest::RowGroups;
 use crate::join::emission::{Emission, Sources};
 use crate::join::side::{Entries, Incoming, MAX_ENTRIES, Place, Side, SideState, columns};
 use crate::rows::column::{selection, take_columns};
-use crate::spec::{JoinKind, RegularJoinSpec, SpecError, schema_of};
+use crate::spec::{JoinInput, JoinKind, RegularJoinSpec, SpecError, schema_of};
 use crate::stateless::project::{evaluate, renumber};
 
 /// Pairs of a run, about: enough that what is done once a run costs little.
@@ -84,7 +84,7 @@ impl RegularJoin {
             }
         }
         let residual = residual.map(|expression| Residual::new(&expression, &left.schema, &right.schema));
-        let output = output_schema(&left.schema, &right.schema, kind);
+        let output = output_schema(&left, &right, kind);
         let [keeps_left, keeps_right] = kind.counts_matches();
         let sides = [Side::new("left", left, keeps_left)?, Side::new("right", right, keeps_right)?];
         Ok(Self { sides, kind, nulls_match, residual, output })
@@ -96,9 +96,9 @@ impl RegularJoin {
 }
 
 /// The columns of both sides, or of the left; those of a side that may be missing can be null.
-fn output_schema(left: &Schema, right: &Schema, kind: JoinKind) -> SchemaRef {
-    let of = |schema: &Schema, nullable: bool| {
-        let fields = schema.fields().iter().map(|field| field.as_ref().clone());
+fn output_schema(left: &JoinInput, right: &JoinInput, kind: JoinKind) -> SchemaRef {
+    let of = |side: &JoinInput, nullable: bool| {
+        let fields = side.schema.fields().iter().take(side.outputs).map(|field| field.as_ref().clone());
         fields.map(|field| if nullable { field.with_nullable(true) } else { field }).collect::<Vec<Field>>()
     };
     let [pads_left, pads_right] = kind.preserves();
@@ -247,7 +247,7 @@ impl Task {
         let left_only = self.spec.kind.puts_out_left_only();
         let is_left = current.input == LEFT;
         let sources = Sources {
-            own: (is_left || !left_only).then(|| current.batch.rows.columns()),
+            own: (is_left || !left_only).then(|| &current.batch.rows.columns()[..self.spec.sides[current.input].outputs.len()]),
             other: (!is_left || !left_only).then_some(&self.others[..]),
             other_first: !is_left,
             schema: &self.spec.output,
@@ -278,7 +278,7 @@ impl Task {
         }
         let side = &self.spec.sides[1 - own];
         let partners: Vec<&[u8]> = used.entries.iter().map(|&entry| self.entries.row(entry as usize)).collect();
-        self.others = side.codec.decode(&partners)?;
+        self.others = side.codec.decode_columns(&side.outputs, &partners)?;
         self.states[1 - own].store_matches(&self.entries)?;
         match rest {
             Some(place) => {
@@ -352,9 +352,8 @@ impl Task {
     /// What comes of one row.
     fn join_row(&mut self, current: &Current, row: usize, partners: &Partners<'_>, used: &mut Used) {
         let own = current.input;
-        let kind = current.batch.kind(row);
         let group = current.groups[row];
-        let adds = kind.is_addition();
+        let adds = current.batch.kind(row).is_addition();
         // What was never there cannot be taken back. A row whose key has a null was put out and not kept.
         if !adds && group.is_some() && !self.incoming.is_there(row) {
             return;
@@ -363,7 +362,7 @@ impl Task {
             if own == LEFT {
                 let wanted = (partners.matches > 0) == (self.spec.kind == JoinKind::Semi);
                 if partners.all && wanted {
-                    self.emission.push(kind, Some(row as u32), None, 1);
+                    self.emission.push(plain(adds), Some(row as u32), None, 1);
                 }
             } else {
                 self.meet_left(adds, partners, used);
@@ -397,11 +396,9 @@ impl Task {
     fn meet(&mut self, current: &Current, row: usize, partners: &Partners<'_>, used: &mut Used) {
         let preserves = self.spec.kind.preserves();
         let (own_is_preserved, other_is_preserved) = (preserves[current.input], preserves[1 - current.input]);
-        let kind = current.batch.kind(row);
-        let adds = kind.is_addition();
+        let adds = current.batch.kind(row).is_addition();
         let row = Some(row as u32);
-        let plain = if adds { RowKind::Insert } else { RowKind::Delete };
-        let joined = if own_is_preserved || other_is_preserved { plain } else { kind };
+        let kind = plain(adds);
         let Self { entries, emission, .. } = self;
         for &(_, entry) in partners.pairs {
             let (times, matches) = (entries.list[entry as usize].times, entries.list[entry as usize].matches);
@@ -409,7 +406,7 @@ impl Task {
             if other_is_preserved && adds && matches == 0 {
                 emission.push(RowKind::Delete, None, other, times);
             }
-            emission.push(joined, row, other, times);
+            emission.push(kind, row, other, times);
             if other_is_preserved {
                 let now = if adds { matches.saturating_add(1) } else { matches.saturating_sub(1) };
                 if !adds && now == 0 {
@@ -419,9 +416,15 @@ impl Task {
             }
         }
         if own_is_preserved && partners.all && partners.matches == 0 {
-            emission.push(plain, row, None, 1);
+            emission.push(kind, row, None, 1);
         }
     }
+}
+
+/// What comes of a row that is there now, or no more. An update is both: the row before it may have had partners that the row after
+/// it has not, and nobody could tell that such a row is gone for good.
+fn plain(adds: bool) -> RowKind {
+    if adds { RowKind::Insert } else { RowKind::Delete }
 }
 
 /// The rows that one row is joined with.

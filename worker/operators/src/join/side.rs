@@ -31,6 +31,8 @@ const MAX_BYTES: usize = 8 << 20;
 pub struct Side {
     pub schema: SchemaRef,
     pub keys: Vec<usize>,
+    /// The columns that are put out.
+    pub outputs: Vec<usize>,
     name: &'static str,
     form: Form,
     /// Entries say how many rows of the other side they have matched.
@@ -47,12 +49,15 @@ enum Form {
 
 impl Side {
     pub fn new(name: &'static str, input: JoinInput, counts_matches: bool) -> Result<Self, SpecError> {
-        let JoinInput { schema, keys, unique, retracts } = input;
+        let JoinInput { schema, keys, outputs, unique, retracts } = input;
         for &column in keys.iter().chain(unique.iter().flatten()) {
             let field = field(&schema, column)?;
             if !is_key(field.data_type()) {
                 return Err(SpecError::NotStorable { column: field.name().clone(), found: field.data_type().clone() });
             }
+        }
+        if outputs > schema.fields().len() {
+            return Err(SpecError::Unsupported("a join that puts out more columns than a side has".to_owned()));
         }
         let codec = RowCodec::new(schema.fields().iter().map(AsRef::as_ref))?;
         let form = match unique {
@@ -61,7 +66,7 @@ impl Side {
             Some(unique) => Form::ByKey(unique.into_iter().filter(|column| !keys.contains(column)).collect()),
             None => Form::ByRow,
         };
-        Ok(Self { schema, keys, name, form, counts_matches, codec })
+        Ok(Self { schema, keys, outputs: (0..outputs).collect(), name, form, counts_matches, codec })
     }
 
     /// Its rows cannot be found again, and so not be taken back.

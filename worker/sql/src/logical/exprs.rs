@@ -5,12 +5,12 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Schema};
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion_common::{Column, DFSchema, Result, ScalarValue};
+use datafusion_common::{Column, DFSchema, JoinConstraint, NullEquality, Result, ScalarValue};
 use datafusion_expr::execution_props::ExecutionProps;
 use datafusion_expr::expr_rewriter::NamePreserver;
 use datafusion_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion_expr::simplify::SimplifyContext;
-use datafusion_expr::utils::merge_schema;
+use datafusion_expr::utils::{conjunction, merge_schema};
 use datafusion_expr::{Expr, LogicalPlan};
 use datafusion_optimizer::AnalyzerRule;
 use datafusion_optimizer::simplify_expressions::ExprSimplifier;
@@ -112,12 +112,27 @@ pub struct FlinkMeaning;
 impl AnalyzerRule for FlinkMeaning {
     fn analyze(&self, plan: LogicalPlan, _config: &ConfigOptions) -> Result<LogicalPlan> {
         let copies = Copies::default();
-        rewrite_expressions(plan, |expr, schema| meant(expr, schema, &copies))
+        rewrite_expressions(compared(plan)?, |expr, schema| meant(expr, schema, &copies))
     }
 
     fn name(&self) -> &'static str {
         "flink_meaning"
     }
+}
+
+/// What a join compares, as its condition: USING too compares as `=` does in Flink. Which of it are keys is found later.
+fn compared(plan: LogicalPlan) -> Result<LogicalPlan> {
+    plan.transform_up(|plan| {
+        let LogicalPlan::Join(mut join) = plan else { return Ok(Transformed::no(plan)) };
+        if join.on.is_empty() || join.null_equality == NullEquality::NullEqualsNull {
+            return Ok(Transformed::no(LogicalPlan::Join(join)));
+        }
+        let equal = std::mem::take(&mut join.on).into_iter().map(|(left, right)| left.eq(right));
+        join.filter = conjunction(equal.chain(join.filter.take()));
+        join.join_constraint = JoinConstraint::On;
+        Ok(Transformed::yes(LogicalPlan::Join(join)))
+    })
+    .data()
 }
 
 /// [`casts`] over a plan, after types are coerced.

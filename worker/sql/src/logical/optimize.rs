@@ -1,8 +1,8 @@
 //! From a planned query to one that can be lowered: types coerced, views inlined, `ROW_NUMBER() … = 1` recognised, filters as
 //! low and columns as few as possible.
 //!
-//! Only rules of DataFusion that hold on unbounded, changing inputs are used: none that looks at statistics, sorts, limits
-//! or joins.
+//! Only rules of DataFusion that hold on unbounded, changing inputs are used: none that looks at statistics, sorts or limits. Joins stay
+//! in the order of the script, but where that would join two tables that have no condition with each other.
 
 use std::sync::Arc;
 
@@ -12,7 +12,10 @@ use datafusion_expr::utils::{conjunction, split_conjunction};
 use datafusion_expr::{Expr, Extension, Filter, LogicalPlan, Operator, Projection, WindowFunctionDefinition};
 use datafusion_optimizer::analyzer::type_coercion::TypeCoercion;
 use datafusion_optimizer::common_subexpr_eliminate::CommonSubexprEliminate;
+use datafusion_optimizer::eliminate_cross_join::EliminateCrossJoin;
 use datafusion_optimizer::eliminate_filter::EliminateFilter;
+use datafusion_optimizer::eliminate_outer_join::EliminateOuterJoin;
+use datafusion_optimizer::extract_equijoin_predicate::ExtractEquijoinPredicate;
 use datafusion_optimizer::optimize_projections::OptimizeProjections;
 use datafusion_optimizer::push_down_filter::PushDownFilter;
 use datafusion_optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
@@ -54,6 +57,9 @@ fn run(plan: LogicalPlan) -> Result<LogicalPlan> {
         vec![
             Arc::new(ReplaceDistinctWithAggregate::new()),
             Arc::new(SimplifyExpressions::new()),
+            Arc::new(ExtractEquijoinPredicate::new()),
+            Arc::new(EliminateCrossJoin::new()),
+            Arc::new(EliminateOuterJoin::new()),
             Arc::new(PushDownFilter::new()),
             Arc::new(OptimizeProjections::new()),
         ],
@@ -64,6 +70,8 @@ fn run(plan: LogicalPlan) -> Result<LogicalPlan> {
         vec![
             Arc::new(SimplifyExpressions::new()),
             Arc::new(EliminateFilter::new()),
+            Arc::new(ExtractEquijoinPredicate::new()),
+            Arc::new(EliminateOuterJoin::new()),
             Arc::new(PushDownFilter::new()),
             Arc::new(CommonSubexprEliminate::new()),
             Arc::new(OptimizeProjections::new()),

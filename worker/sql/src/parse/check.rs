@@ -15,6 +15,7 @@ use crate::names::functions::Functions;
 use crate::names::functions::time::{CEIL_TO, FLOOR_TO};
 use crate::parse::bounds;
 use crate::parse::dialect::{TABLE_PREFIX, single};
+use crate::parse::joins::check_joins;
 
 /// Checks and rewrites a query.
 pub fn check_query(query: &mut Query, functions: &Functions, place: Place) -> Result<(), PlanError> {
@@ -171,21 +172,10 @@ impl VisitorMut for Checker<'_> {
             [] => {
                 return self.refuse(place, "a SELECT without FROM is not supported", "read from a table");
             }
-            [from] => {
-                if let Some(join) = from.joins.first() {
-                    return self.refuse(
-                        join.relation.span(),
-                        "joins are not supported yet",
-                        "bring the columns together before they reach this job",
-                    );
+            _ => {
+                if let Err(error) = check_joins(select) {
+                    return ControlFlow::Break(Box::new(error.or_at(place)));
                 }
-            }
-            [_, second, ..] => {
-                return self.refuse(
-                    second.relation.span(),
-                    "joins are not supported yet",
-                    "read from one table in a SELECT",
-                );
             }
         }
         if let Some(Distinct::On(columns)) = &select.distinct {
@@ -245,9 +235,7 @@ impl VisitorMut for Checker<'_> {
             TableFactor::UNNEST { .. } => {
                 self.refuse(place, "UNNEST is not supported", "let the source give one row for each element")
             }
-            TableFactor::NestedJoin { .. } => {
-                self.refuse(place, "joins are not supported yet", "read from one table in a SELECT")
-            }
+            TableFactor::NestedJoin { .. } => ControlFlow::Continue(()),
             TableFactor::MatchRecognize { .. } => {
                 self.refuse(place, "MATCH_RECOGNIZE is not supported", "leave it out")
             }
@@ -470,6 +458,13 @@ fn group_windows(select: &mut Select) -> Result<(), PlanError> {
     let Some((time, lengths)) = args.split_first().filter(|(_, lengths)| !lengths.is_empty()) else {
         return Err(PlanError::new(place, format!("{function} lacks arguments"), usage));
     };
+    if select.from.len() > 1 || select.from.iter().any(|from| !from.joins.is_empty()) {
+        return Err(PlanError::new(
+            place,
+            format!("{function} in GROUP BY windows one table, and not a join"),
+            format!("join over TABLE({function}(TABLE t, DESCRIPTOR(time_column), …)), and GROUP BY window_start, window_end"),
+        ));
+    }
     let data = match select.from.first().map(|from| &from.relation) {
         Some(TableFactor::Table { name, args: None, .. }) => {
             Expr::CompoundIdentifier(name.0.iter().filter_map(|part| part.as_ident().cloned()).collect())

@@ -1,7 +1,8 @@
 //! Where an error stands that came without a place: the query is planned in parts, and the first part that fails alone is it.
 
 use datafusion_sql::sqlparser::ast::{
-    Expr, GroupByExpr, Ident, Query, Select, SelectItem, SetExpr, Spanned, TableFactor, Value,
+    Expr, GroupByExpr, Ident, JoinConstraint, JoinOperator, Query, Select, SelectItem, SetExpr, Spanned, TableFactor,
+    Value,
 };
 
 use crate::error::Place;
@@ -20,8 +21,11 @@ pub fn locate(query: &Query, fails: &dyn Fn(Query) -> bool) -> Option<Place> {
         return locate_side(query, [left.as_ref(), right.as_ref()], fails).or_else(|| known(right.span()));
     }
     let SetExpr::Select(select) = query.body.as_ref() else { return None };
-    for from in &select.from {
-        if let TableFactor::Derived { subquery, .. } = &from.relation
+    let relations = select.from.iter().flat_map(|from| {
+        std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation))
+    });
+    for relation in relations {
+        if let TableFactor::Derived { subquery, .. } = relation
             && fails(subquery.as_ref().clone())
         {
             return locate(subquery, fails).or_else(|| known(subquery.span()));
@@ -38,6 +42,22 @@ pub fn locate(query: &Query, fails: &dyn Fn(Query) -> bool) -> Option<Place> {
         expr: Expr::value(Value::Number("1".to_string(), false)),
         alias: Ident::new("one"),
     };
+    // A join with those before it, and nothing of the rest.
+    for (place, from) in select.from.iter().enumerate() {
+        for (last, join) in from.joins.iter().enumerate() {
+            let fails_alone = with(&|select| {
+                select.from.truncate(place + 1);
+                select.from[place].joins.truncate(last + 1);
+                select.projection = vec![constant()];
+                select.selection = None;
+                select.group_by = GroupByExpr::Expressions(Vec::new(), Vec::new());
+                select.having = None;
+            });
+            if fails_alone {
+                return condition(&join.join_operator).and_then(|on| known(on.span())).or_else(|| known(join.relation.span()));
+            }
+        }
+    }
     if let Some(selection) = &select.selection
         && with(&|select| {
             select.projection = vec![constant()];
@@ -69,6 +89,24 @@ pub fn locate(query: &Query, fails: &dyn Fn(Query) -> bool) -> Option<Place> {
         }
     }
     select.having.as_ref().and_then(|having| known(having.span()))
+}
+
+/// What a join compares.
+fn condition(join: &JoinOperator) -> Option<&Expr> {
+    use JoinOperator as Of;
+    match join {
+        Of::Join(on)
+        | Of::Inner(on)
+        | Of::Left(on)
+        | Of::LeftOuter(on)
+        | Of::Right(on)
+        | Of::RightOuter(on)
+        | Of::FullOuter(on) => match on {
+            JoinConstraint::On(condition) => Some(condition),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// In the first query of a UNION that fails alone.

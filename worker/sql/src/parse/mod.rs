@@ -3,5 +3,6 @@
 pub(crate) mod bounds;
 pub(crate) mod check;
 pub mod dialect;
+mod joins;
 pub(crate) mod locate;
 pub mod types;

@@ -89,8 +89,8 @@ pub fn kinds(op: &Op, below: &[&Traits]) -> Kinds {
         // An update of a row that does not pass, or no longer passes, is none any more.
         Op::Calc(calc) => Kinds { delete: input.delete || (input.update && calc.predicate.is_some()), ..input },
         Op::WindowAssign(_) | Op::LocalAggregate(_) | Op::Exchange(_) | Op::Union | Op::Sink(_) => input,
-        // A row that stands alone is taken back when it finds another.
-        Op::Join(join) => Kinds { delete: input.delete || join.stand_alone() != (false, false), ..input },
+        // A row that stands alone is taken back when it finds another. An update may find other partners: it is a delete and an insert.
+        Op::Join(join) => Kinds { update: false, delete: input.changes() || join.stand_alone() != (false, false) },
         Op::Aggregate(aggregate) => {
             // DISTINCT alone never changes a row that it has put out, and without a key there is always one row.
             let updates = !aggregate.aggregation.aggregates.is_empty();

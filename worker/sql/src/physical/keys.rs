@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::CastExpr;
+use weir_engine::Exchange;
 
 use crate::logical::nodes::WINDOW_COLUMNS;
 use crate::physical::ops::{Calc, Join, Op, passed};
@@ -88,11 +89,21 @@ pub fn upsert_keys(op: &Op, below: &[&Traits], schema: &SchemaRef) -> UpsertKeys
             [left, right] => joined(join, &left.keys, &right.keys),
             _ => UpsertKeys::none(),
         },
+        Op::Exchange(Exchange::Hash { keys }) if below.len() == 1 => along(&first(), keys, below),
         Op::Exchange(_) | Op::Union if below.len() == 1 => first(),
         // Rows of two inputs may have the same key and replace nothing.
         Op::Exchange(_) | Op::Union | Op::LocalAggregate(_) => UpsertKeys::none(),
         Op::Sink(_) => first(),
     }
+}
+
+/// The keys whose rows stay together behind an exchange by these columns. Where an update changes such a column, the row before it and
+/// the row after it take two ways, and the later one may come first: of a key that does not have them all nothing more is known.
+fn along(keys: &UpsertKeys, by: &[usize], below: &[&Traits]) -> UpsertKeys {
+    if below.iter().all(|input| !input.kinds.changes()) {
+        return keys.clone();
+    }
+    UpsertKeys(keys.iter().filter(|key| by.iter().all(|column| key.contains(column))).cloned().collect())
 }
 
 /// Where a row finds at most one on the other side, its own key is the key of both; else the two keys together are.

@@ -70,6 +70,11 @@ pub fn meaning_of(columns: &[&Meaning], expr: &Expr, input: &DFSchema) -> Result
     Ok(Meaning { text: print::text(expr, &column)?, before: meaning_before(columns, expr, input)? })
 }
 
+/// A text, or a hash of it where it is long: views that join each other double what they mean.
+pub fn shortened(name: &str, text: String) -> String {
+    if text.len() > LONGEST_MEANING { format!("{name}#{}", fingerprint(&text)) } else { text }
+}
+
 /// What stands for each column in an expression's text. Where that would be long it is a hash: a view may name each column of
 /// the one below it several times, and a text would grow as fast as that multiplies.
 fn texts(

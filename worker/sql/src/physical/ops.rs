@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use datafusion_common::JoinType;
+use datafusion_common::tree_node::{Transformed, TreeNode};
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::Column as PhysicalColumn;
 use weir_engine::{Exchange, OperatorFactory, SinkFactory, SourceNode};
 use weir_operators::{
-    AggregateInput, Aggregation, Deduplicate, DeduplicateSpec, FilterProject, KeyedAggregate, KeyedAggregateSpec,
-    LocalAggregate, LocalAggregateSpec, SpecError, TimeSource, WindowAggregate, WindowAggregateSpec, WindowAssign,
-    WindowAssignSpec, WindowShape,
+    AggregateInput, Aggregation, Deduplicate, DeduplicateSpec, FilterProject, JoinInput, JoinKind, KeyedAggregate,
+    KeyedAggregateSpec, LocalAggregate, LocalAggregateSpec, RegularJoin, RegularJoinSpec, SpecError, TimeSource,
+    WindowAggregate, WindowAggregateSpec, WindowAssign, WindowAssignSpec, WindowShape,
 };
 
 use crate::logical::columns::Time;
@@ -206,7 +207,55 @@ impl Dedup {
     }
 }
 
+/// What is known of a join's input.
+pub struct JoinSide {
+    /// Its columns.
+    pub schema: SchemaRef,
+    /// Columns that no two of its rows have alike.
+    pub unique: Option<Vec<usize>>,
+    /// Its rows are taken back too.
+    pub retracts: bool,
+}
+
 impl Join {
+    /// The operator.
+    pub fn make(&self, left: JoinSide, right: JoinSide) -> Result<Made, SpecError> {
+        let kind = match self.kind {
+            JoinType::Inner => JoinKind::Inner,
+            JoinType::Left => JoinKind::Left,
+            JoinType::Right => JoinKind::Right,
+            JoinType::Full => JoinKind::Full,
+            _ => return Err(SpecError::Unsupported(format!("a {}", self.name()))),
+        };
+        let width = left.schema.fields().len();
+        let residual = self.residual.as_ref().map(|residual| self.over_inputs(residual, width));
+        let (left_keys, right_keys) = self.keys.iter().copied().unzip();
+        let input = |side: JoinSide, keys, outputs| {
+            let JoinSide { schema, unique, retracts } = side;
+            JoinInput { schema, keys, outputs, unique, retracts }
+        };
+        let spec = RegularJoinSpec {
+            left: input(left, left_keys, self.widths.0),
+            right: input(right, right_keys, self.widths.1),
+            kind,
+            nulls_match: vec![self.nulls_match; self.keys.len()],
+            residual,
+        };
+        Ok(made(RegularJoin::new(spec)?, RegularJoin::output))
+    }
+
+    /// A condition over the query's columns of both sides, as one over all columns of both inputs.
+    fn over_inputs(&self, condition: &Arc<dyn PhysicalExpr>, left_width: usize) -> Arc<dyn PhysicalExpr> {
+        let moved = Arc::clone(condition).transform_up(|expr| {
+            let Some(column) = expr.downcast_ref::<PhysicalColumn>() else { return Ok(Transformed::no(expr)) };
+            let Some(of_right) = column.index().checked_sub(self.widths.0) else { return Ok(Transformed::no(expr)) };
+            let moved = PhysicalColumn::new(column.name(), left_width + of_right);
+            Ok(Transformed::yes(Arc::new(moved) as Arc<dyn PhysicalExpr>))
+        });
+        // The closure never fails.
+        moved.map_or_else(|_| Arc::clone(condition), |moved| moved.data)
+    }
+
     /// Whose columns come out: the left's, the right's.
     pub fn sides_of(kind: JoinType) -> (bool, bool) {
         match kind {

@@ -165,7 +165,12 @@ fn distribution(op: &Op, below: &[&Traits]) -> Distribution {
         Op::Aggregate(aggregate) => grouped(aggregate.aggregation.group.len(), first()),
         Op::WindowAggregate(spec) => grouped(spec.aggregation.group.len(), first()),
         Op::Join(join) => match first() {
-            Distribution::Hash(keys) if keys.iter().all(|&key| key < join.widths.0) && Join::sides_of(join.kind).0 => {
+            // Rows of the right that stand alone have nulls there, wherever they are.
+            Distribution::Hash(keys)
+                if keys.iter().all(|&key| key < join.widths.0)
+                    && Join::sides_of(join.kind).0
+                    && !(Join::sides_of(join.kind).1 && join.stand_alone().1) =>
+            {
                 Distribution::Hash(keys)
             }
             Distribution::Single => Distribution::Single,

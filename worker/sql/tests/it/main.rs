@@ -5,6 +5,7 @@ mod bounds;
 mod changelog;
 mod errors;
 mod identities;
+mod joins;
 mod nexmark;
 mod plans;
 mod reference;

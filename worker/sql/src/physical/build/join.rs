@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
 use datafusion_common::NullEquality;
 use datafusion_expr::{Expr, LogicalPlan, logical_plan};
+use datafusion_physical_expr::PhysicalExpr;
 use weir_engine::Exchange;
+use weir_operators::SpecError;
 
-use crate::error::Place;
+use crate::error::{Place, PlanError};
 use crate::identity::{Identity, Meaning, list};
 use crate::logical::exprs::physical;
 use crate::logical::optimize::place_of;
 use crate::physical::build::rows::Rows;
 use crate::physical::build::{Builder, Built};
-use crate::physical::lineage::{Lineage, meaning_of};
-use crate::physical::ops::{Join, Op};
+use crate::physical::lineage::{Lineage, meaning_of, shortened};
+use crate::physical::ops::{Join, JoinSide, Op};
 use crate::physical::tree::{NewNode, NodeId};
 
 /// One side of a join behind its exchange: the query's columns, and the keys.
@@ -33,7 +34,7 @@ impl Builder<'_> {
         let (lefts, rights): (Vec<&Expr>, Vec<&Expr>) = join.on.iter().map(|(left, right)| (left, right)).unzip();
         let left = self.side(&join.left, &lefts)?;
         let right = self.side(&join.right, &rights)?;
-        let both: Vec<Meaning> = columns(&left).chain(columns(&right)).cloned().collect();
+        let both: Vec<Meaning> = columns(&left).cloned().chain(columns(&right).map(of_right)).collect();
         let (residual, of_residual) = match &join.filter {
             None => (None, Meaning::default()),
             Some(filter) => {
@@ -44,33 +45,36 @@ impl Builder<'_> {
             }
         };
         let kind = join.join_type;
+        let nulls_match = join.null_equality == NullEquality::NullEqualsNull;
+        let equals = if nulls_match { "IS NOT DISTINCT FROM" } else { "=" };
         let rows = Meaning::of(|of| {
             let (left_rows, right_rows) = (of(&left.lineage.rows), of(&right.lineage.rows));
-            format!(
-                "{kind} JOIN({left_rows}, {right_rows}) ON ({}) = ({}) {}",
-                of(&left.by),
-                of(&right.by),
-                of(&of_residual)
-            )
+            let (by_left, by_right, and) = (of(&left.by), of(&right.by), of(&of_residual));
+            shortened("JOIN", format!("{kind} JOIN({left_rows}, {right_rows}) ON ({by_left}) {equals} ({by_right}) {and}"))
         });
-        let schema: SchemaRef = Arc::new(Schema::new(join.schema.fields().clone()));
         let of_columns: Vec<Meaning> = match Join::sides_of(kind) {
             (true, true) => both,
             (true, false) => columns(&left).cloned().collect(),
-            (false, _) => columns(&right).cloned().collect(),
+            (false, _) => columns(&right).map(of_right).collect(),
         };
         let filters = left.lineage.filters.iter().chain(&right.lineage.filters).cloned().collect();
         let identity = Identity::of("join", &self.owner, &[&rows, &list(&of_columns)]);
-        let inputs = vec![self.by_keys(&left, &identity), self.by_keys(&right, &identity)];
         let op = Join {
             kind,
             keys: left.keys.iter().copied().zip(right.keys.iter().copied()).collect(),
             widths: (left.width, right.width),
-            nulls_match: join.null_equality == NullEquality::NullEqualsNull,
+            nulls_match,
             null_aware: join.null_aware,
             residual,
         };
-        let name = format!("{}({})", op.name(), self.texts(&left, &right));
+        let name = format!("{}({})", op.name(), self.texts(&left, &right, op.residual.as_ref()));
+        let inputs = vec![self.by_keys(&left, &identity), self.by_keys(&right, &identity)];
+        let plain = |side: &Side| JoinSide {
+            schema: Arc::clone(self.tree[side.node].schema()),
+            unique: None,
+            retracts: true,
+        };
+        let schema = op.make(plain(&left), plain(&right)).map_err(|error| spec_error(&error, place))?.output;
         let width = schema.fields().len();
         let lineage = Lineage { columns: of_columns, rows, filters };
         let node = self.add(NewNode { op: Op::Join(Box::new(op)), inputs, schema, lineage, identity, name, place });
@@ -115,14 +119,22 @@ impl Builder<'_> {
         })
     }
 
-    /// The keys of both sides, for people.
-    fn texts(&self, left: &Side, right: &Side) -> String {
+    /// What is compared, for people.
+    fn texts(&self, left: &Side, right: &Side, residual: Option<&Arc<dyn PhysicalExpr>>) -> String {
         let name = |side: &Side, key: usize| self.tree[side.node].schema().field(key).name().clone();
         let pairs = left.keys.iter().zip(&right.keys);
-        let texts: Vec<String> =
-            pairs.map(|(&one, &other)| format!("{} = {}", name(left, one), name(right, other))).collect();
-        texts.join(" AND ")
+        let equal = pairs.map(|(&one, &other)| format!("{} = {}", name(left, one), name(right, other)));
+        equal.chain(residual.map(ToString::to_string)).collect::<Vec<_>>().join(" AND ")
     }
+}
+
+/// A column of the right: the same table may stand on the left.
+fn of_right(column: &Meaning) -> Meaning {
+    Meaning::of(|of| format!("right({})", of(column)))
+}
+
+fn spec_error(error: &SpecError, place: Place) -> PlanError {
+    PlanError::new(place, error.to_string(), "join by columns of plain types, cast to one type, and select the fields of a ROW")
 }
 
 /// What the query's columns of a side are, without those that are keys only.

@@ -1,0 +1,256 @@
+//! Joins: which stages they become, what their rows do, what is said of their state, and what is refused.
+
+use crate::support::planned;
+use weir_engine::JobGraph;
+use weir_sql::{PlanDescription, StageDescription, explain};
+
+const TABLES: &str = "\
+CREATE TABLE bid (auction BIGINT, bidder INT, price BIGINT, channel STRING, t TIMESTAMP(3), WATERMARK FOR t AS t - INTERVAL '5' SECOND) WITH ('connector' = 'test');
+CREATE TABLE side (id BIGINT, name STRING, rate DECIMAL(10, 2)) WITH ('connector' = 'test');
+CREATE TABLE ends (id BIGINT, bidder INT) WITH ('connector' = 'test', 'bounded' = 'true');
+CREATE TABLE two (a BIGINT, b BIGINT) WITH ('connector' = 'test');
+CREATE TABLE text2 (a BIGINT, b STRING) WITH ('connector' = 'test');
+CREATE TABLE by_a (a BIGINT, b BIGINT, PRIMARY KEY (a) NOT ENFORCED) WITH ('connector' = 'test', 'changelog' = 'upsert');
+";
+
+#[track_caller]
+fn graph(script: &str) -> JobGraph {
+    planned(&format!("{TABLES}{script}")).unwrap_or_else(|error| panic!("{script}\n{error}"))
+}
+
+/// A line a stage: where its rows come from and by which keys, its operators, and what its rows do.
+fn shape(graph: &JobGraph) -> Vec<String> {
+    let PlanDescription { stages, .. } = explain(graph);
+    let line = |stage: &StageDescription| {
+        let from = stage.inputs.iter().map(|input| format!("{} {}({})", input.exchange, input.from, input.keys.join(", ")));
+        let from: Vec<String> = from.map(|from| from.replace("()", "")).collect();
+        let operators = stage.operators.iter().map(|operator| operator.name.clone());
+        let ends = stage.source.iter().map(|source| source.table.clone());
+        let ends = ends.chain(operators).chain(stage.sink.iter().map(|sink| sink.table.clone()));
+        let rows: Vec<&str> = stage.changelog.iter().map(|changelog| changelog.rows.as_str()).collect();
+        format!("{} | {} | {}", from.join(", "), ends.collect::<Vec<_>>().join(" -> "), rows.join("; "))
+    };
+    stages.iter().map(line).collect()
+}
+
+#[track_caller]
+fn assert_shape(script: &str, expected: &[&str]) {
+    assert_eq!(shape(&graph(script)), expected, "{script}");
+}
+
+#[test]
+fn both_sides_come_by_their_keys_into_one_stage() {
+    assert_shape(
+        "INSERT INTO text2 SELECT b.price, s.name FROM bid b JOIN side s ON b.auction = s.id",
+        &[
+            " | bid | +I",
+            " | side | +I",
+            "hash 0(auction), hash 1(id) | InnerJoin(auction = id) -> Project -> text2 | +I",
+        ],
+    );
+}
+
+#[test]
+fn keys_of_other_types_are_cast_and_what_is_computed_for_a_key_is_no_column_of_the_result() {
+    assert_shape(
+        "INSERT INTO two SELECT b.price, e.id FROM bid b JOIN ends e ON b.auction = e.bidder",
+        &[
+            " | bid | +I",
+            " | ends -> Project | +I",
+            "hash 0(auction), hash 1(CAST(e.bidder AS Int64)) | InnerJoin(auction = CAST(e.bidder AS Int64)) -> Project -> two | +I",
+        ],
+    );
+    let plan = explain(&graph(
+        "INSERT INTO text2 SELECT b.price, s.name FROM bid b JOIN side s ON MOD(b.auction, 10000) = s.id",
+    ));
+    let join = plan.stages.iter().flat_map(|stage| &stage.operators).find(|operator| operator.name.starts_with("InnerJoin"));
+    let join = join.unwrap();
+    assert!(join.name.contains("10000) = id"), "{}", join.name);
+    assert_eq!(join.columns, ["auction BIGINT", "price BIGINT", "id BIGINT", "name STRING"], "no key");
+}
+
+#[test]
+fn each_kind_of_join_says_what_its_rows_do() {
+    for (join, name, rows) in [
+        ("JOIN", "InnerJoin", "+I"),
+        ("INNER JOIN", "InnerJoin", "+I"),
+        ("LEFT JOIN", "LeftJoin", "+I -D"),
+        ("LEFT OUTER JOIN", "LeftJoin", "+I -D"),
+        ("RIGHT JOIN", "RightJoin", "+I -D"),
+        ("FULL OUTER JOIN", "FullJoin", "+I -D"),
+    ] {
+        let graph = graph(&format!("INSERT INTO two SELECT b.price, s.id FROM bid b {join} side s ON b.auction = s.id"));
+        let lines = shape(&graph);
+        let last = lines.last().unwrap();
+        assert!(last.contains(name) && last.ends_with(&format!("| {rows}")), "{join}: {last}");
+    }
+}
+
+#[test]
+fn a_condition_that_drops_nulls_makes_an_outer_join_an_inner_one() {
+    assert_shape(
+        "INSERT INTO text2 SELECT b.price, s.name FROM bid b LEFT JOIN side s ON b.auction = s.id WHERE s.name > 'a'",
+        &[
+            " | bid | +I",
+            " | side -> Filter(name@1 > a) | +I",
+            "hash 0(auction), hash 1(id) | InnerJoin(auction = id) -> Project -> text2 | +I",
+        ],
+    );
+}
+
+#[test]
+fn conditions_that_are_no_equalities_are_judged_pair_by_pair() {
+    let lines = shape(&graph(
+        "INSERT INTO two SELECT b.price, e.id FROM bid b LEFT JOIN ends e ON b.auction = e.id AND b.bidder < e.bidder",
+    ));
+    assert!(lines.last().unwrap().contains("LeftJoin(auction = id AND bidder@1 < bidder@4)"), "{lines:#?}");
+}
+
+#[test]
+fn several_joins_stand_one_behind_the_other_whatever_the_order_of_the_tables() {
+    let expected = [
+        " | bid | +I",
+        " | side | +I",
+        "hash 0(auction), hash 1(id) | InnerJoin(auction = id) | +I",
+        " | ends | +I",
+        "hash 2(bidder), hash 3(bidder) | InnerJoin(bidder = bidder) -> Project -> two | +I",
+    ];
+    assert_shape(
+        "INSERT INTO two SELECT b.price, e.id FROM bid b JOIN side s ON b.auction = s.id JOIN ends e ON b.bidder = e.bidder",
+        &expected,
+    );
+    let lines = shape(&graph(
+        "INSERT INTO two SELECT b.price, e.id FROM side s, ends e, bid b WHERE b.auction = s.id AND b.bidder = e.bidder",
+    ));
+    assert!(!lines.iter().any(|line| line.contains("single")), "{lines:#?}");
+}
+
+#[test]
+fn a_join_of_a_table_with_itself_reads_it_once() {
+    let graph = graph("INSERT INTO two SELECT a.price, b.price FROM bid a JOIN bid b ON a.auction = b.bidder AND a.price < b.price");
+    let lines = shape(&graph);
+    assert_eq!(lines.iter().filter(|line| line.contains("bid ") || line.ends_with("bid")).count(), 1, "{lines:#?}");
+    let apart = graph.apart.as_ref().unwrap();
+    let sources: Vec<_> = apart
+        .stages
+        .iter()
+        .filter_map(|stage| match &stage.head {
+            weir_engine::StageHead::Source(source) => Some(&source.kin),
+            weir_engine::StageHead::Inputs(_) => None,
+        })
+        .collect();
+    let [left, right] = sources.as_slice() else { panic!("{} sources", sources.len()) };
+    assert_eq!(left.family, right.family);
+    assert_ne!(left.discriminator, right.discriminator, "in a changed script they are told apart");
+}
+
+#[test]
+fn two_aggregates_that_differ_by_a_filter_are_told_apart_in_a_changed_script() {
+    let graph = graph(
+        "INSERT INTO two SELECT l.n, r.n FROM (SELECT auction, COUNT(*) AS n FROM bid WHERE price > 1 GROUP BY auction) l
+         JOIN (SELECT auction, COUNT(*) AS n FROM bid WHERE price < 9 GROUP BY auction) r ON l.auction = r.auction",
+    );
+    let told: Vec<&str> = graph
+        .stages
+        .iter()
+        .flat_map(|stage| &stage.operators)
+        .filter(|operator| operator.name.starts_with("GroupAggregate"))
+        .map(|operator| operator.kin.discriminator.as_str())
+        .collect();
+    let [left, right] = told.as_slice() else { panic!("{told:?}") };
+    assert_ne!(left, right);
+}
+
+#[test]
+fn what_a_join_means_is_its_identity() {
+    let join = |script: &str| {
+        let graph = graph(script);
+        let all = graph.stages.iter().flat_map(|stage| &stage.operators);
+        all.filter(|operator| operator.name.contains("Join(")).map(|operator| operator.identity.clone()).collect::<Vec<_>>()
+    };
+    let select = "INSERT INTO two SELECT l.price, r.price FROM bid l";
+    let scripts = [
+        format!("{select} JOIN bid r ON l.auction = r.auction"),
+        format!("{select} LEFT JOIN bid r ON l.auction = r.auction"),
+        format!("{select} JOIN bid r ON l.auction = r.bidder"),
+        format!("{select} JOIN bid r ON l.auction = r.auction AND l.price < r.price"),
+        format!("{select} JOIN bid r ON l.auction = r.auction AND r.price < l.price"),
+        format!("{select} JOIN bid r ON l.auction IS NOT DISTINCT FROM r.auction"),
+        "INSERT INTO two SELECT r.price, l.bidder FROM bid l JOIN bid r ON l.auction = r.auction".to_string(),
+    ];
+    let mut all: Vec<String> = scripts.iter().flat_map(|script| join(script)).collect();
+    assert_eq!(all.len(), scripts.len());
+    assert_eq!(
+        join("CREATE VIEW v AS SELECT * FROM bid; INSERT INTO two SELECT x.price, y.price FROM v x JOIN v y ON y.auction = x.auction"),
+        all[..1],
+        "names and the order of a comparison are none of it"
+    );
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), scripts.len());
+}
+
+#[test]
+fn a_join_of_rows_that_change_takes_them_back_and_its_key_is_known_where_no_update_moves_a_row() {
+    let counts = "(SELECT auction, COUNT(*) AS n FROM bid GROUP BY auction)";
+    let by_key = format!("INSERT INTO by_a SELECT l.auction, r.n FROM {counts} l JOIN {counts} r ON l.auction = r.auction");
+    let lines = shape(&graph(&by_key));
+    assert!(lines.last().unwrap().ends_with("| +I -D"), "{lines:#?}");
+    // A count that changes moves to another subtask: what comes of it may come in another order.
+    let moves = format!("INSERT INTO by_a SELECT l.auction, r.n FROM {counts} l JOIN {counts} r ON l.n = r.auction");
+    let Err(error) = planned(&format!("{TABLES}{moves}")) else { panic!("is planned") };
+    assert!(error.message.contains("the primary key of by_a is a"), "{error}");
+}
+
+fn warnings(script: &str) -> Vec<String> {
+    graph(script).warnings.into_iter().map(|warning| format!("{}: {}", warning.operator, warning.message)).collect()
+}
+
+#[test]
+fn state_without_bound_and_a_join_in_one_subtask_are_warned_of() {
+    let bounded = warnings("INSERT INTO two SELECT l.id, r.id FROM ends l JOIN ends r ON l.id = r.bidder");
+    assert!(bounded.is_empty(), "{bounded:?}");
+    let [keeps] = warnings("INSERT INTO two SELECT b.price, s.id FROM bid b JOIN side s ON b.auction = s.id").try_into().unwrap();
+    assert!(keeps.starts_with("InnerJoin(auction = id): keeps all rows of both sides for ever"), "{keeps}");
+    for join in ["bid b CROSS JOIN side s", "bid b, side s", "bid b JOIN side s ON b.auction > s.id"] {
+        let [single, _] = warnings(&format!("INSERT INTO two SELECT b.price, s.id FROM {join}")).try_into().unwrap();
+        assert!(single.contains("all rows of both go to one subtask"), "{join}: {single}");
+    }
+    let lines = shape(&graph("INSERT INTO two SELECT b.price, s.id FROM bid b CROSS JOIN side s"));
+    assert!(lines.last().unwrap().starts_with("single 0, single 1 | InnerJoin()"), "{lines:#?}");
+}
+
+#[test]
+fn using_compares_as_an_equality_does() {
+    let using = graph("INSERT INTO two SELECT b.price, id FROM ends b2 JOIN side s USING (id) JOIN bid b ON b.auction = id");
+    let on = graph("INSERT INTO two SELECT b.price, b2.id FROM ends b2 JOIN side s ON b2.id = s.id JOIN bid b ON b.auction = b2.id");
+    assert_eq!(using.fingerprint, on.fingerprint);
+}
+
+#[track_caller]
+fn refused(script: &str, line: u64, column: u64, message: &str, remedy: &str) {
+    let Err(error) = planned(&format!("{TABLES}{script}")) else { panic!("{script}\n is planned") };
+    let place = (error.line.map(|line| line - 6), error.column);
+    assert_eq!(place, (Some(line), Some(column)), "{script}\n{error}");
+    assert!(error.message.contains(message) && error.remedy.contains(remedy), "{script}\n{error}");
+}
+
+#[test]
+fn joins_that_flink_does_not_have_are_refused_and_so_is_what_would_be_wrong() {
+    let select = "INSERT INTO two SELECT b.price, s.id FROM bid b";
+    refused(&format!("{select} LEFT SEMI JOIN side s ON b.auction = s.id"), 1, 64, "SEMI JOIN", "EXISTS");
+    refused(&format!("{select} LEFT ANTI JOIN side s ON b.auction = s.id"), 1, 64, "ANTI JOIN", "NOT IN");
+    refused(&format!("{select} JOIN side s"), 1, 54, "no condition", "CROSS JOIN");
+    refused(&format!("{select} FULL JOIN ends s USING (bidder)"), 1, 59, "USING", "COALESCE");
+    refused("INSERT INTO two SELECT * FROM bid b JOIN ends s USING (bidder)", 1, 24, "* over a join", "name the columns");
+    refused(&format!("{select} JOIN side s ON b.auction = s.name"), 1, 64, "does not take BIGINT and STRING", "CAST");
+    refused(&format!("{select} JOIN side s ON b.auction = s.no"), 1, 78, "no column s.no", "");
+    refused("INSERT INTO two SELECT id, 1 FROM ends b JOIN side s ON b.id = s.id", 1, 24, "id is ambiguous", "alias");
+    refused(
+        "INSERT INTO two SELECT COUNT(*), 1 FROM bid b JOIN side s ON b.auction = s.id GROUP BY TUMBLE(t, INTERVAL '1' HOUR)",
+        1,
+        88,
+        "windows one table",
+        "GROUP BY window_start",
+    );
+}
