@@ -521,8 +521,10 @@ pub struct RegularJoinSpec {
 /// `l.x NOT IN (SELECT y FROM r WHERE r.k = l.k AND …)`, where one of x and y can be null; else it is an anti join.
 #[derive(Debug, Clone)]
 pub struct NotInSpec {
-    /// The first input; the output is the same.
+    /// The first input.
     pub left: SchemaRef,
+    /// So many of its first columns are put out. Those behind are only compared.
+    pub outputs: usize,
     /// The second input.
     pub right: SchemaRef,
     /// The columns that are compared with `=` beside; none: one subtask has to get all rows.

@@ -373,6 +373,7 @@ fn not_in(keyed: bool) -> NotIn {
     let keys = if keyed { vec![0] } else { vec![] };
     NotIn::new(NotInSpec {
         left: columns(),
+        outputs: 3,
         right: columns(),
         left_keys: keys.clone(),
         right_keys: keys,

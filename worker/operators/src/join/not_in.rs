@@ -16,7 +16,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array, new_null_array};
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array};
 use arrow::datatypes::SchemaRef;
 use weir_engine::{
     Batch, Operator, OperatorContext, OperatorError, OperatorFactory, OperatorSnapshot, Output, PIECE_ROWS, Progress,
@@ -30,7 +30,7 @@ use crate::join::emission::{Emission, Sources};
 use crate::join::side::{columns, push_varint, read_varint};
 use crate::rows::column::take_columns;
 use crate::rows::rowcodec::{EncodedRows, RowCodec};
-use crate::spec::{NotInSpec, SpecError, field};
+use crate::spec::{NotInSpec, SpecError, field, schema_of};
 
 const LEFT: usize = 0;
 
@@ -40,15 +40,17 @@ pub struct NotIn {
     schemas: [SchemaRef; 2],
     keys: [Vec<usize>; 2],
     values: [usize; 2],
+    outputs: Vec<usize>,
+    output: SchemaRef,
     codec: RowCodec,
     /// A null as a value in the state.
     null: Vec<u8>,
 }
 
 impl NotIn {
-    /// Checks the spec. The output is the left input.
+    /// Checks the spec. The output has the left input's columns.
     pub fn new(spec: NotInSpec) -> Result<Self, SpecError> {
-        let NotInSpec { left, right, left_keys, right_keys, left_value, right_value } = spec;
+        let NotInSpec { left, outputs, right, left_keys, right_keys, left_value, right_value } = spec;
         let left_columns = left_keys.iter().chain([&left_value]);
         let right_columns = right_keys.iter().chain([&right_value]);
         if left_keys.len() != right_keys.len() {
@@ -70,12 +72,16 @@ impl NotIn {
                 )));
             }
         }
+        let fields = left.fields().iter().take(outputs).map(|field| field.as_ref().clone());
+        let output = schema_of(fields.collect());
         let codec = RowCodec::new(left.fields().iter().map(AsRef::as_ref))?;
         let mut null = SortKeys::new();
         let value_type = field(&left, left_value)?.data_type();
         let encoded = null.encode(&[new_null_array(value_type, 1)], &[SortOrder::ASCENDING], 1);
         encoded.map_err(|error| SpecError::Unsupported(error.to_string()))?;
         Ok(Self {
+            outputs: (0..output.fields().len()).collect(),
+            output,
             schemas: [left, right],
             keys: [left_keys, right_keys],
             values: [left_value, right_value],
@@ -85,7 +91,7 @@ impl NotIn {
     }
 
     pub fn output(&self) -> &SchemaRef {
-        &self.schemas[LEFT]
+        &self.output
     }
 }
 
@@ -243,7 +249,7 @@ impl Operator for Task {
     fn resume(&mut self, out: &mut dyn Output) -> Result<Progress, OperatorError> {
         loop {
             let sources =
-                Sources { own: None, other: Some(&self.others), other_first: true, schema: &self.spec.schemas[LEFT] };
+                Sources { own: None, other: Some(&self.others), other_first: true, schema: &self.spec.output };
             if let Some(piece) = self.emission.next(&sources)? {
                 out.emit(piece)?;
                 if out.is_full() {
@@ -322,8 +328,11 @@ impl Task {
         }
         self.left.apply(&self.changes)?;
         let (rows, kinds): (Vec<u32>, Vec<RowKind>) = certain.into_iter().unzip();
-        let taken = take_columns(batch.rows.columns(), &UInt32Array::from(rows))?;
-        Ok(Batch::with_kinds(RecordBatch::try_new(Arc::clone(&self.spec.schemas[LEFT]), taken)?, kinds))
+        let put_out = &batch.rows.columns()[..self.spec.outputs.len()];
+        let taken = take_columns(put_out, &UInt32Array::from(rows))?;
+        let options = RecordBatchOptions::new().with_row_count(Some(kinds.len()));
+        let rows = RecordBatch::try_new_with_options(Arc::clone(&self.spec.output), taken, &options)?;
+        Ok(Batch::with_kinds(rows, kinds))
     }
 
     /// Takes rows of the right in, and notes what of the left they may change.
@@ -434,7 +443,7 @@ impl Task {
             self.emission.push(kind, None, Some(rows.len() as u32), found.times);
             rows.push(&found.row);
         }
-        self.others = self.spec.codec.decode(&rows)?;
+        self.others = self.spec.codec.decode_columns(&self.spec.outputs, &rows)?;
         if last.is_some() {
             scan.from = last;
             self.scans.push_front(scan);

@@ -247,7 +247,8 @@ impl Task {
         let left_only = self.spec.kind.puts_out_left_only();
         let is_left = current.input == LEFT;
         let sources = Sources {
-            own: (is_left || !left_only).then(|| &current.batch.rows.columns()[..self.spec.sides[current.input].outputs.len()]),
+            own: (is_left || !left_only)
+                .then(|| &current.batch.rows.columns()[..self.spec.sides[current.input].outputs.len()]),
             other: (!is_left || !left_only).then_some(&self.others[..]),
             other_first: !is_left,
             schema: &self.spec.output,

@@ -122,7 +122,7 @@ impl AnalyzerRule for FlinkMeaning {
 
 /// What a join compares, as its condition: USING too compares as `=` does in Flink. Which of it are keys is found later.
 fn compared(plan: LogicalPlan) -> Result<LogicalPlan> {
-    plan.transform_up(|plan| {
+    plan.transform_up_with_subqueries(|plan| {
         let LogicalPlan::Join(mut join) = plan else { return Ok(Transformed::no(plan)) };
         if join.on.is_empty() || join.null_equality == NullEquality::NullEqualsNull {
             return Ok(Transformed::no(LogicalPlan::Join(join)));
@@ -150,7 +150,7 @@ impl AnalyzerRule for FlinkCasts {
 }
 
 fn rewrite_expressions(plan: LogicalPlan, rewrite: impl Fn(Expr, &DFSchema) -> Result<Expr>) -> Result<LogicalPlan> {
-    plan.transform_up(|plan| {
+    plan.transform_up_with_subqueries(|plan| {
         let schema = merge_schema(&plan.inputs());
         let names = NamePreserver::new(&plan);
         plan.map_expressions(|expr| {

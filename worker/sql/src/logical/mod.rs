@@ -7,6 +7,7 @@ pub(crate) mod operators;
 pub(crate) mod optimize;
 pub(crate) mod print;
 pub(crate) mod size;
+pub(crate) mod subqueries;
 pub(crate) mod tvf;
 pub(crate) mod unions;
 pub(crate) mod windows;

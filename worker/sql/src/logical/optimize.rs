@@ -12,6 +12,7 @@ use datafusion_expr::utils::{conjunction, split_conjunction};
 use datafusion_expr::{Expr, Extension, Filter, LogicalPlan, Operator, Projection, WindowFunctionDefinition};
 use datafusion_optimizer::analyzer::type_coercion::TypeCoercion;
 use datafusion_optimizer::common_subexpr_eliminate::CommonSubexprEliminate;
+use datafusion_optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
 use datafusion_optimizer::eliminate_cross_join::EliminateCrossJoin;
 use datafusion_optimizer::eliminate_filter::EliminateFilter;
 use datafusion_optimizer::eliminate_outer_join::EliminateOuterJoin;
@@ -19,6 +20,7 @@ use datafusion_optimizer::extract_equijoin_predicate::ExtractEquijoinPredicate;
 use datafusion_optimizer::optimize_projections::OptimizeProjections;
 use datafusion_optimizer::push_down_filter::PushDownFilter;
 use datafusion_optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggregate;
+use datafusion_optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
 use datafusion_optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion_optimizer::{Analyzer, Optimizer, OptimizerContext, OptimizerRule};
 use weir_operators::Keep;
@@ -27,6 +29,7 @@ use crate::error::{Place, PlanError};
 use crate::logical::columns::{of_expr, traits};
 use crate::logical::exprs::{FlinkCasts, FlinkMeaning};
 use crate::logical::nodes::Deduplicate;
+use crate::logical::subqueries::{OneValue, without_subqueries};
 use crate::logical::unions::SameTypes;
 use crate::names::catalog::{planner_options, refuse};
 
@@ -37,6 +40,7 @@ const PASSES: u8 = 8;
 pub fn analyze(plan: LogicalPlan, place: Place) -> Result<LogicalPlan, PlanError> {
     let analyzer = Analyzer::with_rules(vec![
         Arc::new(FlinkMeaning),
+        Arc::new(OneValue),
         Arc::new(SameTypes),
         Arc::new(TypeCoercion::new()),
         Arc::new(FlinkCasts),
@@ -48,7 +52,7 @@ pub fn analyze(plan: LogicalPlan, place: Place) -> Result<LogicalPlan, PlanError
 
 /// Optimises an analysed plan.
 pub fn optimize(plan: LogicalPlan, place: Place) -> Result<LogicalPlan, PlanError> {
-    run(plan).map_err(|error| PlanError::from_planner(&error, place))
+    run(plan).and_then(without_subqueries).map_err(|error| PlanError::from_planner(&error, place))
 }
 
 fn run(plan: LogicalPlan) -> Result<LogicalPlan> {
@@ -56,6 +60,8 @@ fn run(plan: LogicalPlan) -> Result<LogicalPlan> {
         plan,
         vec![
             Arc::new(ReplaceDistinctWithAggregate::new()),
+            Arc::new(DecorrelatePredicateSubquery::new()),
+            Arc::new(ScalarSubqueryToJoin::new()),
             Arc::new(SimplifyExpressions::new()),
             Arc::new(ExtractEquijoinPredicate::new()),
             Arc::new(EliminateCrossJoin::new()),

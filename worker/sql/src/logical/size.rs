@@ -33,25 +33,48 @@ const ONE: Size = Size { nodes: 1, depth: 1 };
 
 /// Whether the plan is small enough for the optimiser.
 pub fn check_plan(plan: &LogicalPlan, place: Place) -> std::result::Result<(), PlanError> {
-    let mut steps = 0;
-    let mut open = vec![plan];
-    while let Some(step) = open.pop() {
-        steps += 1;
-        if steps > MAX_STEPS {
-            return Err(PlanError::new(
-                place,
-                format!("with the views that it reads put in the query has more than {MAX_STEPS} steps"),
-                "compute in fewer views, or write what some of them give into a table that another job reads",
-            ));
-        }
-        open.extend(step.inputs());
+    if steps(plan).map_err(|error| PlanError::from_planner(&error, place))? > MAX_STEPS {
+        return Err(PlanError::new(
+            place,
+            format!("with the views that it reads put in the query has more than {MAX_STEPS} steps"),
+            "compute in fewer views, or write what some of them give into a table that another job reads",
+        ));
     }
     sizes(plan, place).map(drop)
+}
+
+/// How many steps there are; a little more than the most, where there are more. Subqueries are within each other as far as parentheses
+/// may be.
+fn steps(plan: &LogicalPlan) -> Result<usize> {
+    let mut count = 0;
+    let mut open = vec![plan];
+    while let Some(step) = open.pop() {
+        count += 1;
+        if count > MAX_STEPS {
+            break;
+        }
+        open.extend(step.inputs());
+        step.apply_subqueries(|query| {
+            count += steps(query)?;
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+    }
+    Ok(count)
 }
 
 /// Of each column.
 fn sizes(plan: &LogicalPlan, place: Place) -> std::result::Result<Vec<Size>, PlanError> {
     let width = plan.schema().fields().len();
+    let mut wrong = None;
+    let queries = plan.apply_subqueries(|query| {
+        if let Err(error) = sizes(query, place) {
+            wrong = Some(error);
+            return Ok(TreeNodeRecursion::Stop);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    queries.map_err(|error| PlanError::from_planner(&error, place))?;
+    wrong.map_or(Ok(()), Err)?;
     let inputs = plan.inputs();
     let below = inputs.iter().map(|input| sizes(input, place)).collect::<std::result::Result<Vec<_>, _>>()?;
     if let LogicalPlan::Union(_) = plan {

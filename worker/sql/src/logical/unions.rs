@@ -1,11 +1,13 @@
 //! What the queries of a UNION must have in common: their columns are of like types, as Flink has it. Numbers become the widest of them;
 //! a text and a number are refused.
 
+use std::sync::Arc;
+
 use arrow::datatypes::DataType;
-use datafusion_common::Result;
 use datafusion_common::config::ConfigOptions;
-use datafusion_common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion_expr::{LogicalPlan, Union};
+use datafusion_common::tree_node::TreeNodeRecursion;
+use datafusion_common::{JoinType, NullEquality, Result};
+use datafusion_expr::LogicalPlan;
 use datafusion_optimizer::AnalyzerRule;
 
 use crate::error::Place;
@@ -18,9 +20,17 @@ pub struct SameTypes;
 
 impl AnalyzerRule for SameTypes {
     fn analyze(&self, plan: LogicalPlan, _config: &ConfigOptions) -> Result<LogicalPlan> {
-        plan.apply(|plan| {
-            if let LogicalPlan::Union(union) = plan {
-                check(union)?;
+        plan.apply_with_subqueries(|plan| {
+            match plan {
+                LogicalPlan::Union(union) => check("UNION", &union.inputs)?,
+                // INTERSECT and EXCEPT: what they compare are all columns, and a null equals a null.
+                LogicalPlan::Join(join)
+                    if join.null_equality == NullEquality::NullEqualsNull && !join.on.is_empty() =>
+                {
+                    let name = if join.join_type == JoinType::LeftSemi { "INTERSECT" } else { "EXCEPT" };
+                    check(name, &[Arc::clone(&join.left), Arc::clone(&join.right)])?;
+                }
+                _ => {}
             }
             Ok(TreeNodeRecursion::Continue)
         })?;
@@ -32,8 +42,8 @@ impl AnalyzerRule for SameTypes {
     }
 }
 
-fn check(union: &Union) -> Result<()> {
-    let Some((first, others)) = union.inputs.split_first() else { return Ok(()) };
+fn check(name: &str, inputs: &[Arc<LogicalPlan>]) -> Result<()> {
+    let Some((first, others)) = inputs.split_first() else { return Ok(()) };
     for other in others {
         for (column, (one, other)) in first.schema().fields().iter().zip(other.schema().fields()).enumerate() {
             if !alike(one.data_type(), other.data_type()) {
@@ -41,7 +51,7 @@ fn check(union: &Union) -> Result<()> {
                 return Err(refuse(
                     Place::default(),
                     format!(
-                        "column {} of the UNION is {one_type} in one query ({}) and {other_type} in another ({})",
+                        "column {} of the {name} is {one_type} in one query ({}) and {other_type} in another ({})",
                         column + 1,
                         one.name(),
                         other.name()
@@ -55,7 +65,7 @@ fn check(union: &Union) -> Result<()> {
 }
 
 /// Whether a column can be of both types.
-fn alike(one: &DataType, other: &DataType) -> bool {
+pub fn alike(one: &DataType, other: &DataType) -> bool {
     let both = |is: fn(&DataType) -> bool| is(one) && is(other);
     one == other
         || one.is_null()

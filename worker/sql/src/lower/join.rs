@@ -18,7 +18,13 @@ impl Lowering<'_> {
         let edges = vec![self.edge_into_join(*left)?, self.edge_into_join(*right)?];
         let made = join.make(self.side(*left), self.side(*right)).map_err(|error| internal(&error))?;
         let stage = self.begin(StageHead::Inputs(edges), &node.identity);
-        if join.keys.is_empty() {
+        if join.null_aware && join.meets_by().is_empty() {
+            self.warn(
+                node,
+                "a null on one side meets all rows of the other: all rows of both go to one subtask, whatever the parallelism; write \
+                 NOT EXISTS (SELECT …) where there are no nulls",
+            );
+        } else if join.keys.is_empty() {
             self.warn(
                 node,
                 "no column of one side is compared with = with one of the other: all rows of both go to one subtask, whatever the \

@@ -13,7 +13,9 @@ const MOST_WAYS: usize = 8;
 /// Of each node that has others of its identity beside it in its statements: what tells it from them.
 pub fn siblings(tree: &Tree) -> BTreeMap<NodeId, String> {
     let mut families: BTreeMap<(&str, &BTreeSet<usize>), Vec<NodeId>> = BTreeMap::new();
-    for (id, node) in tree.live().filter(|(_, node)| !node.identity.now.is_empty() && !matches!(node.op, Op::Exchange(_))) {
+    for (id, node) in
+        tree.live().filter(|(_, node)| !node.identity.now.is_empty() && !matches!(node.op, Op::Exchange(_)))
+    {
         families.entry((&node.identity.now, &node.statements)).or_default().push(id);
     }
     let several: Vec<NodeId> = families.into_values().filter(|family| family.len() > 1).flatten().collect();
@@ -35,7 +37,9 @@ fn ways(tree: &Tree) -> Vec<Vec<String>> {
         let own = ways[id.0].clone();
         for (place, input) in node.inputs.iter().enumerate() {
             let to_input = &mut ways[input.0];
-            to_input.extend(own.iter().map(|way| if node.inputs.len() > 1 { format!("{way}/{place}") } else { way.clone() }));
+            to_input.extend(
+                own.iter().map(|way| if node.inputs.len() > 1 { format!("{way}/{place}") } else { way.clone() }),
+            );
             to_input.sort_unstable();
             to_input.dedup();
             if to_input.len() > MOST_WAYS {

@@ -267,6 +267,8 @@ impl Names {
 pub fn planner_options() -> ConfigOptions {
     let mut options = ConfigOptions::default();
     options.execution.time_zone = Some("UTC".to_string());
+    // A value of a query that changes is a join.
+    options.optimizer.enable_physical_uncorrelated_scalar_subquery = false;
     options
 }
 

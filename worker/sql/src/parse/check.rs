@@ -16,6 +16,7 @@ use crate::names::functions::time::{CEIL_TO, FLOOR_TO};
 use crate::parse::bounds;
 use crate::parse::dialect::{TABLE_PREFIX, single};
 use crate::parse::joins::check_joins;
+use crate::parse::subqueries::check_subqueries;
 
 /// Checks and rewrites a query.
 pub fn check_query(query: &mut Query, functions: &Functions, place: Place) -> Result<(), PlanError> {
@@ -81,10 +82,19 @@ impl Checker<'_> {
                 self.check_body(left)?;
                 self.check_body(right)
             }
-            SetExpr::SetOperation { op, right, .. } => self.refuse(
+            SetExpr::SetOperation {
+                op: SetOperator::Intersect | SetOperator::Except,
+                set_quantifier: SetQuantifier::Distinct | SetQuantifier::None,
+                left,
+                right,
+            } => {
+                self.check_body(left)?;
+                self.check_body(right)
+            }
+            SetExpr::SetOperation { op, set_quantifier, right, .. } => self.refuse(
                 right.span(),
-                format!("{op} is not supported yet"),
-                "join the queries before they reach this job; UNION and UNION ALL are supported",
+                format!("{op} {set_quantifier} is not supported"),
+                "UNION, UNION ALL, INTERSECT and EXCEPT are",
             ),
             SetExpr::Values(_) => {
                 self.refuse(body.span(), "VALUES is not supported", "read the rows from a table, as one of 'datagen'")
@@ -213,6 +223,9 @@ impl VisitorMut for Checker<'_> {
         if let Err(error) = group_windows(select) {
             return ControlFlow::Break(Box::new(error.or_at(place)));
         }
+        if let Err(error) = check_subqueries(select) {
+            return ControlFlow::Break(Box::new(error.or_at(place)));
+        }
         name_items(select);
         ControlFlow::Continue(())
     }
@@ -254,16 +267,20 @@ impl VisitorMut for Checker<'_> {
                 self.window_data = true;
                 ControlFlow::Continue(())
             }
-            Expr::Subquery(_) if self.window_data => {
+            Expr::Subquery(_) => {
                 self.window_data = false;
                 ControlFlow::Continue(())
             }
-            Expr::Subquery(_) => {
-                self.refuse(place, "a subquery as a value is not supported", "aggregate in a view, and select from it")
-            }
-            Expr::InSubquery { .. } | Expr::Exists { .. } => {
-                self.refuse(place, "a subquery in a condition is not supported", "write the values out: IN (1, 2, 3)")
-            }
+            Expr::InSubquery { expr: value, .. } if matches!(value.as_ref(), Expr::Tuple(_)) => self.refuse(
+                place,
+                "several columns IN a subquery are not supported",
+                "write EXISTS (SELECT 1 FROM … WHERE … = … AND … = …)",
+            ),
+            Expr::AnyOp { .. } | Expr::AllOp { .. } => self.refuse(
+                place,
+                "ANY and ALL are not supported",
+                "write IN (SELECT …), or compare with (SELECT MAX(…) …)",
+            ),
             Expr::Value(value) => match &value.value {
                 Value::Number(text, _) => match number(text) {
                     Ok(None) => ControlFlow::Continue(()),
@@ -462,7 +479,9 @@ fn group_windows(select: &mut Select) -> Result<(), PlanError> {
         return Err(PlanError::new(
             place,
             format!("{function} in GROUP BY windows one table, and not a join"),
-            format!("join over TABLE({function}(TABLE t, DESCRIPTOR(time_column), …)), and GROUP BY window_start, window_end"),
+            format!(
+                "join over TABLE({function}(TABLE t, DESCRIPTOR(time_column), …)), and GROUP BY window_start, window_end"
+            ),
         ));
     }
     let data = match select.from.first().map(|from| &from.relation) {

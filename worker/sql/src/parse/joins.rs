@@ -5,6 +5,7 @@ use datafusion_sql::sqlparser::ast::{
 };
 
 use crate::error::{Place, PlanError};
+use crate::parse::subqueries::subquery_in;
 
 /// Joins of one SELECT. Each is a level of the plan, which rules recurse over.
 const MAX_JOINS: usize = 64;
@@ -101,7 +102,14 @@ fn check_join(join: &Join) -> Result<bool, PlanError> {
         }
     };
     match constraint {
-        JoinConstraint::On(_) => Ok(false),
+        JoinConstraint::On(condition) => match subquery_in(condition) {
+            Some(at) => Err(PlanError::new(
+                at.or(place),
+                "a subquery in ON is not supported",
+                "write it into WHERE, or join with what it selects",
+            )),
+            None => Ok(false),
+        },
         JoinConstraint::None => {
             Err(PlanError::new(place, "the join has no condition", "write ON a.x = b.y, or CROSS JOIN"))
         }

@@ -21,9 +21,10 @@ pub fn locate(query: &Query, fails: &dyn Fn(Query) -> bool) -> Option<Place> {
         return locate_side(query, [left.as_ref(), right.as_ref()], fails).or_else(|| known(right.span()));
     }
     let SetExpr::Select(select) = query.body.as_ref() else { return None };
-    let relations = select.from.iter().flat_map(|from| {
-        std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation))
-    });
+    let relations = select
+        .from
+        .iter()
+        .flat_map(|from| std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation)));
     for relation in relations {
         if let TableFactor::Derived { subquery, .. } = relation
             && fails(subquery.as_ref().clone())
@@ -54,7 +55,9 @@ pub fn locate(query: &Query, fails: &dyn Fn(Query) -> bool) -> Option<Place> {
                 select.having = None;
             });
             if fails_alone {
-                return condition(&join.join_operator).and_then(|on| known(on.span())).or_else(|| known(join.relation.span()));
+                return condition(&join.join_operator)
+                    .and_then(|on| known(on.span()))
+                    .or_else(|| known(join.relation.span()));
             }
         }
     }

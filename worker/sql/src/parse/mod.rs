@@ -5,4 +5,5 @@ pub(crate) mod check;
 pub mod dialect;
 mod joins;
 pub(crate) mod locate;
+mod subqueries;
 pub mod types;

@@ -10,8 +10,8 @@ use datafusion_physical_expr::expressions::Column as PhysicalColumn;
 use weir_engine::{Exchange, OperatorFactory, SinkFactory, SourceNode};
 use weir_operators::{
     AggregateInput, Aggregation, Deduplicate, DeduplicateSpec, FilterProject, JoinInput, JoinKind, KeyedAggregate,
-    KeyedAggregateSpec, LocalAggregate, LocalAggregateSpec, RegularJoin, RegularJoinSpec, SpecError, TimeSource,
-    WindowAggregate, WindowAggregateSpec, WindowAssign, WindowAssignSpec, WindowShape,
+    KeyedAggregateSpec, LocalAggregate, LocalAggregateSpec, NotIn, NotInSpec, RegularJoin, RegularJoinSpec, SpecError,
+    TimeSource, WindowAggregate, WindowAggregateSpec, WindowAssign, WindowAssignSpec, WindowShape,
 };
 
 use crate::logical::columns::Time;
@@ -225,6 +225,9 @@ impl Join {
             JoinType::Left => JoinKind::Left,
             JoinType::Right => JoinKind::Right,
             JoinType::Full => JoinKind::Full,
+            JoinType::LeftAnti if self.null_aware => return self.not_in(left, right),
+            JoinType::LeftSemi => JoinKind::Semi,
+            JoinType::LeftAnti => JoinKind::Anti,
             _ => return Err(SpecError::Unsupported(format!("a {}", self.name()))),
         };
         let width = left.schema.fields().len();
@@ -242,6 +245,31 @@ impl Join {
             residual,
         };
         Ok(made(RegularJoin::new(spec)?, RegularJoin::output))
+    }
+
+    fn not_in(&self, left: JoinSide, right: JoinSide) -> Result<Made, SpecError> {
+        let Some((&(left_value, right_value), keys)) = self.keys.split_first() else {
+            return Err(SpecError::Unsupported("NOT IN without a value".to_string()));
+        };
+        if self.residual.is_some() {
+            return Err(SpecError::Unsupported("NOT IN with a condition that is no equality".to_string()));
+        }
+        let (left_keys, right_keys) = keys.iter().copied().unzip();
+        let spec = NotInSpec {
+            left: left.schema,
+            outputs: self.widths.0,
+            right: right.schema,
+            left_keys,
+            right_keys,
+            left_value,
+            right_value,
+        };
+        Ok(made(NotIn::new(spec)?, NotIn::output))
+    }
+
+    /// The columns by which rows come together, of the left and of the right. The value of NOT IN is none: a null meets all.
+    pub fn meets_by(&self) -> &[(usize, usize)] {
+        if self.null_aware { self.keys.get(1..).unwrap_or_default() } else { &self.keys }
     }
 
     /// A condition over the query's columns of both sides, as one over all columns of both inputs.
@@ -283,6 +311,7 @@ impl Join {
             JoinType::Right => "RightJoin",
             JoinType::Full => "FullJoin",
             JoinType::LeftSemi | JoinType::RightSemi => "SemiJoin",
+            JoinType::LeftAnti if self.null_aware => "NotIn",
             JoinType::LeftAnti | JoinType::RightAnti => "AntiJoin",
             JoinType::LeftMark | JoinType::RightMark => "MarkJoin",
         }

@@ -22,7 +22,8 @@ fn graph(script: &str) -> JobGraph {
 fn shape(graph: &JobGraph) -> Vec<String> {
     let PlanDescription { stages, .. } = explain(graph);
     let line = |stage: &StageDescription| {
-        let from = stage.inputs.iter().map(|input| format!("{} {}({})", input.exchange, input.from, input.keys.join(", ")));
+        let from =
+            stage.inputs.iter().map(|input| format!("{} {}({})", input.exchange, input.from, input.keys.join(", ")));
         let from: Vec<String> = from.map(|from| from.replace("()", "")).collect();
         let operators = stage.operators.iter().map(|operator| operator.name.clone());
         let ends = stage.source.iter().map(|source| source.table.clone());
@@ -43,7 +44,7 @@ fn both_sides_come_by_their_keys_into_one_stage() {
     assert_shape(
         "INSERT INTO text2 SELECT b.price, s.name FROM bid b JOIN side s ON b.auction = s.id",
         &[
-            " | bid | +I",
+            " | bid -> Project | +I",
             " | side | +I",
             "hash 0(auction), hash 1(id) | InnerJoin(auction = id) -> Project -> text2 | +I",
         ],
@@ -55,17 +56,18 @@ fn keys_of_other_types_are_cast_and_what_is_computed_for_a_key_is_no_column_of_t
     assert_shape(
         "INSERT INTO two SELECT b.price, e.id FROM bid b JOIN ends e ON b.auction = e.bidder",
         &[
-            " | bid | +I",
+            " | bid -> Project | +I",
             " | ends -> Project | +I",
-            "hash 0(auction), hash 1(CAST(e.bidder AS Int64)) | InnerJoin(auction = CAST(e.bidder AS Int64)) -> Project -> two | +I",
+            "hash 0(auction), hash 1(e.bidder) | InnerJoin(auction = e.bidder) -> Project -> two | +I",
         ],
     );
     let plan = explain(&graph(
         "INSERT INTO text2 SELECT b.price, s.name FROM bid b JOIN side s ON MOD(b.auction, 10000) = s.id",
     ));
-    let join = plan.stages.iter().flat_map(|stage| &stage.operators).find(|operator| operator.name.starts_with("InnerJoin"));
+    let join =
+        plan.stages.iter().flat_map(|stage| &stage.operators).find(|operator| operator.name.starts_with("InnerJoin"));
     let join = join.unwrap();
-    assert!(join.name.contains("10000) = id"), "{}", join.name);
+    assert!(join.name.contains("10000)) = id"), "{}", join.name);
     assert_eq!(join.columns, ["auction BIGINT", "price BIGINT", "id BIGINT", "name STRING"], "no key");
 }
 
@@ -79,7 +81,8 @@ fn each_kind_of_join_says_what_its_rows_do() {
         ("RIGHT JOIN", "RightJoin", "+I -D"),
         ("FULL OUTER JOIN", "FullJoin", "+I -D"),
     ] {
-        let graph = graph(&format!("INSERT INTO two SELECT b.price, s.id FROM bid b {join} side s ON b.auction = s.id"));
+        let graph =
+            graph(&format!("INSERT INTO two SELECT b.price, s.id FROM bid b {join} side s ON b.auction = s.id"));
         let lines = shape(&graph);
         let last = lines.last().unwrap();
         assert!(last.contains(name) && last.ends_with(&format!("| {rows}")), "{join}: {last}");
@@ -91,7 +94,7 @@ fn a_condition_that_drops_nulls_makes_an_outer_join_an_inner_one() {
     assert_shape(
         "INSERT INTO text2 SELECT b.price, s.name FROM bid b LEFT JOIN side s ON b.auction = s.id WHERE s.name > 'a'",
         &[
-            " | bid | +I",
+            " | bid -> Project | +I",
             " | side -> Filter(name@1 > a) | +I",
             "hash 0(auction), hash 1(id) | InnerJoin(auction = id) -> Project -> text2 | +I",
         ],
@@ -109,9 +112,9 @@ fn conditions_that_are_no_equalities_are_judged_pair_by_pair() {
 #[test]
 fn several_joins_stand_one_behind_the_other_whatever_the_order_of_the_tables() {
     let expected = [
-        " | bid | +I",
+        " | bid -> Project | +I",
         " | side | +I",
-        "hash 0(auction), hash 1(id) | InnerJoin(auction = id) | +I",
+        "hash 0(auction), hash 1(id) | InnerJoin(auction = id) -> Project | +I",
         " | ends | +I",
         "hash 2(bidder), hash 3(bidder) | InnerJoin(bidder = bidder) -> Project -> two | +I",
     ];
@@ -127,7 +130,9 @@ fn several_joins_stand_one_behind_the_other_whatever_the_order_of_the_tables() {
 
 #[test]
 fn a_join_of_a_table_with_itself_reads_it_once() {
-    let graph = graph("INSERT INTO two SELECT a.price, b.price FROM bid a JOIN bid b ON a.auction = b.bidder AND a.price < b.price");
+    let graph = graph(
+        "INSERT INTO two SELECT a.price, b.price FROM bid a JOIN bid b ON a.auction = b.bidder AND a.price < b.price",
+    );
     let lines = shape(&graph);
     assert_eq!(lines.iter().filter(|line| line.contains("bid ") || line.ends_with("bid")).count(), 1, "{lines:#?}");
     let apart = graph.apart.as_ref().unwrap();
@@ -166,7 +171,9 @@ fn what_a_join_means_is_its_identity() {
     let join = |script: &str| {
         let graph = graph(script);
         let all = graph.stages.iter().flat_map(|stage| &stage.operators);
-        all.filter(|operator| operator.name.contains("Join(")).map(|operator| operator.identity.clone()).collect::<Vec<_>>()
+        all.filter(|operator| operator.name.contains("Join("))
+            .map(|operator| operator.identity.clone())
+            .collect::<Vec<_>>()
     };
     let select = "INSERT INTO two SELECT l.price, r.price FROM bid l";
     let scripts = [
@@ -181,7 +188,9 @@ fn what_a_join_means_is_its_identity() {
     let mut all: Vec<String> = scripts.iter().flat_map(|script| join(script)).collect();
     assert_eq!(all.len(), scripts.len());
     assert_eq!(
-        join("CREATE VIEW v AS SELECT * FROM bid; INSERT INTO two SELECT x.price, y.price FROM v x JOIN v y ON y.auction = x.auction"),
+        join(
+            "CREATE VIEW v AS SELECT * FROM bid; INSERT INTO two SELECT x.price, y.price FROM v x JOIN v y ON y.auction = x.auction"
+        ),
         all[..1],
         "names and the order of a comparison are none of it"
     );
@@ -193,7 +202,8 @@ fn what_a_join_means_is_its_identity() {
 #[test]
 fn a_join_of_rows_that_change_takes_them_back_and_its_key_is_known_where_no_update_moves_a_row() {
     let counts = "(SELECT auction, COUNT(*) AS n FROM bid GROUP BY auction)";
-    let by_key = format!("INSERT INTO by_a SELECT l.auction, r.n FROM {counts} l JOIN {counts} r ON l.auction = r.auction");
+    let by_key =
+        format!("INSERT INTO by_a SELECT l.auction, r.n FROM {counts} l JOIN {counts} r ON l.auction = r.auction");
     let lines = shape(&graph(&by_key));
     assert!(lines.last().unwrap().ends_with("| +I -D"), "{lines:#?}");
     // A count that changes moves to another subtask: what comes of it may come in another order.
@@ -210,7 +220,8 @@ fn warnings(script: &str) -> Vec<String> {
 fn state_without_bound_and_a_join_in_one_subtask_are_warned_of() {
     let bounded = warnings("INSERT INTO two SELECT l.id, r.id FROM ends l JOIN ends r ON l.id = r.bidder");
     assert!(bounded.is_empty(), "{bounded:?}");
-    let [keeps] = warnings("INSERT INTO two SELECT b.price, s.id FROM bid b JOIN side s ON b.auction = s.id").try_into().unwrap();
+    let [keeps] =
+        warnings("INSERT INTO two SELECT b.price, s.id FROM bid b JOIN side s ON b.auction = s.id").try_into().unwrap();
     assert!(keeps.starts_with("InnerJoin(auction = id): keeps all rows of both sides for ever"), "{keeps}");
     for join in ["bid b CROSS JOIN side s", "bid b, side s", "bid b JOIN side s ON b.auction > s.id"] {
         let [single, _] = warnings(&format!("INSERT INTO two SELECT b.price, s.id FROM {join}")).try_into().unwrap();
@@ -222,8 +233,11 @@ fn state_without_bound_and_a_join_in_one_subtask_are_warned_of() {
 
 #[test]
 fn using_compares_as_an_equality_does() {
-    let using = graph("INSERT INTO two SELECT b.price, id FROM ends b2 JOIN side s USING (id) JOIN bid b ON b.auction = id");
-    let on = graph("INSERT INTO two SELECT b.price, b2.id FROM ends b2 JOIN side s ON b2.id = s.id JOIN bid b ON b.auction = b2.id");
+    let using =
+        graph("INSERT INTO two SELECT b.price, id FROM ends b2 JOIN side s USING (id) JOIN bid b ON b.auction = b2.id");
+    let on = graph(
+        "INSERT INTO two SELECT b.price, b2.id FROM ends b2 JOIN side s ON b2.id = s.id JOIN bid b ON b.auction = b2.id",
+    );
     assert_eq!(using.fingerprint, on.fingerprint);
 }
 
@@ -242,9 +256,21 @@ fn joins_that_flink_does_not_have_are_refused_and_so_is_what_would_be_wrong() {
     refused(&format!("{select} LEFT ANTI JOIN side s ON b.auction = s.id"), 1, 64, "ANTI JOIN", "NOT IN");
     refused(&format!("{select} JOIN side s"), 1, 54, "no condition", "CROSS JOIN");
     refused(&format!("{select} FULL JOIN ends s USING (bidder)"), 1, 59, "USING", "COALESCE");
-    refused("INSERT INTO two SELECT * FROM bid b JOIN ends s USING (bidder)", 1, 24, "* over a join", "name the columns");
-    refused(&format!("{select} JOIN side s ON b.auction = s.name"), 1, 64, "does not take BIGINT and STRING", "CAST");
-    refused(&format!("{select} JOIN side s ON b.auction = s.no"), 1, 78, "no column s.no", "");
+    refused(
+        "INSERT INTO two SELECT * FROM bid b JOIN ends s USING (bidder)",
+        1,
+        24,
+        "* over a join",
+        "name the columns",
+    );
+    refused(
+        &format!("{select} JOIN side s ON b.auction = s.name"),
+        1,
+        64,
+        "does not take BIGINT and STRING: write a CAST",
+        "",
+    );
+    refused(&format!("{select} JOIN side s ON b.auction = s.no"), 1, 76, "no column s.no", "");
     refused("INSERT INTO two SELECT id, 1 FROM ends b JOIN side s ON b.id = s.id", 1, 24, "id is ambiguous", "alias");
     refused(
         "INSERT INTO two SELECT COUNT(*), 1 FROM bid b JOIN side s ON b.auction = s.id GROUP BY TUMBLE(t, INTERVAL '1' HOUR)",
@@ -252,5 +278,77 @@ fn joins_that_flink_does_not_have_are_refused_and_so_is_what_would_be_wrong() {
         88,
         "windows one table",
         "GROUP BY window_start",
+    );
+}
+
+#[test]
+fn subqueries_in_conditions_are_semi_and_anti_joins() {
+    let select = "INSERT INTO two SELECT auction, price FROM bid WHERE";
+    for (condition, name, rows) in [
+        ("auction IN (SELECT id FROM side)", "SemiJoin(auction = id)", "| +I"),
+        ("NOT (auction NOT IN (SELECT id FROM side))", "SemiJoin(auction = id)", "| +I"),
+        ("EXISTS (SELECT 1 FROM side WHERE side.id = bid.auction)", "SemiJoin(auction = id)", "| +I"),
+        ("NOT EXISTS (SELECT * FROM side WHERE side.id = bid.auction)", "AntiJoin(auction = id)", "| +I -D"),
+        (
+            "EXISTS (SELECT * FROM side WHERE side.id = bid.auction AND bid.price < side.id)",
+            "SemiJoin(auction = id AND",
+            "| +I",
+        ),
+    ] {
+        let graph = graph(&format!("{select} {condition}"));
+        let lines = shape(&graph);
+        let last = lines.last().unwrap();
+        assert!(last.starts_with("hash") && last.contains(name) && last.ends_with(rows), "{condition}: {lines:#?}");
+    }
+    let not_in = graph(&format!("{select} auction NOT IN (SELECT id FROM side)"));
+    let last = shape(&not_in).pop().unwrap();
+    assert!(last.starts_with("single 0, single 1 | NotIn(auction = id)"), "{last}");
+    assert!(not_in.warnings[0].message.contains("write NOT EXISTS"), "{:?}", not_in.warnings);
+    let correlated = graph(&format!("{select} auction NOT IN (SELECT id FROM ends WHERE ends.bidder = bid.bidder)"));
+    let last = shape(&correlated).pop().unwrap();
+    assert!(last.starts_with("hash 0(bidder), hash 1(bidder) | NotIn(auction = id AND bidder = bidder)"), "{last}");
+}
+
+#[test]
+fn sets_of_rows_are_semi_and_anti_joins_of_distinct_rows() {
+    for (operator, name) in [("INTERSECT", "SemiJoin"), ("EXCEPT", "AntiJoin")] {
+        let lines = shape(&graph(&format!(
+            "INSERT INTO two SELECT auction, price FROM bid {operator} SELECT id, id FROM side"
+        )));
+        let last = lines.last().unwrap();
+        assert!(last.contains(name) && last.starts_with("hash"), "{operator}: {lines:#?}");
+    }
+}
+
+#[test]
+fn a_subquery_as_a_value_is_a_left_join_with_one_row() {
+    let lines = shape(&graph("INSERT INTO two SELECT auction, (SELECT MAX(id) FROM side) FROM bid"));
+    assert!(lines.iter().any(|line| line.contains("LeftJoin()")), "{lines:#?}");
+    let lines = shape(&graph(
+        "INSERT INTO two SELECT auction, (SELECT MAX(id) FROM ends WHERE ends.bidder = bid.bidder) FROM bid",
+    ));
+    assert!(lines.iter().any(|line| line.contains("LeftJoin(bidder = bidder)")), "{lines:#?}");
+}
+
+#[test]
+fn subqueries_that_are_no_joins_are_refused() {
+    let select = "INSERT INTO two SELECT auction, price FROM bid WHERE";
+    refused(&format!("{select} price > 1 OR auction IN (SELECT id FROM side)"), 1, 67, "within OR", "UNION");
+    refused(
+        "INSERT INTO two SELECT auction, CASE WHEN EXISTS (SELECT 1 FROM side) THEN 1 END FROM bid",
+        1,
+        51,
+        "as values",
+        "WHERE",
+    );
+    refused(&format!("{select} price > (SELECT id FROM side)"), 1, 54, "several rows", "MAX");
+    refused(&format!("{select} channel IN (SELECT id FROM side)"), 1, 73, "STRING with BIGINT", "CAST");
+    refused(&format!("{select} (auction, price) IN (SELECT id, id FROM side)"), 1, 55, "several columns IN", "EXISTS");
+    refused(
+        "INSERT INTO two SELECT b.auction, 1 FROM bid b JOIN side s ON b.auction IN (SELECT id FROM ends)",
+        1,
+        63,
+        "subquery in ON",
+        "WHERE",
     );
 }

@@ -125,8 +125,8 @@ fn queries_that_do_not_fit_each_other_are_refused() {
         "column 1 of the UNION is BIGINT in one query",
     );
     refused("INSERT INTO one SELECT auction FROM bid UNION ALL SELECT auction, price FROM ask", 1, 17, "columns");
-    refused("INSERT INTO one SELECT auction FROM bid\nINTERSECT SELECT auction FROM ask", 2, 11, "INTERSECT");
-    refused("INSERT INTO one SELECT auction FROM bid\nEXCEPT SELECT auction FROM ask", 2, 8, "EXCEPT");
+    refused("INSERT INTO one SELECT auction FROM bid\nINTERSECT ALL SELECT auction FROM ask", 2, 15, "INTERSECT ALL");
+    refused("INSERT INTO one SELECT auction FROM bid\nEXCEPT ALL SELECT auction FROM ask", 2, 12, "EXCEPT ALL");
     refused("INSERT INTO one SELECT auction FROM bid\nUNION ALL SELECT aucton FROM ask", 2, 18, "no column aucton");
 }
 

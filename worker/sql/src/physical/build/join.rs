@@ -44,13 +44,24 @@ impl Builder<'_> {
                 (Some(self.planner(physical(filter, &schema))?), meaning)
             }
         };
+        if join.null_aware && residual.is_some() {
+            return Err(PlanError::new(
+                place,
+                "NOT IN (SELECT …) whose WHERE compares with columns outside by anything but = is not supported",
+                "write NOT EXISTS (SELECT … WHERE y = x AND …), where neither can be null",
+            ));
+        }
         let kind = join.join_type;
         let nulls_match = join.null_equality == NullEquality::NullEqualsNull;
+        let name_of_kind = if join.null_aware { "NOT IN".to_string() } else { format!("{kind} JOIN") };
         let equals = if nulls_match { "IS NOT DISTINCT FROM" } else { "=" };
         let rows = Meaning::of(|of| {
             let (left_rows, right_rows) = (of(&left.lineage.rows), of(&right.lineage.rows));
             let (by_left, by_right, and) = (of(&left.by), of(&right.by), of(&of_residual));
-            shortened("JOIN", format!("{kind} JOIN({left_rows}, {right_rows}) ON ({by_left}) {equals} ({by_right}) {and}"))
+            shortened(
+                "JOIN",
+                format!("{name_of_kind}({left_rows}, {right_rows}) ON ({by_left}) {equals} ({by_right}) {and}"),
+            )
         });
         let of_columns: Vec<Meaning> = match Join::sides_of(kind) {
             (true, true) => both,
@@ -68,12 +79,10 @@ impl Builder<'_> {
             residual,
         };
         let name = format!("{}({})", op.name(), self.texts(&left, &right, op.residual.as_ref()));
-        let inputs = vec![self.by_keys(&left, &identity), self.by_keys(&right, &identity)];
-        let plain = |side: &Side| JoinSide {
-            schema: Arc::clone(self.tree[side.node].schema()),
-            unique: None,
-            retracts: true,
-        };
+        let (by_left, by_right) = op.meets_by().iter().copied().unzip();
+        let inputs = vec![self.by_keys(&left, by_left, &identity), self.by_keys(&right, by_right, &identity)];
+        let plain =
+            |side: &Side| JoinSide { schema: Arc::clone(self.tree[side.node].schema()), unique: None, retracts: true };
         let schema = op.make(plain(&left), plain(&right)).map_err(|error| spec_error(&error, place))?.output;
         let width = schema.fields().len();
         let lineage = Lineage { columns: of_columns, rows, filters };
@@ -105,8 +114,8 @@ impl Builder<'_> {
         Ok(Side { node: self.together(&rows), lineage, width, keys: places, by })
     }
 
-    fn by_keys(&mut self, side: &Side, identity: &Identity) -> NodeId {
-        let exchange = if side.keys.is_empty() { Exchange::Single } else { Exchange::Hash { keys: side.keys.clone() } };
+    fn by_keys(&mut self, side: &Side, keys: Vec<usize>, identity: &Identity) -> NodeId {
+        let exchange = if keys.is_empty() { Exchange::Single } else { Exchange::Hash { keys } };
         let schema = Arc::clone(self.tree[side.node].schema());
         self.add(NewNode {
             op: Op::Exchange(exchange),
@@ -134,7 +143,11 @@ fn of_right(column: &Meaning) -> Meaning {
 }
 
 fn spec_error(error: &SpecError, place: Place) -> PlanError {
-    PlanError::new(place, error.to_string(), "join by columns of plain types, cast to one type, and select the fields of a ROW")
+    PlanError::new(
+        place,
+        error.to_string(),
+        "join by columns of plain types, cast to one type, and select the fields of a ROW",
+    )
 }
 
 /// What the query's columns of a side are, without those that are keys only.
