@@ -2,6 +2,8 @@
 //!
 //! Since version 2 a part says what its state is: [`Keeper`]s with their [`Table`]s, by which a restore knows that it reads
 //! as an integer what was written as one, and to which of two operators that look alike each belongs.
+//!
+//! Since version 3 event time is an operator's: one that holds it back is ahead of those behind it.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -55,6 +57,20 @@ impl Part {
             rename(&mut subtask.stage);
             subtask.operators.iter_mut().for_each(|operator| rename(&mut operator.operator));
         }
+        self.without_event_times()
+    }
+
+    /// What builds of version 2 can read of it: an operator has the event time of its stage. Where an operator
+    /// holds event time back that would be wrong, and version 3 is written.
+    #[must_use]
+    pub fn into_version_2(mut self) -> Self {
+        self.version = 2;
+        self.without_event_times()
+    }
+
+    fn without_event_times(mut self) -> Self {
+        let operators = self.subtasks.iter_mut().flat_map(|subtask| &mut subtask.operators);
+        operators.for_each(|operator| operator.event_time = None);
         self
     }
 }
@@ -63,6 +79,7 @@ impl Stored for Part {
     fn upgraded(version: u32, object: Value) -> Result<Self, serde_json::Error> {
         match version {
             1 => v1::upgraded(object),
+            2 => v2::upgraded(object),
             _ => serde_json::from_value(object),
         }
     }
@@ -247,6 +264,28 @@ pub struct OperatorPart {
     pub operator: String,
     /// Self-contained items: split positions, pending commits.
     pub items: Vec<Item>,
+    /// The event time that it had been told, where that is not its stage's: an operator before it holds event time back, or a
+    /// barrier passed amid a firing. None in versions 1 and 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_time: Option<EventTime>,
+}
+
+impl OperatorPart {
+    /// Without items, and with the event time of its stage.
+    pub fn new(operator: &str) -> Self {
+        Self { operator: operator.to_string(), items: Vec::new(), event_time: None }
+    }
+}
+
+/// How far event time had got.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct EventTime {
+    /// In milliseconds since the epoch.
+    pub watermark_ms: Option<i64>,
+    /// That of each key group, where they differ after a rescale; else empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub key_group_watermarks: Vec<i64>,
 }
 
 /// One self-contained piece of non-keyed state.
@@ -300,7 +339,7 @@ mod v1 {
     use serde::Deserialize;
     use serde_json::Value;
 
-    use super::{KeyedSnapshot, OperatorPart};
+    use super::{KeyedSnapshot, v2::OperatorPart};
     use crate::ids::{Attempt, CheckpointId, SubtaskIndex, WorkerId};
 
     #[derive(Deserialize)]
@@ -338,10 +377,74 @@ mod v1 {
             finished: subtask.finished,
             watermark_ms: subtask.watermark_ms,
             keyed: subtask.keyed,
-            operators: subtask.operators,
+            operators: subtask.operators.into_iter().map(OperatorPart::upgraded).collect(),
             channel_state: subtask.channel_state.into_iter().map(|never| match never {}).collect(),
         };
         let subtasks = subtasks.into_iter().map(subtask).collect();
         Ok(super::Part { version, id, attempt, worker, script: String::new(), keepers: Vec::new(), subtasks })
+    }
+}
+
+/// Version 2: all operators of a stage have its event time.
+mod v2 {
+    use serde::Deserialize;
+    use serde_json::Value;
+
+    use super::{ChannelState, Item, Keeper, KeyedSnapshot};
+    use crate::ids::{Attempt, CheckpointId, SubtaskIndex, WorkerId};
+
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct Part {
+        version: u32,
+        id: CheckpointId,
+        attempt: Attempt,
+        worker: WorkerId,
+        #[serde(default)]
+        script: String,
+        #[serde(default)]
+        keepers: Vec<Keeper>,
+        subtasks: Vec<SubtaskPart>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    struct SubtaskPart {
+        stage: String,
+        subtask: SubtaskIndex,
+        finished: bool,
+        watermark_ms: Option<i64>,
+        keyed: Option<KeyedSnapshot>,
+        operators: Vec<OperatorPart>,
+        #[serde(default)]
+        channel_state: Vec<ChannelState>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase", deny_unknown_fields)]
+    pub(super) struct OperatorPart {
+        operator: String,
+        items: Vec<Item>,
+    }
+
+    impl OperatorPart {
+        pub(super) fn upgraded(self) -> super::OperatorPart {
+            super::OperatorPart { operator: self.operator, items: self.items, event_time: None }
+        }
+    }
+
+    pub(super) fn upgraded(object: Value) -> Result<super::Part, serde_json::Error> {
+        let Part { version, id, attempt, worker, script, keepers, subtasks } = serde_json::from_value(object)?;
+        let subtask = |subtask: SubtaskPart| super::SubtaskPart {
+            stage: subtask.stage,
+            subtask: subtask.subtask,
+            finished: subtask.finished,
+            watermark_ms: subtask.watermark_ms,
+            keyed: subtask.keyed,
+            operators: subtask.operators.into_iter().map(OperatorPart::upgraded).collect(),
+            channel_state: subtask.channel_state,
+        };
+        let subtasks = subtasks.into_iter().map(subtask).collect();
+        Ok(super::Part { version, id, attempt, worker, script, keepers, subtasks })
     }
 }

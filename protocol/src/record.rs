@@ -1,6 +1,6 @@
 //! Openings, records and seals: the objects of a term. All are JSON with a version, created if absent and never changed.
 //!
-//! Records and seals say the same in version 1 and in version 2. An opening of version 1 says what it restores by a record or by
+//! Records and seals say the same in all versions, and openings in 2 and 3. An opening of version 1 says what it restores by a record or by
 //! null.
 
 use serde::{Deserialize, Serialize};

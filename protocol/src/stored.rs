@@ -11,9 +11,9 @@ use serde_json::Value;
 use thiserror::Error;
 
 /// The version that is written when nothing else is said.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
-/// The versions that this build can write. The older one is what the build before reads.
+/// The versions that this build can write. The older ones are what builds before it read.
 pub const FORMATS_WRITTEN: RangeInclusive<u32> = 1..=FORMAT;
 
 /// The environment variable that says which version to write, of `weir run` and of the controller.
@@ -110,9 +110,10 @@ mod tests {
         assert_eq!(format_from(Some(" ")), Ok(FORMAT));
         assert_eq!(format_from(Some("1")), Ok(1));
         assert_eq!(format_from(Some("2")), Ok(2));
-        for wrong in ["0", "3", "two"] {
+        assert_eq!(format_from(Some("3")), Ok(3));
+        for wrong in ["0", "4", "two"] {
             let error = format_from(Some(wrong)).unwrap_err();
-            assert!(error.contains("WEIR_STATE_FORMAT") && error.contains("1 to 2"), "{error}");
+            assert!(error.contains("WEIR_STATE_FORMAT") && error.contains("1 to 3"), "{error}");
         }
     }
 }

@@ -4,14 +4,14 @@
 //! `UPDATE=1` writes the files that are missing, and none that is there.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::Serialize;
 use weir_protocol::{
     Attempt, CheckpointId, JobName, RecordNumber, SubtaskIndex, Term, WorkerId,
     part::{
-        ChannelName, ChannelState, FileRef, Item, ItemKind, Keeper, KeyedSnapshot, Layout, OperatorPart, Part, Role,
-        SubtaskPart, Table, TableKind,
+        ChannelName, ChannelState, EventTime, FileRef, Item, ItemKind, Keeper, KeyedSnapshot, Layout, OperatorPart,
+        Part, Role, SubtaskPart, Table, TableKind,
     },
     record::{Opening, PartRef, Record, RecordRef, Restores, Seal, Slot, encode, read},
     stored::{FORMAT, FORMATS_WRITTEN, FormatError, Stored},
@@ -135,6 +135,7 @@ fn part(version: u32) -> Part {
                     kind: ItemKind::Split,
                     value: serde_json::json!({"split": {"of": 1, "files": ["in.csv"], "offset": 100, "line": 9}}),
                 }],
+                event_time: None,
             }],
             channel_state: Vec::new(),
         },
@@ -151,13 +152,14 @@ fn part(version: u32) -> Part {
                 files: vec![file("000012.sst", None), file("CURRENT", Some("AAECAw=="))],
             }),
             operators: vec![
-                OperatorPart { operator: operator.into(), items: Vec::new() },
+                OperatorPart::new(operator),
                 OperatorPart {
                     operator: "sink-0123456789abcdef".into(),
                     items: vec![
                         Item { kind: ItemKind::Commit, value: serde_json::json!({"checkpoint": 42, "value": "f"}) },
                         Item { kind: ItemKind::Other, value: serde_json::Value::Null },
                     ],
+                    event_time: None,
                 },
             ],
             channel_state: Vec::new(),
@@ -174,7 +176,7 @@ fn part(version: u32) -> Part {
     }
 }
 
-fn described_part() -> Part {
+fn described_part(version: u32) -> Part {
     let keeper = |role, operator: &str, stage: &str, name: &str| Keeper {
         operator: operator.into(),
         role,
@@ -198,7 +200,7 @@ fn described_part() -> Part {
         codec: "accumulators/1".into(),
         schema: "89abcdef01234567".into(),
     };
-    let mut part = part(2);
+    let mut part = part(version);
     part.script = "fedcba9876543210fedcba9876543210".into();
     part.keepers = vec![
         keeper(Role::Source, "source-0123456789abcdef", "stage-00000000000000aa", "s"),
@@ -241,29 +243,57 @@ fn version_1_is_read_and_written_as_it_always_was() {
 
 #[test]
 fn version_2_is_read_and_written_as_it_stands() {
-    holds(2, "opening-nothing", &opening(2, Restores::Nothing));
-    holds(2, "opening-record", &opening(2, Restores::Record(reference())));
+    term_holds(2);
+    holds(2, "part", &described_part(2));
+}
+
+fn term_holds(version: u32) {
+    holds(version, "opening-nothing", &opening(version, Restores::Nothing));
+    holds(version, "opening-record", &opening(version, Restores::Record(reference())));
     let savepoint = Restores::Savepoint { location: "s3://bucket/savepoints/sums/1".into(), id: CheckpointId(41) };
-    holds(2, "opening-savepoint", &opening(2, savepoint));
+    holds(version, "opening-savepoint", &opening(version, savepoint));
     let older = RecordRef { id: CheckpointId(40), term: Term(8), number: RecordNumber(11) };
-    let left = Opening { commits: Some(reference()), accepts_lost_output: true, ..opening(2, Restores::Record(older)) };
-    holds(2, "opening-commits", &left);
-    holds(2, "record", &record(2));
-    holds(2, "seal", &seal(2));
-    holds(2, "part", &described_part());
+    let left =
+        Opening { commits: Some(reference()), accepts_lost_output: true, ..opening(version, Restores::Record(older)) };
+    holds(version, "opening-commits", &left);
+    holds(version, "record", &record(version));
+    holds(version, "seal", &seal(version));
+}
+
+/// The second stage's aggregation has been told less than its stage.
+fn part_with_event_times() -> Part {
+    let mut part = described_part(3);
+    part.subtasks[1].operators[0].event_time =
+        Some(EventTime { watermark_ms: Some(4), key_group_watermarks: vec![4, 6] });
+    part
+}
+
+#[test]
+fn version_3_is_read_and_written_as_it_stands() {
+    term_holds(3);
+    holds(3, "part", &part_with_event_times());
+}
+
+#[test]
+fn a_part_is_written_as_older_builds_read_it_without_what_they_do_not_know() {
+    assert_eq!(part_with_event_times().into_version_2(), described_part(2));
+    assert_eq!(part_with_event_times().into_version_1(&BTreeMap::new()).subtasks[1].operators[0].event_time, None);
+    let mut wrong = part_with_event_times();
+    wrong.version = 2;
+    assert!(read::<Part>("part", &encode(&wrong)).is_err());
 }
 
 #[test]
 fn an_object_of_a_newer_build_is_refused_with_what_is_read_here() {
     let newer = encode(&seal(FORMAT + 1));
     let error = read::<Slot>("terms/0000000009/0000000002", &newer).unwrap_err();
-    assert!(matches!(error, FormatError::Version { found: 3, oldest: 1, newest: 2, .. }), "{error:?}");
-    assert!(error.to_string().contains("terms/0000000009/0000000002 has format version 3"), "{error}");
+    assert!(matches!(error, FormatError::Version { found: 4, oldest: 1, newest: 3, .. }), "{error:?}");
+    assert!(error.to_string().contains("terms/0000000009/0000000002 has format version 4"), "{error}");
 }
 
 #[test]
 fn what_version_1_does_not_know_is_not_read_as_version_1() {
-    let mut described = described_part();
+    let mut described = described_part(2);
     described.version = 1;
     assert!(read::<Part>("part", &encode(&described)).is_err());
     let two = String::from_utf8(encode(&opening(2, Restores::Record(reference())))).unwrap();

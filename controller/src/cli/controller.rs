@@ -21,7 +21,7 @@ pub(super) struct ControllerArgs {
     /// The worker image of jobs that name none.
     #[arg(long)]
     worker_image: String,
-    /// The version in which checkpoints are written: 1 while the build before is to be able to read them. [default: 2]
+    /// The version in which checkpoints are written: 2 while the build before is to be able to read them. [default: 3]
     #[arg(long, env = FORMAT_VARIABLE, value_parser = format_of, default_value = "", hide_default_value = true)]
     state_format: u32,
     /// Where /healthz and /readyz are served, and /metrics too unless that has an address of its own.

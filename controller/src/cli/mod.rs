@@ -103,7 +103,7 @@ struct RunArgs {
     /// Go back to a record that `weir checkpoints` lists, or `previous`: the newest, also one of another owner.
     #[arg(long, value_name = "RECORD|previous")]
     restore: Option<String>,
-    /// The version in which checkpoints are written: 1 while the build before is to be able to read them. [default: 2]
+    /// The version in which checkpoints are written: 2 while the build before is to be able to read them. [default: 3]
     #[arg(long, env = FORMAT_VARIABLE, value_parser = format_of, default_value = "", hide_default_value = true)]
     state_format: u32,
     /// Give up output that checkpoints have promised and that somebody has removed before it was published; all else of it is

@@ -133,7 +133,7 @@ impl Worker {
             finished: false,
             watermark_ms: None,
             keyed: Some(keyed),
-            operators: vec![OperatorPart { operator: "operator".into(), items }],
+            operators: vec![OperatorPart { items, ..OperatorPart::new("operator") }],
             channel_state: Vec::new(),
         };
         Part {

@@ -355,9 +355,11 @@ impl Checkpoints {
             subtasks: done.into_values().map(|done| done.part).collect(),
         };
         self.add_commits(&mut part, commits);
-        if self.settings.format == 1 {
-            part = part.into_version_1(&matching::called_before(&self.settings.graph));
-        }
+        part = match self.settings.format {
+            1 => part.into_version_1(&matching::called_before(&self.settings.graph)),
+            2 => part.into_version_2(),
+            _ => part,
+        };
         let bytes = Bytes::from(encode(&part));
         ack.part_length = bytes.len() as u64;
         ack.part_crc32c = crc32c::crc32c(&bytes);

@@ -402,6 +402,12 @@ async fn read(host: &Host, order: &Order, deploy: &rpc::Deploy) -> Result<Readie
         );
         format = FORMAT;
     }
+    if format < FORMAT && !matching::fits_version_2(&graph) {
+        tracing::warn!(
+            "an operator holds event time back, which parts cannot say before version {FORMAT}: they are written in it"
+        );
+        format = FORMAT;
+    }
     Ok(Readied { graph, store, dealt, format })
 }
 

@@ -115,8 +115,17 @@ pub struct Restored {
     pub items: BTreeMap<String, Vec<Item>>,
     /// All old subtasks of this stage had reached the end of input.
     pub finished: bool,
-    /// The event time that each key group had reached.
+    /// The event time that each key group had reached at the head of the stage, and of each operator that had not been told otherwise.
     pub watermarks: RestoredWatermarks,
+    /// The event time of operators that had been told otherwise, by identity.
+    pub event_times: BTreeMap<String, RestoredWatermarks>,
+}
+
+impl Restored {
+    /// The event time that an operator had reached.
+    pub fn event_time(&self, operator: &str) -> &RestoredWatermarks {
+        self.event_times.get(operator).unwrap_or(&self.watermarks)
+    }
 }
 
 /// All that is needed to build one attempt's subtasks of this worker.
@@ -202,6 +211,15 @@ pub struct Prepared {
     pub job: PrepareJob,
 }
 
+/// How far event time has got.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reached {
+    /// `None` before the first watermark.
+    pub watermark: Option<Timestamp>,
+    /// That of each key group, while a restore's differences are not yet made up for; else empty.
+    pub key_groups: Vec<Timestamp>,
+}
+
 /// What one subtask contributes to a checkpoint, frozen. Persisting it goes on beside processing.
 pub struct SubtaskSnapshot {
     /// Frozen generations of all tables of the subtask.
@@ -212,10 +230,10 @@ pub struct SubtaskSnapshot {
     pub prepared: Option<Prepared>,
     /// The subtask has reached the end of its input.
     pub finished: bool,
-    /// The event time it has reached; `None` before the first watermark.
-    pub watermark: Option<Timestamp>,
-    /// The event time that each key group has reached, while a restore's differences are not yet made up for; else empty.
-    pub key_group_watermarks: Vec<Timestamp>,
+    /// The event time that it has reached.
+    pub event_time: Reached,
+    /// The event time of stateful operators that have been told otherwise, by identity.
+    pub event_times: Vec<(String, Reached)>,
     /// How long processing stood still.
     pub pause: Duration,
     /// From the first barrier to the last.

@@ -284,7 +284,7 @@ impl Worker {
             finished: false,
             watermark_ms: None,
             keyed: None,
-            operators: vec![OperatorPart { operator: STAGE.to_string(), items: vec![position.clone()] }],
+            operators: vec![OperatorPart { items: vec![position.clone()], ..OperatorPart::new(STAGE) }],
             channel_state: Vec::new(),
         };
         Part {

@@ -22,6 +22,12 @@ pub trait OperatorFactory: Send + Sync {
     fn tables(&self) -> Vec<TableShape> {
         Vec::new()
     }
+
+    /// Its operators' [`Operator::watermark_out`] is not always what they are told. Event time is then different before and after
+    /// them, which a snapshot must be able to say.
+    fn holds_back(&self) -> bool {
+        false
+    }
 }
 
 /// What an operator is given at its start.
@@ -59,6 +65,11 @@ impl RestoredWatermarks {
     /// Floors of the key groups from `start` on.
     pub const fn new(start: u32, floors: Vec<Timestamp>) -> Self {
         Self { start, floors }
+    }
+
+    /// Nothing was restored.
+    pub const fn none() -> Self {
+        Self::new(0, Vec::new())
     }
 
     /// The same floor for all these key groups.
@@ -100,8 +111,8 @@ pub const PIECE_ROWS: usize = 4096;
 /// # Consistency
 /// All calls come from one thread. What an operator puts out during a call belongs before the next [`Self::freeze`]; what it
 /// holds back must be in the snapshot. After a restore it is created from that snapshot and sees exactly the rows that came
-/// after it; `on_watermark` is then called with the watermark that the snapshot was taken at, so that a firing which a
-/// barrier interrupted goes on.
+/// after it; `on_watermark` is then called with the watermark that it had been told, so that a firing which a barrier interrupted
+/// goes on. What it had been told is its own: operators before it may hold event time back, or be ahead in a firing.
 ///
 /// # Emission
 /// No operator waits for room. [`Output::emit`] takes whatever it is given, and [`Output::is_full`] says that it should be the
@@ -136,6 +147,14 @@ pub trait Operator: Send {
     fn on_watermark(&mut self, watermark: Timestamp, out: &mut dyn Output) -> Result<Progress, OperatorError> {
         let _ = (watermark, out);
         Ok(Progress::Done)
+    }
+
+    /// What is sent on for `watermark`, once `on_watermark` has answered with `Done` for it: who will still put out rows of earlier
+    /// times holds event time back. Never above `watermark`, and [`MAX_WATERMARK`](crate::MAX_WATERMARK) for itself; what is below an
+    /// earlier answer counts for nothing. The factory says of an operator that has this that it
+    /// [holds event time back](OperatorFactory::holds_back).
+    fn watermark_out(&self, watermark: Timestamp) -> Timestamp {
+        watermark
     }
 
     /// When [`Self::on_timer`] is to be called, in processing time.

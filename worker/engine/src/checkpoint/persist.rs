@@ -18,7 +18,7 @@ use std::{
 use crossbeam_channel::{Sender, unbounded};
 use weir_protocol::{
     CheckpointId, SubtaskIndex,
-    part::{Item, KeyedSnapshot, OperatorPart, SubtaskPart},
+    part::{EventTime, Item, KeyedSnapshot, OperatorPart, SubtaskPart},
 };
 use weir_state::{Persist, PersistStats, SubtaskState, Uploader};
 
@@ -28,7 +28,7 @@ use crate::{
         graph::StageId,
     },
     deploy::restore::PendingCommit,
-    seam::{Prepared, SubtaskSnapshot},
+    seam::{Prepared, Reached, SubtaskSnapshot},
 };
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -202,7 +202,7 @@ impl PersistSubtask {
                 let (mut keyed, stats) = state.persist(frozen, &orders).map_err(|error| {
                     format!("subtask {} of stage `{}`: {}", self.subtask, self.identity, chain(&error))
                 })?;
-                keyed.key_group_watermarks = std::mem::take(&mut self.snapshot.key_group_watermarks);
+                keyed.key_group_watermarks = std::mem::take(&mut self.snapshot.event_time.key_groups);
                 (Some(keyed), stats)
             }
         };
@@ -210,7 +210,7 @@ impl PersistSubtask {
             stage: self.identity.clone(),
             subtask: SubtaskIndex(self.subtask),
             finished: self.snapshot.finished,
-            watermark_ms: self.snapshot.watermark,
+            watermark_ms: self.snapshot.event_time.watermark,
             keyed,
             operators: self.operators(),
             channel_state: Vec::new(),
@@ -219,8 +219,13 @@ impl PersistSubtask {
     }
 
     fn operators(&mut self) -> Vec<OperatorPart> {
-        let empty = |operator: &String| OperatorPart { operator: operator.clone(), items: Vec::new() };
-        let mut parts: Vec<OperatorPart> = self.keepers.iter().map(empty).collect();
+        let mut parts: Vec<OperatorPart> = self.keepers.iter().map(|operator| OperatorPart::new(operator)).collect();
+        for (operator, Reached { watermark, key_groups }) in std::mem::take(&mut self.snapshot.event_times) {
+            let event_time = EventTime { watermark_ms: watermark, key_group_watermarks: key_groups };
+            parts.iter_mut().filter(|part| part.operator == operator).for_each(|part| {
+                part.event_time = Some(event_time.clone());
+            });
+        }
         for (operator, items) in std::mem::take(&mut self.snapshot.items) {
             add_items(&mut parts, &operator, items);
         }
@@ -287,6 +292,6 @@ pub(crate) fn add_items(parts: &mut Vec<OperatorPart>, operator: &str, items: Ve
     match parts.iter_mut().find(|part| part.operator == operator) {
         Some(part) => part.items.extend(items),
         None if items.is_empty() => {}
-        None => parts.push(OperatorPart { operator: operator.to_string(), items }),
+        None => parts.push(OperatorPart { items, ..OperatorPart::new(operator) }),
     }
 }

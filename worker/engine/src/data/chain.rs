@@ -18,17 +18,23 @@ use weir_state::Frozen;
 use crate::api::batch::Batch;
 use crate::api::counters::Counters;
 use crate::api::error::OperatorError;
-use crate::api::operator::{Operator, OperatorSnapshot, Output, Progress};
+use crate::api::operator::{Operator, OperatorSnapshot, Output, Progress, RestoredWatermarks};
 use crate::api::sink::Sink;
-use crate::api::time::Timestamp;
+use crate::api::time::{MAX_WATERMARK, MIN_WATERMARK, Timestamp};
+use crate::data::eventtime::EventTime;
 use crate::data::exchange::ExchangeOutput;
-use crate::seam::{Element, Prepared, Report};
+use crate::seam::{Element, Prepared, Reached, Report};
 
 /// One operator.
 pub(crate) struct Node {
     operator: Box<dyn Operator>,
     identity: String,
     name: String,
+    /// It keeps state, and a snapshot says what event time it has been told.
+    stateful: bool,
+    time: EventTime,
+    /// The highest watermark that was sent on behind it.
+    passed: Timestamp,
     /// Its last `process` has answered [`Progress::More`].
     at_work: bool,
     /// What came meanwhile: no more than one call before it puts out.
@@ -37,7 +43,24 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) const fn new(operator: Box<dyn Operator>, identity: String, name: String) -> Self {
-        Self { operator, identity, name, at_work: false, inbox: VecDeque::new() }
+        let time = EventTime::restored(RestoredWatermarks::none());
+        Self {
+            operator,
+            identity,
+            name,
+            stateful: false,
+            time,
+            passed: MIN_WATERMARK,
+            at_work: false,
+            inbox: VecDeque::new(),
+        }
+    }
+
+    /// It keeps state, and had reached this event time.
+    pub(crate) fn stateful(mut self, restored: RestoredWatermarks) -> Self {
+        self.stateful = true;
+        self.time = EventTime::restored(restored);
+        self
     }
 
     fn is_busy(&self) -> bool {
@@ -49,6 +72,8 @@ impl Node {
 pub(crate) struct Chain {
     nodes: Vec<Node>,
     tail: Tail,
+    /// The highest watermark that has been sent.
+    sent: Timestamp,
 }
 
 /// Where rows leave the chain.
@@ -92,8 +117,10 @@ pub(crate) struct Firing {
     what: What,
     /// The operator whose turn it is.
     at: usize,
-    /// The first operator has been called.
+    /// It has been called.
     begun: bool,
+    /// Of a watermark: what the operators so far have let pass.
+    time: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -108,19 +135,19 @@ enum What {
 
 impl Firing {
     const fn of(what: What, at: usize) -> Self {
-        Self { what, at, begun: false }
+        Self { what, at, begun: false, time: MIN_WATERMARK }
     }
 
     /// The event time that the chain has been told, or is being told.
     pub(crate) const fn told(&self) -> Option<Timestamp> {
         match self.what {
-            What::Watermark(watermark) if self.begun => Some(watermark),
+            What::Watermark(watermark) if self.begun || self.at > 0 => Some(watermark),
             _ => None,
         }
     }
 
     pub(crate) const fn watermark(watermark: Timestamp) -> Self {
-        Self::of(What::Watermark(watermark), 0)
+        Self { time: watermark, ..Self::of(What::Watermark(watermark), 0) }
     }
 
     pub(crate) const fn end() -> Self {
@@ -141,12 +168,14 @@ impl Firing {
 pub(crate) struct ChainSnapshot {
     pub(crate) frozen: Vec<Frozen>,
     pub(crate) items: Vec<(String, Vec<Item>)>,
+    /// The event time of each stateful operator.
+    pub(crate) event_times: Vec<(String, Reached)>,
     pub(crate) prepared: Option<Prepared>,
 }
 
 impl Chain {
     pub(crate) const fn new(nodes: Vec<Node>, tail: Tail) -> Self {
-        Self { nodes, tail }
+        Self { nodes, tail, sent: MIN_WATERMARK }
     }
 
     /// The name of what is at work.
@@ -188,32 +217,63 @@ impl Chain {
             if !self.is_idle() || (self.tail.is_full() && !matches!(firing.what, What::Barrier)) {
                 return Ok(Progress::More);
             }
-            firing.begun = true;
             if self.step_one(firing)? == Progress::More {
                 return Ok(Progress::More);
             }
             firing.at = if matches!(firing.what, What::Timer(_)) { self.nodes.len() } else { firing.at + 1 };
+            firing.begun = false;
         }
         if !self.is_idle() {
             return Ok(Progress::More);
         }
         firing.begun = true;
         match firing.what {
-            What::Watermark(watermark) => self.send_watermark(watermark)?,
+            What::Watermark(_) => {
+                self.sent = self.sent.max(firing.time);
+                self.send_watermark()?;
+            }
             What::End => self.signal(&Element::EndOfInput)?,
             What::Timer(_) | What::Barrier => {}
         }
         Ok(Progress::Done)
     }
 
-    fn step_one(&mut self, firing: &Firing) -> Result<Progress, OperatorError> {
+    fn step_one(&mut self, firing: &mut Firing) -> Result<Progress, OperatorError> {
+        if matches!(firing.what, What::Watermark(_)) {
+            return self.step_watermark(firing);
+        }
         let what = firing.what;
+        firing.begun = true;
         Link::of(self, firing.at).call(|operator, out| match what {
-            What::Watermark(watermark) => operator.on_watermark(watermark, out),
+            What::Watermark(_) => Ok(Progress::Done),
             What::End => operator.end_of_input(out),
             What::Timer(now) => operator.on_timer(now, out),
             What::Barrier => operator.before_barrier(out).map(|()| Progress::Done),
         })
+    }
+
+    /// Tells an operator what the ones before it have let pass, unless it has been told that already. What it is told from here on
+    /// is its event time in a snapshot: a firing that has not begun is none of it.
+    fn step_watermark(&mut self, firing: &mut Firing) -> Result<Progress, OperatorError> {
+        let Some(node) = self.nodes.get_mut(firing.at) else { return Ok(Progress::Done) };
+        if !firing.begun {
+            firing.time = node.time.next(firing.time);
+            if firing.time > node.time.told() {
+                node.time.tell(firing.time);
+                firing.begun = true;
+            }
+        }
+        let watermark = firing.time;
+        if firing.begun
+            && Link::of(self, firing.at).call(|operator, out| operator.on_watermark(watermark, out))? == Progress::More
+        {
+            return Ok(Progress::More);
+        }
+        if let Some(node) = self.nodes.get_mut(firing.at) {
+            node.passed = node.passed.max(node.operator.watermark_out(watermark).min(watermark));
+            firing.time = node.passed;
+        }
+        Ok(Progress::Done)
     }
 
     /// The earliest timer, and whose it is.
@@ -222,9 +282,24 @@ impl Chain {
         timers.filter_map(|(i, node)| node.operator.next_timer().map(|timer| (timer, i))).min()
     }
 
-    /// Sends a watermark on, after the rows that came before it.
-    pub(crate) fn send_watermark(&mut self, watermark: Timestamp) -> Result<(), OperatorError> {
-        self.tail.outputs.iter_mut().try_for_each(|output| output.watermark(watermark))
+    /// Sends the chain's watermark on, after the rows that came before it. The same again says that the subtask is no longer idle.
+    pub(crate) fn send_watermark(&mut self) -> Result<(), OperatorError> {
+        let sent = self.sent;
+        self.tail.outputs.iter_mut().try_for_each(|output| output.watermark(sent))
+    }
+
+    /// As if its operators had been restored with these.
+    #[cfg(test)]
+    pub(crate) fn restore_event_times(&mut self, floors: impl IntoIterator<Item = RestoredWatermarks>) {
+        let nodes = self.nodes.iter_mut().zip(floors);
+        nodes.for_each(|(node, floors)| node.time = EventTime::restored(floors));
+    }
+
+    /// Event time was at its end before the restore.
+    pub(crate) fn end_event_time(&mut self) -> Result<(), OperatorError> {
+        self.nodes.iter_mut().for_each(|node| node.time.tell(MAX_WATERMARK));
+        self.sent = MAX_WATERMARK;
+        self.send_watermark()
     }
 
     /// Sends what comes after all rows so far.
@@ -255,6 +330,7 @@ impl Chain {
     pub(crate) fn freeze(&mut self, id: CheckpointId) -> Result<ChainSnapshot, OperatorError> {
         let mut frozen = Vec::new();
         let mut items = Vec::new();
+        let mut event_times = Vec::new();
         for (i, node) in self.nodes.iter_mut().enumerate() {
             self.tail.at = i;
             let mut snapshot = OperatorSnapshot::default();
@@ -262,6 +338,9 @@ impl Chain {
             frozen.extend(snapshot.frozen);
             if !snapshot.items.is_empty() {
                 items.push((node.identity.clone(), snapshot.items));
+            }
+            if node.stateful {
+                event_times.push((node.identity.clone(), node.time.reached()));
             }
         }
         self.tail.at = self.nodes.len();
@@ -272,7 +351,7 @@ impl Chain {
                 Some(Prepared { operator: end.identity.clone(), job })
             }
         };
-        Ok(ChainSnapshot { frozen, items, prepared })
+        Ok(ChainSnapshot { frozen, items, event_times, prepared })
     }
 }
 

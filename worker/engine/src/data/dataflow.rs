@@ -24,6 +24,7 @@ use crate::api::time::MIN_WATERMARK;
 use crate::data::alignment::Alignment;
 use crate::data::chain::{Chain, FirstOutput, Node, SinkEnd, Tail};
 use crate::data::channel;
+use crate::data::eventtime::EventTime;
 use crate::data::exchange::ExchangeOutput;
 use crate::data::gate::{Command, Gate, InboundSink};
 use crate::data::splits::{SplitState, Splits};
@@ -546,8 +547,7 @@ impl Maker {
             chain: Chain::new(nodes, tail),
             work: VecDeque::new(),
             flushing: None,
-            watermark: MIN_WATERMARK,
-            floors: restored.watermarks.clone(),
+            time: EventTime::restored(restored.watermarks.clone()),
             state: stage.stateful.then_some(state),
             reports: self.reports,
             counters: self.counters,
@@ -631,7 +631,7 @@ impl Maker {
                 identity: node.rows_under().to_string(),
                 state: state.clone(),
                 items: restored.items.get(&node.identity).cloned().unwrap_or_default(),
-                restored_watermarks: restored.watermarks.clone(),
+                restored_watermarks: restored.event_time(&node.identity).clone(),
                 counters: Arc::clone(&self.counters),
                 clock: Arc::clone(&build.clock),
                 cache_bytes,
@@ -639,7 +639,9 @@ impl Maker {
             let operator = node.factory.create(&ctx).map_err(|error| error.in_operator(&node.name))?;
             let opened = state.check_opened(node.rows_under(), &node.factory.tables());
             opened.map_err(|error| OperatorError::from(error).in_operator(&node.name))?;
-            nodes.push(Node::new(operator, node.identity.clone(), node.name.clone()));
+            let made = Node::new(operator, node.identity.clone(), node.name.clone());
+            let floors = || restored.event_time(&node.identity).clone();
+            nodes.push(if node.state.is_some() { made.stateful(floors()) } else { made });
         }
         Ok(nodes)
     }

@@ -4,6 +4,7 @@ pub mod alignment;
 pub(crate) mod chain;
 pub mod channel;
 pub mod dataflow;
+pub(crate) mod eventtime;
 pub mod exchange;
 pub mod gate;
 pub mod gather;

@@ -19,11 +19,12 @@ use crate::api::clock::Clock;
 use crate::api::counters::{Counters, Stopwatch};
 use crate::api::error::OperatorError;
 use crate::api::graph::{SourceNode, StageId};
-use crate::api::operator::{Progress, RestoredWatermarks};
+use crate::api::operator::Progress;
 use crate::api::source::{Source, SourcePoll};
 use crate::api::time::{MAX_WATERMARK, MIN_WATERMARK, Timestamp};
 use crate::data::alignment::{Action, Alignment, Event, Why};
 use crate::data::chain::{Chain, Firing};
+use crate::data::eventtime::EventTime;
 use crate::data::exchange::TARGET_ROWS;
 use crate::data::gate::{Command, Gate, Taken};
 use crate::data::splits::Splits;
@@ -43,10 +44,8 @@ pub(crate) struct Subtask {
     pub(crate) work: VecDeque<Work>,
     /// Operators are putting out what they need not keep, for the checkpoint whose barriers are all there.
     pub(crate) flushing: Option<Firing>,
-    /// The highest watermark that the chain has been told, or is being told.
-    pub(crate) watermark: Timestamp,
-    /// What was restored, until the watermark has passed all of it.
-    pub(crate) floors: RestoredWatermarks,
+    /// What the head of the chain has been told, or is being told.
+    pub(crate) time: EventTime,
     /// Of a stage that keeps keyed state.
     pub(crate) state: Option<SubtaskState>,
     pub(crate) reports: Sender<Report>,
@@ -168,9 +167,9 @@ impl Subtask {
             }
         }
         if self.restored_finished {
-            self.watermark = MAX_WATERMARK;
+            self.time.tell(MAX_WATERMARK);
             self.counters.set_watermark(MAX_WATERMARK);
-            self.chain.send_watermark(MAX_WATERMARK)?;
+            self.chain.end_event_time()?;
             self.chain.signal(&Element::EndOfInput)?;
             self.say_finished();
         } else {
@@ -309,7 +308,7 @@ impl Subtask {
                 let progress = self.chain.step(firing)?;
                 // Only now: a barrier can pass before a firing begins, and what no operator knows of is no event time of the snapshot.
                 if let Some(watermark) = firing.told() {
-                    self.watermark = watermark;
+                    self.time.tell(watermark);
                     self.counters.set_watermark(watermark);
                 }
                 if progress == Progress::Done {
@@ -322,7 +321,7 @@ impl Subtask {
         match self.work.pop_front() {
             Some(Work::Rows { input, batch }) => self.chain.process(input, batch)?,
             Some(Work::Changed(change)) => self.changed(change)?,
-            Some(Work::EventTimeEnds) if self.watermark < MAX_WATERMARK => self.fire_watermark(MAX_WATERMARK),
+            Some(Work::EventTimeEnds) if self.time.told() < MAX_WATERMARK => self.fire_watermark(MAX_WATERMARK),
             Some(Work::Finish) => self.end()?,
             Some(Work::EventTimeEnds | Work::Fire(_)) | None => {}
         }
@@ -411,7 +410,7 @@ impl Subtask {
         match change {
             Change::Idle => self.chain.signal(&Element::Idle),
             // The same again only says that this subtask is no longer idle.
-            Change::Watermark(watermark) if watermark <= self.watermark => self.chain.send_watermark(self.watermark),
+            Change::Watermark(watermark) if watermark <= self.time.told() => self.chain.send_watermark(),
             Change::Watermark(watermark) => {
                 self.fire_watermark(watermark);
                 Ok(())
@@ -503,13 +502,15 @@ impl Subtask {
         }
         let chain = self.chain.freeze(id)?;
         items.extend(chain.items);
+        let event_time = self.time.reached();
+        let event_times = chain.event_times.into_iter().filter(|(_, of_operator)| *of_operator != event_time).collect();
         let snapshot = SubtaskSnapshot {
             frozen: chain.frozen,
             items,
             prepared: chain.prepared,
             finished,
-            watermark: Some(self.watermark).filter(|watermark| *watermark > MIN_WATERMARK),
-            key_group_watermarks: self.key_group_watermarks(),
+            event_time,
+            event_times,
             pause: began.elapsed(),
             align,
         };
@@ -521,15 +522,6 @@ impl Subtask {
             state: self.state.clone(),
         });
         Ok(())
-    }
-
-    /// The event time of each key group, as long as what was restored for some is higher than the watermark.
-    fn key_group_watermarks(&mut self) -> Vec<Timestamp> {
-        if self.floors.highest() <= self.watermark {
-            self.floors = RestoredWatermarks::default();
-            return Vec::new();
-        }
-        self.floors.groups().map(|group| self.floors.of(group).max(self.watermark)).collect()
     }
 
     /// Does what is due.

@@ -116,6 +116,12 @@ pub fn fits_version_1(graph: &JobGraph) -> bool {
     planned(graph).iter().all(own)
 }
 
+/// Whether all operators of a stage have its event time, as builds of version 2 take it. A barrier amid a firing makes less of a
+/// difference than that of an operator that holds event time back.
+pub fn fits_version_2(graph: &JobGraph) -> bool {
+    graph.stages.iter().flat_map(|stage| &stage.operators).all(|node| !node.factory.holds_back())
+}
+
 /// A keeper as a record's parts have it.
 struct Stored<'p> {
     operator: &'p str,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use weir_protocol::{
     CheckpointId,
-    part::{Item, ItemKind, Part, SubtaskPart},
+    part::{EventTime, Item, ItemKind, Part, SubtaskPart},
     record::Record,
 };
 use weir_state::key_group_range;
@@ -82,7 +82,8 @@ pub fn deal(
         let mut old: Vec<&SubtaskPart> =
             subtasks(parts).filter(|subtask| Some(subtask.stage.as_str()) == from).collect();
         old.sort_by_key(|subtask| subtask.subtask);
-        let floors = watermarks(record, &old);
+        let floors = watermarks(record, &old, None);
+        let event_times = event_times(record, &old, stage, matched);
         let keeps = stage.operators.iter().any(|node| node.state.is_some() && matched.of(&node.identity).is_some());
         for subtask in 0..parallelism {
             let groups = key_group_range(subtask, parallelism, record.max_parallelism);
@@ -98,7 +99,13 @@ pub fn deal(
                 local_snapshot: None,
                 items: BTreeMap::new(),
                 finished: !old.is_empty() && old.iter().all(|subtask| subtask.finished),
-                watermarks: RestoredWatermarks::new(groups.start, floors[range].to_vec()),
+                watermarks: RestoredWatermarks::new(groups.start, floors[range.clone()].to_vec()),
+                event_times: event_times
+                    .iter()
+                    .map(|(operator, floors)| {
+                        (operator.clone(), RestoredWatermarks::new(groups.start, floors[range.clone()].to_vec()))
+                    })
+                    .collect(),
             };
             dealt.restored.insert((stage.id, subtask), restored);
         }
@@ -131,17 +138,42 @@ fn overlap(a: &Range<u32>, b: &Range<u32>) -> bool {
     a.start < b.end && b.start < a.end
 }
 
-/// The event time that each key group had reached.
-fn watermarks(record: &Record, old: &[&SubtaskPart]) -> Vec<Timestamp> {
+/// The event time that each key group had reached: at the head of the stage, or at one of its operators, which has that of the head
+/// where it says nothing else.
+fn watermarks(record: &Record, old: &[&SubtaskPart], operator: Option<&str>) -> Vec<Timestamp> {
     let mut floors = vec![MIN_WATERMARK; record.max_parallelism as usize];
     for subtask in old {
         let groups = key_group_range(subtask.subtask.0, record.parallelism, record.max_parallelism);
-        let each = subtask.keyed.as_ref().map_or(&[][..], |keyed| &keyed.key_group_watermarks);
+        let (each, reached) = match operator.and_then(|operator| event_time_of(subtask, operator)) {
+            Some(own) => (own.key_group_watermarks.as_slice(), own.watermark_ms),
+            None => {
+                let keyed = subtask.keyed.as_ref();
+                (keyed.map_or(&[][..], |keyed| &keyed.key_group_watermarks), subtask.watermark_ms)
+            }
+        };
         for (i, group) in groups.enumerate() {
-            floors[group as usize] = each.get(i).copied().or(subtask.watermark_ms).unwrap_or(MIN_WATERMARK);
+            floors[group as usize] = each.get(i).copied().or(reached).unwrap_or(MIN_WATERMARK);
         }
     }
     floors
+}
+
+fn event_time_of<'p>(subtask: &'p SubtaskPart, operator: &str) -> Option<&'p EventTime> {
+    subtask.operators.iter().find(|part| part.operator == operator)?.event_time.as_ref()
+}
+
+/// The event time of the stage's operators that had been told another than its head, by their identity in the plan. The old
+/// subtasks are those of the stage that it goes on with.
+fn event_times(
+    record: &Record,
+    old: &[&SubtaskPart],
+    stage: &Stage,
+    matched: &Matched,
+) -> Vec<(String, Vec<Timestamp>)> {
+    let stateful = stage.operators.iter().filter(|node| node.state.is_some());
+    let found = stateful.filter_map(|node| Some((&node.identity, &matched.of(&node.identity)?.operator)));
+    let own = found.filter(|(_, stored)| old.iter().any(|subtask| event_time_of(subtask, stored).is_some()));
+    own.map(|(identity, stored)| (identity.clone(), watermarks(record, old, Some(stored)))).collect()
 }
 
 fn deal_items(
@@ -312,7 +344,7 @@ mod tests {
                 files: Vec::new(),
             }),
             operators: keepers(stage)
-                .map(|operator| OperatorPart { operator: operator.to_string(), items: items(operator) })
+                .map(|operator| OperatorPart { items: items(operator), ..OperatorPart::new(operator) })
                 .collect(),
             channel_state: Vec::new(),
         }
@@ -362,6 +394,19 @@ mod tests {
         assert_eq!((starts(0), starts(1), starts(2)), (vec![0], vec![0, 4], vec![4]));
         let middle = &dealt.restored[&(StageId(1), 1)].watermarks;
         assert_eq!((middle.of(3), middle.of(4)), (0, 100));
+    }
+
+    #[test]
+    fn an_operator_that_had_been_told_less_than_its_stage_is_told_so_again() {
+        let graph = testing::counting_graph(1, 1);
+        let mut parts = parts(&graph, 2);
+        let behind = EventTime { watermark_ms: Some(70), key_group_watermarks: vec![70, 70, 70, 90] };
+        parts[1].subtasks[1].operators[0].event_time = Some(behind);
+        let dealt = fitted(&graph, 3, &parts).unwrap();
+        let of = |subtask: u32, group: u32| dealt.restored[&(StageId(1), subtask)].event_time("count").of(group);
+        assert_eq!((of(0, 0), of(1, 3), of(1, 4), of(2, 7)), (0, 0, 70, 90));
+        let head = &dealt.restored[&(StageId(1), 2)];
+        assert_eq!((head.watermarks.of(7), head.event_time("sink").of(7)), (100, 100));
     }
 
     #[test]

@@ -553,7 +553,7 @@ impl Workers {
         let mut checkpoint = Checkpoint { id, finished: true, ..Checkpoint::default() };
         for (key, snapshot) in snapshots {
             checkpoint.finished &= snapshot.finished;
-            checkpoint.subtasks.insert(key, (snapshot.finished, snapshot.watermark));
+            checkpoint.subtasks.insert(key, (snapshot.finished, snapshot.event_time.watermark));
             for (operator, items) in snapshot.items {
                 checkpoint.items.entry(operator).or_default().extend(items);
             }

@@ -422,7 +422,7 @@ async fn a_controller_that_asks_for_no_version_gets_parts_of_version_1_and_a_new
     let mut coordinator = TestCoordinator::new(job(20_000));
     let workers = [coordinator.worker(0), coordinator.worker(1)];
     coordinator.part_format = 0;
-    for (format, described) in [(1, false), (2, true)] {
+    for (format, described) in [(1, false), (RECORD_VERSION, true)] {
         coordinator.deploy(&[&workers[0], &workers[1]]).await;
         let (id, acks) = coordinator.acks().await;
         for ack in &acks {

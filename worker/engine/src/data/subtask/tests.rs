@@ -10,7 +10,7 @@ use super::*;
 use crate::api::clock::ManualClock;
 use crate::api::counters::Stopwatch;
 use crate::api::graph::Exchange;
-use crate::api::operator::{Operator, OperatorSnapshot, Output};
+use crate::api::operator::{Operator, OperatorSnapshot, Output, RestoredWatermarks};
 use crate::api::source::Waker;
 use crate::data::chain::{FirstOutput, Node, Tail};
 use crate::data::channel::Sender as ChannelSender;
@@ -114,7 +114,10 @@ impl Bench {
         let output = ExchangeOutput::new(&Exchange::Forward, 0, 16, &schema(), vec![sender]).unwrap();
         let counters = Arc::new(Counters::of_chain(operators.len()));
         let (report, reports) = unbounded();
-        let node = |(i, operator)| Node::new(operator, format!("operator {i}"), format!("operator {i}"));
+        let node = |(i, operator)| {
+            let name = format!("operator {i}");
+            Node::new(operator, name.clone(), name).stateful(RestoredWatermarks::none())
+        };
         let nodes: Vec<Node> = operators.into_iter().enumerate().map(node).collect();
         let tail = Tail {
             sink: None,
@@ -135,8 +138,7 @@ impl Bench {
             alignment: Alignment::new(channels, CheckpointMode::ExactlyOnce, None),
             work: VecDeque::new(),
             flushing: None,
-            watermark: MIN_WATERMARK,
-            floors: RestoredWatermarks::default(),
+            time: EventTime::restored(RestoredWatermarks::none()),
             state: None,
             reports: report,
             counters,
@@ -147,6 +149,16 @@ impl Bench {
             restored_finished: false,
         };
         Self { subtask, downstream, reports }
+    }
+
+    /// As if its operators had been told these before a restore.
+    fn restored(&mut self, times: &[Option<Timestamp>]) {
+        let floor = |time: &Option<Timestamp>| RestoredWatermarks::uniform(0..1, time.unwrap_or(MIN_WATERMARK));
+        self.subtask.chain.restore_event_times(times.iter().map(floor));
+        if let Head::Inputs(head) = &mut self.subtask.head {
+            head.watermarks = Watermarks::new(1, times[0].unwrap_or(MIN_WATERMARK));
+        }
+        self.subtask.resume_event_time();
     }
 
     fn exploding(channels: usize, times: i64) -> Self {
@@ -334,8 +346,105 @@ fn the_event_time_of_a_snapshot_is_what_the_operators_have_been_told() {
         bench.barrier(0, n as u64);
     }
     bench.drain();
-    let of_report = |report| if let Report::Frozen { snapshot, .. } = report { Some(snapshot.watermark) } else { None };
+    let of_report =
+        |report| if let Report::Frozen { snapshot, .. } = report { Some(snapshot.event_time.watermark) } else { None };
     let written: Vec<_> = bench.reports.try_iter().filter_map(of_report).collect();
     assert_eq!(written.len(), 3);
     assert_eq!(written, *frozen.lock());
+}
+
+/// Holds event time back by this much, and notes each watermark that it is told, as `1000 × its number` and the watermark, in so
+/// many calls.
+struct Behind {
+    number: i64,
+    by: Timestamp,
+    calls: i64,
+    called: i64,
+}
+
+impl Behind {
+    fn boxed(number: i64, by: Timestamp, calls: i64) -> Box<dyn Operator> {
+        Box::new(Self { number, by, calls, called: 0 })
+    }
+}
+
+impl Operator for Behind {
+    fn process(&mut self, _: usize, batch: Batch, out: &mut dyn Output) -> Result<Progress, OperatorError> {
+        out.emit(batch)?;
+        Ok(Progress::Done)
+    }
+
+    fn on_watermark(&mut self, watermark: Timestamp, out: &mut dyn Output) -> Result<Progress, OperatorError> {
+        self.called += 1;
+        out.emit(rows([self.number * 1000 + watermark.min(999)]))?;
+        if self.called < self.calls {
+            return Ok(Progress::More);
+        }
+        self.called = 0;
+        Ok(Progress::Done)
+    }
+
+    fn watermark_out(&self, watermark: Timestamp) -> Timestamp {
+        if watermark == MAX_WATERMARK { watermark } else { watermark - self.by }
+    }
+}
+
+#[test]
+fn an_operator_that_holds_event_time_back_does_so_for_all_behind_it_until_the_end() {
+    let mut bench = Bench::new(1, vec![Behind::boxed(1, 0, 1), Behind::boxed(2, 10, 1), Behind::boxed(3, 5, 1)]);
+    bench.put(0, Element::Watermark(100));
+    bench.put(0, Element::Idle);
+    bench.put(0, Element::Watermark(100));
+    bench.put(0, Element::EndOfInput);
+    let fired = [Ok(1100), Ok(2100), Ok(3090), Err(Element::Watermark(85)), Err(Element::Idle)];
+    let active = [Err(Element::Watermark(85))];
+    let ended = [Ok(1999), Ok(2999), Ok(3999), Err(Element::Watermark(MAX_WATERMARK)), Err(Element::EndOfInput)];
+    assert_eq!(flat(&bench.drain()), [&fired[..], &active, &ended].concat());
+}
+
+/// What a snapshot says of each operator.
+fn event_times(snapshot: &SubtaskSnapshot, operators: usize) -> Vec<Option<Timestamp>> {
+    let of = |name: &str| snapshot.event_times.iter().find(|(operator, _)| operator == name);
+    let reached = |i| of(&format!("operator {i}")).map_or(&snapshot.event_time, |(_, reached)| reached);
+    (0..operators).map(|i| reached(i).watermark).collect()
+}
+
+/// Event time as a snapshot may say it: at every place of a barrier, the restored subtask goes on as if there had been none.
+#[test]
+fn a_barrier_amid_a_firing_finds_each_operator_at_its_own_event_time_and_a_restore_goes_on_there() {
+    let operators = || vec![Behind::boxed(1, 0, 2), Behind::boxed(2, 10, 3), Behind::boxed(3, 0, 2)];
+    let mut seen = std::collections::BTreeSet::new();
+    for turns in 0..12 {
+        let mut bench = Bench::new(1, operators());
+        bench.put(0, Element::Watermark(100));
+        bench.drain();
+        bench.put(0, Element::Watermark(200));
+        for _ in 0..turns {
+            bench.subtask.gate.wake();
+            bench.turn(1);
+        }
+        bench.subtask.gate.deliver(0, Element::Barrier(CheckpointId(1)), 0);
+        bench.drain();
+        let snapshot = bench.reports.try_iter().find_map(|report| match report {
+            Report::Frozen { snapshot, .. } => Some(snapshot),
+            _ => None,
+        });
+        let times = event_times(&snapshot.unwrap(), 3);
+        seen.insert(times.clone());
+
+        let mut again = Bench::new(1, operators());
+        again.restored(&times);
+        let rows = flat(&again.drain());
+        let last = times.iter().enumerate().map(|(i, time)| {
+            let told = time.unwrap().max(if i < 2 { times[0].unwrap() } else { times[0].unwrap() - 10 });
+            Ok((i as i64 + 1) * 1000 + told)
+        });
+        for one in last {
+            assert!(rows.contains(&one), "{times:?}: {rows:?} lacks {one:?}");
+        }
+        assert!(rows.contains(&Err(Element::Watermark(times[0].unwrap() - 10))), "{rows:?}");
+    }
+    let at = |a, b, c| vec![Some(a), Some(b), Some(c)];
+    let all = [at(100, 100, 90), at(200, 100, 90), at(200, 200, 90), at(200, 200, 190)];
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), all);
 }

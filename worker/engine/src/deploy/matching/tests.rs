@@ -126,7 +126,7 @@ fn record(graph: &JobGraph) -> Record {
 
 /// The one part that a worker with this plan writes.
 fn part(graph: &JobGraph) -> Part {
-    let entry = |operator: &str| OperatorPart { operator: operator.to_string(), items: Vec::new() };
+    let entry = |operator: &str| OperatorPart::new(operator);
     let subtask = |stage: &Stage| SubtaskPart {
         stage: stage.identity.clone(),
         subtask: SubtaskIndex(0),
