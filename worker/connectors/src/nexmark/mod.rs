@@ -38,6 +38,25 @@ const DEFAULT_RATE: u64 = 10_000;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Nexmark;
 
+/// What the public connector lets one choose, and this one does not: the events are the same for everyone. Taken at the values that they
+/// have there where nothing is said, so that published scripts run as they are.
+const FIXED: &[(&str, &str)] = &[
+    ("person.proportion", "1"),
+    ("auction.proportion", "3"),
+    ("bid.proportion", "46"),
+    ("person.avg-size", "200b"),
+    ("auction.avg-size", "500b"),
+    ("bid.avg-size", "100b"),
+    ("auction.hot-ratio.sellers", "4"),
+    ("bid.hot-ratio.auctions", "2"),
+    ("bid.hot-ratio.bidders", "4"),
+];
+
+const fn fixed(index: usize, about: &'static str) -> OptionDoc {
+    let (name, value) = FIXED[index];
+    OptionDoc { name, expects: value, default: Some(value), about }
+}
+
 const OPTIONS: &[OptionDoc] = &[
     OptionDoc {
         name: "events.num",
@@ -81,6 +100,15 @@ const OPTIONS: &[OptionDoc] = &[
         default: Some("false"),
         about: "Make every column of every event, also what the query does not read; for measurements.",
     },
+    fixed(0, "Persons among 50 events."),
+    fixed(1, "Auctions among 50 events."),
+    fixed(2, "Bids among 50 events."),
+    fixed(3, "About how large a person is."),
+    fixed(4, "About how large an auction is."),
+    fixed(5, "About how large a bid is."),
+    fixed(6, "All but one auction in so many are of a hot seller."),
+    fixed(7, "All but one bid in so many are for a hot auction."),
+    fixed(8, "All but one bid in so many are of a hot bidder."),
 ];
 
 impl ConnectorFactory for Nexmark {
@@ -96,6 +124,15 @@ impl ConnectorFactory for Nexmark {
                 &format!("'first-event.rate' = '{first}' and 'next-event.rate' = '{next}' differ"),
                 "give both the same value: the rate of event time does not change",
             ));
+        }
+        for (name, value) in FIXED {
+            if let Some(other) = options.text(name).filter(|text| !text.trim().eq_ignore_ascii_case(value)) {
+                return Err(options.unsupported(
+                    Some(name),
+                    &format!("'{name}' = '{other}' is another mix of events"),
+                    &format!("write '{value}', or leave it out: the events are the same for everyone"),
+                ));
+            }
         }
         let only = options
             .text("type")

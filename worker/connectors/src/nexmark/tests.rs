@@ -188,6 +188,9 @@ fn what_is_declared_wrong_is_refused_with_what_to_write() {
     assert!(remedy(&error).contains("same value"), "{}", remedy(&error));
     let error = refused(events().with("events.num", "many"));
     assert_eq!(error.to_string(), "table events: 'events.num' = 'many' is not a whole number of at least 1");
+    let error = refused(events().with("bid.proportion", "92"));
+    assert!(error.to_string().contains("'bid.proportion' = '92' is another mix of events"), "{error}");
+    assert!(Nexmark.source(&events().with("bid.proportion", "46").with("bid.avg-size", "100B")).is_ok());
     let error = refused(events().with("type", "bids"));
     assert!(remedy(&error).contains("'person', 'auction' or 'bid'"));
 
