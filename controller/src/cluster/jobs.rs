@@ -1,5 +1,5 @@
-//! The jobs that this leader looks after: a supervisor and a report each. Here supervisors are started, told what to do, and let
-//! go of; what is to be done is decided in [`super::plan`].
+//! The jobs that this leader looks after: a supervisor and a report each. Here supervisors are told things, and let go of; they are
+//! started by [`super::reconcile`], and what is to be done is decided in [`super::plan`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,43 +12,19 @@ use tokio::{
     sync::mpsc::{self, error::TrySendError},
     task::AbortHandle,
 };
-use weir_protocol::{record::RecordRef, tls::WORKER_NAME};
-use weir_storage::{JobStore, S3Keys};
+use weir_storage::S3Keys;
 
-use super::{
-    Context,
-    build::pod,
-    certs::Authority,
-    delete::Leaving,
-    events::Told,
-    names,
-    plan::{Accepted, Begin},
-    reasons,
-    report::{Report, ReportObserver},
-    status::Run,
-    storage::Storage,
-    validate::{Identity, Problem, ValidJob},
-};
+use super::{certs::Authority, delete::Leaving, plan::Accepted, report::Report, validate::Identity};
 use crate::{
-    effects::{WishError, chain, find_record, wish_has_acted},
-    job::{Job, RestoreWish},
-    platform::{WorkerTemplate, kubernetes::Kubernetes},
-    supervisor::{self, Change, Control, Fact, Outcome, Parts},
-    takeover::Restore,
+    job::Job,
+    supervisor::{Change, Control},
     workers::wire::SessionTls,
 };
 
-/// Events of one job's platform under way to its supervisor.
-const PLATFORM_QUEUE: usize = 1024;
 /// Words to a supervisor that it has not heard yet. A spec changes far more slowly.
 const CONTROL_QUEUE: usize = 16;
-/// What a supervisor did not hear is said again after this.
-const RETELL: Duration = Duration::from_secs(1);
 /// What was ended by another coordinator, or could not start, is tried again after this.
 pub const TRY_AGAIN: Duration = Duration::from_secs(30);
-
-/// A record is small; storage that does not hand it out in this time is away.
-const FIND_RECORD: Duration = Duration::from_secs(20);
 
 /// Namespace and name.
 pub type Key = (String, String);
@@ -108,6 +84,18 @@ pub struct Running {
 }
 
 impl Running {
+    /// One that was just started over a version of the job, and what it hears.
+    pub fn over(job: Job, accepted: Accepted, keys: Option<S3Keys>) -> (Self, mpsc::Receiver<Control>) {
+        let (control, inbox) = mpsc::channel(CONTROL_QUEUE);
+        let (certificates, task) = (None, None);
+        (Self { control, certificates, task, job, asked: vec![accepted], ending: false, keys }, inbox)
+    }
+
+    /// It runs in this task, and ends with it.
+    pub fn runs_in(&mut self, task: AbortHandle) {
+        self.task = Some(task);
+    }
+
     /// Tells it something; false where it has so much to hear already that this has to be said again. One that has ended hears
     /// everything.
     #[must_use = "what was not heard has to be said again"]
@@ -153,7 +141,7 @@ impl Running {
     /// Hands it another version. What it was asked to be changes only if it has heard it: else the next look finds the difference, and
     /// asks again.
     #[must_use = "what was not heard has to be said again"]
-    fn change(&mut self, job: Job, empty: bool, asked: Accepted) -> bool {
+    pub fn change(&mut self, job: Job, empty: bool, asked: Accepted) -> bool {
         let heard = self.tell(Control::Change(Box::new(Change { job: job.clone(), fingerprint: None, empty })));
         if heard {
             self.job = job;
@@ -222,275 +210,10 @@ pub fn key(identity: &Identity) -> Key {
     (identity.namespace.clone(), identity.name.clone())
 }
 
-/// The job with its pods' template, whose image is settled.
-pub fn with_template(wanted: &ValidJob, image: String, keys: Option<&S3Keys>) -> Job {
-    let inputs = super::validate::PodInputs { image, ..wanted.pods.clone() };
-    let mut job = wanted.job.clone();
-    job.standby = wanted.spec.workers.standby;
-    job.template =
-        WorkerTemplate { hash: pod::hash(&inputs, keys), pod: Some(Arc::new(pod::pod(&wanted.identity, &inputs))) };
-    job
-}
-
-/// What workers' gRPC is reached with.
-pub fn session_tls(authority: &Authority) -> SessionTls {
-    SessionTls {
-        ca: authority.bundle().into_bytes().into(),
-        cert: authority.controller.cert.clone().into_bytes().into(),
-        key: authority.controller.key.clone().into_bytes().into(),
-        server_name: WORKER_NAME.to_string(),
-    }
-}
-
-/// The record that a wish names; none for the newest, whoever owns it.
-pub async fn find(
-    storage: &Storage,
-    job: &Job,
-    keys: Option<&S3Keys>,
-    wish: &str,
-) -> Result<Option<RecordRef>, Problem> {
-    let Some(wish) = RestoreWish::parse(wish).record else { return Ok(None) };
-    let store = storage.open(job, keys)?;
-    match storage.look(FIND_RECORD, find_record(&store, &wish)).await {
-        Some(Ok(record)) => Ok(Some(record)),
-        Some(Err(error @ WishError::Unreachable { .. })) => {
-            Err(Problem { reason: reasons::STORAGE_UNREACHABLE, message: chain(&error) })
-        }
-        Some(Err(error)) => Err(Problem { reason: reasons::RECORD_NOT_FOUND, message: chain(&error) }),
-        None => {
-            let message = format!("{wish} cannot be read: storage does not answer; tried again");
-            Err(Problem { reason: reasons::STORAGE_UNREACHABLE, message })
-        }
-    }
-}
-
-/// A wish has acted already, though its leader could not say so in the status any more.
-async fn acted(context: &Context, store: &JobStore, wish: &str, owner: &str) -> Result<bool, Problem> {
-    let away = |reason: String| Problem {
-        reason: reasons::STORAGE_UNREACHABLE,
-        message: format!("whether restoreFrom has acted cannot be read, tried again: {reason}"),
-    };
-    match context.storage.look(FIND_RECORD, wish_has_acted(store, wish, owner, &context.cluster)).await {
-        Some(acted) => acted.map_err(|error| away(chain(&error))),
-        None => Err(away("storage does not answer".to_string())),
-    }
-}
-
-/// Starts a supervisor over a version of the job.
-pub async fn start(
-    context: &Arc<Context>,
-    wanted: &ValidJob,
-    image: String,
-    begin: &Begin,
-    keys: Option<S3Keys>,
-    kept: &Kept,
-) -> Result<(), Problem> {
-    let identity = &wanted.identity;
-    let job = with_template(wanted, image.clone(), keys.as_ref());
-    let store = context.storage.open(&job, keys.as_ref())?;
-    let (restore, adopt) = match begin {
-        Begin::Newest => (Restore::Latest, false),
-        Begin::Nothing => (Restore::Nothing, false),
-        Begin::Wish(wish) if acted(context, &store, wish, &identity.uid).await? => (Restore::Latest, false),
-        Begin::Wish(wish) => match find(&context.storage, &job, keys.as_ref(), wish).await? {
-            Some(record) => (Restore::Record(record), false),
-            None => (Restore::Latest, true),
-        },
-    };
-    let Some(report) = context.jobs.with(identity, |entry| Arc::clone(&entry.report)) else { return Ok(()) };
-    let (platform_events, events) = mpsc::channel(PLATFORM_QUEUE);
-    let platform =
-        Kubernetes::new(context.client.clone(), &identity.namespace, &names::selector(&identity.name), platform_events);
-    let (control, inbox) = mpsc::channel(CONTROL_QUEUE);
-    let wish = match begin {
-        Begin::Wish(wish) => Some(wish.clone()),
-        _ => None,
-    };
-    let accepted = Accepted {
-        generation: wanted.generation,
-        spec: wanted.spec.clone(),
-        image,
-        restored_from: wish
-            .clone()
-            .or_else(|| kept.accepted.as_ref().and_then(|accepted| accepted.restored_from.clone())),
-    };
-    // Where workers run already they go on, which is told when they do.
-    if report.facts().workers == 0 {
-        let (generation, workers, slots) = (job.generation, job.workers, job.slots);
-        let note = format!("generation {generation} is taken up: {workers} workers with {slots} slots each");
-        report.tell(Told::normal(reasons::events::SCHEDULED, note).about(generation));
-    }
-    // What the status says was put on record in this storage. Only where nothing is left behind on purpose.
-    let known = report.facts().latest.map(|latest| latest.record);
-    let known = known.filter(|record| *begin == Begin::Newest && record.starts_with(store.name()));
-    report.change(|facts| {
-        facts.run = Run::Starting;
-        // What is resumed is the version that was taken up last.
-        if *begin == Begin::Newest {
-            facts.running = kept.accepted.as_ref().map(|accepted| accepted.generation);
-        }
-        facts.wanted = job.workers;
-        facts.refused = None;
-        facts.forget_doings();
-    });
-    let parts = Parts {
-        job: job.clone(),
-        fingerprint: None,
-        coordinator: context.coordinator_name(),
-        cluster: context.cluster.clone(),
-        owner: identity.uid.clone(),
-        restore,
-        adopt,
-        wish: wish.clone(),
-        accept_lost_output: wish.as_deref().is_some_and(|wish| RestoreWish::parse(wish).accept_lost_output),
-        // Workers that are there have other state than that of a wish.
-        resume: restore == Restore::Latest,
-        failed: report.facts().failed,
-        format: context.options.state_format,
-        store,
-        platform: Box::new(platform),
-        platform_events: events,
-        control: inbox,
-        observer: Box::new(observer(context, identity, &report, wish, known)),
-        tls: kept.authority.as_ref().map(session_tls),
-    };
-    let stored = context.jobs.with(identity, |entry| {
-        entry.keys.clone_from(&keys);
-        let (certificates, task) = (None, None);
-        entry.supervisor =
-            Some(Running { control, certificates, task, job, asked: vec![accepted], ending: false, keys });
-        entry.stuck = None;
-        entry.pods_unknown = false;
-    });
-    if stored.is_none() {
-        return Ok(());
-    }
-    report.begins();
-    tracing::info!(job = %identity.job(), ?begin, generation = wanted.generation, "a supervisor starts");
-    let (about, job, generation) = (Arc::clone(context), identity.clone(), wanted.generation);
-    let task = tokio::spawn(async move {
-        let outcome = supervisor::run(parts).await;
-        ended(&about, &job, generation, &outcome);
-    });
-    context.jobs.with(identity, |entry| {
-        // It may have ended already.
-        if let Some(running) = &mut entry.supervisor {
-            running.task = Some(task.abort_handle());
-        }
-    });
-    Ok(())
-}
-
-/// Facts that the reconciler acts upon wake it: the version that runs is kept, a wish that acted is written down.
-/// `known` is the record that the first term is to begin from, or a later one.
-fn observer(
-    context: &Arc<Context>,
-    identity: &Identity,
-    report: &Arc<Report>,
-    mut wish: Option<String>,
-    mut known: Option<String>,
-) -> ReportObserver {
-    let (context, identity, about) = (Arc::clone(context), identity.clone(), Arc::clone(report));
-    let woken = Mutex::new(move |fact: &Fact| {
-        if let Fact::TermOpened { restored, .. } = fact
-            && let Some(record) = known.take().filter(|_| restored.is_none())
-        {
-            let note = format!(
-                "the checkpoints of this job are gone: {record} was the newest, and nothing of them is there. It begins from \
-                 nothing, and what it has written since its start is written again"
-            );
-            about.tell(Told::warning(reasons::events::CHECKPOINTS_GONE, note));
-        }
-        if matches!(fact, Fact::TermOpened { .. })
-            && let Some(wish) = wish.take()
-        {
-            about.restored_from(wish);
-        }
-        // Its successor needs all that pods need, which somebody may have deleted.
-        if matches!(fact, Fact::WorkerLost { .. } | Fact::StartFailed { .. }) {
-            context.applied.forget(&identity.namespace, &identity.name);
-            context.wake(&identity);
-        }
-        // Who may be evicted hangs on whether the job can run at all.
-        let stands_still = |fact: &Fact| matches!(fact, Fact::WorkerWaits { .. } | Fact::HandedOver);
-        if stands_still(fact) && about.facts().stands_still() {
-            context.wake(&identity);
-        }
-        if matches!(
-            fact,
-            Fact::TermOpened { .. } | Fact::Running { .. } | Fact::ChangeApplied { .. } | Fact::ChangeRefused { .. }
-        ) {
-            context.wake(&identity);
-        }
-    });
-    ReportObserver { report: Arc::clone(report), woken: Box::new(move |fact| (woken.lock())(fact)) }
-}
-
-fn ended(context: &Arc<Context>, identity: &Identity, generation: i64, outcome: &Outcome) {
-    tracing::info!(job = %identity.job(), ?outcome, "a supervisor has ended");
-    let gone = context.jobs.with(identity, |entry| {
-        let newest = entry.supervisor.take().and_then(|running| running.asked.last().map(|asked| asked.generation));
-        let generation = newest.unwrap_or(generation);
-        entry.stuck = match outcome {
-            _ if passes(outcome) => Some((generation, Some(Instant::now() + TRY_AGAIN))),
-            Outcome::Failed(_) | Outcome::GivenUp(_) | Outcome::Refused(..) => Some((generation, None)),
-            _ => None,
-        };
-        // What it left runs on.
-        entry.pods_unknown |= matches!(outcome, Outcome::Left | Outcome::Superseded(_) | Outcome::Panicked(_));
-        entry.report.ended(outcome);
-    });
-    if gone.is_some() {
-        context.wake(identity);
-    }
-    if passes(outcome) {
-        wake_later(context, identity);
-    }
-}
-
-/// What may pass by itself, and is tried again after a while.
-fn passes(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Superseded(_) | Outcome::NoWorkers(_) | Outcome::Refused(None, _) | Outcome::Panicked(_))
-}
-
-/// Has a job looked at again after [`TRY_AGAIN`].
-pub fn wake_later(context: &Arc<Context>, identity: &Identity) {
-    // A little later than that, so that it is over for certain.
-    wake_after(context, identity, TRY_AGAIN + Duration::from_millis(100));
-}
-
-/// Has a job looked at again soon: its supervisor has not heard something.
-pub fn wake_to_retell(context: &Arc<Context>, identity: &Identity) {
-    wake_after(context, identity, RETELL);
-}
-
-fn wake_after(context: &Arc<Context>, identity: &Identity, after: Duration) {
-    let (context, identity) = (Arc::clone(context), identity.clone());
-    tokio::spawn(async move {
-        tokio::time::sleep(after).await;
-        context.wake(&identity);
-    });
-}
-
-/// Hands a running supervisor another version.
-pub fn change(context: &Arc<Context>, wanted: &ValidJob, image: String, keys: Option<&S3Keys>, empty: bool) {
-    let job = with_template(wanted, image.clone(), keys);
-    let heard = context.jobs.with(&wanted.identity, |entry| {
-        let restored_from =
-            entry.kept.as_ref().and_then(|kept| kept.accepted.as_ref()).and_then(|a| a.restored_from.clone());
-        let Some(running) = &mut entry.supervisor else { return true };
-        let asked = Accepted { generation: wanted.generation, spec: wanted.spec.clone(), image, restored_from };
-        running.change(job, empty, asked)
-    });
-    if heard == Some(false) {
-        wake_to_retell(context, &wanted.identity);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::validate::{tests::resource, validate};
+    use crate::cluster::validate::{ValidJob, tests::resource, validate};
 
     fn wanted(generation: i64) -> ValidJob {
         let mut resource = resource("");
@@ -505,10 +228,8 @@ mod tests {
 
     /// A supervisor that hears nothing until its queue is read.
     fn deaf() -> (Running, mpsc::Receiver<Control>) {
-        let (control, inbox) = mpsc::channel(CONTROL_QUEUE);
         let first = wanted(1);
-        let (job, asked) = (first.job.clone(), vec![accepted(&first)]);
-        (Running { control, certificates: None, task: None, job, asked, ending: false, keys: None }, inbox)
+        Running::over(first.job.clone(), accepted(&first), None)
     }
 
     #[test]
@@ -533,18 +254,5 @@ mod tests {
         assert!(running.retell() && matches!(inbox.try_recv(), Ok(Control::Tls(_))));
         assert!(running.retell() && inbox.try_recv().is_err(), "once");
         assert!(running.end(Control::Leave) && running.ending);
-    }
-
-    #[test]
-    fn what_a_supervisor_could_not_help_is_tried_again_and_what_the_job_is_to_blame_for_is_not() {
-        let again = [
-            Outcome::Superseded(None),
-            Outcome::NoWorkers("no binary".to_string()),
-            Outcome::Refused(None, "storage".to_string()),
-            Outcome::Panicked("injected".to_string()),
-        ];
-        assert!(again.iter().all(passes), "{again:?}");
-        let over = [Outcome::Succeeded, Outcome::Stopped, Outcome::GivenUp("too often".to_string())];
-        assert!(!over.iter().any(passes), "{over:?}");
     }
 }

@@ -1,11 +1,17 @@
 //! What is to be done about a job: from what is wanted and what is there to one next step. Pure. A step is repeated or followed by
 //! the next as things change; a leader that dies between two steps is followed by one that decides the same.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use weir_crds::{StreamJobSpec, UpgradeMode};
+use weir_storage::S3Keys;
 
-use super::validate::{ValidJob, wish};
-use crate::job::Job;
+use super::{
+    build::pod,
+    validate::{PodInputs, ValidJob, wish},
+};
+use crate::{job::Job, platform::WorkerTemplate};
 
 /// The version of a job that was last taken up, kept in a Secret of the job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -197,6 +203,16 @@ fn fits(accepted: &Accepted, wanted: &ValidJob) -> bool {
 /// Whether one becomes the other without a new attempt.
 fn same_attempt(a: &Job, b: &Job) -> bool {
     a.same_attempt(b)
+}
+
+/// The job with its pods' template, whose image is settled.
+pub fn with_template(wanted: &ValidJob, image: String, keys: Option<&S3Keys>) -> Job {
+    let inputs = PodInputs { image, ..wanted.pods.clone() };
+    let mut job = wanted.job.clone();
+    job.standby = wanted.spec.workers.standby;
+    job.template =
+        WorkerTemplate { hash: pod::hash(&inputs, keys), pod: Some(Arc::new(pod::pod(&wanted.identity, &inputs))) };
+    job
 }
 
 /// The image of a job that names none: what its pods have already, else the controller's own.

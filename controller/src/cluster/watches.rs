@@ -21,7 +21,10 @@ use kube::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{Context, names, reconcile::Guarded};
+use super::{
+    context::{Context, Guarded},
+    names,
+};
 
 /// Changes where somebody has removed a job's status, or much of it, so that it is written again. What Weir itself writes does
 /// not change it.
