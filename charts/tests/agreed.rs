@@ -65,7 +65,7 @@ fn alerts_are_made_of_metrics_that_are_there() {
 
 #[test]
 fn the_runbook_has_a_section_for_each_reason() {
-    let source = read("../controller/src/cluster/reasons.rs");
+    let source = read("../controller/src/reasons.rs");
     let runbook = read("../docs/runbook.md");
     let (conditions, events) = source.split_once("pub mod events").unwrap();
     let values = |text: &str| -> BTreeSet<String> {
@@ -74,11 +74,7 @@ fn the_runbook_has_a_section_for_each_reason() {
     };
     let sections = runbook.lines().filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`'));
     let sections: BTreeSet<String> = sections.map(str::to_string).collect();
-    assert_eq!(
-        values(conditions),
-        sections,
-        "controller/src/cluster/reasons.rs on the left, docs/runbook.md on the right"
-    );
+    assert_eq!(values(conditions), sections, "controller/src/reasons.rs on the left, docs/runbook.md on the right");
     let untold: Vec<_> =
         values(events).into_iter().filter(|reason| !runbook.contains(&format!("`{reason}`"))).collect();
     assert!(untold.is_empty(), "docs/runbook.md tells nothing of the events {untold:?}");

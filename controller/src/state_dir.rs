@@ -3,6 +3,10 @@
 //! Nothing in here is needed to go on: checkpoints stand in the job's storage. Losing the folder loses only the uid, and with
 //! it the right to take the job up without `--restore previous`.
 
+mod observer;
+
+pub use observer::{LocalObserver, RESTORED_FILE, STATUS_FILE};
+
 use std::{
     env,
     fs::{self, DirBuilder, File, TryLockError},

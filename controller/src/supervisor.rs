@@ -7,17 +7,11 @@
 mod act;
 mod hear;
 mod notes;
-mod observer;
 mod parts;
 mod probe;
-mod recovery;
 mod versions;
-mod words;
 
-pub use observer::{Fact, Observer, StatusAnswer, StatusWrite, Why};
 pub use parts::{Change, Control, Outcome, Parts};
-pub use recovery::Breakdown;
-pub use words::in_words;
 
 use std::{
     any::Any,
@@ -36,6 +30,7 @@ use crate::{
     attempt::{self, AttemptMachine, End},
     coordinator::{self, Coordinator},
     effects::TakeOver,
+    facts::{Fact, observer::Observer, recovery::Breakdown},
     job::Job,
     platform::{Platform, PlatformEvent, Trouble},
     takeover::{Opened, Refusal, Request},

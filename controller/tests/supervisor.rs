@@ -26,10 +26,10 @@ use weir_controller::{
     coordinator::Policy,
     job::{Job, Overrides},
     platform::{Platform, PlatformEvent, ProcessNumber, WorkerTemplate},
-    state_dir::StateDir,
+    state_dir::{LocalObserver, StateDir},
     supervisor::{self, Change, Control, Outcome, Parts},
     takeover::{Refusal, Restore},
-    ui::{LocalObserver, Ui, View, Weight},
+    ui::{Ui, View, Weight},
 };
 use weir_protocol::{
     Attempt, BUILD_VERSION, CheckpointId, PROTOCOL_VERSION, WorkerId,

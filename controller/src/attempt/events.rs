@@ -208,6 +208,16 @@ pub struct Failure {
     pub message: String,
 }
 
+impl Failure {
+    /// In one line.
+    pub fn in_words(&self) -> String {
+        if self.operator.is_empty() {
+            return self.message.clone();
+        }
+        format!("{}, subtask {}: {}", self.operator, self.subtask, self.message)
+    }
+}
+
 /// What is to be done, in the order given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {

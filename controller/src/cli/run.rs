@@ -15,10 +15,10 @@ use crate::{
     effects::{find_record, read_facts, wish_has_acted},
     job::{Job, Overrides, RestoreWish},
     platform::local::{Local, check_version, worker_binary},
-    state_dir::StateDir,
-    supervisor::{self, Control, Outcome, Parts, in_words},
+    state_dir::{LocalObserver, RESTORED_FILE, STATUS_FILE, StateDir},
+    supervisor::{self, Control, Outcome, Parts},
     takeover::{Refusal, Restore},
-    ui::{self, LocalObserver, RESTORED_FILE, STATUS_FILE, Weight},
+    ui::{self, Weight},
     workers::planner,
 };
 
@@ -183,7 +183,7 @@ fn ended(outcome: Outcome) -> Result<(), Failure> {
                 FailureKind::OutputLost => (Exit::Environment, OUTPUT_LOST),
                 _ => (Exit::JobFailed, ""),
             };
-            (exit, format!("the job failed: {}{remedy}", in_words(&failure)))
+            (exit, format!("the job failed: {}{remedy}", failure.in_words()))
         }
         Outcome::GivenUp(reason) => (Exit::JobFailed, format!("the job failed: {reason}")),
         Outcome::Refused(refusal, reason) => {

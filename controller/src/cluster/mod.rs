@@ -20,7 +20,6 @@ pub mod observe;
 pub mod permissions;
 pub mod plan;
 pub mod publisher;
-pub mod reasons;
 pub mod reconcile;
 pub mod report;
 pub mod status;
@@ -30,3 +29,5 @@ mod watches;
 
 pub use context::Options;
 pub use leader::{RunError, run};
+
+use crate::reasons;

@@ -26,8 +26,8 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
-use super::{events::Told, validate::Identity};
-use crate::effects::chain;
+use super::validate::Identity;
+use crate::{effects::chain, facts::told::Told};
 
 /// Causes of one reason that have objects of their own, of one job; all others share one. A job that fails in ever new ways says so, and
 /// fills no etcd with it.

@@ -21,7 +21,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use weir_crds::{LatestCheckpoint, RestoredFrom, StreamJob, StreamJobStatus};
 
 use super::{
-    events::{Story, Told},
+    events::Story,
     metrics::{JobLabels, Metrics},
     names,
     publisher::Publisher,
@@ -31,7 +31,13 @@ use super::{
 use crate::{
     coordinator::StatusOutcome,
     effects::chain,
-    supervisor::{Fact, Observer, Outcome, StatusAnswer, StatusWrite, Why},
+    facts::{
+        Fact,
+        observer::{Observer, StatusAnswer, StatusWrite},
+        told::Told,
+        why::Why,
+    },
+    supervisor::Outcome,
     time::Millis,
     ui::View,
 };

@@ -16,8 +16,9 @@ use weir_protocol::{
 use super::{names, reasons, validate::Problem};
 use crate::{
     attempt::{End, Failure},
+    facts::{DOUBTS, Fact, why::Why},
     platform::{Obstacle, ObstacleKind, Trouble},
-    supervisor::{Fact, Outcome, Why, in_words},
+    supervisor::Outcome,
     takeover::Refusal,
     ui::text,
 };
@@ -205,7 +206,7 @@ impl Facts {
             Fact::WorkerLost { name, cause, position: Some(_), .. } if self.run == Run::Running => {
                 self.run = Run::Recovering(format!("{name} was lost: {cause}"));
             }
-            Fact::TaskFailed(failure) => self.run = Run::Recovering(in_words(failure)),
+            Fact::TaskFailed(failure) => self.run = Run::Recovering(failure.in_words()),
             Fact::Restarting { after, failures } if !after.is_zero() => {
                 let cause = match &self.run {
                     Run::Recovering(cause) | Run::BackingOff { cause, .. } => cause.clone(),
@@ -605,9 +606,6 @@ pub fn rfc3339(at: Timestamp) -> String {
     format!("{at:.3}")
 }
 
-/// A record that was in doubt so often is worth telling of: storage that answered late once is not.
-pub const DOUBTS: u32 = 2;
-
 /// Before the reason of the last checkpoint that failed. A new leader reads it back.
 const THE_LAST_ONE: &str = ", the last one: ";
 
@@ -626,7 +624,7 @@ fn suspended(lacks: Option<&str>) -> String {
 
 fn failed(failure: &Failure) -> Run {
     let problem =
-        |reason: &'static str, remedy: &str| Problem { reason, message: format!("{}{remedy}", in_words(failure)) };
+        |reason: &'static str, remedy: &str| Problem { reason, message: format!("{}{remedy}", failure.in_words()) };
     match failure.kind {
         FailureKind::Plan => Run::Stalled(problem(reasons::INVALID_SQL, "")),
         FailureKind::StateMismatch => Run::Stalled(problem(

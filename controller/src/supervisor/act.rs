@@ -12,16 +12,17 @@ use weir_protocol::{
 };
 use weir_storage::JobStore;
 
-use super::{
-    Done, Input, Outcome, Supervisor,
-    observer::{Fact, StatusAnswer, StatusWrite, Why},
-    panicked,
-    recovery::Breakdown,
-};
+use super::{Done, Input, Outcome, Supervisor, panicked};
 use crate::{
     attempt,
     coordinator::{self, Coordinator},
     effects::{self, TakeOver},
+    facts::{
+        Fact,
+        observer::{StatusAnswer, StatusWrite},
+        recovery::Breakdown,
+        why::Why,
+    },
     takeover::{Opened, Refusal, Request, Restore},
 };
 

@@ -7,9 +7,10 @@ use weir_protocol::{
     rpc::{self, from_worker},
 };
 
-use super::{Input, LAST_WORD, Outcome, Supervisor, observer::Fact, recovery::Breakdown};
+use super::{Input, LAST_WORD, Outcome, Supervisor};
 use crate::{
     attempt, coordinator,
+    facts::{Fact, recovery::Breakdown},
     platform::{PlatformEvent, ProcessNumber},
     workers::{
         roster,

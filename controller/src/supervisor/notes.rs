@@ -1,7 +1,10 @@
 //! From what the two state machines note to what the observer is told, and to what stands in the view.
 
-use super::{Supervisor, observer::Fact, recovery::Breakdown};
-use crate::{attempt, coordinator};
+use super::Supervisor;
+use crate::{
+    attempt, coordinator,
+    facts::{Fact, recovery::Breakdown},
+};
 
 impl Supervisor {
     pub(super) fn tell(&mut self, fact: &Fact) {

@@ -3,9 +3,9 @@
 use tokio::sync::mpsc;
 use weir_storage::JobStore;
 
-use super::observer::Observer;
 use crate::{
     attempt,
+    facts::observer::Observer,
     job::{Job, Live},
     platform::{Platform, PlatformEvent},
     takeover::{Refusal, Restore},

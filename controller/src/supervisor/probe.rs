@@ -6,8 +6,11 @@ use std::time::{Duration, Instant};
 use weir_protocol::{Attempt, CheckpointId, Term, paths};
 use weir_storage::{JobStore, StorageError};
 
-use super::{Done, Supervisor, observer::Fact};
-use crate::effects::{OPENING_LIMIT, chain};
+use super::{Done, Supervisor};
+use crate::{
+    effects::{OPENING_LIMIT, chain},
+    facts::Fact,
+};
 
 /// What takes longer makes storage worth asking. Most checkpoints are complete by then.
 const LATE: Duration = Duration::from_secs(3);

@@ -2,9 +2,10 @@
 
 use weir_protocol::{WorkerId, settings::FailureKind};
 
-use super::{Change, Done, Input, Supervisor, observer::Fact};
+use super::{Change, Done, Input, Supervisor};
 use crate::{
     attempt::{self, Planned},
+    facts::Fact,
     job::{Job, Live},
     takeover::Restore,
     workers::{

@@ -1,7 +1,6 @@
 //! What a person sees of a run: with a terminal a live view, without one plain lines. Only shows; decides nothing.
 
 mod live;
-mod observer;
 mod plain;
 pub mod text;
 
@@ -10,7 +9,6 @@ use std::time::Duration;
 use console::Term;
 
 pub use live::Live;
-pub use observer::{LocalObserver, RESTORED_FILE, STATUS_FILE};
 pub use plain::Plain;
 
 /// What is to be seen of a run.

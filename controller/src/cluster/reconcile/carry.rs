@@ -25,15 +25,15 @@ use crate::{
         certs::{self, Authority},
         context::Context,
         delete,
-        events::Told,
         jobs::{self, Kept, Running},
         plan::{self, Accepted, Begin},
-        reasons,
         report::Report,
         status::Run,
         validate::{Identity, Problem, ValidJob},
     },
     effects::read_facts,
+    facts::told::Told,
+    reasons,
     supervisor::Control,
 };
 

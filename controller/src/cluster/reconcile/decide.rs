@@ -4,12 +4,14 @@
 use std::time::Duration;
 
 use super::facts::{Deleted, Facts, Held, Keys, Subject, Wanted};
-use crate::cluster::{
-    delete,
-    plan::{self, Accepted, Supervisor, There},
+use crate::{
+    cluster::{
+        delete,
+        plan::{self, Accepted, Supervisor, There},
+        status::Run,
+        validate::{Problem, ValidJob},
+    },
     reasons,
-    status::Run,
-    validate::{Problem, ValidJob},
 };
 
 /// A job is looked at this often without any cause: certificates end, Secrets change.

@@ -12,12 +12,13 @@ use crate::{
     cluster::{
         context::Context,
         delete::{self, Leaving, Removed},
-        events::Told,
-        observe, reasons,
+        observe,
         report::Report,
         validate::{Identity, ValidJob},
     },
     effects::chain,
+    facts::told::Told,
+    reasons,
     takeover::{Request, Restore},
 };
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use weir_protocol::rpc;
 
-use super::observer::Why;
+use super::why::Why;
 use crate::ui::text;
 
 /// The stages from a failure (or a start) to running again, as spans since it was seen.

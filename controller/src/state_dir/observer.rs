@@ -5,12 +5,15 @@ use std::{io::Write, sync::Arc};
 use serde_json::{Value, json};
 use weir_crds::{CheckpointStatus, StreamJobStatus};
 
-use super::{Ui, View, WorkerView};
+use super::StateDir;
 use crate::{
     coordinator::StatusOutcome,
-    state_dir::StateDir,
-    supervisor::{Breakdown, Fact, Observer, StatusAnswer, StatusWrite},
+    facts::{
+        Fact,
+        observer::{Observer, StatusAnswer, StatusWrite},
+    },
     time::Millis,
+    ui::{Ui, View, WorkerView},
 };
 
 /// The newest checkpoint, as the resource's status names it in a cluster.
@@ -73,10 +76,11 @@ impl Observer for LocalObserver {
             Fact::Printed { line, .. } => self.ui.printed(line),
             _ => {}
         }
-        if let Some((event, facts)) = for_programs(fact) {
+        let telling = fact.telling();
+        if let Some((event, facts)) = telling.program {
             self.record(at, event, &facts);
         }
-        if let Some((weight, mut line)) = fact.in_words() {
+        if let Some((weight, mut line)) = telling.line {
             if let Fact::Stopping { last_checkpoint: true, .. } = fact {
                 line.push_str("; once more stops at once");
             }
@@ -112,45 +116,4 @@ impl Observer for LocalObserver {
     fn finish(&mut self, view: &View) {
         self.ui.finish(view);
     }
-}
-
-/// A line of the events' file, for what has one.
-fn for_programs(fact: &Fact) -> Option<(&'static str, Value)> {
-    Some(match fact {
-        Fact::WorkerLost { worker, cause, position, .. } => {
-            ("workerLost", json!({"worker": worker.0, "cause": cause, "position": position}))
-        }
-        Fact::TaskFailed(failure) => (
-            "taskFailed",
-            json!({
-                "kind": failure.kind.as_str(),
-                "operator": failure.operator,
-                "subtask": failure.subtask,
-                "message": failure.message,
-            }),
-        ),
-        Fact::Deploying { attempt, .. } => ("deploying", json!({"attempt": attempt.0})),
-        Fact::Running { attempt, resumed, recovery, .. } => {
-            let recovery = recovery.as_ref().map(Breakdown::facts);
-            ("running", json!({"attempt": attempt.0, "resumed": resumed, "recovery": recovery}))
-        }
-        Fact::FirstOutput(recovery) => ("firstOutput", recovery.facts()),
-        Fact::Completed { record, pause } => (
-            "checkpoint",
-            json!({
-                "id": record.id.0,
-                "attempt": record.attempt.0,
-                "durationMs": record.duration_ms,
-                "stateBytes": record.state_bytes,
-                "uploadedBytes": record.uploaded_bytes,
-                "pauseUs": pause.map(|pause| pause.as_micros() as u64),
-                "final": record.is_final,
-            }),
-        ),
-        Fact::Aborted { id, reason, failed, .. } => {
-            ("aborted", json!({"id": id.0, "reason": reason, "failed": failed}))
-        }
-        Fact::Committed { id } => ("committed", json!({"id": id.0})),
-        _ => return None,
-    })
 }
