@@ -16,12 +16,12 @@ use weir_protocol::ids::random_digits;
 use super::{
     apply::Applied,
     build::policy::Peers,
+    identity::Identity,
     jobs::{Jobs, TRY_AGAIN, key},
     lease::Role,
     metrics::Metrics,
     publisher::Publisher,
     storage::{OwnStorage, Storage},
-    validate::Identity,
 };
 
 /// What a supervisor did not hear is said again after this.

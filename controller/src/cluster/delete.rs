@@ -23,7 +23,7 @@ use weir_protocol::{
 };
 use weir_storage::JobStore;
 
-use super::{names, validate::Identity};
+use super::{identity::Identity, names};
 use crate::{
     effects::{TakeOver, chain, read_facts, take_over},
     takeover::{Facts, Request, is_anothers, last_seal},

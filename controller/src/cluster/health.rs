@@ -107,7 +107,7 @@ pub(super) fn keep_turning(health: &Arc<Health>, mut role: watch::Receiver<Role>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::{context::Guarded, validate::Identity};
+    use crate::cluster::{context::Guarded, identity::Identity};
 
     #[test]
     fn ready_is_who_could_do_the_work() {

@@ -14,7 +14,7 @@ use tokio::{
 };
 use weir_storage::S3Keys;
 
-use super::{certs::Authority, delete::Leaving, plan::Accepted, report::Report, validate::Identity};
+use super::{certs::Authority, delete::Leaving, identity::Identity, plan::Accepted, report::Report};
 use crate::{
     job::Job,
     supervisor::{Change, Control},

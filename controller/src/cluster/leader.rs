@@ -32,13 +32,13 @@ use super::{
     apply::Applied,
     context::{Context, Guarded, Options},
     health::{HANGS, Health, first_contact, keep_turning},
+    identity::Identity,
     jobs::Jobs,
     lease::{self, Role},
     metrics::{self, Call, Metrics},
     publisher::Publisher,
     reconcile::{error_policy, reconcile},
     storage::Storage,
-    validate::Identity,
     watches,
 };
 use crate::effects::chain;

@@ -7,9 +7,11 @@ use weir_storage::S3Keys;
 
 use super::{
     build::secrets::{entry, keys},
+    identity::Identity,
     jobs::Kept,
-    names, reasons,
-    validate::{Identity, Problem},
+    names,
+    problem::Problem,
+    reasons,
 };
 
 /// What is kept of a job in its Secrets. What cannot be understood counts as missing, and is made anew.

@@ -8,8 +8,8 @@ use weir_crds::{StreamJobSpec, UpgradeMode};
 use weir_storage::S3Keys;
 
 use super::{
-    build::pod,
-    validate::{PodInputs, ValidJob, wish},
+    build::pod::{self, PodInputs},
+    validate::{ValidJob, wish},
 };
 use crate::{job::Job, platform::WorkerTemplate};
 

@@ -26,7 +26,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
-use super::validate::Identity;
+use super::identity::Identity;
 use crate::{effects::chain, facts::told::Told};
 
 /// Causes of one reason that have objects of their own, of one job; all others share one. A job that fails in ever new ways says so, and

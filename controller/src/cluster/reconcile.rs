@@ -19,7 +19,7 @@ pub use self::error::ReconcileError;
 use self::{decide::LOOK_AT_DELETION, error::PATIENCE};
 use super::{
     context::{Context, Guarded},
-    validate::Identity,
+    identity::Identity,
 };
 use crate::effects::chain;
 

@@ -22,11 +22,12 @@ use weir_crds::{LatestCheckpoint, RestoredFrom, StreamJob, StreamJobStatus};
 
 use super::{
     events::Story,
+    identity::Identity,
     metrics::{JobLabels, Metrics},
     names,
+    problem::Problem,
     publisher::Publisher,
     status::{Facts, Run, rfc3339, selector},
-    validate::{Identity, Problem},
 };
 use crate::{
     coordinator::StatusOutcome,

@@ -13,7 +13,7 @@ use weir_protocol::{
     settings::FailureKind,
 };
 
-use super::{names, reasons, validate::Problem};
+use super::{names, problem::Problem, reasons};
 use crate::{
     attempt::{End, Failure},
     facts::{DOUBTS, Fact, why::Why},

@@ -8,7 +8,7 @@ use url::Url;
 use weir_protocol::settings::StorageSettings;
 use weir_storage::{JobStore, Memory, S3Keys, StorageError};
 
-use super::{delete::Turns, reasons, validate::Problem};
+use super::{delete::Turns, problem::Problem, reasons};
 use crate::{effects::chain, job::Job};
 
 /// Looks at jobs that wait for storage. Half of all looks that there are at once: the other half is for who needs none.

@@ -1,98 +1,16 @@
 //! From a resource to a job that can be run in a cluster, or to what is wrong with it. After this the resource is out of
 //! scope: the validated type owns identity, and builds owner references.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
-use kube::{Resource, ResourceExt};
-use serde::Serialize;
-use weir_crds::{OnDelete, PodTemplate, RestoreFrom, StreamJob, StreamJobSpec, UpgradeMode, Workers};
-use weir_protocol::JobName;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+use weir_crds::{OnDelete, RestoreFrom, StreamJob, StreamJobSpec, UpgradeMode, Workers};
 
-use super::{build::pod, reasons};
+use super::{
+    build::pod::{self, PodInputs},
+    identity::Identity,
+    problem::Problem,
+};
 use crate::job::{Job, RestoreWish};
-
-/// Who a job is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Identity {
-    /// Where it lives.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// Which of all that ever had this name.
-    pub uid: String,
-}
-
-impl Identity {
-    /// Of a resource that the API server has stored.
-    pub fn of<K: Resource>(resource: &K) -> Option<Self> {
-        let meta = resource.meta();
-        Some(Self { namespace: meta.namespace.clone()?, name: meta.name.clone()?, uid: meta.uid.clone()? })
-    }
-
-    /// As storage knows it.
-    pub fn job(&self) -> JobName {
-        JobName { namespace: self.namespace.clone(), name: self.name.clone() }
-    }
-
-    /// Makes the job the owner of one of its objects.
-    pub fn owner_reference(&self) -> OwnerReference {
-        OwnerReference {
-            api_version: StreamJob::api_version(&()).into_owned(),
-            kind: StreamJob::kind(&()).into_owned(),
-            name: self.name.clone(),
-            uid: self.uid.clone(),
-            controller: Some(true),
-            block_owner_deletion: Some(true),
-        }
-    }
-
-    /// To speak of the job in events.
-    pub fn reference(&self) -> k8s_openapi::api::core::v1::ObjectReference {
-        k8s_openapi::api::core::v1::ObjectReference {
-            api_version: Some(StreamJob::api_version(&()).into_owned()),
-            kind: Some(StreamJob::kind(&()).into_owned()),
-            name: Some(self.name.clone()),
-            namespace: Some(self.namespace.clone()),
-            uid: Some(self.uid.clone()),
-            ..Default::default()
-        }
-    }
-}
-
-/// Why a job cannot run, as a condition says it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Problem {
-    /// One of [`reasons::CONDITIONS`].
-    pub reason: &'static str,
-    /// What, where, and what to do.
-    pub message: String,
-}
-
-impl Problem {
-    /// The spec is wrong.
-    pub fn spec(message: impl Into<String>) -> Self {
-        Self { reason: reasons::INVALID_SPEC, message: message.into() }
-    }
-}
-
-/// What the pods of a job are made of. Two equal ones give interchangeable workers; nothing here depends on the controller's
-/// own version, so that its upgrade restarts no worker.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct PodInputs {
-    /// The image.
-    pub image: String,
-    /// When it is pulled.
-    pub pull_policy: Option<&'static str>,
-    /// What a worker may use.
-    pub resources: weir_crds::Resources,
-    /// What the user adds.
-    pub template: PodTemplate,
-    /// The Secret with the storage's credentials.
-    pub secret: Option<String>,
-    /// For connectors that read and write the same storage.
-    pub endpoint: Option<String>,
-    /// See `endpoint`.
-    pub region: Option<String>,
-}
 
 /// A job that can be run in a cluster, as far as can be told without asking anybody.
 #[derive(Clone, Debug, PartialEq)]
@@ -174,7 +92,10 @@ pub fn wish(restore_from: &RestoreFrom) -> String {
 pub mod tests {
     use serde_json::json;
 
+    use weir_crds::PodTemplate;
+
     use super::*;
+    use crate::reasons;
 
     /// A job as the API server would hand it out.
     pub fn resource(extra: &str) -> StreamJob {

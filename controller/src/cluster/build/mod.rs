@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::{names, validate::Identity};
+use super::{identity::Identity, names};
 
 /// Labels of everything that belongs to a job.
 pub fn labels(job: &str) -> BTreeMap<String, String> {

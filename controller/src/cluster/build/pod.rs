@@ -17,6 +17,7 @@ use k8s_openapi::{
         util::intstr::IntOrString,
     },
 };
+use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use weir_crds::{PodTemplate, Resources};
@@ -28,8 +29,9 @@ use super::{
     unique,
 };
 use crate::cluster::{
+    identity::Identity,
     names::{self, WORKER_CONTAINER},
-    validate::{Identity, PodInputs, Problem},
+    problem::Problem,
 };
 
 /// Nobody in particular, and not root.
@@ -49,6 +51,26 @@ const TMP_DIR: &str = "/tmp";
 pub(super) const OUR_MOUNTS: [&str; 3] = [STATE_DIR, TMP_DIR, TLS_DIR];
 /// Names of its ports.
 pub(super) const OUR_PORTS: [&str; 3] = ["grpc", "http", "probes"];
+
+/// What the pods of a job are made of. Two equal ones give interchangeable workers; nothing here depends on the controller's
+/// own version, so that its upgrade restarts no worker.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PodInputs {
+    /// The image.
+    pub image: String,
+    /// When it is pulled.
+    pub pull_policy: Option<&'static str>,
+    /// What a worker may use.
+    pub resources: Resources,
+    /// What the user adds.
+    pub template: PodTemplate,
+    /// The Secret with the storage's credentials.
+    pub secret: Option<String>,
+    /// For connectors that read and write the same storage.
+    pub endpoint: Option<String>,
+    /// See `endpoint`.
+    pub region: Option<String>,
+}
 
 /// Checks what the user writes, with the field that is wrong. `classes` are the priority classes that are allowed.
 pub fn check(user: &PodTemplate, classes: &[String]) -> Result<(), Problem> {

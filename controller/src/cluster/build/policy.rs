@@ -13,7 +13,7 @@ use k8s_openapi::{
 };
 
 use super::{meta, selector};
-use crate::cluster::{names, validate::Identity};
+use crate::cluster::{identity::Identity, names};
 
 /// Who may read workers' metrics, as in a NetworkPolicy's `from`; nobody if empty.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -6,7 +6,7 @@ use k8s_openapi::{ByteString, api::core::v1::Secret};
 use weir_protocol::tls::{CA_FILE, CERT_FILE, KEY_FILE};
 
 use super::meta;
-use crate::cluster::{certs::Authority, names, validate::Identity};
+use crate::cluster::{certs::Authority, identity::Identity, names};
 
 /// Names within the Secrets that only the controller reads.
 pub mod keys {

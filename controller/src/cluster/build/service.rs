@@ -6,7 +6,7 @@ use k8s_openapi::{
 };
 
 use super::{meta, selector};
-use crate::cluster::{names, validate::Identity};
+use crate::cluster::{identity::Identity, names};
 
 /// Workers meet by the addresses that the controller sends; this is for everybody else.
 pub fn service(identity: &Identity) -> Service {

@@ -7,7 +7,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::cluster::{names::WORKER_CONTAINER, validate::Problem};
+use crate::cluster::{names::WORKER_CONTAINER, problem::Problem};
 
 /// Where the template stands in the resource, for messages.
 pub const FIELD: &str = "spec.workers.podTemplate.spec";

@@ -9,7 +9,7 @@ use super::{
     pod::{OUR_MOUNTS, OUR_PORTS},
     template::refuse,
 };
-use crate::cluster::{names::WORKER_CONTAINER, validate::Problem};
+use crate::cluster::{names::WORKER_CONTAINER, problem::Problem};
 
 /// Checks a template's spec.
 pub fn check(spec: &PodSpec) -> Result<(), Problem> {

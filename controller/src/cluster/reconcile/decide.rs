@@ -8,8 +8,9 @@ use crate::{
     cluster::{
         delete,
         plan::{self, Accepted, Supervisor, There},
+        problem::Problem,
         status::Run,
-        validate::{Problem, ValidJob},
+        validate::ValidJob,
     },
     reasons,
 };

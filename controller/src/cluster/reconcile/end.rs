@@ -12,9 +12,10 @@ use crate::{
     cluster::{
         context::Context,
         delete::{self, Leaving, Removed},
+        identity::Identity,
         observe,
         report::Report,
-        validate::{Identity, ValidJob},
+        validate::ValidJob,
     },
     effects::chain,
     facts::told::Told,

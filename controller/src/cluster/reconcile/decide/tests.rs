@@ -5,10 +5,11 @@ use weir_storage::S3Keys;
 
 use super::*;
 use crate::cluster::{
+    identity::Identity,
     plan::Begin,
     reconcile::facts::Supervised,
     status,
-    validate::{Identity, tests::resource, validate},
+    validate::{tests::resource, validate},
 };
 
 fn job(extra: &str, generation: i64) -> ValidJob {
