@@ -3,6 +3,7 @@
 //! The loop never waits for anything but the next event: what takes time runs beside it and comes back as an event. So pings
 //! are answered while state is restored. Of all sessions the one with the newest term counts, and lower terms are refused.
 
+pub(crate) mod event;
 pub mod metrics;
 pub mod server;
 mod sessions;
@@ -20,15 +21,15 @@ use weir_protocol::{
     Attempt, CheckpointId,
     record::{Slot, read},
     rpc::{
-        self, Acked, Committed, Declined, Finished, FromWorker, Leaving, Pong, Stats, ToWorker,
-        from_worker::Message as Answer, to_worker::Message,
+        self, Acked, Committed, Declined, Finished, Leaving, Pong, Stats, from_worker::Message as Answer,
+        to_worker::Message,
     },
 };
 use weir_storage::{Created, JobStore};
 
 use crate::{
     api::{
-        failure::{Failure, PeerLost, chain},
+        failure::{Failure, chain},
         graph::StageId,
     },
     checkpoint::{
@@ -36,6 +37,7 @@ use crate::{
         commits::{CommitEnd, CommitJob},
         persist::Persisted,
     },
+    control::event::{Event, Outbox},
     deploy::{self, Deployment, Host, Previous, Standing, remove_outdated},
     seam::Report,
 };
@@ -50,44 +52,6 @@ pub const LEAVING: Duration = Duration::from_secs(25);
 /// A trigger follows a peer's barrier of the same checkpoint at once, or it never comes: the coordinator ended in between. The
 /// peer's channels are held meanwhile.
 const ORPHANED: Duration = Duration::from_secs(2);
-
-type Outbox = mpsc::UnboundedSender<FromWorker>;
-
-/// What the loop is told.
-pub(crate) enum Event {
-    SessionOpened {
-        session: u64,
-        outbox: Outbox,
-    },
-    Said {
-        session: u64,
-        message: Box<ToWorker>,
-    },
-    SessionEnded {
-        session: u64,
-        reason: String,
-    },
-    /// The deployment that is under way has ended; its outcome is in the task.
-    Deployed(Attempt),
-    Report(Attempt, Report),
-    PeerLost(Attempt, PeerLost),
-    /// The base record of a checkpoint has been read.
-    BaseRead {
-        attempt: Attempt,
-        id: CheckpointId,
-        base: Result<Option<CheckpointId>, String>,
-    },
-    Persisted(Attempt, Box<Persisted>),
-    PartStored {
-        ack: Box<Acked>,
-        stored: Result<(), String>,
-    },
-    Committed {
-        attempt: Attempt,
-        id: CheckpointId,
-    },
-    CommitFailed(Attempt, Failure),
-}
 
 struct Session {
     id: u64,

@@ -45,7 +45,7 @@ use crate::{
         commits::{Commits, Committers},
         local_snapshots,
     },
-    control::{Event, metrics::Metrics},
+    control::{event::Event, metrics::Metrics},
     data::dataflow::RunningAttempt,
     deploy::{
         local::{LocalFolder, LocalSnapshots, remove_all},

@@ -1,14 +1,13 @@
-//! The trait behind which keyed state rests, and the registry of its implementations by name.
+//! The trait behind which keyed state rests, and what it is asked with.
 
 use std::{
     collections::BTreeMap,
-    fmt,
     ops::ControlFlow,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use crate::{budget::StateMemory, error::StateError, memory::MemoryFactory, rocks::RocksFactory};
+use crate::{budget::StateMemory, error::StateError};
 
 /// The largest snapshot that is carried inside the ack and the record.
 pub const INLINE_LIMIT: u64 = 5 << 20;
@@ -178,54 +177,4 @@ pub trait BackendFactory: Send + Sync {
 
     /// The name of the snapshot format. A snapshot can be restored by every backend with the same one.
     fn format(&self) -> &'static str;
-}
-
-/// State backends by name.
-#[derive(Clone)]
-pub struct BackendRegistry {
-    factories: BTreeMap<String, Arc<dyn BackendFactory>>,
-}
-
-impl BackendRegistry {
-    /// `memory`, `hashmap` and `filesystem` (state in memory, snapshots in storage), `jobmanager` (state in memory,
-    /// snapshots in the record), `rocksdb`.
-    pub fn with_builtin() -> Self {
-        let mut registry = Self { factories: BTreeMap::new() };
-        for name in ["memory", "hashmap", "filesystem"] {
-            registry.register(name, Arc::new(MemoryFactory::new(Carriage::Storage)));
-        }
-        registry.register("jobmanager", Arc::new(MemoryFactory::new(Carriage::Inline)));
-        registry.register("rocksdb", Arc::new(RocksFactory));
-        registry
-    }
-
-    /// Adds a backend, or replaces one.
-    pub fn register(&mut self, name: &str, factory: Arc<dyn BackendFactory>) {
-        self.factories.insert(name.to_string(), factory);
-    }
-
-    /// The factory of this name; the error lists those there are.
-    pub fn get(&self, name: &str) -> Result<&Arc<dyn BackendFactory>, StateError> {
-        self.factories.get(name).ok_or_else(|| {
-            let known: Vec<_> = self.names().collect();
-            StateError::mismatch(format!("there is no state backend {name:?}; there are {}", known.join(", ")))
-        })
-    }
-
-    /// All names, sorted.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.factories.keys().map(String::as_str)
-    }
-}
-
-impl Default for BackendRegistry {
-    fn default() -> Self {
-        Self::with_builtin()
-    }
-}
-
-impl fmt::Debug for BackendRegistry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.factories.keys()).finish()
-    }
 }

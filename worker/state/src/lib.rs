@@ -23,6 +23,7 @@ pub mod log;
 pub mod map;
 pub mod memory;
 pub mod persist;
+pub mod registry;
 mod restore;
 pub mod rocks;
 mod room;
@@ -33,9 +34,7 @@ pub mod table;
 pub mod timers;
 mod uploads;
 
-pub use backend::{
-    BackendFactory, BackendRegistry, Carriage, KeyedBackend, LocalFile, OpenBackend, VisitEntry, WriteBatch,
-};
+pub use backend::{BackendFactory, Carriage, KeyedBackend, LocalFile, OpenBackend, VisitEntry, WriteBatch};
 pub use budget::{Shares, StateMemory};
 pub use conformance::conformance;
 pub use describe::{TableKind, TableShape, type_name};
@@ -47,6 +46,7 @@ pub use layout::StateId;
 pub use log::{Appends, LogPlace, LogTable};
 pub use map::{Changes, MapRange, MapTable};
 pub use persist::{Persist, PersistStats, Uploader};
+pub use registry::BackendRegistry;
 pub use slices::{Cursor, SliceTable};
 pub use subtask::{OpenState, SubtaskState};
 pub use table::{RowLayout, Slot, Table};

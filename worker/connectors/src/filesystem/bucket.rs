@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use weir_engine::api::error::SourceError;
 
 use super::input::Input;
-use super::location::{LocationError, is_hidden};
+use super::paths::{LocationError, is_hidden};
 
 /// Which bucket, and how it is reached where the environment does not say so. Part of pending commits; no keys are in it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -31,8 +31,8 @@ use weir_engine::api::sink::Committer;
 use weir_protocol::Attempt;
 
 use super::bucket::{Bucket, Objects, Place, Published};
+use super::folder::{cannot, sync_folder};
 use super::names::{AnyPending, Owner, Pending, PendingObject};
-use super::sink::{cannot, sync_folder};
 
 /// Objects published at once.
 const PUBLISHING_AT_ONCE: usize = 8;

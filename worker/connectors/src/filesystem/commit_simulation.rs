@@ -25,8 +25,8 @@ use weir_storage::sim::{Change, Sim, Weather};
 
 use super::bucket::{Bucket, Objects, Place};
 use super::commit::ObjectCommitter;
-use super::location::is_hidden;
 use super::names::{Owner, PendingObject, Writer};
+use super::paths::is_hidden;
 use crate::testing::{run_of, sink_context};
 
 /// `make model` asks for more.

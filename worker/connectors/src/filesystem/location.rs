@@ -11,6 +11,7 @@ use weir_engine::api::error::SourceError;
 use super::bucket::Bucket;
 use super::closed::{Closed, normal};
 use super::input::Input;
+use super::paths::{LocationError, is_hidden};
 
 /// Folders are followed so deep, and no deeper: a link may lead back up.
 const MAX_DEPTH: usize = 32;
@@ -29,15 +30,6 @@ pub(super) enum Location {
 pub(super) struct S3Options<'a> {
     pub(super) endpoint: Option<&'a str>,
     pub(super) region: Option<&'a str>,
-}
-
-/// What is wrong with a path.
-#[derive(Debug)]
-pub(super) enum LocationError {
-    /// It does not have one of the forms that there are.
-    Form,
-    /// The store cannot be set up with what the environment says.
-    Store(object_store::Error),
 }
 
 impl Location {
@@ -104,11 +96,6 @@ impl Location {
         };
         !below.iter().any(|part| is_hidden(part))
     }
-}
-
-/// A name that readers take for unfinished, as Hadoop's and Flink's do.
-pub(super) fn is_hidden(name: &str) -> bool {
-    name.starts_with(['.', '_'])
 }
 
 fn absolute(path: &Path) -> PathBuf {

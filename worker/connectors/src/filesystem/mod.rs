@@ -16,6 +16,7 @@ mod commit;
 #[cfg(test)]
 mod commit_simulation;
 mod file;
+mod folder;
 mod gzip;
 mod input;
 mod location;
@@ -23,6 +24,7 @@ mod names;
 mod object_sink;
 #[cfg(test)]
 mod object_sink_tests;
+mod paths;
 mod sink;
 #[cfg(test)]
 mod sink_tests;
@@ -39,9 +41,10 @@ use weir_engine::api::sink::SinkFactory;
 use weir_engine::api::source::SourceFactory;
 
 use self::closed::Closed;
-use self::location::{Location, LocationError, S3Options};
+use self::location::{Location, S3Options};
 use self::names::hidden_end;
 use self::object_sink::ObjectSinkFactory;
+use self::paths::LocationError;
 use self::sink::FileSinkFactory;
 use self::source::FileSourceFactory;
 use crate::error::ConnectorError;

@@ -28,7 +28,7 @@ use weir_engine::api::sink::{CommitContext, OutputOwner, SinkContext};
 use weir_protocol::{Attempt, CheckpointId, JobName};
 
 use super::bucket::Place;
-use super::location::is_hidden;
+use super::paths::is_hidden;
 
 /// Whose file it is: everything but its number.
 #[derive(Clone, Debug)]

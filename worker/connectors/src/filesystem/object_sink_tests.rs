@@ -22,8 +22,8 @@ use weir_protocol::{Attempt, CheckpointId, JobName};
 use weir_storage::minio::Minio;
 
 use super::bucket::{Bucket, Objects, Place};
-use super::location::is_hidden;
 use super::object_sink::ObjectSinkFactory;
+use super::paths::is_hidden;
 use crate::formats::decode::{Format, Json};
 use crate::testing::{run_of, sink_context};
 

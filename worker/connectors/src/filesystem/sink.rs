@@ -14,6 +14,7 @@ use weir_protocol::CheckpointId;
 
 use super::closed::Closed;
 use super::commit::FileCommitter;
+use super::folder::{cannot, create_folder, sync_folder};
 use super::names::{Owner, Pending, Writer};
 use crate::formats::decode::Format;
 use crate::formats::encode::{encode, rows_of};
@@ -46,31 +47,6 @@ impl SinkFactory for FileSinkFactory {
     fn committer(&self, ctx: &CommitContext) -> Result<Arc<dyn Committer>, SinkError> {
         Ok(Arc::new(FileCommitter { folder: self.folder.clone(), owner: Owner::of(ctx), attempt: ctx.attempt }))
     }
-}
-
-pub(super) fn cannot(what: &str, path: &Path, error: io::Error) -> SinkError {
-    SinkError::io(format!("cannot {what} {}", path.display())).because(error)
-}
-
-/// With all its parents, each durable in the one above.
-fn create_folder(folder: &Path) -> io::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    let Some(parent) = folder.parent() else {
-        return Ok(());
-    };
-    create_folder(parent)?;
-    match std::fs::create_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
-        other => other,
-    }?;
-    sync_folder(parent)
-}
-
-/// Makes the names in a folder durable.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 /// A file that is being written, or waits for its checkpoint.

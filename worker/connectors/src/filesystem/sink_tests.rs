@@ -14,7 +14,7 @@ use weir_engine::api::error::{FailureKind, SinkError};
 use weir_engine::api::sink::{CommitContext, Committer, Sink, SinkContext};
 use weir_protocol::{Attempt, CheckpointId, JobName};
 
-use super::location::is_hidden;
+use super::paths::is_hidden;
 use super::*;
 use crate::spec::ChangelogMode;
 use crate::testing::{run_of, sink_context};

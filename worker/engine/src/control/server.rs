@@ -35,7 +35,7 @@ pub use crate::control::LEAVING;
 pub use crate::deploy::{OnStuck, PlanFailure, Planner, PlannerFailed};
 use crate::{
     api::clock::{Clock, SystemClock},
-    control::{Control, Event, metrics::Metrics},
+    control::{Control, event::Event, metrics::Metrics},
     deploy::{self, Host, local::LocalFolder},
     net::{
         listener::Listener,

@@ -9,18 +9,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use weir_protocol::{
-    part::{Keeper, Part, Role, Table, in_words},
+    part::{Keeper, Part, Role, SubtaskPart, Table, in_words},
     record::Record,
     settings::Permissions,
 };
 use weir_state::TableShape;
 
-use crate::{
-    api::{
-        failure::Failure,
-        graph::{JobGraph, Kin, Stage, StageHead},
-    },
-    deploy::restore::subtasks,
+use crate::api::{
+    failure::Failure,
+    graph::{JobGraph, Kin, Stage, StageHead},
 };
 
 /// A source, a stateful operator or a sink of the plan.
@@ -32,6 +29,11 @@ struct Planned<'g> {
     kin: &'g Kin,
     rows_under: &'g str,
     tables: Vec<TableShape>,
+}
+
+/// All subtasks that a record's parts know.
+pub(crate) fn subtasks(parts: &[Part]) -> impl Iterator<Item = &SubtaskPart> {
+    parts.iter().flat_map(|part| &part.subtasks)
 }
 
 /// What a plan keeps, in its order.

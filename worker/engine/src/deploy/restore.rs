@@ -23,7 +23,10 @@ use crate::{
         time::{MIN_WATERMARK, Timestamp},
     },
     data::splits::SplitState,
-    deploy::{inputs::Inputs, matching::Matched},
+    deploy::{
+        inputs::Inputs,
+        matching::{Matched, subtasks},
+    },
     seam::Restored,
 };
 
@@ -58,10 +61,6 @@ pub fn keepers(stage: &Stage) -> impl Iterator<Item = &str> {
     let stateful = stage.operators.iter().filter(|operator| operator.state.is_some());
     let sink = stage.sink.as_ref().map(|sink| sink.identity.as_str());
     source.into_iter().chain(stateful.map(|operator| operator.identity.as_str())).chain(sink)
-}
-
-pub(crate) fn subtasks(parts: &[Part]) -> impl Iterator<Item = &SubtaskPart> {
-    parts.iter().flat_map(|part| &part.subtasks)
 }
 
 /// Deals out what parts hold. They fit the plan as `matched` says; they are all parts of one record. What is new in the plan starts
