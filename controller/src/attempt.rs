@@ -176,20 +176,8 @@ impl AttemptMachine {
             return actions;
         }
         match event {
-            Event::Start if self.phase == Phase::New && self.stops.is_some() => {
-                self.end(End::Stopped(None), &mut actions);
-            }
-            Event::Resume { .. } if self.phase == Phase::New && self.stops == Some(Stop::AtOnce) => {
-                self.end(End::Stopped(None), &mut actions);
-            }
-            Event::Start if self.phase == Phase::New => self.begin(now, &mut actions),
-            Event::Resume { found } if self.phase == Phase::New => {
-                for template in found {
-                    self.crew.found(template);
-                }
-                self.phase = Phase::TakingOver { resume: true, retry_at: None };
-                actions.push(Action::TakeOver { resume: true, version: self.current.number });
-            }
+            Event::Start if self.phase == Phase::New => self.start(now, &mut actions),
+            Event::Resume { found } if self.phase == Phase::New => self.take_up(found, &mut actions),
             Event::Start | Event::Resume { .. } => {}
             Event::Tick => self.tick(now, &mut actions),
             Event::Configure(policy) => self.policy = policy,
@@ -208,19 +196,7 @@ impl AttemptMachine {
             Event::Blocked { template, by } => self.crew.is_blocked(now, &template, by),
             Event::WorkerLeaving { worker } => self.worker_leaving(&worker, &mut actions),
             Event::WorkerLost { worker, cause } => self.worker_lost(now, &worker, cause, &mut actions),
-            Event::TakenOver { opening, order } => {
-                if let Phase::TakingOver { resume, .. } = self.phase {
-                    if resume {
-                        self.first_until = Some(now + LAST_VERSION_PATIENCE);
-                    }
-                    self.phase = if resume {
-                        Phase::Resuming { opening, order, until: now + RESUME_PATIENCE }
-                    } else {
-                        Phase::Gathering { opening }
-                    };
-                    self.gather(now, &mut actions);
-                }
-            }
+            Event::TakenOver { opening, order } => self.taken_over(now, opening, order, &mut actions),
             Event::TakeOverFailed { reason } => {
                 if let Phase::TakingOver { retry_at, .. } = &mut self.phase {
                     *retry_at = Some(now + TAKE_OVER_RETRY);
@@ -249,23 +225,7 @@ impl AttemptMachine {
                 actions.push(Action::DropCoordinator);
                 actions.push(Action::Ended(End::Superseded { by }));
             }
-            Event::Stop { last_checkpoint } => match &self.phase {
-                Phase::Running { opening, .. } if last_checkpoint => {
-                    self.phase = Phase::Stopping { opening: Arc::clone(opening) };
-                    actions.push(Action::TakeLast);
-                }
-                // The one that is being taken is the last.
-                Phase::HandingOver { opening, .. } if last_checkpoint => {
-                    self.phase = Phase::Stopping { opening: Arc::clone(opening) };
-                }
-                // It runs, and nobody can take a checkpoint of it yet.
-                Phase::TakingOver { resume: true, .. } | Phase::Resuming { .. } if last_checkpoint => {
-                    self.stops = Some(Stop::Last);
-                }
-                // It may run. Who that is has to be found before it can be ended.
-                Phase::New => self.stops = Some(if last_checkpoint { Stop::Last } else { Stop::AtOnce }),
-                _ => self.end(End::Stopped(None), &mut actions),
-            },
+            Event::Stop { last_checkpoint } => self.stop(last_checkpoint, &mut actions),
             Event::LastTaken(last) => match &self.phase {
                 Phase::Stopping { .. } => self.end(End::Stopped(Some(last)), &mut actions),
                 Phase::HandingOver { .. } => self.hand_over(now, last, &mut actions),
@@ -274,6 +234,56 @@ impl AttemptMachine {
         }
         self.proceed(now, &mut actions);
         actions
+    }
+
+    fn start(&mut self, now: Millis, actions: &mut Vec<Action>) {
+        if self.stops.is_some() {
+            return self.end(End::Stopped(None), actions);
+        }
+        self.begin(now, actions);
+    }
+
+    /// Workers of these templates are there, and an attempt may run on them.
+    fn take_up(&mut self, found: Vec<String>, actions: &mut Vec<Action>) {
+        if self.stops == Some(Stop::AtOnce) {
+            return self.end(End::Stopped(None), actions);
+        }
+        for template in found {
+            self.crew.found(template);
+        }
+        self.phase = Phase::TakingOver { resume: true, retry_at: None };
+        actions.push(Action::TakeOver { resume: true, version: self.current.number });
+    }
+
+    fn taken_over(&mut self, now: Millis, opening: Arc<Opening>, order: Vec<WorkerId>, actions: &mut Vec<Action>) {
+        let Phase::TakingOver { resume, .. } = self.phase else { return };
+        self.phase = if resume {
+            self.first_until = Some(now + LAST_VERSION_PATIENCE);
+            Phase::Resuming { opening, order, until: now + RESUME_PATIENCE }
+        } else {
+            Phase::Gathering { opening }
+        };
+        self.gather(now, actions);
+    }
+
+    fn stop(&mut self, last_checkpoint: bool, actions: &mut Vec<Action>) {
+        match &self.phase {
+            Phase::Running { opening, .. } if last_checkpoint => {
+                self.phase = Phase::Stopping { opening: Arc::clone(opening) };
+                actions.push(Action::TakeLast);
+            }
+            // The one that is being taken is the last.
+            Phase::HandingOver { opening, .. } if last_checkpoint => {
+                self.phase = Phase::Stopping { opening: Arc::clone(opening) };
+            }
+            // It runs, and nobody can take a checkpoint of it yet.
+            Phase::TakingOver { resume: true, .. } | Phase::Resuming { .. } if last_checkpoint => {
+                self.stops = Some(Stop::Last);
+            }
+            // It may run. Who that is has to be found before it can be ended.
+            Phase::New => self.stops = Some(if last_checkpoint { Stop::Last } else { Stop::AtOnce }),
+            _ => self.end(End::Stopped(None), actions),
+        }
     }
 
     /// When the next [`Event::Tick`] is due.

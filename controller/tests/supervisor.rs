@@ -154,7 +154,6 @@ impl Played {
 
     async fn answer(&self, message: to_worker::Message) -> Vec<from_worker::Message> {
         use from_worker::Message;
-        let finished = self.stage.finished.load(Ordering::SeqCst);
         match message {
             to_worker::Message::Hello(_) => {
                 // Whoever had a session before was told, if anybody was there.
@@ -169,43 +168,7 @@ impl Played {
                     deploying: self.deploying.load(Ordering::SeqCst),
                 })]
             }
-            to_worker::Message::Deploy(deploy) => {
-                if deploy.fingerprint == UNFIT {
-                    return vec![Message::TaskFailed(rpc::TaskFailed {
-                        attempt: deploy.attempt,
-                        operator: "sum".to_string(),
-                        message: "the state of sum is of another type".to_string(),
-                        fatal: true,
-                        kind: "StateMismatch".to_string(),
-                        ..rpc::TaskFailed::default()
-                    })];
-                }
-                self.attempt.store(deploy.attempt, Ordering::SeqCst);
-                assert_eq!(deploy.restore_path.is_empty(), deploy.restore_record.is_empty());
-                if !deploy.restore_path.is_empty() {
-                    let slot: Slot = read(&deploy.restore_path, &deploy.restore_record).unwrap();
-                    assert!(matches!(slot, Slot::Record(_)));
-                }
-                assert_eq!(deploy.commits_path.is_empty(), deploy.commits_record.is_empty());
-                self.stage.owners.lock().unwrap().insert((deploy.owner.clone(), deploy.cluster.clone()));
-                self.stage.promised.lock().unwrap().insert(deploy.attempt, deploy.commits_path.clone());
-                assert!(deploy.peers.iter().all(|peer| peer.address.starts_with("127.0.0.1:")));
-                let mut deployed = self.stage.deployed.lock().unwrap();
-                deployed.push((deploy.attempt, self.id.0.clone(), deploy.restore_path));
-                self.stage.changed.notify_waiters();
-                if self.stage.holds.load(Ordering::SeqCst) {
-                    self.deploying.store(true, Ordering::SeqCst);
-                    return Vec::new();
-                }
-                let fingerprint = deploy.fingerprint;
-                let older = self.stage.older.load(Ordering::SeqCst);
-                vec![Message::Deployed(rpc::Deployed {
-                    attempt: deploy.attempt,
-                    fingerprint,
-                    commits_path: if older { String::new() } else { deploy.commits_path },
-                    ..rpc::Deployed::default()
-                })]
-            }
+            to_worker::Message::Deploy(deploy) => self.deploys(deploy),
             to_worker::Message::Run(run) => {
                 assert!(!self.deploying.load(Ordering::SeqCst), "nothing runs before it is restored");
                 self.ran.store(run.attempt, Ordering::SeqCst);
@@ -216,30 +179,7 @@ impl Played {
                 let reason = "it does not run".to_string();
                 vec![Message::Declined(rpc::Declined { attempt: trigger.attempt, id: trigger.id, reason })]
             }
-            to_worker::Message::Trigger(trigger) => {
-                let (id, attempt) = (CheckpointId(trigger.id), Attempt(trigger.attempt));
-                let part = Part {
-                    version: PART_VERSION,
-                    id,
-                    attempt,
-                    worker: self.id.clone(),
-                    script: String::new(),
-                    keepers: Vec::new(),
-                    subtasks: Vec::new(),
-                };
-                let (part_path, bytes) = (paths::part(id, attempt, &self.id), encode(&part));
-                let part_length = bytes.len() as u64;
-                self.store.create(&part_path, bytes.into()).await.unwrap();
-                vec![Message::Acked(rpc::Acked {
-                    part_format: PART_VERSION,
-                    attempt: trigger.attempt,
-                    id: trigger.id,
-                    part_path,
-                    part_length,
-                    finished,
-                    ..rpc::Acked::default()
-                })]
-            }
+            to_worker::Message::Trigger(trigger) => vec![self.takes(&trigger).await],
             to_worker::Message::Commit(commit) => {
                 self.stage.committed.lock().unwrap().insert(self.id.0.clone(), commit.id);
                 let committed = Message::Committed(rpc::Committed { attempt: commit.attempt, id: commit.id });
@@ -249,6 +189,71 @@ impl Played {
             to_worker::Message::Ping(ping) => vec![Message::Pong(rpc::Pong { sequence: ping.sequence })],
             _ => Vec::new(),
         }
+    }
+
+    fn deploys(&self, deploy: rpc::Deploy) -> Vec<from_worker::Message> {
+        use from_worker::Message;
+        if deploy.fingerprint == UNFIT {
+            return vec![Message::TaskFailed(rpc::TaskFailed {
+                attempt: deploy.attempt,
+                operator: "sum".to_string(),
+                message: "the state of sum is of another type".to_string(),
+                fatal: true,
+                kind: "StateMismatch".to_string(),
+                ..rpc::TaskFailed::default()
+            })];
+        }
+        self.attempt.store(deploy.attempt, Ordering::SeqCst);
+        assert_eq!(deploy.restore_path.is_empty(), deploy.restore_record.is_empty());
+        if !deploy.restore_path.is_empty() {
+            let slot: Slot = read(&deploy.restore_path, &deploy.restore_record).unwrap();
+            assert!(matches!(slot, Slot::Record(_)));
+        }
+        assert_eq!(deploy.commits_path.is_empty(), deploy.commits_record.is_empty());
+        self.stage.owners.lock().unwrap().insert((deploy.owner.clone(), deploy.cluster.clone()));
+        self.stage.promised.lock().unwrap().insert(deploy.attempt, deploy.commits_path.clone());
+        assert!(deploy.peers.iter().all(|peer| peer.address.starts_with("127.0.0.1:")));
+        let mut deployed = self.stage.deployed.lock().unwrap();
+        deployed.push((deploy.attempt, self.id.0.clone(), deploy.restore_path));
+        self.stage.changed.notify_waiters();
+        if self.stage.holds.load(Ordering::SeqCst) {
+            self.deploying.store(true, Ordering::SeqCst);
+            return Vec::new();
+        }
+        let fingerprint = deploy.fingerprint;
+        let older = self.stage.older.load(Ordering::SeqCst);
+        vec![Message::Deployed(rpc::Deployed {
+            attempt: deploy.attempt,
+            fingerprint,
+            commits_path: if older { String::new() } else { deploy.commits_path },
+            ..rpc::Deployed::default()
+        })]
+    }
+
+    /// Takes a checkpoint that is as good as empty.
+    async fn takes(&self, trigger: &rpc::Trigger) -> from_worker::Message {
+        let (id, attempt) = (CheckpointId(trigger.id), Attempt(trigger.attempt));
+        let part = Part {
+            version: PART_VERSION,
+            id,
+            attempt,
+            worker: self.id.clone(),
+            script: String::new(),
+            keepers: Vec::new(),
+            subtasks: Vec::new(),
+        };
+        let (part_path, bytes) = (paths::part(id, attempt, &self.id), encode(&part));
+        let part_length = bytes.len() as u64;
+        self.store.create(&part_path, bytes.into()).await.unwrap();
+        from_worker::Message::Acked(rpc::Acked {
+            part_format: PART_VERSION,
+            attempt: trigger.attempt,
+            id: trigger.id,
+            part_path,
+            part_length,
+            finished: self.stage.finished.load(Ordering::SeqCst),
+            ..rpc::Acked::default()
+        })
     }
 }
 

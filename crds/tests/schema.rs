@@ -163,9 +163,21 @@ fn what_state_hangs_on_cannot_change() {
     assert_eq!(update(&with("/spec/checkpoint/interval", "3s".into())), None);
 }
 
+/// Each of these is refused, and the refusal has these parts.
+fn refused(cases: &[(&str, String, &[&str])]) {
+    let mut wrong = Vec::new();
+    for (name, yaml, parts) in cases {
+        let text = load_job(yaml).err().map(|error: JobError| error.to_string()).unwrap_or_default();
+        for part in parts.iter().filter(|part| !text.contains(**part)) {
+            wrong.push(format!("{name}: {part:?} is not in: {text}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 #[test]
-fn bad_jobs_are_refused_with_field_place_and_remedy() {
-    let cases: &[(&str, String, &[&str])] = &[
+fn what_is_no_job_is_refused_with_field_place_and_remedy() {
+    refused(&[
         ("no YAML", "a: [1, 2".into(), &["is not YAML", "line"]),
         ("a text", "hello".into(), &["is no StreamJob", "apiVersion: weir.dev/v1alpha1"]),
         ("nothing", String::new(), &["is no StreamJob"]),
@@ -192,6 +204,13 @@ fn bad_jobs_are_refused_with_field_place_and_remedy() {
             &["line 8", "known here: alignment, interval"],
         ),
         ("unknown metadata", replaced("{name:", "{nome: 1, name:"), &["metadata.nome", "did you mean name?"]),
+        ("twice", replaced("sql: SELECT 1", "sql: a\n  sql: b"), &["duplicate"]),
+    ]);
+}
+
+#[test]
+fn bad_values_are_refused_with_field_place_and_remedy() {
+    refused(&[
         (
             "a duration without unit",
             replaced("storage:", "interval: 10\n    storage:"),
@@ -211,12 +230,6 @@ fn bad_jobs_are_refused_with_field_place_and_remedy() {
             "an unknown mode",
             replaced("storage:", "mode: ExactlyTwice\n    storage:"),
             &["\"ExactlyTwice\" is not known here: did you mean ExactlyOnce?"],
-        ),
-        ("no storage", replaced("storage: {url: checkpoints}", "retain: 2"), &["spec.checkpoint.storage: is missing"]),
-        (
-            "a foreign storage",
-            replaced("url: checkpoints", "url: hdfs://x"),
-            &["spec.checkpoint.storage.url", "hdfs://x", "s3://bucket/prefix or file:///folder"],
         ),
         (
             "retain nothing",
@@ -238,6 +251,12 @@ fn bad_jobs_are_refused_with_field_place_and_remedy() {
             replaced("sql:", "restoreFrom: {record: a, previous: true}\n  sql:"),
             &["spec.restoreFrom: name one"],
         ),
+    ]);
+}
+
+#[test]
+fn bad_amounts_are_refused_with_field_place_and_remedy() {
+    refused(&[
         (
             "little memory",
             replaced("sql:", "workers: {resources: {limits: {memory: 127Mi}}}\n  sql:"),
@@ -269,6 +288,29 @@ fn bad_jobs_are_refused_with_field_place_and_remedy() {
             &["spec.checkpoint.tolerableFailures: 4294967296 is too large"],
         ),
         (
+            "an unknown upgrade",
+            replaced("sql:", "upgrade: {mode: Savepoint}\n  sql:"),
+            &["\"Savepoint\" is not known here", "LastState, Stateless"],
+        ),
+        (
+            "a name that no Service can have",
+            replaced("flight-delays", "7-delays"),
+            &["metadata.name must begin with a letter"],
+        ),
+        ("no SQL", replaced("SELECT 1", "' '"), &["spec.sql: \" \" is empty"]),
+    ]);
+}
+
+#[test]
+fn bad_storage_is_refused_with_field_place_and_remedy() {
+    refused(&[
+        ("no storage", replaced("storage: {url: checkpoints}", "retain: 2"), &["spec.checkpoint.storage: is missing"]),
+        (
+            "a foreign storage",
+            replaced("url: checkpoints", "url: hdfs://x"),
+            &["spec.checkpoint.storage.url", "hdfs://x", "s3://bucket/prefix or file:///folder"],
+        ),
+        (
             "no bucket",
             replaced("url: checkpoints", "url: s3:///x"),
             &["spec.checkpoint.storage.url", "names no bucket: write s3://bucket/prefix"],
@@ -288,25 +330,5 @@ fn bad_jobs_are_refused_with_field_place_and_remedy() {
             replaced("url: checkpoints", "url: s3://b, endpoint: minio"),
             &["spec.checkpoint.storage.endpoint", "write https://host"],
         ),
-        (
-            "an unknown upgrade",
-            replaced("sql:", "upgrade: {mode: Savepoint}\n  sql:"),
-            &["\"Savepoint\" is not known here", "LastState, Stateless"],
-        ),
-        (
-            "a name that no Service can have",
-            replaced("flight-delays", "7-delays"),
-            &["metadata.name must begin with a letter"],
-        ),
-        ("no SQL", replaced("SELECT 1", "' '"), &["spec.sql: \" \" is empty"]),
-        ("twice", replaced("sql: SELECT 1", "sql: a\n  sql: b"), &["duplicate"]),
-    ];
-    let mut wrong = Vec::new();
-    for (name, yaml, parts) in cases {
-        let text = load_job(yaml).err().map(|error: JobError| error.to_string()).unwrap_or_default();
-        for part in parts.iter().filter(|part| !text.contains(**part)) {
-            wrong.push(format!("{name}: {part:?} is not in: {text}"));
-        }
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    ]);
 }

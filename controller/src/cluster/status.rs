@@ -1,7 +1,7 @@
 //! A job's status as a fold: facts in the order in which they happen, and from all of them together the conditions. Pure; the
 //! writing is in [`super::report`].
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
@@ -20,7 +20,7 @@ use crate::{
     platform::{Obstacle, ObstacleKind, Trouble},
     supervisor::Outcome,
     takeover::Refusal,
-    ui::text,
+    ui::{WorkerView, text},
 };
 
 /// What a job is at.
@@ -167,34 +167,8 @@ impl Facts {
     /// Something happened. `now` is the wall clock's time, RFC 3339.
     pub fn fold(&mut self, fact: &Fact, now: &str) {
         match fact {
-            Fact::TermOpened { opening, restored, why } => {
-                if self.attempt != Some(opening.attempt.0) {
-                    self.in_attempt = false;
-                }
-                self.attempt = Some(opening.attempt.0);
-                self.term = Some(opening.term.0);
-                self.wanted = opening.workers;
-                (self.storage, self.unanswered, self.held_back) = (None, None, None);
-                if let Some(record) = restored {
-                    if *why != Why::Resume {
-                        self.restored = Some(RestoredCheckpoint { id: record.id.0, at: now.to_string() });
-                    }
-                    self.in_attempt |= record.attempt == opening.attempt;
-                } else {
-                    self.restored = None;
-                }
-            }
-            Fact::Workers(workers) => {
-                let starting = |number: u64| workers.iter().any(|w| w.number == number && w.state == "starting");
-                self.waits.retain(|number, _| starting(*number));
-                let count = |state: &str| workers.iter().filter(|worker| worker.state == state).count() as u32;
-                self.workers = count("running");
-                self.standby = if self.workers >= self.wanted { count("ready") } else { 0 };
-                // Those that could not be started are not among them any more.
-                if workers.len() >= self.wanted as usize && workers.iter().all(|worker| worker.state != "starting") {
-                    self.unstarted = None;
-                }
-            }
+            Fact::TermOpened { opening, restored, why } => self.term_opened(opening, restored.as_deref(), *why, now),
+            Fact::Workers(workers) => self.there_are(workers),
             Fact::WorkerWaits { process, obstacle: Some(obstacle) } => {
                 self.waits.insert(process.0, obstacle.clone());
             }
@@ -207,14 +181,7 @@ impl Facts {
                 self.run = Run::Recovering(format!("{name} was lost: {cause}"));
             }
             Fact::TaskFailed(failure) => self.run = Run::Recovering(failure.in_words()),
-            Fact::Restarting { after, failures } if !after.is_zero() => {
-                let cause = match &self.run {
-                    Run::Recovering(cause) | Run::BackingOff { cause, .. } => cause.clone(),
-                    _ => "the attempt failed".to_string(),
-                };
-                let next = format!("failure {failures} in a row, tried again in {}", text::span(*after));
-                self.run = Run::BackingOff { cause, next };
-            }
+            Fact::Restarting { after, failures } if !after.is_zero() => self.backs_off(*after, *failures),
             Fact::TakeOverFailed { reason } => self.storage = Some(reason.clone()),
             Fact::Storage { failure } => self.unanswered.clone_from(failure),
             Fact::RecordInDoubt { reason, tries, .. } => {
@@ -228,15 +195,7 @@ impl Facts {
                     self.run = Run::Deploying;
                 }
             }
-            Fact::Running { generation, .. } => {
-                self.run = Run::Running;
-                self.unstarted = None;
-                self.running = generation.or(self.running);
-                self.changing = None;
-                if *generation == Some(self.generation) {
-                    self.refused = None;
-                }
-            }
+            Fact::Running { generation, .. } => self.runs(*generation),
             Fact::Completed { record, .. } => {
                 self.failed = 0;
                 self.beyond = None;
@@ -280,6 +239,56 @@ impl Facts {
             | Fact::Killed
             | Fact::Ended(_)
             | Fact::Printed { .. } => {}
+        }
+    }
+
+    fn term_opened(&mut self, opening: &Opening, restored: Option<&Record>, why: Why, now: &str) {
+        if self.attempt != Some(opening.attempt.0) {
+            self.in_attempt = false;
+        }
+        self.attempt = Some(opening.attempt.0);
+        self.term = Some(opening.term.0);
+        self.wanted = opening.workers;
+        (self.storage, self.unanswered, self.held_back) = (None, None, None);
+        let Some(record) = restored else {
+            self.restored = None;
+            return;
+        };
+        if why != Why::Resume {
+            self.restored = Some(RestoredCheckpoint { id: record.id.0, at: now.to_string() });
+        }
+        self.in_attempt |= record.attempt == opening.attempt;
+    }
+
+    fn there_are(&mut self, workers: &[WorkerView]) {
+        let starting = |number: u64| workers.iter().any(|w| w.number == number && w.state == "starting");
+        self.waits.retain(|number, _| starting(*number));
+        let count = |state: &str| workers.iter().filter(|worker| worker.state == state).count() as u32;
+        self.workers = count("running");
+        self.standby = if self.workers >= self.wanted { count("ready") } else { 0 };
+        // Those that could not be started are not among them any more.
+        if workers.len() >= self.wanted as usize && workers.iter().all(|worker| worker.state != "starting") {
+            self.unstarted = None;
+        }
+    }
+
+    fn backs_off(&mut self, after: Duration, failures: u32) {
+        let cause = match &self.run {
+            Run::Recovering(cause) | Run::BackingOff { cause, .. } => cause.clone(),
+            _ => "the attempt failed".to_string(),
+        };
+        let next = format!("failure {failures} in a row, tried again in {}", text::span(after));
+        self.run = Run::BackingOff { cause, next };
+    }
+
+    /// All workers run what is of this generation; none where that is not known.
+    fn runs(&mut self, generation: Option<i64>) {
+        self.run = Run::Running;
+        self.unstarted = None;
+        self.running = generation.or(self.running);
+        self.changing = None;
+        if generation == Some(self.generation) {
+            self.refused = None;
         }
     }
 
@@ -595,7 +604,7 @@ pub fn latest(record: &Record, url: &str) -> LatestCheckpoint {
         id: record.id.0,
         record: url.to_string(),
         completed_at: rfc3339(Timestamp::from_millisecond(millis).unwrap_or_default()),
-        duration: weir_crds::Duration(std::time::Duration::from_millis(record.duration_ms)),
+        duration: weir_crds::Duration(Duration::from_millis(record.duration_ms)),
         state_bytes: record.state_bytes,
         uploaded_bytes: record.uploaded_bytes,
     }

@@ -340,18 +340,7 @@ impl World {
                 set(state, process, Process::TakingOver { resume, wish, asked: None, intent: None });
                 self.decide_at_once(state, process)?;
             }
-            Step::Wish { process, nothing } => {
-                let retained = state.store.records().rev().take(self.bounds.retain as usize).last();
-                let wish = match retained {
-                    _ if nothing => Restore::Nothing,
-                    Some(oldest) => Restore::Record(oldest.reference()),
-                    None => return Err(Halt::OutOfBounds),
-                };
-                state.wishes += 1;
-                abandon(state, process);
-                set(state, process, Process::TakingOver { resume: false, wish, asked: None, intent: None });
-                self.decide_at_once(state, process)?;
-            }
+            Step::Wish { process, nothing } => self.wish(state, process, nothing)?,
             Step::TwinCleans => {
                 let keep = state.sink.twins.clone();
                 self.clean(state, Run::Twins, Attempt(self.bounds.attempts + 1), &keep);
@@ -366,39 +355,8 @@ impl World {
                 self.tell(state, process, Event::TakeLast)?;
             }
             Step::WriteStatus(process) => self.write_status(state, process)?,
-            Step::WriteStatusInDoubt(process) => {
-                state.doubts += 1;
-                let Some(write) = take_status(state, process) else { return Ok(after) };
-                let outcome = if self.bounds.broken == Broken::StatusLost {
-                    StatusOutcome::Written
-                } else {
-                    state.flights.edit(|flights| flights.push(Flight::Status(write.clone())));
-                    StatusOutcome::InDoubt
-                };
-                self.tell(state, process, Event::StatusWritten { record: write.record, outcome })?;
-            }
-            Step::Remove(process) => {
-                let (group, last) = edit_leading(state, process, |leading| {
-                    let group = leading.removing.remove(0);
-                    leading.removing_held_up &= !leading.removing.is_empty();
-                    (group, leading.removing.is_empty())
-                });
-                state.store.edit(|store| {
-                    for removal in &group {
-                        match removal {
-                            Removal::Delete(path) => store.delete(path),
-                            Removal::Empty(path) => {
-                                if let Some(paths::Object::Slot(term, number)) = paths::parse(path) {
-                                    store.slots.insert((term, number), InSlot::Empty);
-                                }
-                            }
-                        }
-                    }
-                });
-                if last {
-                    self.tell(state, process, Event::Removed { complete: true })?;
-                }
-            }
+            Step::WriteStatusInDoubt(process) => self.write_status_in_doubt(state, process)?,
+            Step::Remove(process) => self.remove(state, process)?,
             Step::Deliver { process, worker } => self.deliver(state, process, worker)?,
             Step::Upload(worker) => self.upload(state, worker),
             Step::Ack(worker) => self.ack(state, worker)?,
@@ -430,6 +388,57 @@ impl World {
             },
         }
         Ok(after)
+    }
+
+    /// A user wishes for the oldest record that is retained, or for nothing.
+    fn wish(&self, state: &mut State, process: usize, nothing: bool) -> Result<(), Halt> {
+        let retained = state.store.records().rev().take(self.bounds.retain as usize).last();
+        let wish = match retained {
+            _ if nothing => Restore::Nothing,
+            Some(oldest) => Restore::Record(oldest.reference()),
+            None => return Err(Halt::OutOfBounds),
+        };
+        state.wishes += 1;
+        abandon(state, process);
+        set(state, process, Process::TakingOver { resume: false, wish, asked: None, intent: None });
+        self.decide_at_once(state, process)
+    }
+
+    fn write_status_in_doubt(&self, state: &mut State, process: usize) -> Result<(), Halt> {
+        state.doubts += 1;
+        let Some(write) = take_status(state, process) else { return Ok(()) };
+        let outcome = if self.bounds.broken == Broken::StatusLost {
+            StatusOutcome::Written
+        } else {
+            state.flights.edit(|flights| flights.push(Flight::Status(write.clone())));
+            StatusOutcome::InDoubt
+        };
+        self.tell(state, process, Event::StatusWritten { record: write.record, outcome })
+    }
+
+    /// A group of removals is carried out.
+    fn remove(&self, state: &mut State, process: usize) -> Result<(), Halt> {
+        let (group, last) = edit_leading(state, process, |leading| {
+            let group = leading.removing.remove(0);
+            leading.removing_held_up &= !leading.removing.is_empty();
+            (group, leading.removing.is_empty())
+        });
+        state.store.edit(|store| {
+            for removal in &group {
+                match removal {
+                    Removal::Delete(path) => store.delete(path),
+                    Removal::Empty(path) => {
+                        if let Some(paths::Object::Slot(term, number)) = paths::parse(path) {
+                            store.slots.insert((term, number), InSlot::Empty);
+                        }
+                    }
+                }
+            }
+        });
+        if last {
+            self.tell(state, process, Event::Removed { complete: true })?;
+        }
+        Ok(())
     }
 
     /// The job is deleted, and all that it has in storage: its processes end, its workers are gone, and what they had asked for

@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use arrow::array::{ArrayRef, Int64Array};
 use weir_protocol::{Attempt, CheckpointId, JobName, WorkerId, part::KeyedSnapshot, settings::StorageSettings};
-use weir_state::{BackendRegistry, Keys, OpenState, Persist, RowLayout, StateMemory, SubtaskState, Uploader};
+use weir_state::{BackendRegistry, Keys, OpenState, Persist, RowLayout, StateMemory, SubtaskState, Table, Uploader};
 use weir_storage::JobStore;
 
 const BATCH: usize = 8192;
@@ -121,12 +121,7 @@ fn main() {
     let mut persisting: Option<std::thread::JoinHandle<KeyedSnapshot>> = None;
     let begin = Instant::now();
     while done < rows {
-        let column: ArrayRef = Arc::new(Int64Array::from_iter_values((0..BATCH).map(|_| {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            (random % distinct) as i64
-        })));
+        let column = batch(&mut random, distinct);
         let at = Instant::now();
         keys.encode(&[column], BATCH).unwrap();
         in_keys += at.elapsed().as_secs_f64();
@@ -152,16 +147,8 @@ fn main() {
                 state.drop_local_snapshots_before(CheckpointId(id));
             }
             id += 1;
-            let at = Instant::now();
-            let frozen = table.freeze().into_iter().collect();
-            let pause = at.elapsed();
             let persist = Persist { id: CheckpointId(id), base: base.clone(), uploader: uploader.clone() };
-            let state = state.clone();
-            persisting = Some(std::thread::spawn(move || {
-                let (snapshot, stats) = state.persist(frozen, &persist).unwrap();
-                println!("checkpoint {id}: pause {pause:?}, {stats:?}");
-                snapshot
-            }));
+            persisting = Some(checkpoint(&state, &mut table, persist));
         }
     }
     batches.print("after that");
@@ -181,21 +168,33 @@ fn main() {
     );
     drop((table, state));
     let Some(snapshot) = base else { return };
-    let bytes: u64 = snapshot.files.iter().map(|file| file.length).sum();
     for (what, folder) in [("local files", "state"), ("a download", "elsewhere")] {
-        let (at, cpu) = (Instant::now(), cpu_seconds());
-        let state = opening.open(folder, &memory, std::slice::from_ref(&snapshot));
-        let mut table = state.table("upsert", "counts", RowLayout::Fixed(16)).unwrap();
-        let opened = at.elapsed();
-        table.upsert(&keys, &mut slots, &mut created).unwrap();
-        println!(
-            "{} MiB from {what}: open after {opened:.1?}, first batch after {:.1?}, {:.2} s of CPU",
-            bytes >> 20,
-            at.elapsed(),
-            cpu_seconds() - cpu
-        );
+        opening.restore(what, folder, &memory, &snapshot, &keys);
     }
     println!("{}", vm_hwm());
+}
+
+/// Freezes the table, and writes what was frozen beside what goes on.
+fn checkpoint(state: &SubtaskState, table: &mut Table, persist: Persist) -> std::thread::JoinHandle<KeyedSnapshot> {
+    let at = Instant::now();
+    let frozen = table.freeze().into_iter().collect();
+    let pause = at.elapsed();
+    let state = state.clone();
+    std::thread::spawn(move || {
+        let (snapshot, stats) = state.persist(frozen, &persist).unwrap();
+        println!("checkpoint {}: pause {pause:?}, {stats:?}", persist.id.0);
+        snapshot
+    })
+}
+
+/// Keys of one batch, each as likely as any other.
+fn batch(random: &mut u64, distinct: u64) -> ArrayRef {
+    Arc::new(Int64Array::from_iter_values((0..BATCH).map(|_| {
+        *random ^= *random << 13;
+        *random ^= *random >> 7;
+        *random ^= *random << 17;
+        (*random % distinct) as i64
+    })))
 }
 
 /// What is the same for each opening of the state.
@@ -208,6 +207,21 @@ struct Opening {
 }
 
 impl Opening {
+    /// How long it takes until a restored state has taken its first batch.
+    fn restore(&self, what: &str, folder: &str, memory: &StateMemory, snapshot: &KeyedSnapshot, keys: &Keys) {
+        let (at, cpu) = (Instant::now(), cpu_seconds());
+        let state = self.open(folder, memory, std::slice::from_ref(snapshot));
+        let mut table = state.table("upsert", "counts", RowLayout::Fixed(16)).unwrap();
+        let opened = at.elapsed();
+        table.upsert(keys, &mut Vec::new(), &mut Vec::new()).unwrap();
+        println!(
+            "{} MiB from {what}: open after {opened:.1?}, first batch after {:.1?}, {:.2} s of CPU",
+            snapshot.files.iter().map(|file| file.length).sum::<u64>() >> 20,
+            at.elapsed(),
+            cpu_seconds() - cpu
+        );
+    }
+
     fn open(&self, folder: &str, memory: &StateMemory, restore: &[KeyedSnapshot]) -> SubtaskState {
         SubtaskState::open(OpenState {
             dir: self.dir.join(folder),

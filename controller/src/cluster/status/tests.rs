@@ -1,4 +1,4 @@
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use weir_protocol::{
     Attempt, CheckpointId, JobName, RecordNumber, Term, WorkerId,
@@ -6,10 +6,7 @@ use weir_protocol::{
 };
 
 use super::*;
-use crate::{
-    platform::{Obstacle, ObstacleKind, ProcessNumber, Trouble},
-    ui::WorkerView,
-};
+use crate::platform::{Obstacle, ObstacleKind, ProcessNumber, Trouble};
 
 const NOW: &str = "2027-01-15T08:00:00.000Z";
 
@@ -208,20 +205,34 @@ fn storage_that_does_not_answer_while_a_record_is_made_is_told_until_it_does() {
     assert_eq!(said(&facts, "Checkpointed"), "True Completed");
 }
 
+/// What happens, and Ready, Reconciling and Stalled after it.
+type Case = (&'static str, Facts, &'static str, &'static str, &'static str);
+
+fn follow(cases: Vec<Case>) {
+    for (name, facts, ready, reconciling, stalled) in cases {
+        let found = [conditions::READY, conditions::RECONCILING, conditions::STALLED].map(|kind| said(&facts, kind));
+        assert_eq!(found, [ready, reconciling, stalled].map(str::to_string), "{name}");
+        let messages = [conditions::READY, conditions::RECONCILING].map(|kind| message(&facts, kind));
+        assert_ne!(messages[0], messages[1], "{name}: one says what the other does");
+    }
+}
+
+/// A job that runs well, and then this.
+fn then(more: &[Fact]) -> Facts {
+    fold(&[well(), more.to_vec()].concat())
+}
+
+fn change(mut facts: Facts, change: fn(&mut Facts)) -> Facts {
+    change(&mut facts);
+    facts
+}
+
 #[test]
-fn conditions_follow_what_happens() {
-    let then = |more: &[Fact]| fold(&[well(), more.to_vec()].concat());
-    let change = |facts: Facts, change: fn(&mut Facts)| {
-        let mut facts = facts;
-        change(&mut facts);
-        facts
-    };
-    let beside = |lasting: bool| Fact::Beside { trouble: Some(Trouble { lasting, reason: "logs has ended".into() }) };
+fn conditions_follow_what_keeps_workers_from_coming() {
     let away = Fact::Storage { failure: Some("reading terms/0000000001/opening failed".to_string()) };
     let changing = Fact::ChangeWaits { generation: 2, reason: "no last checkpoint: no ack".to_string() };
     let newer: fn(&mut Facts) = |facts| facts.generation = 2;
-    // (name, facts, Ready, Reconciling, Stalled)
-    let cases: Vec<(&str, Facts, &str, &str, &str)> = vec![
+    follow(vec![
         ("starting", fold(&[]), "False Starting", "True Starting", "False Fine"),
         ("no room", fold(&[waits(ObstacleKind::NoRoom)]), "False Unschedulable", "True Starting", "False Fine"),
         ("no image", fold(&[waits(ObstacleKind::Image)]), "False ImagePullFailed", "True Starting", "False Fine"),
@@ -267,6 +278,13 @@ fn conditions_follow_what_happens() {
             "True Changing",
             "False Fine",
         ),
+    ]);
+}
+
+#[test]
+fn conditions_follow_what_befalls_a_job_that_runs() {
+    let beside = |lasting: bool| Fact::Beside { trouble: Some(Trouble { lasting, reason: "logs has ended".into() }) };
+    follow(vec![
         ("a dead sidecar", then(&[beside(true)]), "False SidecarsFail", "False Done", "True SidecarsFail"),
         ("a sidecar that is not ready", then(&[beside(false)]), "False WorkersWaiting", "False Done", "False Fine"),
         (
@@ -299,6 +317,12 @@ fn conditions_follow_what_happens() {
             "True BackingOff",
             "False Fine",
         ),
+    ]);
+}
+
+#[test]
+fn conditions_follow_the_spec_and_the_end() {
+    follow(vec![
         (
             "a newer spec",
             change(then(&[]), |facts| facts.generation = 2),
@@ -377,13 +401,7 @@ fn conditions_follow_what_happens() {
             "True Deleting",
             "False Fine",
         ),
-    ];
-    for (name, facts, ready, reconciling, stalled) in cases {
-        let found = [conditions::READY, conditions::RECONCILING, conditions::STALLED].map(|kind| said(&facts, kind));
-        assert_eq!(found, [ready, reconciling, stalled].map(str::to_string), "{name}");
-        let messages = [conditions::READY, conditions::RECONCILING].map(|kind| message(&facts, kind));
-        assert_ne!(messages[0], messages[1], "{name}: one says what the other does");
-    }
+    ]);
 }
 
 #[test]

@@ -66,35 +66,67 @@ fn container(name: &str, state: &Value, more: &Value) -> Value {
     container
 }
 
+fn runs() -> Value {
+    json!({"running": {}})
+}
+
+fn ends(code: i32) -> Value {
+    json!({"terminated": {"exitCode": code, "reason": "Error"}})
+}
+
+fn container_waits(reason: &str) -> Value {
+    json!({"waiting": {"reason": reason, "message": "why"}})
+}
+
+fn none() -> Value {
+    json!({})
+}
+
+fn worker(state: &Value) -> Value {
+    container("worker", state, &none())
+}
+
+/// A container that is to run before the worker does.
+fn early(state: &Value, more: &Value) -> Value {
+    container("early", state, more)
+}
+
+fn up() -> Value {
+    early(&runs(), &json!({"started": true}))
+}
+
 #[test]
-fn all_containers_of_a_pod_are_looked_at() {
+fn all_containers_before_a_worker_are_looked_at() {
     use ObstacleKind::{Crash, Image, Initializing};
 
-    let runs = || json!({"running": {}});
-    let ends = |code: i32| json!({"terminated": {"exitCode": code, "reason": "Error"}});
-    let waits = |reason: &str| json!({"waiting": {"reason": reason, "message": "why"}});
-    let none = || json!({});
-    let unstarted = || json!({"started": false, "ready": false});
-    let worker = |state: Value| container("worker", &state, &none());
-    let coming = || worker(json!({"waiting": {"reason": "PodInitializing"}}));
-    let early = |state: Value, more: Value| container("early", &state, &more);
-    let up = || early(runs(), json!({"started": true}));
+    let unstarted = json!({"started": false, "ready": false});
+    let coming = || worker(&json!({"waiting": {"reason": "PodInitializing"}}));
     let crashing = json!({"started": false, "ready": false, "restartCount": 3,
         "lastState": {"terminated": {"exitCode": 7, "reason": "Error"}}});
 
     let before = [
         (
             "a probe that does not succeed",
-            vec![early(runs(), unstarted())],
+            vec![early(&runs(), &unstarted)],
             Initializing,
             "early: runs, but its startupProbe",
         ),
         ("one that runs on", vec![up(), container("once", &runs(), &none())], Initializing, "once: runs, and nothing"),
-        ("an image", vec![up(), container("once", &waits("ErrImagePull"), &none())], Image, "once: ErrImagePull: why"),
-        ("it crashes", vec![early(waits("CrashLoopBackOff"), none())], Crash, "early: CrashLoopBackOff: why"),
+        (
+            "an image",
+            vec![up(), container("once", &container_waits("ErrImagePull"), &none())],
+            Image,
+            "once: ErrImagePull: why",
+        ),
+        (
+            "it crashes",
+            vec![early(&container_waits("CrashLoopBackOff"), &none())],
+            Crash,
+            "early: CrashLoopBackOff: why",
+        ),
         (
             "it has crashed, and is tried again",
-            vec![early(runs(), crashing)],
+            vec![early(&runs(), &crashing)],
             Crash,
             "ended 3 times, the last time with exit code 7",
         ),
@@ -112,7 +144,10 @@ fn all_containers_of_a_pod_are_looked_at() {
     let mut failed = in_company(&json!([up(), container("once", &ends(3), &none())]), &json!([coming()]));
     failed.status.as_mut().unwrap().phase = Some("Failed".to_string());
     assert_eq!(state_of(&failed), PodState::Dead { how: "its container once: exit code 3".to_string() });
+}
 
+#[test]
+fn all_containers_beside_a_worker_are_looked_at() {
     let beside = [
         ("well", up(), container("logs", &runs(), &none()), None),
         ("done", up(), container("logs", &ends(0), &none()), None),
@@ -126,7 +161,7 @@ fn all_containers_of_a_pod_are_looked_at() {
         (
             "no image",
             up(),
-            container("logs", &waits("ImagePullBackOff"), &none()),
+            container("logs", &container_waits("ImagePullBackOff"), &none()),
             Some((true, "logs: ImagePullBackOff: why")),
         ),
         (
@@ -137,19 +172,19 @@ fn all_containers_of_a_pod_are_looked_at() {
         ),
         (
             "kept up and dead",
-            early(ends(1), none()),
+            early(&ends(1), &none()),
             container("logs", &runs(), &none()),
             Some((false, "early: has ended with exit code 1, and is started again")),
         ),
         (
             "kept up in vain",
-            early(waits("CrashLoopBackOff"), none()),
+            early(&container_waits("CrashLoopBackOff"), &none()),
             container("logs", &runs(), &none()),
             Some((true, "early: CrashLoopBackOff")),
         ),
     ];
     for (case, early, logs, expected) in beside {
-        let pod = in_company(&json!([early]), &json!([worker(runs()), logs]));
+        let pod = in_company(&json!([early]), &json!([worker(&runs()), logs]));
         let PodState::Runs { trouble, .. } = state_of(&pod) else { panic!("{case}") };
         assert_eq!(trouble.as_ref().map(|it| it.lasting), expected.map(|(lasting, _)| lasting), "{case}: {trouble:?}");
         let said = trouble.map(|it| it.reason).unwrap_or_default();
@@ -216,15 +251,23 @@ fn what_the_api_server_does_not_make_is_told_apart() {
     }
 }
 
+/// What each of these objects of a pod, by status and metadata, says.
+fn says(table: impl IntoIterator<Item = (&'static str, Value, Value, PodState)>) {
+    for (case, status, metadata, expected) in table {
+        assert_eq!(state_of(&pod("p", &status, &metadata)), expected, "{case}");
+    }
+}
+
+fn dead(how: &str) -> PodState {
+    PodState::Dead { how: how.to_string() }
+}
+
 #[test]
-fn what_a_pods_object_says() {
+fn what_the_object_of_a_pod_says_that_comes_runs_or_goes() {
     let waits = |kind: ObstacleKind, reason: &str| PodState::Waiting { obstacle: Some(obstacle(kind, reason)) };
     let comes = PodState::Waiting { obstacle: None };
     let full = "Unschedulable: no node takes it: 0/3 nodes are available: 3 Insufficient memory.";
-    let dead = |how: &str| PodState::Dead { how: how.to_string() };
     let runs = |address: &str| PodState::Runs { address: address.to_string(), trouble: None };
-    let none = json!({});
-    let evicted = json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."});
     let unschedulable = json!({"phase": "Pending", "conditions": [
         {"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
          "message": "0/3 nodes are available: 3 Insufficient memory."}]});
@@ -237,44 +280,51 @@ fn what_a_pods_object_says() {
     };
     let leaves = |reason: &str| PodState::Leaving { reason: reason.into(), address: Some("10.0.0.7:6120".into()) };
 
-    let table = [
-        ("nothing is known yet", json!({}), none.clone(), comes.clone()),
-        ("no node", unschedulable, none.clone(), waits(ObstacleKind::NoRoom, full)),
-        ("in the course of things", waiting_container("ContainerCreating", ""), none.clone(), comes.clone()),
+    says([
+        ("nothing is known yet", json!({}), none(), comes.clone()),
+        ("no node", unschedulable, none(), waits(ObstacleKind::NoRoom, full)),
+        ("in the course of things", waiting_container("ContainerCreating", ""), none(), comes.clone()),
         (
             "no image",
             waiting_container("ImagePullBackOff", "Back-off pulling image \"x\""),
-            none.clone(),
+            none(),
             waits(ObstacleKind::Image, "ImagePullBackOff: Back-off pulling image \"x\""),
         ),
         (
             "no secret",
             waiting_container("CreateContainerConfigError", "secret \"s3\" not found"),
-            none.clone(),
+            none(),
             waits(ObstacleKind::Other, "CreateContainerConfigError: secret \"s3\" not found"),
         ),
-        ("no address yet", running(""), none.clone(), comes),
-        ("runs", running("10.0.0.7"), none.clone(), runs("10.0.0.7:6120")),
-        ("runs with IPv6", running("fd00::7"), none.clone(), runs("[fd00::7]:6120")),
+        ("no address yet", running(""), none(), comes),
+        ("runs", running("10.0.0.7"), none(), runs("10.0.0.7:6120")),
+        ("runs with IPv6", running("fd00::7"), none(), runs("[fd00::7]:6120")),
         ("deleted while it runs", running("10.0.0.7"), deleted(), leaves("its pod was deleted")),
         ("drained", drained, deleted(), leaves("EvictionByEvictionAPI: Eviction API: evicting")),
         ("deleted before it ran", waiting_container("ContainerCreating", ""), deleted(), dead("its pod was deleted")),
+    ]);
+}
+
+#[test]
+fn what_the_object_of_a_pod_says_that_has_ended() {
+    let evicted = json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."});
+    says([
         (
             "ended well",
             ended_container("Succeeded", &json!({"exitCode": 0, "reason": "Completed"})),
-            none.clone(),
+            none(),
             dead("exit code 0"),
         ),
         (
             "crashed",
             ended_container("Failed", &json!({"exitCode": 101, "reason": "Error"})),
-            none.clone(),
+            none(),
             dead("exit code 101"),
         ),
         (
             "killed",
             ended_container("Failed", &json!({"exitCode": 137, "reason": "Error"})),
-            none.clone(),
+            none(),
             dead(
                 "signal 9: killed from outside, it may have used more than its limits.memory of 256Mi; raise \
                  spec.workers.resources.limits.memory",
@@ -283,13 +333,13 @@ fn what_a_pods_object_says() {
         (
             "said why",
             ended_container("Failed", &json!({"exitCode": 2, "reason": "Error", "message": "no TLS key\n"})),
-            none.clone(),
+            none(),
             dead("exit code 2: no TLS key"),
         ),
         (
             "out of memory",
             ended_container("Failed", &json!({"exitCode": 137, "reason": "OOMKilled"})),
-            none.clone(),
+            none(),
             dead(
                 "out of memory: it used more than its limits.memory of 256Mi; raise spec.workers.resources.limits.memory",
             ),
@@ -297,30 +347,27 @@ fn what_a_pods_object_says() {
         (
             "cannot run",
             ended_container("Failed", &json!({"exitCode": 128, "reason": "StartError", "message": "no such file"})),
-            none.clone(),
+            none(),
             dead("exit code 128 (StartError: no such file)"),
         ),
         (
             "the container ended before the pod's phase says so",
             ended_container("Running", &json!({"exitCode": 137, "reason": "Error"})),
-            none.clone(),
+            none(),
             dead(
                 "signal 9: killed from outside, it may have used more than its limits.memory of 256Mi; raise \
                  spec.workers.resources.limits.memory",
             ),
         ),
-        ("evicted", evicted, none.clone(), dead("Evicted: The node was low on resource: memory.")),
+        ("evicted", evicted, none(), dead("Evicted: The node was low on resource: memory.")),
         (
             "its node is lost",
             json!({"phase": "Running", "reason": "NodeLost"}),
-            none.clone(),
+            none(),
             dead("its node node-1 is lost"),
         ),
-        ("ended silently", json!({"phase": "Failed"}), none, dead("its pod ended without saying why")),
-    ];
-    for (case, status, metadata, expected) in table {
-        assert_eq!(state_of(&pod("p", &status, &metadata)), expected, "{case}");
-    }
+        ("ended silently", json!({"phase": "Failed"}), none(), dead("its pod ended without saying why")),
+    ]);
 }
 
 const ONE: ProcessNumber = ProcessNumber(1);
