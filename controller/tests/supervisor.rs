@@ -207,7 +207,8 @@ impl Played {
         assert_eq!(deploy.restore_path.is_empty(), deploy.restore_record.is_empty());
         if !deploy.restore_path.is_empty() {
             let slot: Slot = read(&deploy.restore_path, &deploy.restore_record).unwrap();
-            assert!(matches!(slot, Slot::Record(_)));
+            let Slot::Record(record) = slot else { panic!("{} is no record", deploy.restore_path) };
+            assert!(record.version == 1 || !self.is_older(), "the last release reads version 1 and no other");
         }
         assert_eq!(deploy.commits_path.is_empty(), deploy.commits_record.is_empty());
         self.stage.owners.lock().unwrap().insert((deploy.owner.clone(), deploy.cluster.clone()));
@@ -221,7 +222,7 @@ impl Played {
             return Vec::new();
         }
         let fingerprint = deploy.fingerprint;
-        let older = self.stage.older.load(Ordering::SeqCst);
+        let older = self.is_older();
         vec![Message::Deployed(rpc::Deployed {
             attempt: deploy.attempt,
             fingerprint,
@@ -230,11 +231,16 @@ impl Played {
         })]
     }
 
+    /// It is of the last release, which knows nothing of versions.
+    fn is_older(&self) -> bool {
+        self.stage.older.load(Ordering::SeqCst)
+    }
+
     /// Takes a checkpoint that is as good as empty.
-    async fn takes(&self, trigger: &rpc::Trigger) -> from_worker::Message {
+    async fn takes(&self, trigger: &rpc::TriggerCheckpoint) -> from_worker::Message {
         let (id, attempt) = (CheckpointId(trigger.id), Attempt(trigger.attempt));
         let part = Part {
-            version: PART_VERSION,
+            version: if self.is_older() { 1 } else { PART_VERSION },
             id,
             attempt,
             worker: self.id.clone(),
@@ -246,7 +252,7 @@ impl Played {
         let part_length = bytes.len() as u64;
         self.store.create(&part_path, bytes.into()).await.unwrap();
         from_worker::Message::Acked(rpc::Acked {
-            part_format: PART_VERSION,
+            part_format: if self.is_older() { 0 } else { PART_VERSION },
             attempt: trigger.attempt,
             id: trigger.id,
             part_path,
@@ -682,6 +688,33 @@ async fn a_change_that_leaves_the_state_behind_begins_with_none_once() {
     assert_eq!((promised[&1].as_str(), promised[&3].as_str()), ("", ""));
     run.finish_input();
     assert_eq!(run.outcome().await, Outcome::Succeeded);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_of_the_last_release_are_given_records_that_they_read_and_new_ones_take_over_from_these() {
+    let folder = tempfile::tempdir().unwrap();
+    let stage = Arc::new(Stage::default());
+    stage.older.store(true, Ordering::SeqCst);
+    let run = Run::over(folder.path(), "here", false, Arc::clone(&stage), Arc::default(), Arc::default());
+    run.lines.wait("checkpoint 2 in", 1).await;
+    run.kill_a_worker().await;
+    run.lines.wait("running again after", 1).await;
+    let completed = run.lines.count("checkpoint");
+    run.lines.wait("checkpoint", completed + 2).await;
+    // The workers are rolled out: what they are given from here on is of the last release still.
+    stage.older.store(false, Ordering::SeqCst);
+    run.kill_a_worker().await;
+    run.lines.wait("running again after", 2).await;
+    run.finish_input();
+    let store = run.store.clone();
+    assert_eq!(run.outcome().await, Outcome::Succeeded);
+    let mut versions = Vec::new();
+    for object in store.list(paths::TERMS).await.unwrap().iter().filter(|object| object.size > 0) {
+        if let Ok(Slot::Record(record)) = read(&object.path, &store.get(&object.path).await.unwrap()) {
+            versions.push(record.version);
+        }
+    }
+    assert!(versions.is_sorted() && versions.last() == Some(&RECORD_VERSION), "{versions:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
