@@ -2,7 +2,8 @@
 //!
 //! `coordinator`, `takeover`, `attempt` and `gc` are pure: they are told what happened and say what is to be done, time
 //! included. Everything that reads, writes or waits stands around them.
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+#![warn(clippy::disallowed_methods)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods))]
 
 pub mod attempt;
 pub mod coordinator;

@@ -23,6 +23,7 @@ use std::{
 use futures::FutureExt;
 use tokio::sync::mpsc;
 use weir_protocol::{Term, rpc::to_worker};
+use weir_runtime::clock;
 use weir_storage::JobStore;
 
 use self::{probe::Probe, versions::Wanted};
@@ -77,12 +78,12 @@ struct Clock {
 
 impl Clock {
     fn start() -> Self {
-        let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Self { wall: u64::try_from(wall.as_millis()).unwrap_or_default(), begun: Instant::now() }
+        let wall = clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        Self { wall: u64::try_from(wall.as_millis()).unwrap_or_default(), begun: clock::now() }
     }
 
     fn now(self) -> Millis {
-        Millis(self.wall) + self.begun.elapsed()
+        Millis(self.wall) + clock::since(self.begun)
     }
 
     fn instant(self, at: Millis) -> Instant {
@@ -266,7 +267,7 @@ impl Supervisor {
     fn next_wake(&self) -> Instant {
         let machines = [self.attempt.next_wake(), self.coordinator.as_ref().and_then(|(_, c)| c.next_wake())];
         let machines = machines.into_iter().flatten().map(|at| self.clock.instant(at));
-        let far = Instant::now() + Duration::from_secs(1);
+        let far = clock::now() + Duration::from_secs(1);
         machines.chain(self.roster.next_suspicion()).min().unwrap_or(far).min(far)
     }
 

@@ -113,7 +113,7 @@ fn signals() -> std::io::Result<mpsc::Receiver<Control>> {
     let (mut interrupt, mut terminate) =
         (unix::signal(SignalKind::interrupt())?, unix::signal(SignalKind::terminate())?);
     let (control, told) = mpsc::channel(CONTROL_QUEUE);
-    tokio::spawn(async move {
+    weir_runtime::tasks::spawn(async move {
         let mut first = true;
         loop {
             let why = tokio::select! {

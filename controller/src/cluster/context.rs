@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use weir_crds::StreamJob;
 use weir_protocol::ids::random_digits;
+use weir_runtime::tasks;
 
 use super::{
     apply::Applied,
@@ -150,7 +151,7 @@ impl Context {
 
     fn wake_after(self: &Arc<Self>, identity: &Identity, after: Duration) {
         let (context, identity) = (Arc::clone(self), identity.clone());
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             tokio::time::sleep(after).await;
             context.wake(&identity);
         });

@@ -21,6 +21,7 @@ use weir_protocol::{
     paths::{self, Object},
     record::{Slot, encode},
 };
+use weir_runtime::{clock, tasks};
 use weir_storage::JobStore;
 
 use super::{identity::Identity, names};
@@ -111,7 +112,7 @@ impl Leaving {
     /// Has it seen to, unless it is. To be called where nobody else can, so that the task's own word comes after this one.
     pub fn begin(&mut self, work: impl Future<Output = ()> + Send + 'static) {
         if matches!(self, Self::Idle) {
-            *self = Self::Busy(Task(tokio::spawn(work).abort_handle()));
+            *self = Self::Busy(Task(tasks::spawn(work).abort_handle()));
         }
     }
 }
@@ -255,7 +256,7 @@ pub async fn release(store: &JobStore, request: Request) -> Result<(), String> {
 }
 
 fn now() -> Millis {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = clock::wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Millis(u64::try_from(since.as_millis()).unwrap_or_default())
 }
 

@@ -12,6 +12,7 @@ use kube::Client;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use weir_pages::Answers;
+use weir_runtime::{clock, tasks};
 
 use super::{context::Options, lease::Role, metrics::Metrics, observe};
 use crate::effects::chain;
@@ -50,7 +51,8 @@ impl Answers for Health {
 
     fn not_well(&self) -> Option<String> {
         let turned = *self.turned.lock();
-        (turned.elapsed() > HANGS).then(|| format!("the election has not moved for {} s", turned.elapsed().as_secs()))
+        (clock::since(turned) > HANGS)
+            .then(|| format!("the election has not moved for {} s", clock::since(turned).as_secs()))
     }
 }
 
@@ -58,7 +60,7 @@ impl Answers for Health {
 pub(super) async fn first_contact(client: &Client, options: &Options, health: &Health) -> String {
     loop {
         // What is missing is missing outside: a new process would not find it either.
-        *health.turned.lock() = Instant::now();
+        *health.turned.lock() = clock::now();
         let cluster = async {
             observe::served(client, options.watch_namespace.as_deref()).await?;
             match &options.cluster_id {
@@ -97,9 +99,9 @@ fn unserved(error: &kube::Error) -> String {
 /// Notes that the election moves.
 pub(super) fn keep_turning(health: &Arc<Health>, mut role: watch::Receiver<Role>) {
     let health = Arc::clone(health);
-    tokio::spawn(async move {
+    tasks::spawn(async move {
         while role.changed().await.is_ok() {
-            *health.turned.lock() = Instant::now();
+            *health.turned.lock() = clock::now();
         }
     });
 }

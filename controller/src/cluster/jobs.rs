@@ -12,6 +12,7 @@ use tokio::{
     sync::mpsc::{self, error::TrySendError},
     task::AbortHandle,
 };
+use weir_runtime::clock;
 use weir_storage::S3Keys;
 
 use super::{certs::Authority, delete::Leaving, identity::Identity, plan::Accepted, report::Report};
@@ -175,7 +176,7 @@ impl Jobs {
     /// Lets go of all jobs: another leader takes them over, and their workers run on.
     pub async fn leave_all(&self, patience: Duration) {
         let mut told: BTreeSet<Key> = BTreeSet::new();
-        let until = Instant::now() + patience;
+        let until = clock::now() + patience;
         loop {
             let mut left = true;
             for (key, entry) in self.lock().iter_mut() {
@@ -187,7 +188,7 @@ impl Jobs {
                     }
                 }
             }
-            if left || Instant::now() >= until {
+            if left || clock::now() >= until {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures::StreamExt;
@@ -27,6 +27,7 @@ use tokio::{
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use weir_pages::{Answers, Scope};
 use weir_protocol::ids::random_digits;
+use weir_runtime::{clock, tasks};
 
 use super::{
     apply::Applied,
@@ -98,7 +99,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         role: role.clone(),
         complaint: Mutex::new(Some("the API server has not answered yet".to_string())),
         listed: AtomicBool::new(false),
-        turned: Mutex::new(Instant::now()),
+        turned: Mutex::new(clock::now()),
     });
     let first = if options.metrics.is_some() { Scope::Probes } else { Scope::All };
     for (address, scope) in std::iter::once((options.http, first)).chain(options.metrics.map(|at| (at, Scope::All))) {
@@ -106,7 +107,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         let listener = TcpListener::bind(address).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         tracing::info!(%address, ?scope, "pages are served");
-        tokio::spawn(weir_pages::serve(listener, scope, Arc::clone(&health) as Arc<dyn Answers>));
+        tasks::spawn(weir_pages::serve(listener, scope, Arc::clone(&health) as Arc<dyn Answers>));
     }
     tokio::pin!(shutdown);
 
@@ -129,7 +130,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let (leaving, told_to_leave) = watch::channel(false);
     let election = {
         let (namespace, name) = (options.lease_namespace.clone(), options.lease.clone());
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             lease::run(client, &namespace, &name, process, role_sender, told_to_leave, metrics).await;
         })
     };

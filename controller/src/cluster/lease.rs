@@ -20,6 +20,7 @@ use k8s_openapi::{
 };
 use kube::{Api, Client, api::PostParams};
 use tokio::sync::watch;
+use weir_runtime::clock;
 
 use super::metrics::Metrics;
 
@@ -141,7 +142,7 @@ pub struct Role {
 impl Role {
     /// Whether it leads now.
     pub fn leads(self) -> bool {
-        self.holds_on || self.until.is_some_and(|until| Instant::now() < until)
+        self.holds_on || self.until.is_some_and(|until| clock::now() < until)
     }
 }
 
@@ -158,13 +159,13 @@ pub async fn run(
     let api: Api<Lease> = Api::namespaced(client, namespace);
     let mut memory = Memory { me, seen: None, leads_until: None, leaving: false };
     let mut held_on = false;
-    let mut due = Instant::now();
+    let mut due = clock::now();
     loop {
         memory.leaving = *leaving.borrow();
-        let begun = Instant::now();
+        let begun = clock::now();
         let led = held_on || memory.leads_until.is_some();
         let result = tokio::time::timeout(REQUEST, turn(&api, name, &mut memory)).await;
-        let asleep = slept(Duration::ZERO, begun - due) || slept(REQUEST, begun.elapsed());
+        let asleep = slept(Duration::ZERO, begun - due) || slept(REQUEST, clock::since(begun));
         let outcome = match result {
             Ok(Ok(())) => Turn::Done,
             _ if asleep => Turn::Asleep,
@@ -178,7 +179,7 @@ pub async fn run(
             // Whatever was seen before says nothing about the time in which nothing could be seen.
             memory.seen = None;
         }
-        let now = Instant::now();
+        let now = clock::now();
         memory.leads_until = memory.leads_until.filter(|until| now < *until);
         held_on = holds_on(led, outcome) && !memory.leaving;
         let leads = held_on || memory.leads_until.is_some();
@@ -196,7 +197,7 @@ pub async fn run(
         tokio::select! {
             () = tokio::time::sleep_until(due.into()) => {}
             changed = leaving.changed() => {
-                due = Instant::now();
+                due = clock::now();
                 if changed.is_err() {
                     return;
                 }
@@ -222,7 +223,7 @@ fn said_no(error: &kube::Error) -> Turn {
 async fn turn(api: &Api<Lease>, name: &str, memory: &mut Memory) -> Result<(), kube::Error> {
     let lease = api.get_opt(name).await?;
     let held = lease.as_ref().map(held);
-    let begun = Instant::now();
+    let begun = clock::now();
     let (holder, transitions) = match decide(memory, held, begun) {
         Step::Wait => {
             if memory.leaving {

@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
+use weir_runtime::{clock, tasks};
 
 use super::identity::Identity;
 use crate::{effects::chain, facts::told::Told};
@@ -174,7 +175,7 @@ impl Publisher {
     /// Starts publishing. `instance` is this controller's name.
     pub fn start(client: Client, instance: String) -> Self {
         let publisher = Self { book: Arc::default(), more: Arc::default() };
-        tokio::spawn(publisher.clone().publish_all(client, instance));
+        tasks::spawn(publisher.clone().publish_all(client, instance));
         publisher
     }
 
@@ -186,7 +187,7 @@ impl Publisher {
         } else {
             tracing::info!(job, reason = told.reason, "{}", told.note);
         }
-        self.book.lock().tell(about, told, Instant::now(), Timestamp::now());
+        self.book.lock().tell(about, told, clock::now(), Timestamp::now());
         self.more.notify_one();
     }
 
@@ -194,13 +195,13 @@ impl Publisher {
         loop {
             let (due, next) = {
                 let book = self.book.lock();
-                (book.due(), book.next(Instant::now()))
+                (book.due(), book.next(clock::now()))
             };
             match (next, due) {
                 (Some((key, entry)), _) => {
                     let wrote = tokio::time::timeout(TIMEOUT, write(&client, &instance, &key, &entry)).await;
                     let wrote = wrote.unwrap_or(Written::NotYet);
-                    self.book.lock().wrote(&key, &entry, wrote, Instant::now());
+                    self.book.lock().wrote(&key, &entry, wrote, clock::now());
                 }
                 (None, Some(due)) => tokio::select! {
                     () = tokio::time::sleep_until(due.into()) => {}

@@ -8,12 +8,10 @@ mod error;
 mod facts;
 mod start;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use kube::{ResourceExt, runtime::controller::Action};
+use weir_runtime::clock;
 
 pub use self::error::ReconcileError;
 use self::{decide::LOOK_AT_DELETION, error::PATIENCE};
@@ -45,11 +43,11 @@ pub async fn reconcile(guarded: Arc<Guarded>, context: Arc<Context>) -> Result<A
     if !context.leads() {
         return Ok(Action::await_change());
     }
-    let begun = Instant::now();
+    let begun = clock::now();
     // A connection that takes requests and never answers must not hold up the other jobs.
     let result =
         tokio::time::timeout(PATIENCE, look(&guarded, &context)).await.unwrap_or(Err(ReconcileError::NoAnswer));
-    context.metrics.reconciled(result.is_ok(), begun.elapsed());
+    context.metrics.reconciled(result.is_ok(), clock::since(begun));
     if result.is_ok()
         && let Some(identity) = Identity::of(guarded.as_ref())
     {

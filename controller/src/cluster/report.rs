@@ -19,6 +19,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{Notify, Semaphore, watch};
 use weir_crds::{LatestCheckpoint, RestoredFrom, StreamJob, StreamJobStatus};
+use weir_runtime::{clock, tasks};
 
 use super::{
     events::Story,
@@ -101,7 +102,7 @@ impl Report {
             metrics,
             stop: watch::Sender::new(false),
         });
-        tokio::spawn(write(Arc::clone(&report), client));
+        tasks::spawn(write(Arc::clone(&report), client));
         report
     }
 
@@ -207,7 +208,7 @@ impl Report {
     }
 
     fn fact(&self, fact: &Fact) {
-        let now = Instant::now();
+        let now = clock::now();
         match fact {
             // Storage knows better than a status, which may be old or lost. What any other term restores says nothing: the
             // job may have been suspended for days.

@@ -20,6 +20,7 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
+use weir_runtime::{clock, tasks};
 
 use super::{
     context::{Context, Guarded},
@@ -64,14 +65,14 @@ where
     watcher::watcher(api, config).default_backoff().filter_map(move |event| {
         let job = event.ok().and_then(|event| seen.event(&event)).and_then(|meta| owner(&meta));
         let answered = job.and_then(|job| {
-            let wait = quarrels.touched(&job, Instant::now())?;
+            let wait = quarrels.touched(&job, clock::now())?;
             if wait.is_zero() {
                 context.applied.forget(&job.0, &job.1);
                 return Some(job);
             }
             tracing::warn!(job = format!("{}/{}", job.0, job.1), ?wait, "somebody changes its objects again and again");
             let context = Arc::clone(&context);
-            tokio::spawn(async move {
+            tasks::spawn(async move {
                 tokio::time::sleep(wait).await;
                 context.applied.forget(&job.0, &job.1);
                 context.wake_named(&job.0, &job.1);

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use weir_protocol::rpc;
+use weir_runtime::clock;
 
 use super::why::Why;
 use crate::ui::text;
@@ -30,7 +31,7 @@ impl Breakdown {
     pub fn new(cause: &'static str) -> Self {
         Self {
             cause,
-            seen: Instant::now(),
+            seen: clock::now(),
             attempt: 0,
             term: None,
             worker: None,
@@ -67,14 +68,14 @@ impl Breakdown {
     /// The next term stands.
     pub fn term_opened(&mut self) {
         if !self.is_over() {
-            self.term = Some(self.seen.elapsed());
+            self.term = Some(clock::since(self.seen));
         }
     }
 
     /// A new worker is there.
     pub fn worker_ready(&mut self) {
         if !self.is_over() {
-            self.worker = Some(self.seen.elapsed());
+            self.worker = Some(clock::since(self.seen));
         }
     }
 
@@ -82,7 +83,7 @@ impl Breakdown {
     pub fn deploying(&mut self, attempt: u64) {
         if !self.is_over() {
             self.attempt = attempt;
-            self.deploying = Some(self.seen.elapsed());
+            self.deploying = Some(clock::since(self.seen));
             (self.stop, self.restore) = (Duration::ZERO, Duration::ZERO);
             (self.local_bytes, self.downloaded_bytes) = (0, 0);
         }
@@ -101,13 +102,13 @@ impl Breakdown {
     /// `Run` is sent.
     pub fn running(&mut self) {
         if !self.is_over() {
-            self.running = Some(self.seen.elapsed());
+            self.running = Some(clock::since(self.seen));
         }
     }
 
     /// How long it took to run, and what that was spent on.
     pub fn running_in_words(&self) -> String {
-        let total = self.running.unwrap_or_else(|| self.seen.elapsed());
+        let total = self.running.unwrap_or_else(|| clock::since(self.seen));
         let again = if self.is_start() { "running" } else { "running again" };
         let mut made_of = Vec::new();
         if let Some(term) = self.term {

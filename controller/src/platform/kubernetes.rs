@@ -35,6 +35,7 @@ use tokio::{
     task::JoinSet,
 };
 use weir_protocol::ids::random_digits;
+use weir_runtime::tasks;
 
 use self::ledger::Ledger;
 use super::{Obstacle, ObstacleKind, Platform, PlatformEvent, ProcessNumber, WorkerTemplate};
@@ -116,7 +117,7 @@ impl Kubernetes {
             failures: Arc::default(),
             finishing: Vec::new(),
         };
-        tokio::spawn(keeper.keep(selector.to_string(), inbox));
+        tasks::spawn(keeper.keep(selector.to_string(), inbox));
         Self { commands, newest: 0 }
     }
 

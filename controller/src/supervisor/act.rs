@@ -10,6 +10,7 @@ use weir_protocol::{
     record::{Opening, Record, Slot, encode},
     rpc::{self, to_worker},
 };
+use weir_runtime::tasks;
 use weir_storage::JobStore;
 
 use super::{Done, Input, Outcome, Supervisor, panicked};
@@ -225,7 +226,7 @@ impl Supervisor {
 
     /// Does something beside the loop.
     pub(super) fn beside(&self, work: impl Future<Output = Done> + Send + 'static) {
-        tokio::spawn(answer(work, self.done.clone()));
+        tasks::spawn(answer(work, self.done.clone()));
     }
 
     pub(super) fn on_done(&mut self, done: Done) {
@@ -273,7 +274,7 @@ impl Supervisor {
         self.tell(&Fact::TermOpened { opening, restored, why });
         // Nobody waits for it: it is for the next takeover.
         let (store, began) = (self.store.clone(), opened.clone());
-        tokio::spawn(async move { effects::write_start(&store, &began).await });
+        tasks::spawn(async move { effects::write_start(&store, &began).await });
         let opening = opened.opening.clone();
         // The parts of a record stand in slot order.
         let order = opened.restored.iter().filter(|record| record.attempt == opening.attempt);

@@ -1,11 +1,12 @@
 //! What the platform and the workers' sessions tell, put into the state machines' words.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use weir_protocol::{
     Attempt, CheckpointId, Term, WorkerId,
     rpc::{self, from_worker},
 };
+use weir_runtime::clock;
 
 use super::{Input, LAST_WORD, Outcome, Supervisor};
 use crate::{
@@ -154,7 +155,7 @@ impl Supervisor {
             return;
         }
         match event {
-            SessionEvent::Lost { reason } => self.roster.suspect(id.process, reason, Instant::now() + LAST_WORD),
+            SessionEvent::Lost { reason } => self.roster.suspect(id.process, reason, clock::now() + LAST_WORD),
             SessionEvent::Said(message, _room) => self.on_message(id.process, *message),
         }
     }
@@ -165,7 +166,7 @@ impl Supervisor {
             && !self.roster.identified(process, &WorkerId(welcome.worker.clone()))
         {
             let reason = format!("another process answers at its address: {}", welcome.worker);
-            self.roster.suspect(process, reason, Instant::now());
+            self.roster.suspect(process, reason, clock::now());
             return;
         }
         let opened = self.opened.as_ref().map(|opened| opened.opening.term);
@@ -202,7 +203,7 @@ impl Supervisor {
             }
             Message::Refused(refused) => {
                 let reason = format!("it refused the session: {}", refused.reason);
-                self.roster.suspect(process, reason, Instant::now());
+                self.roster.suspect(process, reason, clock::now());
             }
             Message::Deployed(deployed) => {
                 if let Some(recovery) = &mut self.recovery {

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use weir_protocol::{Attempt, CheckpointId, Term, paths};
+use weir_runtime::clock;
 use weir_storage::{JobStore, StorageError};
 
 use super::{Done, Supervisor};
@@ -97,7 +98,7 @@ impl Supervisor {
             Some(id) => Some(Work::Checkpoint(id)),
             None => self.attempt.deploying().map(Work::Deployment),
         };
-        if !self.probe.asks(Instant::now(), under_way) {
+        if !self.probe.asks(clock::now(), under_way) {
             return;
         }
         // It is small, and stands as long as the term is ours. Where there is none yet, that nothing is there is an answer.
@@ -108,7 +109,7 @@ impl Supervisor {
 
     /// Storage has answered, or has not: why.
     pub(super) fn on_probed(&mut self, failure: Option<String>) {
-        if let Some(Heard { failure }) = self.probe.answered(Instant::now(), failure) {
+        if let Some(Heard { failure }) = self.probe.answered(clock::now(), failure) {
             self.tell(&Fact::Storage { failure });
         }
     }

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use weir_runtime::clock;
+
 use super::{Ui, View, Weight, text};
 
 /// From one line with rates to the next.
@@ -19,13 +21,13 @@ pub struct Plain {
 impl Plain {
     /// Begins to count the time now.
     pub fn new() -> Self {
-        let now = Instant::now();
+        let now = clock::now();
         Self { begun: now, shown: now }
     }
 
     fn line(&self, line: &str) {
         // A reader that has gone away, such as `head`, must not end the job.
-        let _ = writeln!(std::io::stdout().lock(), "{:>8.3}  {line}", self.begun.elapsed().as_secs_f64());
+        let _ = writeln!(std::io::stdout().lock(), "{:>8.3}  {line}", clock::since(self.begun).as_secs_f64());
     }
 }
 
@@ -45,10 +47,10 @@ impl Ui for Plain {
     }
 
     fn show(&mut self, view: &View) {
-        if self.shown.elapsed() < RATES_INTERVAL || view.attempt == 0 {
+        if clock::since(self.shown) < RATES_INTERVAL || view.attempt == 0 {
             return;
         }
-        self.shown = Instant::now();
+        self.shown = clock::now();
         self.line(&rates(view));
     }
 

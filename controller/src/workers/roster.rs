@@ -6,6 +6,7 @@ use std::{
 };
 
 use weir_protocol::{Attempt, CheckpointId, WorkerId, paths, record::PartRef, rpc, settings::FailureKind};
+use weir_runtime::clock;
 
 use crate::{
     attempt::{Blocked, Event, Failure},
@@ -79,7 +80,7 @@ pub struct WorkerStats {
 impl WorkerStats {
     /// Takes in what it says now.
     pub fn update(&mut self, stats: &rpc::Stats) {
-        let now = Instant::now();
+        let now = clock::now();
         let span = self.at.map(|at| now.duration_since(at)).filter(|span| *span > Duration::from_millis(1));
         if let Some(span) = span.filter(|_| self.newest.attempt == stats.attempt) {
             let rate = |new: u64, old: u64| new.saturating_sub(old) as f64 / span.as_secs_f64();
@@ -277,7 +278,7 @@ impl Roster {
 
     /// Takes out the suspicions whose time has come.
     pub fn suspicions_due(&mut self) -> Vec<(ProcessNumber, String)> {
-        let now = Instant::now();
+        let now = clock::now();
         self.suspects.extract_if(.., |_, (at, _)| *at <= now).map(|(process, (_, reason))| (process, reason)).collect()
     }
 

@@ -15,6 +15,7 @@ use weir_protocol::{
     BUILD_VERSION, JobName, PROTOCOL_VERSION, Term,
     rpc::{FromWorker, Hello, Ping, ToWorker, from_worker, to_worker, worker_client::WorkerClient},
 };
+use weir_runtime::tasks;
 
 use crate::{
     platform::ProcessNumber,
@@ -104,7 +105,7 @@ impl Session {
             job: job.name.clone(),
         };
         let (address, pings) = (address.to_string(), outbox.clone());
-        let task = tokio::spawn(async move {
+        let task = tasks::spawn(async move {
             let reason = talk(id, &address, patience, tls.as_ref(), pings, inbox, &events).await;
             let _ = events.send((id, SessionEvent::Lost { reason })).await;
         });

@@ -6,6 +6,7 @@ use std::{
 };
 
 use weir_protocol::{WorkerId, record::Record, rpc};
+use weir_runtime::clock;
 
 use super::roster::Roster;
 use crate::ui::{CheckpointView, Flow, View};
@@ -42,7 +43,7 @@ impl Traffic {
         let view = View { job, state: "starting".to_string(), failed_checkpoints, ..View::default() };
         Self {
             view,
-            begun: Instant::now(),
+            begun: clock::now(),
             completed: None,
             pause: (0, Duration::ZERO),
             before: Counts::default(),
@@ -88,7 +89,7 @@ impl Traffic {
     /// A checkpoint is complete. Its longest pause, where known.
     pub fn completed(&mut self, record: &Record) -> Option<Duration> {
         let pause = (self.pause.0 == record.id.0).then_some(self.pause.1);
-        self.completed = Some(Instant::now());
+        self.completed = Some(clock::now());
         self.view.failed_checkpoints = 0;
         self.view.checkpoint = Some(CheckpointView {
             id: record.id.0,
@@ -134,10 +135,10 @@ impl Traffic {
 
     /// As it is now.
     pub fn view(&mut self, roster: &Roster) -> View {
-        self.view.elapsed = self.begun.elapsed();
+        self.view.elapsed = clock::since(self.begun);
         self.view.workers = roster.views();
         if let (Some(checkpoint), Some(completed)) = (&mut self.view.checkpoint, self.completed) {
-            checkpoint.age = completed.elapsed();
+            checkpoint.age = clock::since(completed);
         }
         self.view.clone()
     }

@@ -5,7 +5,8 @@
 //! and closed. They are bounded in number and time, and the newest is always let in: nobody keeps others out by opening many and
 //! saying nothing. Still, a flood can close connections before they are answered, so probes, by which a process lives or dies, have a
 //! listener of their own ([`Scope::Probes`]) that nobody but the kubelet need reach.
-#![cfg_attr(test, allow(clippy::unwrap_used))]
+#![warn(clippy::disallowed_methods)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::disallowed_methods))]
 
 use std::{collections::VecDeque, convert::Infallible, future::ready, sync::Arc, time::Duration};
 
@@ -23,6 +24,7 @@ use tokio::{
     task::AbortHandle,
     time::{sleep, timeout},
 };
+use weir_runtime::tasks;
 
 /// Connections served at once: a kubelet and a few scrapers. When another comes the oldest is closed.
 const CONNECTIONS: usize = 32;
@@ -75,7 +77,7 @@ pub async fn serve(listener: TcpListener, scope: Scope, answers: Arc<dyn Answers
             oldest.abort();
         }
         let answers = Arc::clone(&answers);
-        let serving = tokio::spawn(async move {
+        let serving = tasks::spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
                 ready(Ok::<_, Infallible>(answer(request.method(), request.uri().path(), scope, answers.as_ref())))
             });

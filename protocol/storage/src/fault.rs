@@ -15,6 +15,7 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, path::Path,
 };
+use weir_runtime::tasks;
 
 /// How a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +100,7 @@ impl ObjectStore for FaultStore {
             }
             (Turn::Suffer, Fault::AnswerLate(after)) => {
                 let (inner, location) = (Arc::clone(&self.inner), location.clone());
-                tokio::spawn(async move {
+                tasks::spawn(async move {
                     tokio::time::sleep(after).await;
                     inner.put_opts(&location, payload, options).await
                 });

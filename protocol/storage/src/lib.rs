@@ -6,7 +6,8 @@
 //! `object_store` does, and where it matters how often something was asked for not even that
 //! ([`JobStore::create_once`]): whether to repeat a create in doubt is the coordinator's decision.
 
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+#![warn(clippy::disallowed_methods)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods))]
 
 pub mod conformance;
 pub mod durable;

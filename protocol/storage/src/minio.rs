@@ -11,11 +11,12 @@ use std::{
     process::{Child, Command, Stdio},
     sync::Arc,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use object_store::aws::AmazonS3;
 use weir_protocol::settings::StorageSettings;
+use weir_runtime::clock;
 
 use crate::S3Keys;
 
@@ -75,10 +76,10 @@ impl Minio {
     }
 
     fn wait_until_ready(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = clock::now() + PATIENCE;
         while !is_ready(self.address) {
             let ended = self.process.try_wait().ok().flatten();
-            if ended.is_some() || Instant::now() > deadline {
+            if ended.is_some() || clock::now() > deadline {
                 let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
                 panic!("MinIO is not ready ({ended:?}):\n{log}");
             }

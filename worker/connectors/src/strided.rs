@@ -1,11 +1,10 @@
 //! Sources whose rows are functions of their numbers: splits interleave, and a position is the next number.
 
-use std::time::Instant;
-
 use arrow::array::RecordBatch;
 use serde::{Deserialize, Serialize};
 use weir_engine::api::error::SourceError;
 use weir_engine::api::source::{Source, SourceContext, SourcePoll};
+use weir_runtime::clock;
 
 use crate::pace::Pace;
 
@@ -82,7 +81,7 @@ impl<N: Numbered> Source for Strided<N> {
         }
         let mut count = usize::try_from((self.end - next).div_ceil(of)).unwrap_or(usize::MAX).min(max_rows.max(1));
         if let Some(pace) = &mut self.pace {
-            match pace.allow(Instant::now(), count) {
+            match pace.allow(clock::now(), count) {
                 Ok(allowed) => count = allowed,
                 Err(until) => return Ok(SourcePoll::Pending { until: Some(until) }),
             }

@@ -6,6 +6,7 @@
 //!
 //! A checkpoint that is given up is given up for good: ids are never reused. What was frozen for it is handed back to the
 //! tables, and a sink's transaction that was cut for it stays pending.
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 pub mod commits;
 pub mod persist;

@@ -2,6 +2,7 @@
 //!
 //! The loop never waits for anything but the next event: what takes time runs beside it and comes back as an event. So pings
 //! are answered while state is restored. Of all sessions the one with the newest term counts, and lower terms are refused.
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 pub(crate) mod event;
 pub mod metrics;
@@ -25,6 +26,7 @@ use weir_protocol::{
         to_worker::Message,
     },
 };
+use weir_runtime::{clock, tasks};
 use weir_storage::{Created, JobStore};
 
 use crate::{
@@ -133,7 +135,7 @@ impl Control {
                 },
                 _ = stats.tick() => {
                     self.host.metrics.turned();
-                    self.ended = self.ended || self.leaves_at.is_some_and(|at| at <= Instant::now());
+                    self.ended = self.ended || self.leaves_at.is_some_and(|at| at <= clock::now());
                     self.tell_stats();
                     if self.current().is_none() || self.is_orphaned() {
                         self.cancel_orphans();
@@ -151,7 +153,7 @@ impl Control {
     /// With nothing deployed there is nothing to hand over.
     fn begin_leaving(&mut self) {
         self.host.metrics.leaving();
-        self.leaves_at = Some(Instant::now() + LEAVING);
+        self.leaves_at = Some(clock::now() + LEAVING);
         self.ended = self.standing.is_none() && self.deploying.is_none();
         self.tell(Answer::Leaving(Leaving {}));
         tracing::info!(attempt = %self.attempt, "this worker has been told to go");
@@ -230,7 +232,7 @@ impl Control {
         let superseded = CancellationToken::new();
         let deployment = deploy::deploy(Arc::clone(&self.host), deploy, previous, superseded.clone());
         let events = self.host.events.clone();
-        let task = tokio::spawn(async move {
+        let task = tasks::spawn(async move {
             let outcome = deployment.await;
             drop(events.send(Event::Deployed(attempt)));
             outcome
@@ -280,7 +282,7 @@ impl Control {
         if let Some(standing) = self.standing(attempt)
             && standing.ran_at.is_none()
         {
-            standing.ran_at = Some(Instant::now());
+            standing.ran_at = Some(clock::now());
             standing.deployment.running.run();
         }
     }
@@ -384,7 +386,7 @@ impl Control {
             Triggered::StartedWithBase(path) => {
                 standing.deployment.running.trigger(id);
                 let (store, events) = (standing.deployment.store.clone(), self.host.events.clone());
-                tokio::spawn(async move {
+                tasks::spawn(async move {
                     let base = read_base(&store, &path, attempt).await;
                     drop(events.send(Event::BaseRead { attempt, id, base }));
                 });
@@ -437,7 +439,7 @@ impl Control {
                 let (store, events) = (store.clone(), self.host.events.clone());
                 match object {
                     None => self.tell(Answer::Acked(ack)),
-                    Some(bytes) => drop(tokio::spawn(async move {
+                    Some(bytes) => drop(tasks::spawn(async move {
                         let stored = store_part(&store, &ack.part_path, bytes).await;
                         drop(events.send(Event::PartStored { ack: Box::new(ack), stored }));
                     })),
@@ -492,7 +494,7 @@ impl Control {
         let (Some(job), events) = (job, self.host.events.clone()) else { return };
         let Some(standing) = self.standing(attempt) else { return };
         let stopped = standing.stopped.clone();
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             let id = job.id;
             match job.run(stopped).await {
                 CommitEnd::Published => drop(events.send(Event::Committed { attempt, id })),
@@ -513,10 +515,10 @@ impl Control {
     fn recorded(&mut self, attempt: Attempt, id: CheckpointId) {
         let Some(standing) = self.standing(attempt) else { return };
         for (source, splits) in standing.deployment.checkpoints.recorded(id) {
-            tokio::spawn(source.recorded(splits));
+            tasks::spawn(source.recorded(splits));
         }
         for (committer, published) in standing.deployment.commits.recorded(id) {
-            tokio::spawn(async move { committer.forget(&published).await });
+            tasks::spawn(async move { committer.forget(&published).await });
         }
         if self.host.local.lock().recorded(id) {
             remove_outdated(&self.host, attempt);

@@ -2,18 +2,14 @@
 //!
 //! Nothing that stands in storage is touched; a start from nothing adds what there is to read. What fails here fails the
 //! attempt, with the kind that says whether a restart can mend it.
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 pub mod inputs;
 pub mod local;
 pub mod matching;
 pub mod restore;
 
-use std::{
-    collections::BTreeMap,
-    future::Future,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::try_join_all;
@@ -29,6 +25,7 @@ use weir_protocol::{
     settings::{FailureKind, JobSettings, Permissions, PlanRequest},
     stored::FORMAT,
 };
+use weir_runtime::{clock, tasks};
 use weir_state::{BackendRegistry, Carriage, StateMemory, SubtaskState, Uploader, key_group_range};
 use weir_storage::{JobStore, StorageError};
 
@@ -258,11 +255,11 @@ pub(crate) async fn deploy(
     previous: Previous,
     superseded: CancellationToken,
 ) -> Result<Deployment, Failure> {
-    let begun = Instant::now();
+    let begun = clock::now();
     // What is read is independent of what stops, and a restart is only as fast as the sum of what is not.
     let stopping = async {
         let states = stop_previous(&host, previous).await;
-        (states, begun.elapsed())
+        (states, clock::since(begun))
     };
     let order = Order::read(&deploy, &host.worker, &superseded);
     let reading = async {
@@ -314,7 +311,7 @@ pub(crate) async fn deploy(
         local_bytes,
         downloaded_bytes,
         stop_ms: stop_time.as_millis() as u64,
-        restore_ms: begun.elapsed().saturating_sub(stop_time).as_millis() as u64,
+        restore_ms: clock::since(begun).saturating_sub(stop_time).as_millis() as u64,
         commits_path: order.commits.as_ref().map(|(path, _)| path.clone()).unwrap_or_default(),
     };
     let subtasks = graph.stages.len() * order.subtasks.len();
@@ -612,7 +609,7 @@ fn network_plan(host: &Host, order: &Order, graph: &JobGraph, deploy: &rpc::Depl
 fn lost_peers(host: &Host, attempt: Attempt) -> mpsc::UnboundedSender<PeerLost> {
     let (lost, mut told) = mpsc::unbounded_channel();
     let events = host.events.clone();
-    tokio::spawn(async move {
+    tasks::spawn(async move {
         while let Some(lost) = told.recv().await {
             // The control loop has ended, and with it the process.
             drop(events.send(Event::PeerLost(attempt, lost)));

@@ -6,10 +6,11 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use parking_lot::{Condvar, Mutex};
+use weir_runtime::clock;
 
 use crate::{
     backend::{KeyedBackend, WriteBatch},
@@ -273,7 +274,7 @@ impl Gate {
     /// What was frozen for checkpoints that came to nothing, to be written before anything live is. `None` while a snapshot is
     /// waited for; then, if `wait`, it is waited for.
     pub(crate) fn open(&self, wait: Option<Duration>) -> Option<Vec<Arc<FrozenTable>>> {
-        let deadline = wait.map(|wait| Instant::now() + wait);
+        let deadline = wait.map(|wait| clock::now() + wait);
         let mut state = self.state.lock();
         while state.pending.iter().any(|pending| pending.awaited) {
             if self.opened.wait_until(&mut state, deadline?).timed_out() {

@@ -7,7 +7,8 @@
 //!
 //! It knows nothing of batches' meaning, barriers or records: the engine says when to freeze, what the base is, and when a
 //! record exists.
-#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+#![warn(clippy::disallowed_methods)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods))]
 
 pub mod backend;
 pub mod budget;

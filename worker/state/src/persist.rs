@@ -9,7 +9,6 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -22,6 +21,7 @@ use weir_protocol::{
     part::{FileRef, KeyedSnapshot},
     paths,
 };
+use weir_runtime::clock;
 use weir_storage::{Created, JobStore};
 
 use crate::{
@@ -206,13 +206,13 @@ pub(crate) fn persist(
 ) -> Result<(KeyedSnapshot, PersistStats), StateError> {
     let mut stats = PersistStats::default();
     let (folder, files) = snapshot(shared, frozen, persist.id, &mut stats)?;
-    let started = Instant::now();
+    let started = clock::now();
     let stored = store(shared, persist, &folder, files, &mut stats).and_then(|stored| {
         shared.folder.keep(persist.id, &folder, &stored)?;
         Ok(stored)
     });
     let files = stored.inspect_err(|_| local::remove(&folder))?;
-    stats.upload_ms = started.elapsed().as_millis() as u64;
+    stats.upload_ms = clock::since(started).as_millis() as u64;
     let snapshot = KeyedSnapshot {
         backend: shared.backend_name.clone(),
         key_group_start: shared.groups.start,
@@ -232,16 +232,16 @@ fn snapshot(
 ) -> Result<(PathBuf, Vec<LocalFile>), StateError> {
     let _writer = shared.gate.writer.lock();
     shared.usable()?;
-    let started = Instant::now();
+    let started = clock::now();
     let tables = shared.gate.take(&frozen);
     stats.changed_bytes = shared.write(&tables)?;
     // What was copied because of these is given back before the upload.
     drop(tables);
-    stats.write_ms = started.elapsed().as_millis() as u64;
-    let started = Instant::now();
+    stats.write_ms = clock::since(started).as_millis() as u64;
+    let started = clock::now();
     let folder = shared.folder.snapshot(id)?;
     let files = shared.backend.snapshot(&folder).inspect_err(|_| local::remove(&folder))?;
-    stats.snapshot_ms = started.elapsed().as_millis() as u64;
+    stats.snapshot_ms = clock::since(started).as_millis() as u64;
     drop(frozen);
     Ok((folder, files))
 }

@@ -6,13 +6,13 @@ use std::{
     ops::{ControlFlow, Range},
     path::Path,
     sync::Arc,
-    time::Instant,
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::io::AsyncWriteExt;
 use weir_protocol::part::{FileRef, KeyedSnapshot};
+use weir_runtime::clock;
 use weir_storage::{JobStore, StorageError};
 
 use crate::{
@@ -173,10 +173,10 @@ impl Opening<'_> {
             )));
         }
         let files = snapshot.files.clone();
-        let began = Instant::now();
+        let began = clock::now();
         let stopped = || open.stopped.is_cancelled();
         if let Some(dir) = folder.find(&files, open.local_snapshot.as_deref(), &stopped) {
-            let verified_ms = began.elapsed().as_millis() as u64;
+            let verified_ms = clock::since(began).as_millis() as u64;
             tracing::info!(folder = %dir.display(), verified_ms, "state is restored from local files");
             return Ok(guard::Opened { dir, local: true, files });
         }

@@ -19,7 +19,7 @@ use weir_protocol::{
 use weir_storage::JobStore;
 
 use crate::{
-    backend::{BackendRegistry, Carriage, KeyedBackend},
+    backend::{Carriage, KeyedBackend},
     budget::StateMemory,
     describe::TableShape,
     error::StateError,
@@ -30,6 +30,7 @@ use crate::{
     log::{self, LogTable},
     map::{self, MapTable},
     persist::{self, Persist, PersistStats},
+    registry::BackendRegistry,
     restore,
     slices::SliceTable,
     table::{RowLayout, Table},

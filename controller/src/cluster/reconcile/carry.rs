@@ -1,14 +1,12 @@
 //! From steps to the API server, to supervisors and to storage. Nothing is decided here: a step is carried out, or fails, and the
 //! next look begins anew.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::ObjectMeta;
 use weir_protocol::record::Opening;
+use weir_runtime::clock;
 use weir_storage::S3Keys;
 
 use super::{
@@ -153,7 +151,7 @@ impl Carrying<'_> {
     /// Builds and applies the job's objects; gives how long its certificates hold.
     async fn keep_up(&self) -> Result<Duration, ReconcileError> {
         let kept = kept(self.context, self.identity).await?;
-        let now = certs::seconds(SystemTime::now());
+        let now = certs::seconds(clock::wall());
         let authority = self.certificates(kept.authority, now).await?;
         self.tell(Running::retell);
         let until = match certs::decide(authority.as_ref(), now) {
@@ -309,7 +307,7 @@ impl Carrying<'_> {
             self.context.wake_later(self.identity);
         }
         self.context.jobs.with(self.identity, |entry| {
-            entry.stuck = Some((job.generation, passes.then(|| Instant::now() + jobs::TRY_AGAIN)));
+            entry.stuck = Some((job.generation, passes.then(|| clock::now() + jobs::TRY_AGAIN)));
             entry.report.tell(Told::warning(reasons::events::STALLED, problem.message.clone()));
             entry.report.change(|facts| facts.run = Run::Stalled(problem));
         });

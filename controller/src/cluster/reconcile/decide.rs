@@ -201,13 +201,11 @@ fn next(wanted: &Wanted, job: &ValidJob, accepted: Option<&Accepted>) -> Vec<Ste
 /// Nothing runs and nothing is to. A status that was lost, or that a controller did not come to write, is made again from storage.
 fn rest(held: &Held, job: ValidJob) -> Vec<Step> {
     let said = &held.said;
-    let suspended = job.suspend && !said.ended() && !matches!(said.run, Run::Suspended(_));
     let mut steps = Vec::new();
-    if suspended {
+    if job.suspend && !said.ended() && !matches!(said.run, Run::Suspended(_)) {
         steps.push(Step::SaySuspended);
     }
-    let known = said.term.is_some() && (suspended || said.run != Run::Unknown);
-    if !known {
+    if said.term.is_none() || said.run == Run::Unknown {
         steps.push(Step::ReadBack(Box::new(job)));
     }
     steps

@@ -8,7 +8,9 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
     jiff::Timestamp,
 };
+use kube::Resource;
 use weir_crds::{OnDelete, StreamJob, StreamJobStatus};
+use weir_runtime::clock;
 use weir_storage::S3Keys;
 
 use super::error::{ReconcileError, doing};
@@ -254,7 +256,7 @@ async fn wanted(
     resource: &StreamJob,
     held: Held,
 ) -> Result<Wanted, ReconcileError> {
-    let now = Instant::now();
+    let now = clock::now();
     let (job, problem) = match validate(resource, &context.options.worker_image, &context.options.priority_classes) {
         Ok(job) => (Some(job), None),
         Err(problem) => (last_good(context, identity, resource, held.supervisor.is_some()).await?, Some(problem)),

@@ -1,13 +1,11 @@
 //! Supervisors of jobs: how one is started, what its facts cause here, how it is handed another version, and what its end means.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use weir_protocol::{record::RecordRef, tls::WORKER_NAME};
+use weir_runtime::{clock, tasks};
 use weir_storage::{JobStore, S3Keys};
 
 use crate::{
@@ -194,7 +192,7 @@ fn say_that_it_starts(report: &Report, job: &Job, begin: &Begin, kept: &Kept) {
 /// Runs a supervisor in a task of its own.
 fn run(context: &Arc<Context>, identity: &Identity, generation: i64, parts: Parts) {
     let (about, job) = (Arc::clone(context), identity.clone());
-    let task = tokio::spawn(async move {
+    let task = tasks::spawn(async move {
         let outcome = supervisor::run(parts).await;
         ended(&about, &job, generation, &outcome);
     });
@@ -257,7 +255,7 @@ fn ended(context: &Arc<Context>, identity: &Identity, generation: i64, outcome: 
         let newest = entry.supervisor.take().and_then(|running| running.asked.last().map(|asked| asked.generation));
         let generation = newest.unwrap_or(generation);
         entry.stuck = match outcome {
-            _ if passes(outcome) => Some((generation, Some(Instant::now() + TRY_AGAIN))),
+            _ if passes(outcome) => Some((generation, Some(clock::now() + TRY_AGAIN))),
             Outcome::Failed(_) | Outcome::GivenUp(_) | Outcome::Refused(..) => Some((generation, None)),
             _ => None,
         };

@@ -1,7 +1,9 @@
 //! Processing time, so that a test can hold it. Deadlines that only bound waiting use `Instant` and not this.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
+
+use weir_runtime::clock;
 
 use crate::api::time::Timestamp;
 
@@ -22,7 +24,7 @@ pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now_ms(&self) -> Timestamp {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as Timestamp)
+        clock::wall().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as Timestamp)
     }
 }
 

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
+use weir_runtime::clock;
+
 use crate::api::time::MIN_WATERMARK;
 
 /// A number that only grows.
@@ -57,7 +59,7 @@ pub struct Stopwatch {
 
 impl Default for Stopwatch {
     fn default() -> Self {
-        Self { epoch: Instant::now(), total: AtomicU64::new(0), since: AtomicU64::new(0) }
+        Self { epoch: clock::now(), total: AtomicU64::new(0), since: AtomicU64::new(0) }
     }
 }
 
@@ -81,7 +83,7 @@ impl Stopwatch {
     }
 
     fn micros(&self) -> u64 {
-        self.epoch.elapsed().as_micros() as u64
+        clock::since(self.epoch).as_micros() as u64
     }
 }
 

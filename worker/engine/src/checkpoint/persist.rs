@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crossbeam_channel::{Sender, unbounded};
@@ -20,6 +20,7 @@ use weir_protocol::{
     CheckpointId, SubtaskIndex,
     part::{EventTime, Item, KeyedSnapshot, OperatorPart, SubtaskPart},
 };
+use weir_runtime::clock;
 use weir_state::{Persist, PersistStats, SubtaskState, Uploader};
 
 use crate::{
@@ -274,14 +275,14 @@ impl Stored {
     /// that is never answered would only be seen by its timeout, again and again.
     fn prepare_caught(self) -> Persisted {
         let Self { whose, transaction, mut outcome } = self;
-        let began = Instant::now();
+        let began = clock::now();
         let commits = transaction.and_then(|prepared| {
             let operator = prepared.as_ref().map(|prepared| prepared.operator.clone()).unwrap_or_default();
             catch_unwind(AssertUnwindSafe(|| whose.finish(prepared)))
                 .unwrap_or_else(|panic| Err(Failure { operator, ..whose.panicked("the pre-commit of", &*panic) }))
         });
         if let Ok(done) = &mut outcome {
-            done.prepare = began.elapsed();
+            done.prepare = clock::since(began);
         }
         Persisted { stage: whose.stage, subtask: whose.subtask, id: whose.id, commits, outcome }
     }

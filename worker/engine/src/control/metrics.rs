@@ -28,6 +28,7 @@ use prometheus_client::{
     registry::Registry,
 };
 use weir_protocol::{Attempt, BUILD_VERSION, WorkerId};
+use weir_runtime::clock;
 use weir_state::StateMemory;
 
 use crate::{
@@ -64,7 +65,7 @@ impl Metrics {
             budget,
             memory,
             clock,
-            began: Instant::now(),
+            began: clock::now(),
             turned_ms: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
             acked: Counter::default(),
@@ -91,7 +92,7 @@ impl Metrics {
     /// The control loop turns. A process of which this is not true does not mend itself.
     pub fn is_alive(&self) -> bool {
         let turned = Duration::from_millis(self.watched.turned_ms.load(Ordering::Relaxed));
-        self.watched.began.elapsed().saturating_sub(turned) < SILENT
+        clock::since(self.watched.began).saturating_sub(turned) < SILENT
     }
 
     /// A coordinator may deploy here: the worker lives and has not been told to go.
@@ -100,7 +101,7 @@ impl Metrics {
     }
 
     pub(crate) fn turned(&self) {
-        self.watched.turned_ms.store(self.watched.began.elapsed().as_millis() as u64, Ordering::Relaxed);
+        self.watched.turned_ms.store(clock::since(self.watched.began).as_millis() as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn leaving(&self) {

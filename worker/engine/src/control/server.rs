@@ -29,6 +29,7 @@ use weir_protocol::{
     },
     settings::FailureKind,
 };
+use weir_runtime::tasks;
 use weir_state::{BackendRegistry, StateMemory};
 
 pub use crate::control::LEAVING;
@@ -227,7 +228,7 @@ impl Worker for Service {
         let tell = move |event| events.send(event).map_err(|_| Status::unavailable("this worker is ending"));
         tell(Event::SessionOpened { session, outbox })?;
         let mut said = request.into_inner();
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             loop {
                 let event = match said.message().await {
                     Ok(Some(message)) => Event::Said { session, message: Box::new(message) },

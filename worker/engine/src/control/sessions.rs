@@ -1,11 +1,10 @@
 //! Sessions: which one counts, what is refused, and what of a coordinator that is gone is given up.
 
-use std::time::Instant;
-
 use weir_protocol::{
     BUILD_VERSION, PROTOCOL_VERSION,
     rpc::{FromWorker, Hello, Leaving, Refused, ToWorker, Welcome, from_worker::Message as Answer, to_worker::Message},
 };
+use weir_runtime::clock;
 
 use super::{Control, ORPHANED, Session};
 use crate::deploy::Deployment;
@@ -61,9 +60,9 @@ impl Control {
             return false;
         }
         match standing.early {
-            Some((noticed, since)) if noticed == barrier => since.elapsed() >= ORPHANED,
+            Some((noticed, since)) if noticed == barrier => clock::since(since) >= ORPHANED,
             _ => {
-                standing.early = Some((barrier, Instant::now()));
+                standing.early = Some((barrier, clock::now()));
                 false
             }
         }

@@ -32,6 +32,7 @@ use weir_protocol::{
     Attempt, CheckpointId, WorkerId,
     rpc::{Barrier, Credit, Frame, Peer, frame::Body, worker_client::WorkerClient},
 };
+use weir_runtime::tasks;
 
 use crate::{
     api::{
@@ -223,7 +224,7 @@ impl AttemptNetwork {
         });
         for (link, frames) in outgoing.into_iter().enumerate() {
             let network = Arc::clone(&network);
-            tokio::spawn(async move {
+            tasks::spawn(async move {
                 let closed = network.closed.clone();
                 let ended = tokio::select! {
                     () = closed.cancelled() => return,
@@ -470,7 +471,7 @@ impl ExchangeHub {
         let granted = network.links[link].granted.lock().take();
         let granted = granted.ok_or_else(|| Status::already_exists(format!("worker {peer} has a stream already")))?;
         let closed = network.closed.clone();
-        tokio::spawn(async move { network.receive_from(link, frames).await });
+        tasks::spawn(async move { network.receive_from(link, frames).await });
         Ok(UnboundedReceiverStream::new(granted).map(Ok).take_until(closed.cancelled_owned()))
     }
 

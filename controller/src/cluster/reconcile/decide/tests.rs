@@ -23,8 +23,8 @@ fn accepted(job: &ValidJob) -> Accepted {
     Accepted { generation: job.generation, spec: job.spec.clone(), image, restored_from: None }
 }
 
-fn keys(id: &str) -> Option<S3Keys> {
-    Some(S3Keys { access_key_id: id.to_string(), secret_access_key: "s".to_string(), session_token: None })
+fn keys(id: &str) -> S3Keys {
+    S3Keys { access_key_id: id.to_string(), secret_access_key: "s".to_string(), session_token: None }
 }
 
 /// Nothing is there of this job but its resource.
@@ -32,7 +32,7 @@ fn new(job: &ValidJob) -> Wanted {
     Wanted {
         problem: None,
         job: Some(job.clone()),
-        keys: Keys::With(keys("a")),
+        keys: Keys::With(Some(keys("a"))),
         accepted: None,
         held: Held { pods_unknown: true, ..Held::default() },
         pods: Some(Vec::new()),
@@ -43,10 +43,10 @@ fn new(job: &ValidJob) -> Wanted {
 /// A supervisor runs this version of it.
 fn running(job: &ValidJob) -> Wanted {
     let supervised = Supervised {
-        job: plan::with_template(job, "weir/worker:1".to_string(), keys("a").as_ref()),
+        job: plan::with_template(job, "weir/worker:1".to_string(), Some(&keys("a"))),
         asked: vec![accepted(job)],
         ending: false,
-        keys: keys("a"),
+        keys: Some(keys("a")),
     };
     let said = status::Facts { run: Run::Running, running: Some(job.generation), ..status::Facts::default() };
     let held = Held { supervisor: Some(supervised), said, ..Held::default() };
@@ -79,7 +79,7 @@ fn a_job_goes_from_its_resource_to_a_supervisor_in_this_order() {
     let missing = Problem { reason: reasons::STORAGE_SECRET_MISSING, message: String::new() };
     let foreign = Problem { reason: reasons::INVALID_STORAGE, message: String::new() };
     let (soon, later) = (Some(LOOK_SOON.as_secs()), Some(LOOK_AGAIN.as_secs()));
-    let cases = [
+    let cases = vec![
         ("it is new", new(&plain), false, "Hold Apply fine NoWorkers Start(Newest)", later),
         ("it is held already", new(&plain), true, "Apply fine NoWorkers Start(Newest)", later),
         (
@@ -127,7 +127,7 @@ fn a_job_goes_from_its_resource_to_a_supervisor_in_this_order() {
         ),
         (
             "its keys have changed",
-            Wanted { keys: Keys::With(keys("b")), ..running(&plain) },
+            Wanted { keys: Keys::With(Some(keys("b"))), ..running(&plain) },
             true,
             "Apply fine KeepRunning LetGo",
             later,
@@ -141,7 +141,7 @@ fn a_job_goes_from_its_resource_to_a_supervisor_in_this_order() {
 
 #[test]
 fn a_supervisor_that_ends_is_not_told_to_let_go_too() {
-    let mut wanted = Wanted { keys: Keys::With(keys("b")), ..running(&job("", 1)) };
+    let mut wanted = Wanted { keys: Keys::With(Some(keys("b"))), ..running(&job("", 1)) };
     wanted.held.supervisor.as_mut().unwrap().ending = true;
     let facts = of(Subject::Wanted(Box::new(wanted)), true);
     assert_eq!(course(&facts).0, "Apply fine KeepRunning");
@@ -170,7 +170,7 @@ fn a_job_that_rests_has_a_status_also_where_nobody_wrote_one() {
         course(&of(Subject::Wanted(Box::new(wanted)), true)).0
     };
     assert_eq!(resting(Run::Unknown, None), "Apply fine SaySuspended ReadBack");
-    assert_eq!(resting(Run::Unknown, Some(3)), "Apply fine SaySuspended");
+    assert_eq!(resting(Run::Unknown, Some(3)), "Apply fine SaySuspended ReadBack");
     assert_eq!(resting(Run::Suspended(None), Some(3)), "Apply fine");
     assert_eq!(resting(Run::Suspended(None), None), "Apply fine ReadBack");
     assert_eq!(resting(Run::Succeeded, Some(3)), "Apply fine");
