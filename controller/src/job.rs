@@ -1,6 +1,8 @@
 //! From a StreamJob to a job that can be run: names, plan request, settings, policies. On this machine it comes from a file and
 //! the command line ([`Job::local`]), in a cluster from the API server ([`Job::of`]).
 
+mod settings;
+
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -143,6 +145,8 @@ pub struct Job {
     pub restore_from: Option<RestoreWish>,
     /// The resource's `suspend`.
     pub suspend: bool,
+    /// What the script sets and the resource has otherwise.
+    pub warnings: Vec<String>,
 }
 
 impl Job {
@@ -152,11 +156,16 @@ impl Job {
         let unreadable = |source| ReadError::File { path: shown.clone(), source };
         let text = std::fs::read_to_string(path).map_err(unreadable)?;
         let base = std::fs::canonicalize(path).map_err(unreadable)?;
-        let base = base.parent().unwrap_or(Path::new("/"));
-        let job = load_job(&text).map_err(|error| ReadError::Job { path: shown.clone(), error })?;
+        Self::of_text(&text, &shown, base.parent().unwrap_or(Path::new("/")), overrides)
+    }
+
+    /// A job of this machine, out of its YAML; relative paths are taken from `base`.
+    pub fn of_text(text: &str, shown: &str, base: &Path, overrides: &Overrides) -> Result<Self, ReadError> {
+        let path = || shown.to_string();
+        let job = load_job(text).map_err(|error| ReadError::Job { path: path(), error })?;
         let url = storage_url(&job.spec.checkpoint.storage.url, base);
         url.and_then(|url| Self::new(job, url, base.display().to_string(), overrides))
-            .map_err(|message| ReadError::NotHere { path: shown, message })
+            .map_err(|message| ReadError::NotHere { path: path(), message })
     }
 
     /// A job of a cluster, as the API server has it. What is wrong is said with the field's path.
@@ -173,6 +182,7 @@ impl Job {
 
     fn new(job: StreamJob, storage_url: String, base_dir: String, overrides: &Overrides) -> Result<Self, String> {
         let generation = job.metadata.generation.unwrap_or_default();
+        let settled = settings::settle(&job.spec)?;
         let name = JobName {
             namespace: job.metadata.namespace.unwrap_or_else(|| DEFAULT_NAMESPACE.to_string()),
             name: job.metadata.name.unwrap_or_default(),
@@ -190,7 +200,7 @@ impl Job {
             ..
         } = job.spec;
         let (replicas, slots) =
-            (overrides.workers.unwrap_or(workers.replicas), overrides.slots.unwrap_or(workers.slots));
+            (overrides.workers.unwrap_or(workers.replicas), overrides.slots.unwrap_or(settled.slots));
         if u64::from(replicas) * u64::from(slots) > u64::from(max_parallelism) {
             return Err(format!(
                 "{replicas} workers × {slots} slots are more than maxParallelism {max_parallelism}: ask for fewer"
@@ -207,9 +217,9 @@ impl Job {
                     endpoint: checkpoint.storage.endpoint,
                     region: checkpoint.storage.region,
                 },
-                state_backend: state.backend,
+                state_backend: settled.backend,
                 state_options: state.options,
-                mode: match checkpoint.mode {
+                mode: match settled.mode {
                     ApiMode::ExactlyOnce => CheckpointMode::ExactlyOnce,
                     ApiMode::AtLeastOnce => CheckpointMode::AtLeastOnce,
                 },
@@ -226,7 +236,7 @@ impl Job {
             standby: workers.standby,
             template: WorkerTemplate::default(),
             policy: Policy {
-                interval: checkpoint.interval.0,
+                interval: settled.interval,
                 min_pause: checkpoint.min_pause.0,
                 timeout: checkpoint.timeout.0,
                 tolerable_failures: checkpoint.tolerable_failures,
@@ -244,6 +254,7 @@ impl Job {
                 .filter(|wish| wish.record.is_some() || wish.previous.unwrap_or_default())
                 .map(RestoreWish::from),
             suspend,
+            warnings: settled.warnings,
         })
     }
 

@@ -40,9 +40,9 @@ use crate::{duration::Duration, quantity::Quantity, status::StreamJobStatus};
     printcolumn(name = "State size", type_ = "string", json_path = ".status.stateSize"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", priority = 1)
 )]
-#[x_kube(validation = ("self.workers.replicas * self.workers.slots <= self.maxParallelism",
+#[x_kube(validation = ("self.workers.replicas * (has(self.workers.slots) ? self.workers.slots : 1) <= self.maxParallelism",
     "more slots than key groups: replicas × slots must not exceed maxParallelism"))]
-#[x_kube(validation = ("self.state.backend == oldSelf.state.backend || self.upgrade.mode == 'Stateless'",
+#[x_kube(validation = ("!has(self.state.backend) || !has(oldSelf.state.backend) || self.state.backend == oldSelf.state.backend || self.upgrade.mode == 'Stateless'",
     "state.backend cannot change while state is kept: set upgrade.mode to Stateless, which starts from nothing, or leave it"))]
 #[serde(rename_all = "camelCase")]
 pub struct StreamJobSpec {
@@ -93,10 +93,11 @@ pub struct Workers {
     #[schemars(range(max = 1024))]
     #[x_kube(validation = ("self >= 1", "must be 1 at least: to stop the job and keep its state, set spec.suspend to true"))]
     pub replicas: u32,
-    /// How many subtasks of each stage a worker runs. The parallelism of the job is replicas × slots.
-    #[serde(default = "defaults::one")]
+    /// How many subtasks of each stage a worker runs. The parallelism of the job is replicas × slots. If absent, as many as
+    /// `SET 'parallelism.default'` asks for, else 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 256))]
-    pub slots: u32,
+    pub slots: Option<u32>,
     /// The number of spare workers that are kept running beside the replicas: one takes a lost worker's place without waiting
     /// for a pod to start.
     #[serde(default)]
@@ -191,16 +192,16 @@ pub struct Resources {
 }
 
 /// The state backend, which holds keyed state while the job runs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct State {
     /// The name of the backend. `rocksdb`: state is on the worker's disk and may be larger than memory. `memory` (also called
     /// `hashmap` and `filesystem`): state is in memory, snapshots are in storage. `jobmanager`: state is in memory, and a
     /// subtask's snapshot, of 5 MiB at most, is inside the checkpoint's record. Or a name that the worker image registers. It
-    /// cannot change while state is kept.
-    #[serde(default = "defaults::backend")]
+    /// cannot change while state is kept. If absent, what `SET 'state.backend.type'` says, else `rocksdb`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
-    pub backend: String,
+    pub backend: Option<String>,
     /// Options of the backend. `rocksdb` has `compression` (`lz4`, `none`), `block-size` (bytes) and `background-jobs`; the
     /// others of Weir's own have none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -213,10 +214,11 @@ pub struct State {
 pub struct Checkpoint {
     /// Where checkpoints are stored.
     pub storage: Storage,
-    /// The time from the trigger of one checkpoint to the next, such as `10s`; 10ms at least.
-    #[serde(default = "defaults::interval")]
+    /// The time from the trigger of one checkpoint to the next, such as `10s`; 10ms at least. If absent, what
+    /// `SET 'execution.checkpointing.interval'` says, else 10s.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = ("duration(self) >= duration('10ms')", "is too short: at least 10ms"))]
-    pub interval: Duration,
+    pub interval: Option<Duration>,
     /// How long a checkpoint may take before it is aborted and counts as failed; 1s at least.
     #[serde(default = "defaults::timeout")]
     #[x_kube(validation = ("duration(self) >= duration('1s')", "is too short: at least 1s"))]
@@ -225,9 +227,9 @@ pub struct Checkpoint {
     #[serde(default)]
     pub min_pause: Duration,
     /// The guarantee for records in state. `ExactlyOnce`: each counts once. `AtLeastOnce`: checkpoints wait less, and records
-    /// may count twice after a failure.
-    #[serde(default)]
-    pub mode: CheckpointMode,
+    /// may count twice after a failure. If absent, what `SET 'execution.checkpointing.mode'` says, else `ExactlyOnce`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<CheckpointMode>,
     /// How the barriers of a checkpoint are aligned where a subtask has several inputs.
     #[serde(default)]
     pub alignment: Alignment,
@@ -396,19 +398,13 @@ impl Default for Workers {
     fn default() -> Self {
         Self {
             replicas: defaults::one(),
-            slots: defaults::one(),
+            slots: None,
             standby: 0,
             image: None,
             image_pull_policy: None,
             resources: Resources::default(),
             pod_template: None,
         }
-    }
-}
-
-impl Default for State {
-    fn default() -> Self {
-        Self { backend: defaults::backend(), options: BTreeMap::new() }
     }
 }
 
@@ -442,12 +438,6 @@ mod defaults {
     }
     pub fn max_parallelism() -> u32 {
         128
-    }
-    pub fn backend() -> String {
-        "rocksdb".to_string()
-    }
-    pub fn interval() -> Duration {
-        Duration::from_secs(10)
     }
     pub fn timeout() -> Duration {
         Duration::from_secs(600)

@@ -6,6 +6,7 @@ pub mod ids;
 pub mod part;
 pub mod paths;
 pub mod record;
+pub mod script;
 pub mod settings;
 pub mod start;
 pub mod stored;

@@ -33,16 +33,32 @@ const REFUSED: u8 = 2;
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Answer {
-    Plan(PlanDescription),
-    Errors { errors: Vec<PlanError> },
+    Plan {
+        #[serde(flatten)]
+        plan: PlanDescription,
+        /// What the script asks.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        answers: Vec<weir_sql::Answer>,
+    },
+    Errors {
+        errors: Vec<PlanError>,
+    },
 }
 
 fn answer(catalog: &Catalog, request: &[u8]) -> Answer {
     let refused = |error: PlanError| Answer::Errors { errors: vec![error] };
     match serde_json::from_slice::<PlanRequest>(request) {
         Ok(request) => {
-            let planned = weir_sql::plan(&request, catalog).and_then(|graph| look_at_inputs(&graph).map(|()| graph));
-            planned.map_or_else(refused, |graph| Answer::Plan(explain(&graph)))
+            let planned = match weir_sql::plan(&request, catalog) {
+                Ok(graph) => look_at_inputs(&graph).map(|()| graph),
+                Err(first) => {
+                    let errors = weir_sql::faults(&request, catalog);
+                    return Answer::Errors { errors: if errors.is_empty() { vec![first] } else { errors } };
+                }
+            };
+            let answered =
+                |graph| Answer::Plan { plan: explain(&graph), answers: weir_sql::answers(&request, catalog) };
+            planned.map_or_else(refused, answered)
         }
         Err(error) => refused(PlanError {
             line: None,
@@ -83,7 +99,7 @@ fn answered(catalog: &Catalog, mut input: impl Read, mut output: impl Write) -> 
         Ok(answer)
     });
     match answered {
-        Ok(Answer::Plan(_)) => ExitCode::SUCCESS,
+        Ok(Answer::Plan { .. }) => ExitCode::SUCCESS,
         Ok(Answer::Errors { .. }) => ExitCode::from(REFUSED),
         Err(error) => {
             tracing::error!(%error, "the plan could not be answered");

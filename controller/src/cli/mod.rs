@@ -5,6 +5,7 @@ mod controller;
 mod probe;
 mod run;
 mod show_plan;
+mod sql;
 
 use std::{
     fmt,
@@ -50,7 +51,10 @@ enum Command {
     /// Run a job on this machine. Ctrl-C takes a last checkpoint and stops; running again goes on from it.
     #[command(after_help = EXIT_CODES)]
     Run(RunArgs),
-    /// Check a job's YAML and SQL; nothing is started.
+    /// Run a script of Flink SQL on this machine, without YAML; without a script: a prompt.
+    #[command(after_help = EXIT_CODES)]
+    Sql(sql::SqlArgs),
+    /// Check a job's YAML and SQL, or a script (`….sql`) alone; nothing is started.
     Validate(JobArgs),
     /// Show what would run: stages, exchanges, operators, where state is kept and what bounds it.
     Plan {
@@ -224,9 +228,13 @@ async fn execute(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(args) => Box::pin(run::run(args)).await,
         Command::Controller(args) => controller::run(args).await,
+        Command::Sql(args) => Box::pin(sql::run(args)).await,
+        Command::Validate(args) if args.file.extension().is_some_and(|end| end.eq_ignore_ascii_case("sql")) => {
+            sql::validate(&args.file).await
+        }
         Command::Validate(args) => {
             let (job, plan) = read_and_plan(&args.file, &Overrides::default()).await?;
-            for warning in planner::warnings(&plan.description) {
+            for warning in job.warnings.iter().cloned().chain(planner::warnings(&plan.description)) {
                 println!("warning: {warning}");
             }
             println!("{} holds: {} can run", args.file.display(), job.name);

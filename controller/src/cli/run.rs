@@ -1,13 +1,13 @@
 //! `weir run`.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use tokio::{
     signal::unix::{self, SignalKind},
     sync::mpsc,
 };
 use weir_crds::StreamJobStatus;
-use weir_protocol::{ids::random_digits, settings::FailureKind};
+use weir_protocol::{ids::random_digits, settings::FailureKind, stored::FORMAT};
 use weir_storage::JobStore;
 
 use super::{Exit, Failure, RunArgs};
@@ -18,7 +18,7 @@ use crate::{
     state_dir::{LocalObserver, RESTORED_FILE, STATUS_FILE, StateDir},
     supervisor::{self, Control, Outcome, Parts},
     takeover::{Refusal, Restore},
-    ui::{self, Weight},
+    ui::{self, Ui, Weight},
     workers::planner,
 };
 
@@ -62,8 +62,6 @@ pub async fn run(args: RunArgs) -> Result<(), Failure> {
         None => Restore::Latest,
     };
 
-    let (platform_events, events) = mpsc::channel(PLATFORM_QUEUE);
-    let platform = Local::new(binary, job.settings.memory_budget, state_dir.clone(), platform_events);
     let mut ui = ui::choose(args.plain);
     ui.event(
         Weight::Change,
@@ -79,40 +77,124 @@ pub async fn run(args: RunArgs) -> Result<(), Failure> {
             ),
         );
     }
-    for warning in planner::warnings(&plan.description) {
+    for warning in job.warnings.iter().cloned().chain(planner::warnings(&plan.description)) {
         ui.event(Weight::Bad, &format!("warning: {warning}"));
     }
-    let control =
-        signals().map_err(|error| Failure::new(Exit::Environment, format!("signals cannot be received: {error}")))?;
-    let outcome = supervisor::run(Parts {
-        coordinator: coordinator_name(),
-        cluster: CLUSTER.to_string(),
-        owner: state_dir.owner().to_string(),
-        fingerprint: Some(plan.fingerprint),
+    let (_, control) = signals(true)
+        .map_err(|error| Failure::new(Exit::Environment, format!("signals cannot be received: {error}")))?;
+    let outcome = supervise(Start {
+        binary,
+        fingerprint: plan.fingerprint,
         restore,
         adopt: wish.as_ref().is_some_and(|wish| wish.record.is_none()),
         accept_lost_output: args.accept_lost_output || wish.is_some_and(|wish| wish.accept_lost_output),
         format: args.state_format,
-        wish: restored.clone().filter(|_| !acted),
-        resume: false,
-        failed: 0,
+        acts: restored.clone().filter(|_| !acted),
+        wish: restored,
         store,
-        platform: Box::new(platform),
-        platform_events: events,
+        state_dir,
+        ui,
         control,
-        observer: Box::new(LocalObserver::new(state_dir, ui, restored)),
-        tls: None,
         job,
     })
     .await;
     ended(outcome)
 }
 
-/// The first Ctrl-C or SIGTERM asks for a last checkpoint and an end, every further one for an end at once.
-fn signals() -> std::io::Result<mpsc::Receiver<Control>> {
+/// A planned job, and how it begins.
+pub(super) struct Start {
+    /// What runs.
+    pub job: Job,
+    /// The worker binary.
+    pub binary: PathBuf,
+    /// Of the plan.
+    pub fingerprint: String,
+    /// What it begins from.
+    pub restore: Restore,
+    /// Also what another owner has left.
+    pub adopt: bool,
+    /// See `weir run --accept-lost-output`.
+    pub accept_lost_output: bool,
+    /// The version in which checkpoints are written.
+    pub format: u32,
+    /// The YAML's wish to restore.
+    pub wish: Option<String>,
+    /// The same, where it acts this time.
+    pub acts: Option<String>,
+    /// Where its checkpoints are.
+    pub store: JobStore,
+    /// Where it works.
+    pub state_dir: Arc<StateDir>,
+    /// What is seen of it.
+    pub ui: Box<dyn Ui>,
+    /// What it is told meanwhile.
+    pub control: mpsc::Receiver<Control>,
+}
+
+impl Start {
+    /// With nothing to go on from.
+    pub fn anew(
+        job: Job,
+        binary: PathBuf,
+        fingerprint: String,
+        state_dir: Arc<StateDir>,
+        store: JobStore,
+        ui: Box<dyn Ui>,
+        control: mpsc::Receiver<Control>,
+    ) -> Self {
+        Self {
+            restore: Restore::Latest,
+            adopt: false,
+            accept_lost_output: false,
+            format: FORMAT,
+            wish: None,
+            acts: None,
+            job,
+            binary,
+            fingerprint,
+            state_dir,
+            store,
+            ui,
+            control,
+        }
+    }
+}
+
+/// Runs a job on processes of this machine until it ends or is told to.
+pub(super) async fn supervise(start: Start) -> Outcome {
+    let (platform_events, events) = mpsc::channel(PLATFORM_QUEUE);
+    let memory = start.job.settings.memory_budget;
+    let platform = Local::new(start.binary, memory, start.state_dir.clone(), platform_events);
+    supervisor::run(Parts {
+        coordinator: coordinator_name(),
+        cluster: CLUSTER.to_string(),
+        owner: start.state_dir.owner().to_string(),
+        fingerprint: Some(start.fingerprint),
+        restore: start.restore,
+        adopt: start.adopt,
+        accept_lost_output: start.accept_lost_output,
+        format: start.format,
+        wish: start.acts,
+        resume: false,
+        failed: 0,
+        store: start.store,
+        platform: Box::new(platform),
+        platform_events: events,
+        control: start.control,
+        observer: Box::new(LocalObserver::new(start.state_dir, start.ui, start.wish)),
+        tls: None,
+        job: start.job,
+    })
+    .await
+}
+
+/// The first Ctrl-C or SIGTERM asks for an end, after a last checkpoint if one is wanted, every further one for an end at once.
+/// What else is to be told goes to the sender.
+pub(super) fn signals(last_checkpoint: bool) -> std::io::Result<(mpsc::Sender<Control>, mpsc::Receiver<Control>)> {
     let (mut interrupt, mut terminate) =
         (unix::signal(SignalKind::interrupt())?, unix::signal(SignalKind::terminate())?);
     let (control, told) = mpsc::channel(CONTROL_QUEUE);
+    let sender = control.clone();
     weir_runtime::tasks::spawn(async move {
         let mut first = true;
         loop {
@@ -121,15 +203,14 @@ fn signals() -> std::io::Result<mpsc::Receiver<Control>> {
                 Some(()) = terminate.recv() => "a signal to end",
                 else => return,
             };
-            let what =
-                if first { Control::Stop { last_checkpoint: true, why: why.to_string() } } else { Control::Kill };
+            let what = if first { Control::Stop { last_checkpoint, why: why.to_string() } } else { Control::Kill };
             first = false;
             if control.send(what).await.is_err() {
                 return;
             }
         }
     });
-    Ok(told)
+    Ok((sender, told))
 }
 
 /// What is to be restored, and whether the YAML says so: there a value acts once.
@@ -159,7 +240,8 @@ fn coordinator_name() -> String {
     format!("{host}:{}:{}", std::process::id(), random_digits(8))
 }
 
-fn ended(outcome: Outcome) -> Result<(), Failure> {
+/// What an outcome is for whoever asked.
+pub(super) fn ended(outcome: Outcome) -> Result<(), Failure> {
     let (exit, message) = match outcome {
         Outcome::Succeeded | Outcome::Stopped | Outcome::Left => return Ok(()),
         Outcome::StoppedWithoutCheckpoint(reason) => (

@@ -152,7 +152,9 @@ impl Supervisor {
                 let fingerprint = plan.fingerprint.clone();
                 wanted.fingerprint = Some(plan.fingerprint);
                 let wanted = wanted.clone();
-                self.tell(&Fact::Planned { generation, fingerprint, warnings: planner::warnings(&plan.description) });
+                let mut warnings = wanted.job.warnings.clone();
+                warnings.extend(planner::warnings(&plan.description));
+                self.tell(&Fact::Planned { generation, fingerprint, warnings });
                 Planned::Fits { same: self.runs_already(&wanted) }
             }
             Err(error @ PlanError::Script { .. }) => refused(FailureKind::Plan, &error),

@@ -21,6 +21,9 @@ const PLAN_TIMEOUT: Duration = Duration::from_mins(1);
 /// Characters of a script's line that an error shows, around its column.
 const SHOWN: usize = 160;
 
+/// Where the script of a StreamJob stands.
+const FIELD: &str = "spec.sql";
+
 /// The exit code of a Rust program that panicked.
 const PANICKED: i32 = 101;
 
@@ -53,12 +56,14 @@ pub struct ScriptError {
 #[derive(Debug, Error)]
 pub enum PlanError {
     /// The script is wrong.
-    #[error("{}", in_words(.errors, .script))]
+    #[error("{}", in_words(.errors, .script, .file))]
     Script {
         /// What is wrong, never empty.
         errors: Vec<ScriptError>,
         /// The script, to show the lines.
         script: String,
+        /// Where it stands.
+        file: String,
     },
     /// The script is right, and the job's state does not fit it.
     #[error("{0}")]
@@ -74,6 +79,23 @@ pub enum PlanError {
         /// Why, and the end of what it logged.
         reason: String,
     },
+}
+
+impl PlanError {
+    /// The same, of a script that stands in a file of its own, behind so many lines that were put before it.
+    #[must_use]
+    pub fn of_script(self, file: &str, above: u64) -> Self {
+        match self {
+            Self::Script { mut errors, script, .. } => {
+                let script: Vec<&str> = script.lines().skip(usize::try_from(above).unwrap_or(usize::MAX)).collect();
+                for error in &mut errors {
+                    error.line = error.line.map(|line| line.saturating_sub(above).max(1));
+                }
+                Self::Script { errors, script: script.join("\n"), file: file.to_string() }
+            }
+            other => other,
+        }
+    }
 }
 
 /// Runs `weir-worker plan`.
@@ -154,7 +176,7 @@ fn unanswered(status: &Status) -> PlanError {
 /// A plan, or what is wrong with the script; an error without content is an answer that says neither.
 fn understood(answer: Value, request: &PlanRequest) -> Result<Plan, Option<PlanError>> {
     if let Some(errors) = script_errors(&answer) {
-        return Err(Some(PlanError::Script { errors, script: request.script.clone() }));
+        return Err(Some(PlanError::Script { errors, script: request.script.clone(), file: FIELD.to_string() }));
     }
     match answer.get("fingerprint").and_then(Value::as_str) {
         Some(fingerprint) => Ok(Plan { fingerprint: fingerprint.to_string(), description: answer }),
@@ -189,12 +211,12 @@ fn script_errors(answer: &Value) -> Option<Vec<ScriptError>> {
 }
 
 /// Each error with its line of the script and a caret below the column.
-fn in_words(errors: &[ScriptError], script: &str) -> String {
-    errors.iter().map(|error| error.in_words(script)).collect::<Vec<_>>().join("\n")
+fn in_words(errors: &[ScriptError], script: &str, file: &str) -> String {
+    errors.iter().map(|error| error.in_words(script, file)).collect::<Vec<_>>().join("\n")
 }
 
 impl ScriptError {
-    fn in_words(&self, script: &str) -> String {
+    fn in_words(&self, script: &str, file: &str) -> String {
         let place = match (self.line, self.column) {
             (Some(line), Some(column)) => format!(", line {line}, column {column}"),
             (Some(line), None) => format!(", line {line}"),
@@ -212,7 +234,7 @@ impl ScriptError {
             let caret = column.map_or_else(String::new, |column| format!("\n    {}^", " ".repeat(column - from)));
             format!("\n    {part}{caret}")
         });
-        format!("spec.sql{place}: {}{remedy}{shown}", self.message)
+        format!("{file}{place}: {}{remedy}{shown}", self.message)
     }
 }
 
@@ -230,6 +252,7 @@ mod tests {
                 remedy: Some("did you mean key?".into()),
             }],
             script: "INSERT INTO o\nSELECT kex FROM t".into(),
+            file: FIELD.into(),
         };
         assert_eq!(
             error.to_string(),
@@ -238,9 +261,17 @@ mod tests {
     }
 
     #[test]
+    fn lines_that_were_put_before_a_script_are_not_counted() {
+        let script = "SET 'a' = 'b';\nSELECT kex FROM t".to_string();
+        let errors = vec![ScriptError { line: Some(2), column: Some(8), message: "no".into(), remedy: None }];
+        let error = PlanError::Script { errors, script, file: FIELD.into() }.of_script("a.sql", 1);
+        assert_eq!(error.to_string(), "a.sql, line 1, column 8: no\n    SELECT kex FROM t\n           ^");
+    }
+
+    #[test]
     fn of_a_long_line_only_what_is_around_the_column_is_shown() {
         let error = ScriptError { line: Some(1), column: Some(5_001), message: "no".into(), remedy: None };
-        let told = error.in_words(&format!("{}x{}", " ".repeat(5_000), "y".repeat(50_000)));
+        let told = error.in_words(&format!("{}x{}", " ".repeat(5_000), "y".repeat(50_000)), FIELD);
         let lines: Vec<&str> = told.lines().collect();
         assert_eq!(lines.len(), 3, "{told}");
         assert_eq!(lines[1].find('x'), lines[2].find('^'));

@@ -89,7 +89,7 @@ impl ConnectorFactory for Blackhole {
 }
 
 /// Nothing is pending, so nothing is published.
-struct NoCommits;
+pub(crate) struct NoCommits;
 
 #[async_trait]
 impl Committer for NoCommits {

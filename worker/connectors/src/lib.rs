@@ -48,6 +48,7 @@ mod nexmark;
 mod options;
 mod pace;
 mod registry;
+mod results;
 mod spec;
 mod strided;
 #[cfg(test)]
@@ -60,4 +61,5 @@ pub use filesystem::Filesystem;
 pub use kafka::{Kafka, UpsertKafka};
 pub use nexmark::{Nexmark, event_schema as nexmark_schema};
 pub use registry::ConnectorRegistry;
+pub use results::RESULTS;
 pub use spec::{Accepts, ChangelogMode, ConnectorFactory, Metadata, OptionDoc, TableSpec};

@@ -14,6 +14,7 @@ use crate::filesystem::Filesystem;
 use crate::kafka::{Kafka, UpsertKafka};
 use crate::nexmark::Nexmark;
 use crate::options::{matches_pattern, nearest};
+use crate::results::{RESULTS, Results};
 use crate::spec::{Accepts, ConnectorFactory, Metadata, TableSpec};
 
 /// The connectors that a script may name.
@@ -39,6 +40,7 @@ impl ConnectorRegistry {
         registry.register("nexmark", Arc::new(Nexmark));
         registry.register("print", Arc::new(Print));
         registry.register("upsert-kafka", Arc::new(UpsertKafka));
+        registry.register(RESULTS, Arc::new(Results));
         registry
     }
 
@@ -52,9 +54,9 @@ impl ConnectorRegistry {
         self.closed.extend(folders);
     }
 
-    /// The names, sorted.
+    /// The names that a script may write, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.factories.keys().map(String::as_str)
+        self.factories.keys().map(String::as_str).filter(|name| !name.starts_with('$'))
     }
 
     /// The connector of this name.

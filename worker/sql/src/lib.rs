@@ -28,6 +28,7 @@ pub use explain::{
 };
 pub use names::catalog::Catalog;
 pub use parse::bounds::PLANNING_STACK;
+pub use script::answers::Answer;
 pub use settings::SETTINGS;
 pub use weir_protocol::settings::PlanRequest;
 
@@ -42,17 +43,31 @@ use script::{Planned, Sharing};
 ///
 /// On a thread whose stack holds the deepest expression that is let through: what one caller can plan every other can.
 pub fn plan(request: &PlanRequest, catalog: &Catalog) -> Result<JobGraph, PlanError> {
+    on_planners_stack(|| plan_here(request, catalog))?
+}
+
+fn on_planners_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, PlanError> {
     thread::scope(|scope| {
         let planner = thread::Builder::new().name("planner".to_string()).stack_size(PLANNING_STACK);
-        let planned = planner.spawn_scoped(scope, || plan_here(request, catalog)).map_err(|error| {
+        let planned = planner.spawn_scoped(scope, work).map_err(|error| {
             PlanError::new(
                 Place::default(),
                 format!("the planner's thread could not be started: {error}"),
                 "give the worker more memory, or let it have more threads",
             )
         })?;
-        planned.join().unwrap_or_else(|panic| resume_unwind(panic))
+        Ok(planned.join().unwrap_or_else(|panic| resume_unwind(panic)))
     })
+}
+
+/// All that is wrong with a script, in the order of its lines; nothing where it can be planned.
+pub fn faults(request: &PlanRequest, catalog: &Catalog) -> Vec<PlanError> {
+    on_planners_stack(|| script::faults(request, catalog)).unwrap_or_else(|error| vec![error])
+}
+
+/// What a script asks with SHOW, DESCRIBE and EXPLAIN, answered; nothing where it cannot be read.
+pub fn answers(request: &PlanRequest, catalog: &Catalog) -> Vec<Answer> {
+    on_planners_stack(|| script::answers(request, catalog)).unwrap_or_default()
 }
 
 fn plan_here(request: &PlanRequest, catalog: &Catalog) -> Result<JobGraph, PlanError> {

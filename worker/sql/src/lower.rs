@@ -3,6 +3,7 @@
 
 mod aggregate;
 mod calc;
+pub(crate) mod constant;
 mod dedup;
 mod join;
 pub(crate) mod scan;

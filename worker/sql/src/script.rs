@@ -1,5 +1,10 @@
 //! Statement after statement: tables and views into the catalog, all INSERTs into one plan.
 
+pub(crate) mod answers;
+mod hints;
+mod names;
+mod results;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -7,12 +12,12 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion_common::{Column as ColumnName, ScalarValue};
 use datafusion_expr::{Expr, ExprSchemable, LogicalPlan, Projection};
-use datafusion_sql::sqlparser::ast::{Ident, Query, SelectItem, SetExpr, Spanned};
+use datafusion_sql::sqlparser::ast::{self, Ident, Query, SelectItem, SetExpr, Spanned};
 use weir_connectors::Metadata;
 use weir_engine::{Kin, PlanWarning, Stage, StageHead};
 use weir_protocol::settings::PlanRequest;
 
-use crate::error::{Place, PlanError, suggest};
+use crate::error::{Place, PlanError};
 use crate::logical::columns::{Time, of_expr};
 use crate::logical::exprs::{cast_to, plan_expr, plan_query, unqualified};
 use crate::logical::optimize::{analyze, optimize};
@@ -21,15 +26,20 @@ use crate::lower::{Lowered, lower};
 use crate::names::catalog::{Catalog, Column, Names, Origin, Table, View, Watermark};
 use crate::parse::bounds::check_script;
 use crate::parse::check::{check_expr, check_query, unknown_column};
-use crate::parse::dialect::{ColumnKind, Conflict, CreateTable, CreateView, Insert, Statement, parse_script};
+use crate::parse::dialect::{
+    ColumnDef, ColumnKind, Conflict, CreateTable, CreateView, Insert, WatermarkDef, parse_script,
+};
 use crate::parse::locate::locate;
+use crate::parse::loose::Hints;
+use crate::parse::statements::{Name, Statement};
 use crate::parse::types::{casts_implicitly, flink_name};
 use crate::physical::build::Builder;
 use crate::physical::build::sink::Writes;
 use crate::physical::changelog::Needs;
 use crate::physical::show::Shown;
 use crate::physical::tree::Tree;
-use crate::settings::Settings;
+use crate::script::answers::Answer;
+use crate::settings::{Settings, Taken};
 
 /// What a script comes to.
 pub struct Planned {
@@ -54,45 +64,71 @@ pub enum Sharing {
 
 /// Plans the script.
 pub fn plan_script(request: &PlanRequest, catalog: &Catalog, sharing: Sharing) -> Result<Planned, PlanError> {
-    let (mut script, inserts) = read_script(request, catalog)?;
+    let first = |errors: Vec<PlanError>| errors.into_iter().next().unwrap_or_else(|| nothing(Place::default()));
+    let mut script = read_script(request, catalog).map_err(first)?;
     if sharing == Sharing::Never {
         script.settings = script.settings.unshared();
     }
-    script.lower(inserts)
+    script.lower().map_err(first)
 }
 
-/// Reads all that a script declares and sets, and its INSERTs.
-fn read_script<'a>(request: &'a PlanRequest, catalog: &'a Catalog) -> Result<(Script<'a>, Vec<Insert>), PlanError> {
-    check_script(&request.script)?;
+/// All that is wrong with the script, in the order of its lines; nothing if it can be planned.
+pub fn faults(request: &PlanRequest, catalog: &Catalog) -> Vec<PlanError> {
+    let mut errors = match read_script(request, catalog).and_then(Script::lower) {
+        Ok(_) => return Vec::new(),
+        Err(errors) => errors,
+    };
+    errors.sort_by_key(|error| (error.line.is_none(), error.place()));
+    errors.dedup();
+    errors
+}
+
+/// What the script asks, answered; nothing where it cannot be read.
+pub fn answers(request: &PlanRequest, catalog: &Catalog) -> Vec<Answer> {
+    let asks = parse_script(&request.script)
+        .is_ok_and(|parsed| parsed.statements.iter().any(|statement| matches!(statement, Statement::Ask(..))));
+    if !asks {
+        return Vec::new();
+    }
+    read_script(request, catalog).map(|script| script.answers).unwrap_or_default()
+}
+
+/// Reads all that a script declares, sets and inserts. The errors are never none.
+fn read_script<'a>(request: &'a PlanRequest, catalog: &'a Catalog) -> Result<Script<'a>, Vec<PlanError>> {
+    check_script(&request.script).map_err(|error| vec![error])?;
+    let parsed = parse_script(&request.script).map_err(|error| vec![error])?;
     let mut script = Script {
         catalog,
         base_dir: Path::new(&request.base_dir),
         names: Names::new(catalog.functions.clone()),
         settings: Settings::default(),
+        hints: parsed.hints,
+        results: results::connector(&parsed.statements),
+        written: Vec::new(),
+        answers: Vec::new(),
+        set: BTreeMap::new(),
+        warnings: Vec::new(),
+        end: Place { line: 1, column: 1 },
     };
-    let mut inserts = Vec::new();
-    let mut end = Place { line: 1, column: 1 };
-    for statement in parse_script(&request.script)? {
-        match statement {
-            Statement::CreateTable(table) => {
-                end = table.name.span.into();
-                script.create_table(table)?;
+    let mut errors = parsed.errors;
+    for statement in parsed.statements {
+        let declares = script.declares(&statement);
+        if let Err(error) = script.statement(statement) {
+            if !script.names.follows(&error) {
+                errors.push(error);
             }
-            Statement::CreateView(view) => {
-                end = view.name.span.into();
-                script.create_view(view)?;
-            }
-            Statement::Set { key, value, place } => {
-                end = place;
-                script.settings.set(&key, &value, place)?;
-            }
-            Statement::Insert(insert) => inserts.push(insert),
+            declares.into_iter().for_each(|name| script.names.add_broken(name));
         }
     }
-    if inserts.is_empty() {
-        return Err(PlanError::new(end, "the script inserts nothing", "add INSERT INTO <table> SELECT … FROM …"));
+    script.unused_hints();
+    if script.written.is_empty() && errors.is_empty() && script.results.is_none() {
+        errors.push(nothing(script.end));
     }
-    Ok((script, inserts))
+    if errors.is_empty() { Ok(script) } else { Err(errors) }
+}
+
+fn nothing(end: Place) -> PlanError {
+    PlanError::new(end, "the script inserts nothing", "add INSERT INTO <table> SELECT … FROM …")
 }
 
 struct Script<'a> {
@@ -100,35 +136,110 @@ struct Script<'a> {
     base_dir: &'a Path,
     names: Names,
     settings: Settings,
+    hints: Hints,
+    /// The connector that takes the results of queries that stand alone.
+    results: Option<String>,
+    /// The INSERTs so far.
+    written: Vec<Written>,
+    /// What the script has been answered.
+    answers: Vec<Answer>,
+    /// All that is set.
+    set: BTreeMap<String, String>,
+    /// What a user should know beside the plan.
+    warnings: Vec<PlanWarning>,
+    /// Where the last statement stands.
+    end: Place,
 }
 
 impl Script<'_> {
-    /// Refuses a name that is taken; says whether to go on.
-    fn is_free(&self, name: &Ident, if_not_exists: bool) -> Result<bool, PlanError> {
-        if !self.names.has(&name.value) {
-            return Ok(true);
+    /// Does what a statement says.
+    fn statement(&mut self, statement: Statement) -> Result<(), PlanError> {
+        match statement {
+            Statement::CreateTable(table) => {
+                self.end = table.name.place();
+                self.create_table(*table)
+            }
+            Statement::CreateView(view) => {
+                self.end = view.name.place();
+                self.create_view(view)
+            }
+            Statement::Set { key, value, place } => {
+                self.end = place;
+                if let Taken::Idle(why) = self.settings.set(&key, &value, place)? {
+                    self.warn(place, why);
+                }
+                self.set.insert(key, value);
+                Ok(())
+            }
+            Statement::Insert(insert) => {
+                let written = self.query_of(insert)?;
+                self.written.push(written);
+                Ok(())
+            }
+            Statement::Query(query, place) => {
+                self.end = place;
+                self.query_alone(*query, place)
+            }
+            other => self.other(other),
+        }
+    }
+
+    fn warn(&mut self, place: Place, message: impl std::fmt::Display) {
+        let operator = if place.is_known() { format!("line {}", place.line) } else { "the script".to_string() };
+        self.warnings.push(PlanWarning { operator, message: message.to_string() });
+    }
+
+    /// What is to be declared is called so; none where it is there already and stays.
+    fn free(&mut self, name: &Name, if_not_exists: bool, replace: bool) -> Result<Option<String>, PlanError> {
+        let path = self.names.new_path(name)?;
+        if replace {
+            self.names.remove(&path);
+        }
+        if !self.names.has(&path) {
+            return Ok(Some(path));
         }
         if if_not_exists {
-            return Ok(false);
+            return Ok(None);
         }
         Err(PlanError::new(
-            name.span,
-            format!("there is a table or view {} already", name.value),
-            "give this one another name",
+            name.place(),
+            format!("there is a table or view {path} already"),
+            "give this one another name, or write DROP TABLE before it",
         ))
     }
 
-    fn create_table(&mut self, create: CreateTable) -> Result<(), PlanError> {
-        if !self.is_free(&create.name, create.if_not_exists)? {
-            return Ok(());
+    fn create_table(&mut self, mut create: CreateTable) -> Result<(), PlanError> {
+        let Some(path) = self.free(&create.name, create.if_not_exists, create.replace)? else { return Ok(()) };
+        create.options = self.last_wins(create.options);
+        if let Some(like) = create.like.take() {
+            let base = self.declared(&like.table)?;
+            create = like.merged(&base, create)?;
         }
-        let table = self.table(create)?;
+        let query = create.query.take();
+        let (name, at) = (create.name.clone(), create.name.place());
+        let planned = match query {
+            None => None,
+            Some((mut query, place)) => {
+                self.checked(&mut query, place)?;
+                let plan = self.query(&query, place)?;
+                check_plan(&plan, place)?;
+                create = columns_of(create, &plan, place)?;
+                Some((plan, place))
+            }
+        };
+        let table = self.table(path, create)?;
         self.names.add_table(table);
+        if let Some((plan, place)) = planned {
+            let written = self.into_table(plan, &name, &[], (place, at), &[], None)?;
+            self.written.push(written);
+        }
         Ok(())
     }
 
-    fn table(&self, create: CreateTable) -> Result<Table, PlanError> {
-        let place = Place::from(create.name.span);
+    /// The table that a declaration makes.
+    fn table(&self, path: String, create: CreateTable) -> Result<Table, PlanError> {
+        let place = create.name.place();
+        let declared = Arc::new(create.clone());
         let mut seen = BTreeSet::new();
         for column in &create.columns {
             if !seen.insert(column.name.value.clone()) {
@@ -188,12 +299,20 @@ impl Script<'_> {
             .map(|key| {
                 physical.index_of(&key.value).map_err(|_| {
                     let known = physical.fields().iter().map(|field| field.name().as_str());
-                    unknown_column(&key.value, &create.name.value, key.span.into(), known)
+                    unknown_column(&key.value, &path, key.span.into(), known)
                 })
             })
             .collect::<Result<Vec<usize>, PlanError>>()?;
+        for column in &create.partitioned {
+            if physical.index_of(&column.value).is_err() {
+                let known = physical.fields().iter().map(|field| field.name().as_str());
+                return Err(unknown_column(&column.value, &path, column.span.into(), known));
+            }
+        }
         let mut table = Table {
-            name: create.name.value,
+            name: path,
+            serial: 0,
+            declared,
             place,
             columns,
             schema: Arc::new(Schema::new(fields)),
@@ -210,34 +329,36 @@ impl Script<'_> {
         Ok(table)
     }
 
-    fn watermark(&self, table: &mut Table, watermark: crate::parse::dialect::WatermarkDef) -> Result<(), PlanError> {
-        let at = Place::from(watermark.column.span);
-        let name = &watermark.column.value;
+    fn watermark(&self, table: &mut Table, watermark: WatermarkDef) -> Result<(), PlanError> {
+        let at = watermark.column.first().map_or(watermark.place, |part| part.span.into());
+        let names: Vec<&str> = watermark.column.iter().map(|part| part.value.as_str()).collect();
+        let [name] = names[..] else {
+            return Err(PlanError::new(
+                at,
+                format!("a watermark on {}, a field of a ROW, is not supported", names.join(".")),
+                format!(
+                    "add a computed column for it, as `event_time AS {}`, and declare the watermark for that",
+                    names.join(".")
+                ),
+            ));
+        };
         let Ok(column) = table.schema.index_of(name) else {
             let known = table.schema.fields().iter().map(|field| field.name().as_str());
             return Err(unknown_column(name, &table.name, at, known));
         };
         let data_type = table.schema.field(column).data_type();
         if !matches!(data_type, DataType::Timestamp(TimeUnit::Millisecond, _)) {
-            return Err(PlanError::new(
-                at,
-                format!(
-                    "the column {name} is {}, and event time is TIMESTAMP(3) or TIMESTAMP_LTZ(3)",
-                    flink_name(data_type)
-                ),
-                match data_type {
-                    DataType::Timestamp(..) => format!("declare {name} TIMESTAMP(3)"),
-                    DataType::Int64 => format!(
-                        "add a computed column: t AS TO_TIMESTAMP_LTZ({name}, 3), and declare the watermark for t"
-                    ),
-                    _ => format!(
-                        "add a computed column: t AS CAST({name} AS TIMESTAMP(3)), and declare the watermark for t"
-                    ),
-                },
-            ));
+            return Err(no_event_time(name, data_type, at));
         }
         let mut expr = watermark.expr;
         let place = watermark.place;
+        if is_source_watermark(&expr) {
+            return Err(PlanError::new(
+                place,
+                "SOURCE_WATERMARK() is not supported: no connector here knows watermarks of its own",
+                format!("write WATERMARK FOR {name} AS {name} - INTERVAL '5' SECOND"),
+            ));
+        }
         check_expr(&mut expr, self.names.functions(), place)?;
         let input = unqualified(&table.schema).map_err(|error| PlanError::from_planner(&error, place))?;
         let expr = plan_expr(*expr, &input, &self.names, place)?;
@@ -255,12 +376,11 @@ impl Script<'_> {
     }
 
     fn create_view(&mut self, create: CreateView) -> Result<(), PlanError> {
-        if !self.is_free(&create.name, create.if_not_exists)? {
-            return Ok(());
-        }
-        let place = Place::from(create.name.span);
+        let Some(path) = self.free(&create.name, create.if_not_exists, create.replace)? else { return Ok(()) };
+        let place = create.name.place();
         let mut query = *create.query;
-        check_query(&mut query, self.names.functions(), place)?;
+        let text = query.to_string();
+        self.checked(&mut query, place)?;
         // What is wrong with the view is said where the view is, and not where it is used.
         let mut plan = self.query(&query, place)?;
         check_plan(&plan, place)?;
@@ -282,7 +402,7 @@ impl Script<'_> {
             let renamed = Projection::try_new(exprs, Arc::new(plan));
             plan = LogicalPlan::Projection(renamed.map_err(|error| PlanError::from_planner(&error, place))?);
         }
-        self.names.add_view(create.name.value, View::new(plan));
+        self.names.add_view(path, View::new(plan, text));
         Ok(())
     }
 
@@ -299,68 +419,116 @@ impl Script<'_> {
         })
     }
 
+    /// Checks and rewrites a query.
+    fn checked(&mut self, query: &mut Query, place: Place) -> Result<(), PlanError> {
+        self.obey_hints(query)?;
+        check_query(query, self.names.functions(), place)
+    }
+
     /// Plans an INSERT as far as it can be alone.
-    fn query_of(&self, insert: Insert) -> Result<Written, PlanError> {
-        let at = Place::from(insert.table.span);
-        let name = &insert.table.value;
-        let Some(sink) = self.names.table(name).map(Arc::clone) else {
-            if self.names.is_view(name) {
-                return Err(PlanError::new(at, format!("{name} is a view"), "insert into a table"));
-            }
-            let remedy = suggest(name, "tables", self.names.table_names());
-            return Err(PlanError::new(at, format!("there is no table {name}"), remedy));
-        };
-        let sink = sink.written();
+    fn query_of(&mut self, insert: Insert) -> Result<Written, PlanError> {
+        self.sink(&insert.table)?;
         let mut query = *insert.query;
-        check_query(&mut query, self.names.functions(), insert.place)?;
+        self.checked(&mut query, insert.place)?;
         let place = Place::from(query.span()).or(insert.place);
         let items = item_places(&query);
         let plan = self.query(&query, place)?;
         check_plan(&plan, place)?;
-        let target = targets(&insert.columns, &sink)?;
-        let plan = into_sink(plan, &sink, &target, place, at, &items)?;
+        let places = (place, insert.table.place());
+        self.into_table(plan, &insert.table, &insert.columns, places, &items, insert.conflict)
+    }
+
+    /// The table that is written.
+    fn sink(&self, name: &Name) -> Result<Arc<Table>, PlanError> {
+        let (at, path) = (name.place(), self.names.path(&name.texts()));
+        if let Some(sink) = self.names.table(&path) {
+            return match sink.declared.partitioned.first() {
+                None => Ok(Arc::clone(sink)),
+                Some(column) => Err(PlanError::new(
+                    column.span,
+                    format!(
+                        "the table {path} is PARTITIONED BY {}, and no connector here writes partitions",
+                        column.value
+                    ),
+                    "leave the clause out; the column stays, and is written with the others",
+                )),
+            };
+        }
+        if self.names.is_view(&path) {
+            return Err(PlanError::new(at, format!("{path} is a view"), "insert into a table"));
+        }
+        Err(self.names.unknown_table(&path, at))
+    }
+
+    /// The rows of a plan as those of a table. The places are the query's and the table's.
+    fn into_table(
+        &mut self,
+        plan: LogicalPlan,
+        table: &Name,
+        columns: &[Ident],
+        (place, at): (Place, Place),
+        items: &[Place],
+        conflict: Option<(Conflict, Place)>,
+    ) -> Result<Written, PlanError> {
+        let sink = self.sink(table)?;
+        let sink = self.hinted(table, sink)?.written();
+        let target = targets(columns, &sink)?;
+        let plan = into_sink(plan, &sink, &target, place, at, items)?;
         let plan = optimize(plan, place)?;
         tracing::debug!(plan = %plan.display_indent(), "optimised");
-        Ok(Written { plan, sink, place, at, conflict: insert.conflict })
+        Ok(Written { plan, sink, place, at, conflict })
     }
 
     /// Builds all INSERTs, and lowers them.
-    fn lower(self, inserts: Vec<Insert>) -> Result<Planned, PlanError> {
-        let (tree, mut details) = self.build(inserts)?;
+    fn lower(mut self) -> Result<Planned, Vec<PlanError>> {
+        let (tree, mut details) = self.build()?;
         let needs = Needs::of(&tree);
         tracing::debug!(plan = %Shown(&tree, &needs), "built");
-        let Lowered { mut stages, warnings } = lower(&tree, &needs)?;
+        let Lowered { mut stages, warnings } = lower(&tree, &needs).map_err(|error| vec![error])?;
         details.extend(changelogs(&tree, &needs));
         tell_apart(&mut stages);
         let shares = tree.readers().iter().any(|readers| *readers > 1);
-        Ok(Planned { stages, warnings, details, shares })
+        self.warnings.extend(warnings);
+        Ok(Planned { stages, warnings: self.warnings, details, shares })
     }
 
     /// The nodes of all INSERTs, and what they do not say about how they run.
-    fn build(&self, inserts: Vec<Insert>) -> Result<(Tree, Vec<String>), PlanError> {
-        let queries = inserts.into_iter().map(|insert| self.query_of(insert)).collect::<Result<Vec<_>, PlanError>>()?;
+    fn build(&self) -> Result<(Tree, Vec<String>), Vec<PlanError>> {
         let mut builder = Builder::new(&self.settings, &self.catalog.connectors, self.base_dir);
-        for query in &queries {
+        for query in &self.written {
             builder.share(&query.plan);
         }
-        let mut details = Vec::new();
-        for (statement, query) in queries.iter().enumerate() {
+        let (mut details, mut errors) = (Vec::new(), Vec::new());
+        for (statement, query) in self.written.iter().enumerate() {
             let Written { plan, sink, place, at, conflict } = query;
             let writes = Writes { statement, sink, place: *place, at: *at, conflict: *conflict };
-            let written = builder.insert(plan, &writes)?;
-            let lineage = &builder.tree[written].lineage;
-            let columns: Vec<&str> = lineage.columns.iter().map(|meaning| meaning.text.as_str()).collect();
-            details.push(format!("{} {:?} {columns:?}", lineage.rows.text, lineage.filters));
-            self.describe(sink, &builder.read, &mut details);
+            match builder.insert(plan, &writes) {
+                Ok(written) => {
+                    if self.settings.batch && !builder.tree[written].traits.bounded {
+                        errors.push(endless(*place));
+                        continue;
+                    }
+                    let lineage = &builder.tree[written].lineage;
+                    let columns: Vec<&str> = lineage.columns.iter().map(|meaning| meaning.text.as_str()).collect();
+                    details.push(format!("{} {:?} {columns:?}", lineage.rows.text, lineage.filters));
+                    self.describe(sink, &builder.read, &mut details);
+                }
+                Err(error) => errors.push(error),
+            }
         }
-        self.check_apart(&builder.read, &queries.iter().map(|query| query.sink.as_ref()))?;
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let sinks = self.written.iter().map(|query| query.sink.as_ref());
+        self.check_apart(&builder.read, &sinks).map_err(|error| vec![error])?;
         Ok((builder.tree, details))
     }
 
     /// Options and settings are part of how a plan runs.
     fn describe(&self, sink: &Table, read: &BTreeSet<String>, details: &mut Vec<String>) {
-        let tables = self.names.table_names().filter_map(|name| self.names.table(name));
-        for table in tables.filter(|table| table.name == sink.name || read.contains(&table.name)) {
+        let mut names = read.clone();
+        names.insert(sink.name.clone());
+        for table in names.iter().flat_map(|name| self.names.ever(name)) {
             let options: Vec<String> =
                 table.options.iter().map(|option| format!("{}={}", option.key, option.value)).collect();
             let watermark = table.watermark.as_ref().map_or_else(String::new, |watermark| watermark.expr.to_string());
@@ -375,7 +543,7 @@ impl Script<'_> {
         read: &BTreeSet<String>,
         written: &(impl Iterator<Item = &'t Table> + Clone),
     ) -> Result<(), PlanError> {
-        for source in read.iter().filter_map(|name| self.names.table(name)) {
+        for source in read.iter().flat_map(|name| self.names.ever(name)) {
             for sink in written.clone() {
                 let (read, written) = (source.spec(self.base_dir), sink.spec(self.base_dir));
                 self.catalog.connectors.apart(&read, &written).map_err(|error| sink.refused(&error))?;
@@ -448,6 +616,77 @@ fn keepers(stage: &mut Stage) -> impl Iterator<Item = (&mut String, &mut Kin)> {
     let operators = stage.operators.iter_mut().map(|operator| (&mut operator.identity, &mut operator.kin));
     let sink = stage.sink.as_mut().map(|sink| (&mut sink.identity, &mut sink.kin));
     source.into_iter().chain(operators).chain(sink)
+}
+
+fn endless(place: Place) -> PlanError {
+    PlanError::new(
+        place,
+        "the query reads input that never ends, and SET 'execution.runtime-mode' = 'batch' is for input that does",
+        "let its tables end, as datagen does with 'number-of-rows', or leave the SET out",
+    )
+}
+
+/// What is to be done about a column that cannot be event time.
+fn no_event_time(name: &str, data_type: &DataType, at: Place) -> PlanError {
+    PlanError::new(
+        at,
+        format!("the column {name} is {}, and event time is TIMESTAMP(3) or TIMESTAMP_LTZ(3)", flink_name(data_type)),
+        match data_type {
+            DataType::Timestamp(..) => format!("declare {name} TIMESTAMP(3)"),
+            DataType::Int64 => {
+                format!("add a computed column: t AS TO_TIMESTAMP_LTZ({name}, 3), and declare the watermark for t")
+            }
+            _ => {
+                format!("add a computed column: t AS CAST({name} AS TIMESTAMP(3)), and declare the watermark for t")
+            }
+        },
+    )
+}
+
+fn is_source_watermark(expr: &ast::Expr) -> bool {
+    matches!(expr, ast::Expr::Function(call) if call.name.to_string().eq_ignore_ascii_case("SOURCE_WATERMARK"))
+}
+
+/// The type of a column into which values of this one go unchanged.
+fn stored(data_type: &DataType) -> DataType {
+    match data_type {
+        DataType::UInt8 => DataType::Int16,
+        DataType::UInt16 => DataType::Int32,
+        DataType::UInt32 | DataType::UInt64 => DataType::Int64,
+        DataType::LargeUtf8 | DataType::Utf8View | DataType::Null => DataType::Utf8,
+        DataType::LargeBinary | DataType::BinaryView => DataType::Binary,
+        other => other.clone(),
+    }
+}
+
+/// `CREATE TABLE … AS`: a declaration with the query's columns. Those that it names are the first of them, in its order.
+fn columns_of(mut create: CreateTable, plan: &LogicalPlan, place: Place) -> Result<CreateTable, PlanError> {
+    let fields = plan.schema().fields();
+    for column in &create.columns {
+        if !fields.iter().any(|field| *field.name() == column.name.value) {
+            return Err(PlanError::new(
+                column.name.span,
+                format!("the query gives no column {}", column.name.value),
+                "declare only columns that the query gives; the others come of themselves",
+            ));
+        }
+    }
+    let mut columns = Vec::with_capacity(fields.len());
+    for field in fields {
+        let declared = create.columns.iter().find(|column| column.name.value == *field.name());
+        columns.push(match declared {
+            Some(column) => column.clone(),
+            None => ColumnDef {
+                name: Ident { span: create.name.parts[0].span, ..Ident::with_quote('`', field.name()) },
+                kind: ColumnKind::Physical { data_type: stored(field.data_type()), nullable: field.is_nullable() },
+            },
+        });
+    }
+    if columns.is_empty() {
+        return Err(PlanError::new(place, "the query gives no column", "select one"));
+    }
+    create.columns = columns;
+    Ok(create)
 }
 
 /// Where each item of the SELECT list stands.
@@ -555,8 +794,8 @@ mod tests {
     fn nodes(script: &str) -> Vec<String> {
         let request = PlanRequest { script: script.to_string(), base_dir: ".".to_string(), max_parallelism: 128 };
         let catalog = Catalog::default();
-        let (script, inserts) = read_script(&request, &catalog).unwrap();
-        let (tree, _) = script.build(inserts).unwrap();
+        let script = read_script(&request, &catalog).unwrap();
+        let (tree, _) = script.build().unwrap();
         Shown(&tree, &Needs::of(&tree)).to_string().lines().map(str::to_string).collect()
     }
 

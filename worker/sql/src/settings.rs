@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+use weir_connectors::RESULTS;
+use weir_protocol::script;
+
 use crate::error::{Place, PlanError, suggest};
 
 /// What a script has set.
@@ -18,15 +21,18 @@ pub struct Settings {
     pub reuse_plans: bool,
     /// A table that several queries read is read once.
     pub reuse_sources: bool,
+    /// All input ends, and no row is late.
+    pub batch: bool,
 }
 
 impl Settings {
     /// As it stands in fingerprints: a record's plan is recognised by it. What is shared shows in the stages.
     pub fn in_fingerprint(&self) -> String {
-        let Self { projection_pushdown, local_aggregation, idle_timeout, .. } = self;
+        let Self { projection_pushdown, local_aggregation, idle_timeout, batch, .. } = self;
+        let batch = if *batch { ", batch" } else { "" };
         format!(
             "Settings {{ projection_pushdown: {projection_pushdown}, local_aggregation: {local_aggregation}, \
-             idle_timeout: {idle_timeout:?} }}"
+             idle_timeout: {idle_timeout:?}{batch} }}"
         )
     }
 
@@ -55,6 +61,7 @@ impl Default for Settings {
             idle_timeout: None,
             reuse_plans: true,
             reuse_sources: true,
+            batch: false,
         }
     }
 }
@@ -67,33 +74,48 @@ const REUSE_SOURCES: &str = "table.optimizer.reuse-source-enabled";
 const TIME_ZONE: &str = "table.local-time-zone";
 const MODE: &str = "execution.runtime-mode";
 
+/// Where the rows of queries go that stand alone: a connector that needs no options.
+pub const QUERY_RESULTS: &str = "weir.query-results";
+
 /// What planning obeys: key, default, meaning.
-pub const SETTINGS: [(&str, &str, &str); 7] = [
+pub const SETTINGS: [(&str, &str, &str); 8] = [
     (PROJECTION_PUSHDOWN, "`true`", "Sources make only the columns that are read."),
     (LOCAL_AGGREGATION, "`true`", "Rows are aggregated before the exchange too."),
     (IDLE_TIMEOUT, "off", "A split that gives no rows for so long, such as `10s`, no longer holds back the watermark."),
     (REUSE_PLANS, "`true`", "What several queries of the script have in common is computed once."),
     (REUSE_SOURCES, "`true`", "A table that several queries of the script read is read once."),
     (TIME_ZONE, "`UTC`", "Only `UTC`."),
-    (MODE, "`streaming`", "Only `streaming`."),
+    (MODE, "`streaming`", "`batch`: all input must end, and no row is late: windows close when it has."),
+    (QUERY_RESULTS, "refused", "Where the rows of a query go that stands alone: `print` or `blackhole`."),
 ];
 
-/// Flink's, with the place that they have here.
-const ELSEWHERE: [(&str, &str); 11] = [
-    ("parallelism.default", "set workers.replicas and workers.slots in the StreamJob"),
-    ("table.exec.resource.default-parallelism", "set workers.replicas and workers.slots in the StreamJob"),
-    ("pipeline.max-parallelism", "set maxParallelism in the StreamJob"),
-    ("execution.checkpointing.interval", "set checkpoint.interval in the StreamJob"),
-    ("execution.checkpointing.timeout", "set checkpoint.timeout in the StreamJob"),
-    ("execution.checkpointing.mode", "set checkpoint.mode in the StreamJob"),
-    ("execution.checkpointing.dir", "set checkpoint.storage in the StreamJob"),
-    ("state.backend.type", "set state.backend in the StreamJob"),
-    ("state.backend", "set state.backend in the StreamJob"),
-    ("pipeline.name", "set metadata.name in the StreamJob"),
-    ("table.exec.state.ttl", "state does not expire yet: aggregate in windows, whose state does"),
+/// What the job obeys beside its StreamJob: where that says nothing, these act. Read where the job is made, and not here.
+const OF_THE_JOB: [&str; 10] = [
+    "parallelism.default",
+    "table.exec.resource.default-parallelism",
+    "execution.checkpointing.interval",
+    "execution.checkpointing.mode",
+    "execution.checkpointing.dir",
+    "state.checkpoints.dir",
+    "state.backend",
+    "state.backend.type",
+    "pipeline.name",
+    "state.backend.incremental",
 ];
 
-/// Flink's hints to its own optimizer and runtime; there is nothing here that they could change.
+/// Flink's, with the place that they have in a StreamJob.
+const ELSEWHERE: [(&str, &str); 8] = [
+    ("pipeline.max-parallelism", "maxParallelism"),
+    ("execution.checkpointing.timeout", "checkpoint.timeout"),
+    ("execution.checkpointing.min-pause", "checkpoint.minPause"),
+    ("execution.checkpointing.tolerable-failed-checkpoints", "checkpoint.tolerableFailures"),
+    ("execution.checkpointing.num-retained", "checkpoint.retain"),
+    ("state.checkpoints.num-retained", "checkpoint.retain"),
+    ("execution.checkpointing.unaligned", "checkpoint.alignment"),
+    ("execution.checkpointing.unaligned.enabled", "checkpoint.alignment"),
+];
+
+/// Flink's own, of which a script needs no word: its client, its optimizer, its batches.
 const WITHOUT_EFFECT: [&str; 5] = [
     "table.exec.mini-batch.",
     "table.optimizer.",
@@ -102,13 +124,101 @@ const WITHOUT_EFFECT: [&str; 5] = [
     "sql-client.",
 ];
 
+/// How Flink's processes run. The answer is the same with any of them; that they do nothing here is a warning.
+const TUNING: [&str; 38] = [
+    "akka.",
+    "blob.",
+    "classloader.",
+    "client.",
+    "cluster.",
+    "env.",
+    "execution.attached",
+    "execution.batch.",
+    "execution.buffer-timeout",
+    "execution.checkpointing.",
+    "execution.shutdown-",
+    "execution.target",
+    "heartbeat.",
+    "high-availability",
+    "historyserver.",
+    "io.",
+    "job.autoscaler.",
+    "jobmanager.",
+    "kubernetes.",
+    "metrics.",
+    "pekko.",
+    "pipeline.",
+    "rest.",
+    "restart-strategy",
+    "slotmanager.",
+    "state.",
+    "table.builtin-catalog-name",
+    "table.display.",
+    "table.exec.async-",
+    "table.exec.legacy-transformation-uids",
+    "table.exec.resource.",
+    "table.exec.simplify-operator-name-enabled",
+    "table.exec.spill-",
+    "table.exec.uid.",
+    "table.planner",
+    "taskmanager.",
+    "web.",
+    "yarn.",
+];
+
+/// Flink's, that would change the answer, with the one value that means what is done here.
+const AS_HERE: [(&str, &str); 8] = [
+    ("table.exec.state.ttl", "0"),
+    ("table.exec.sink.not-null-enforcer", "error"),
+    ("table.exec.sink.type-length-enforcer", "ignore"),
+    ("table.exec.source.cdc-events-duplicate", "false"),
+    ("table.exec.legacy-cast-behaviour", "disabled"),
+    ("table.sql-dialect", "default"),
+    ("table.dynamic-table-options.enabled", "true"),
+    ("table.exec.emit.early-fire.enabled", "false"),
+];
+
+/// What a setting has come to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It is obeyed, here or where the job is made, or nothing hangs on it.
+    Obeyed,
+    /// It does nothing, which a user should know.
+    Idle(String),
+}
+
 impl Settings {
+    /// Takes back one SET, or all of them.
+    pub fn reset(&mut self, key: Option<&str>, place: Place) -> Result<(), PlanError> {
+        let Some(key) = key else {
+            *self = Self::default();
+            return Ok(());
+        };
+        let default = Self::default();
+        match key {
+            PROJECTION_PUSHDOWN => self.projection_pushdown = default.projection_pushdown,
+            LOCAL_AGGREGATION => self.local_aggregation = default.local_aggregation,
+            REUSE_PLANS => self.reuse_plans = default.reuse_plans,
+            REUSE_SOURCES => self.reuse_sources = default.reuse_sources,
+            IDLE_TIMEOUT => self.idle_timeout = default.idle_timeout,
+            MODE => self.batch = default.batch,
+            TIME_ZONE | QUERY_RESULTS => {}
+            // What does nothing is taken back by nothing.
+            _ => {
+                let here = AS_HERE.iter().find(|(known, _)| *known == key).map_or("", |(_, here)| *here);
+                other(key, here, place)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Obeys one SET.
-    pub fn set(&mut self, key: &str, value: &str, place: Place) -> Result<(), PlanError> {
+    pub fn set(&mut self, key: &str, value: &str, place: Place) -> Result<Taken, PlanError> {
+        let wrong = |remedy: &str| PlanError::new(place, format!("'{key}' cannot be '{value}'"), remedy);
         let flag = || match value.to_ascii_lowercase().as_str() {
             "true" => Ok(true),
             "false" => Ok(false),
-            _ => Err(PlanError::new(place, format!("'{key}' cannot be '{value}'"), "write 'true' or 'false'")),
+            _ => Err(wrong("write 'true' or 'false'")),
         };
         match key {
             PROJECTION_PUSHDOWN => self.projection_pushdown = flag()?,
@@ -116,28 +226,46 @@ impl Settings {
             REUSE_PLANS => self.reuse_plans = flag()?,
             REUSE_SOURCES => self.reuse_sources = flag()?,
             IDLE_TIMEOUT => {
-                let timeout = humantime::parse_duration(value).map_err(|_| {
-                    PlanError::new(place, format!("'{key}' cannot be '{value}'"), "write a duration, as '10 s'")
-                })?;
+                let timeout = script::duration(value).ok_or_else(|| wrong("write a duration, as '10 s'"))?;
                 self.idle_timeout = (!timeout.is_zero()).then_some(timeout);
             }
-            TIME_ZONE if matches!(value, "UTC" | "Etc/UTC" | "GMT" | "Z") => {}
+            TIME_ZONE if matches!(value, "UTC" | "Etc/UTC" | "GMT" | "Z" | "default") => {}
             TIME_ZONE => {
                 return Err(PlanError::new(place, format!("the time zone {value} is not supported"), "write 'UTC'"));
             }
-            MODE if value.eq_ignore_ascii_case("streaming") => {}
-            MODE => {
-                return Err(PlanError::new(place, format!("the mode {value} is not supported"), "write 'streaming'"));
-            }
-            _ if WITHOUT_EFFECT.iter().any(|prefix| key.starts_with(prefix)) => {}
-            _ => {
-                let remedy = match ELSEWHERE.iter().find(|(flink, _)| *flink == key) {
-                    Some((_, remedy)) => (*remedy).to_string(),
-                    None => suggest(key, "settings", SETTINGS.iter().map(|(known, ..)| *known)),
-                };
-                return Err(PlanError::new(place, format!("there is no setting '{key}' here"), remedy));
-            }
+            MODE => match value.to_ascii_lowercase().as_str() {
+                "streaming" => self.batch = false,
+                "batch" => self.batch = true,
+                _ => return Err(wrong("write 'streaming' or 'batch'")),
+            },
+            QUERY_RESULTS if matches!(value, "print" | "blackhole" | RESULTS) => {}
+            QUERY_RESULTS => return Err(wrong("write 'print' or 'blackhole'")),
+            _ => return other(key, value, place),
         }
-        Ok(())
+        Ok(Taken::Obeyed)
     }
+}
+
+/// A setting that planning does not read.
+fn other(key: &str, value: &str, place: Place) -> Result<Taken, PlanError> {
+    if OF_THE_JOB.contains(&key) || WITHOUT_EFFECT.iter().any(|prefix| key.starts_with(prefix)) {
+        return Ok(Taken::Obeyed);
+    }
+    if let Some((_, here)) = AS_HERE.iter().find(|(known, _)| *known == key) {
+        if value.eq_ignore_ascii_case(here)
+            || (*here == "0" && script::duration(value).is_some_and(|ttl| ttl.is_zero()))
+        {
+            return Ok(Taken::Obeyed);
+        }
+        let what = format!("'{key}' = '{value}' is not supported, and would change the result");
+        return Err(PlanError::new(place, what, format!("leave it out, or write '{here}'")));
+    }
+    if let Some((_, field)) = ELSEWHERE.iter().find(|(flink, _)| *flink == key) {
+        return Ok(Taken::Idle(format!("SET '{key}' does nothing here: {field} of the StreamJob says it")));
+    }
+    if TUNING.iter().any(|prefix| key.starts_with(prefix)) {
+        return Ok(Taken::Idle(format!("SET '{key}' does nothing here: it tunes Flink's own processes")));
+    }
+    let known = SETTINGS.iter().map(|(known, ..)| *known).chain(OF_THE_JOB);
+    Err(PlanError::new(place, format!("there is no setting '{key}' here"), suggest(key, "settings", known)))
 }

@@ -7,6 +7,7 @@ use arrow::array::{
     Int32Array, Int64Array, StringBuilder, TimestampMicrosecondArray, TimestampMillisecondArray,
     TimestampNanosecondArray, TimestampSecondArray,
 };
+use arrow::compute::nullif;
 use arrow::datatypes::{DataType, TimeUnit};
 use weir_engine::api::error::SourceError;
 
@@ -21,12 +22,12 @@ pub(super) enum Values {
     Whole { min: i64, max: i64 },
     /// A number from `min` up to `max`.
     Real { min: f64, max: f64 },
-    /// Hexadecimal digits.
-    Text { length: usize },
+    /// Hexadecimal digits: so many, or from one up to so many.
+    Text { length: usize, varies: bool },
     /// True or false.
     Flag,
-    /// The time at which the row is made.
-    Now,
+    /// The time at which the row is made, or up to so many milliseconds before it.
+    Now { past: i64 },
 }
 
 /// One column.
@@ -36,6 +37,16 @@ pub(super) struct Column {
     pub(super) values: Values,
     /// The seed of this column.
     pub(super) seed: u64,
+    /// Of all values so many are NULL: from 0 to 1.
+    pub(super) null_rate: f64,
+}
+
+/// Draws for NULL are others than those for values.
+const NULLS: u64 = 0x6E75_6C6C_7261_7465;
+
+/// 53 bits fill the fraction of a number from 0 up to 1.
+fn unit(random: u64) -> f64 {
+    (random >> 11) as f64 / (1_u64 << 53) as f64
 }
 
 impl Column {
@@ -56,11 +67,7 @@ impl Column {
 
     fn real(&self, n: u64) -> f64 {
         match self.values {
-            Values::Real { min, max } => {
-                // 53 bits fill the fraction.
-                let unit = (self.random(n) >> 11) as f64 / (1_u64 << 53) as f64;
-                min + (max - min) * unit
-            }
+            Values::Real { min, max } => min + (max - min) * unit(self.random(n)),
             _ => self.whole(n) as f64,
         }
     }
@@ -76,12 +83,32 @@ impl Column {
         }
     }
 
+    /// The time of a row that is made now.
+    fn time(&self, n: u64, now_ms: i64) -> i64 {
+        match self.values {
+            Values::Now { past } if past > 0 => {
+                let range = u128::from(past.unsigned_abs()) + 1;
+                now_ms - ((u128::from(self.random(n)) * range) >> 64) as i64
+            }
+            _ => now_ms,
+        }
+    }
+
     /// The values of the rows with these numbers.
     pub(super) fn array(
         &self,
-        numbers: impl ExactSizeIterator<Item = u64>,
+        numbers: impl ExactSizeIterator<Item = u64> + Clone,
         now_ms: i64,
     ) -> Result<ArrayRef, SourceError> {
+        let values = self.values(numbers.clone(), now_ms)?;
+        if self.null_rate <= 0.0 {
+            return Ok(values);
+        }
+        let is_null: BooleanArray = numbers.map(|n| Some(unit(mix(self.random(n) ^ NULLS)) < self.null_rate)).collect();
+        Ok(nullif(&values, &is_null)?)
+    }
+
+    fn values(&self, numbers: impl ExactSizeIterator<Item = u64>, now_ms: i64) -> Result<ArrayRef, SourceError> {
         let rows = numbers.len();
         Ok(match &self.data_type {
             DataType::Boolean => Arc::new(numbers.map(|n| Some(self.random(n) & 1 == 1)).collect::<BooleanArray>()),
@@ -100,10 +127,15 @@ impl Column {
                 Arc::new(Decimal128Array::from_iter_values(values).with_precision_and_scale(*precision, *scale)?)
             }
             DataType::Utf8 => match self.values {
-                Values::Text { length } => {
+                Values::Text { length, varies } => {
                     let mut texts = StringBuilder::with_capacity(rows, rows * length);
                     let mut text = Vec::with_capacity(length);
                     for n in numbers {
+                        let length = if varies {
+                            1 + ((u128::from(mix(self.random(n) ^ length as u64)) * length as u128) >> 64) as usize
+                        } else {
+                            length
+                        };
                         self.text(n, length, &mut text);
                         texts.append_value(std::str::from_utf8(&text).unwrap_or_default());
                     }
@@ -121,19 +153,22 @@ impl Column {
             }
             DataType::Timestamp(unit, zone) => {
                 let zone = zone.clone();
+                let times = numbers.map(|n| self.time(n, now_ms));
                 match unit {
-                    TimeUnit::Second => {
-                        Arc::new(TimestampSecondArray::from_value(now_ms / 1000, rows).with_timezone_opt(zone))
-                    }
+                    TimeUnit::Second => Arc::new(
+                        TimestampSecondArray::from_iter_values(times.map(|ms| ms.div_euclid(1000)))
+                            .with_timezone_opt(zone),
+                    ),
                     TimeUnit::Millisecond => {
-                        Arc::new(TimestampMillisecondArray::from_value(now_ms, rows).with_timezone_opt(zone))
+                        Arc::new(TimestampMillisecondArray::from_iter_values(times).with_timezone_opt(zone))
                     }
-                    TimeUnit::Microsecond => {
-                        Arc::new(TimestampMicrosecondArray::from_value(now_ms * 1000, rows).with_timezone_opt(zone))
-                    }
-                    TimeUnit::Nanosecond => {
-                        Arc::new(TimestampNanosecondArray::from_value(now_ms * 1_000_000, rows).with_timezone_opt(zone))
-                    }
+                    TimeUnit::Microsecond => Arc::new(
+                        TimestampMicrosecondArray::from_iter_values(times.map(|ms| ms * 1000)).with_timezone_opt(zone),
+                    ),
+                    TimeUnit::Nanosecond => Arc::new(
+                        TimestampNanosecondArray::from_iter_values(times.map(|ms| ms * 1_000_000))
+                            .with_timezone_opt(zone),
+                    ),
                 }
             }
             other => return Err(SourceError::bad_input(format!("datagen makes no values of type {other}"))),

@@ -15,6 +15,7 @@ use weir_engine::api::clock::Clock;
 use weir_engine::api::error::SourceError;
 use weir_engine::api::sink::SinkFactory;
 use weir_engine::api::source::{Source, SourceContext, SourceFactory};
+use weir_protocol::script;
 
 use self::columns::{Column, Values};
 use crate::error::ConnectorError;
@@ -74,6 +75,24 @@ const OPTIONS: &[OptionDoc] = &[
         default: Some("100"),
         about: "Random texts: their length.",
     },
+    OptionDoc {
+        name: "fields.#.var-len",
+        expects: "'true' or 'false'",
+        default: Some("false"),
+        about: "Random texts: their lengths are from 1 up to the length.",
+    },
+    OptionDoc {
+        name: "fields.#.max-past",
+        expects: "a duration such as '10 s'",
+        default: Some("0"),
+        about: "Timestamps: how long at most before the row is made they are.",
+    },
+    OptionDoc {
+        name: "fields.#.null-rate",
+        expects: "a number from 0 to 1",
+        default: Some("0"),
+        about: "Random: how many of the values are NULL.",
+    },
     OptionDoc { name: "fields.#.start", expects: "a whole number", default: None, about: "Sequence: the first value." },
     OptionDoc {
         name: "fields.#.end",
@@ -95,7 +114,14 @@ impl ConnectorFactory for Datagen {
             if let Some(length) = length {
                 rows = Some(rows.map_or(length, |rows| rows.min(length)));
             }
-            columns.push(Column { data_type: field.data_type().clone(), values, seed: mix(seed ^ mix(i as u64 + 1)) });
+            let rate = format!("fields.{}.null-rate", field.name());
+            let null_rate = options.parsed(&rate, "a number from 0 to 1", |rate: &f64| (0.0..=1.0).contains(rate))?;
+            let null_rate = null_rate.unwrap_or(0.0);
+            if null_rate > 0.0 && !field.is_nullable() {
+                return Err(options.unsupported(Some(&rate), "the column is NOT NULL", "take one of them out"));
+            }
+            let seed = mix(seed ^ mix(i as u64 + 1));
+            columns.push(Column { data_type: field.data_type().clone(), values, seed, null_rate });
         }
         Ok(Arc::new(DatagenSourceFactory {
             columns: table.needed().iter().map(|&column| columns[column].clone()).collect(),
@@ -119,7 +145,7 @@ impl ConnectorFactory for Datagen {
 }
 
 /// `fields.<name>.…` must name a column.
-fn check_columns_exist(table: &TableSpec, options: &Options<'_>) -> Result<(), ConnectorError> {
+pub(crate) fn check_columns_exist(table: &TableSpec, options: &Options<'_>) -> Result<(), ConnectorError> {
     for option in table.options.keys() {
         let Some((name, _)) = option.strip_prefix("fields.").and_then(|rest| rest.rsplit_once('.')) else {
             continue;
@@ -151,7 +177,7 @@ fn values(table: &TableSpec, options: &Options<'_>, field: &Field) -> Result<(Va
     match options.text(&key("kind")) {
         None | Some("random") => {}
         Some("sequence") if counts => {
-            for option in ["min", "max", "length"] {
+            for option in ["min", "max", "length", "var-len", "max-past", "null-rate"] {
                 refuse(option, "a sequence has a start and an end", "take it out, or give the kind 'random'")?;
             }
             return sequence(options, &key, whole);
@@ -171,11 +197,13 @@ fn values(table: &TableSpec, options: &Options<'_>, field: &Field) -> Result<(Va
     let values = match field.data_type() {
         DataType::Boolean => Values::Flag,
         DataType::Utf8 => Values::Text {
+            varies: options.flag(&key("var-len"), false)?,
             length: options
                 .parsed(&key("length"), "a whole number of at least 1", |&length: &usize| length >= 1)?
                 .unwrap_or(DEFAULT_LENGTH),
         },
-        DataType::Date32 | DataType::Timestamp(..) => Values::Now,
+        DataType::Timestamp(..) => Values::Now { past: past(options, &key("max-past"))? },
+        DataType::Date32 => Values::Now { past: 0 },
         DataType::Float32 | DataType::Float64 | DataType::Decimal128(..) => {
             real_range(options, &key, field.data_type())?
         }
@@ -197,8 +225,19 @@ fn values(table: &TableSpec, options: &Options<'_>, field: &Field) -> Result<(Va
     }
     if !matches!(values, Values::Text { .. }) {
         refuse("length", "only texts have a length", "take it out")?;
+        refuse("var-len", "only texts have a length", "take it out")?;
+    }
+    if !matches!(field.data_type(), DataType::Timestamp(..)) {
+        refuse("max-past", "only timestamps lie in the past", "take it out")?;
     }
     Ok((values, None))
+}
+
+/// How far back timestamps reach, in milliseconds.
+fn past(options: &Options<'_>, key: &str) -> Result<i64, ConnectorError> {
+    let Some(text) = options.text(key) else { return Ok(0) };
+    let past = script::duration(text).and_then(|past| i64::try_from(past.as_millis()).ok());
+    past.ok_or_else(|| options.invalid(key, "a duration such as '10 s' or '1 d'"))
 }
 
 const fn whole_bounds(data_type: &DataType) -> Option<(i64, i64)> {

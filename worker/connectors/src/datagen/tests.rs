@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use arrow::array::AsArray;
-use arrow::datatypes::{Float64Type, Int32Type, Int64Type, Schema, TimeUnit};
+use arrow::datatypes::{Float64Type, Int32Type, Int64Type, Schema, TimeUnit, TimestampMillisecondType};
 use proptest::prelude::*;
 use weir_engine::api::source::SourcePoll;
 
@@ -121,5 +121,44 @@ proptest! {
         let positions = test.snapshot();
         SourceTest::restored(&*factory, 1, positions).run(64, |_, rows| take(rows));
         prop_assert!(seen.iter().all(|&times| times == 1));
+    }
+}
+
+#[test]
+fn nulls_lengths_and_times_in_the_past_are_as_the_options_say() {
+    let millis = DataType::Timestamp(TimeUnit::Millisecond, None);
+    let table = table(&[
+        ("n", DataType::Int64),
+        ("s", DataType::Utf8),
+        ("t", millis),
+        ("now", DataType::Timestamp(TimeUnit::Millisecond, None)),
+    ])
+    .with("fields.n.null-rate", "0.5")
+    .with("fields.s.length", "7")
+    .with("fields.s.var-len", "true")
+    .with("fields.t.max-past", "10 s")
+    .with("number-of-rows", "1000");
+    let (mut nulls, mut lengths, mut most) = (0, [0; 8], 0);
+    for rows in rows(&table) {
+        nulls += rows.column(0).null_count();
+        rows.column(1).as_string::<i32>().iter().for_each(|text| lengths[text.unwrap().len()] += 1);
+        let past = rows.column(2).as_primitive::<TimestampMillisecondType>().values();
+        let now = rows.column(3).as_primitive::<TimestampMillisecondType>().values();
+        for (past, now) in past.iter().zip(now) {
+            assert!((0..=10_000).contains(&(now - past)), "{past} {now}");
+            most = most.max(now - past);
+        }
+    }
+    assert!((400..600).contains(&nulls), "{nulls}");
+    assert!(lengths[0] == 0 && lengths[1..].iter().all(|&count| count > 50), "{lengths:?}");
+    assert!(most > 5_000, "{most}");
+    for (option, value) in [
+        ("fields.n.null-rate", "2"),
+        ("fields.n.max-past", "1 s"),
+        ("fields.t.max-past", "soon"),
+        ("fields.n.var-len", "true"),
+    ] {
+        let other = table.clone().with(option, value);
+        assert_eq!(refused(&other).option(), Some(option), "{option}");
     }
 }

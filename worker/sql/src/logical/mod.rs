@@ -10,4 +10,5 @@ pub(crate) mod size;
 pub(crate) mod subqueries;
 pub(crate) mod tvf;
 pub(crate) mod unions;
+pub(crate) mod values;
 pub(crate) mod windows;

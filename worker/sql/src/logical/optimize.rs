@@ -31,6 +31,7 @@ use crate::logical::exprs::{FlinkCasts, FlinkMeaning};
 use crate::logical::nodes::Deduplicate;
 use crate::logical::subqueries::{OneValue, without_subqueries};
 use crate::logical::unions::SameTypes;
+use crate::logical::values::TypedValues;
 use crate::names::catalog::{planner_options, refuse};
 
 /// Rounds of the rules until nothing changes any more.
@@ -41,6 +42,7 @@ pub fn analyze(plan: LogicalPlan, place: Place) -> Result<LogicalPlan, PlanError
     let analyzer = Analyzer::with_rules(vec![
         Arc::new(FlinkMeaning),
         Arc::new(OneValue),
+        Arc::new(TypedValues),
         Arc::new(SameTypes),
         Arc::new(TypeCoercion::new()),
         Arc::new(FlinkCasts),

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
-use datafusion_common::{Result, ScalarValue, TableReference};
+use datafusion_common::{Result, ScalarValue};
 use datafusion_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
 use datafusion_expr::{Expr, Extension, LogicalPlan};
 use datafusion_sql::sqlparser::ast::{
@@ -302,12 +302,4 @@ fn time_column(
     };
     let (qualifier, field) = input.schema().qualified_field(index);
     Ok((Expr::Column(datafusion_common::Column::new(qualifier.cloned(), field.name())), kind))
-}
-
-/// The name of a relation, if it has one part.
-pub fn bare(name: &TableReference) -> Option<&str> {
-    match name {
-        TableReference::Bare { table } => Some(table),
-        _ => None,
-    }
 }

@@ -1,11 +1,11 @@
 //! The tables, views and functions that a script can name, as DataFusion's planner asks for them.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Fields, Schema, SchemaRef};
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::{DataFusionError, Result, TableReference, plan_err};
 use datafusion_expr::planner::{ContextProvider, ExprPlanner, PlannerResult, RelationPlanner, TypePlanner};
@@ -14,9 +14,10 @@ use weir_connectors::{ConnectorRegistry, Metadata, TableSpec};
 
 use crate::error::{Place, PlanError, suggest};
 use crate::logical::columns::Time;
-use crate::logical::tvf::{FlinkRelations, bare};
+use crate::logical::tvf::FlinkRelations;
 use crate::names::functions::Functions;
-use crate::parse::dialect::OptionDef;
+use crate::parse::dialect::{CreateTable, OptionDef};
+use crate::parse::statements::Name;
 use crate::parse::types::FlinkTypes;
 
 /// What scripts of one worker binary can use: connectors, and functions beyond those of this crate.
@@ -76,8 +77,12 @@ pub struct Watermark {
 /// A declared table.
 #[derive(Clone, Debug)]
 pub struct Table {
-    /// Its name.
+    /// What it is called: by its name alone in the default database, by all parts elsewhere.
     pub name: String,
+    /// Tells tables apart that have had one name after another, or are read with other options.
+    pub serial: usize,
+    /// As it was written, or would be.
+    pub declared: Arc<CreateTable>,
     /// Where its declaration starts.
     pub place: Place,
     /// In the order of `schema`.
@@ -169,13 +174,24 @@ impl TableSource for Table {
 pub struct View {
     plan: LogicalPlan,
     schema: SchemaRef,
+    text: String,
 }
 
 impl View {
-    /// A view of this plan.
-    pub fn new(plan: LogicalPlan) -> Self {
+    /// A view of this plan, which was written so.
+    pub fn new(plan: LogicalPlan, text: String) -> Self {
         let schema = Arc::new(plan.schema().as_arrow().clone());
-        Self { plan, schema }
+        Self { plan, schema, text }
+    }
+
+    /// Its columns.
+    pub fn fields(&self) -> &Fields {
+        self.schema.fields()
+    }
+
+    /// Its query.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 }
 
@@ -193,11 +209,42 @@ impl TableSource for View {
     }
 }
 
+/// The catalog that a script starts in.
+pub const DEFAULT_CATALOG: &str = "default_catalog";
+
+/// The database of a catalog that is used first.
+pub const DEFAULT_DATABASE: &str = "default_database";
+
+/// The databases of a catalog.
+#[derive(Debug)]
+pub struct Databases {
+    /// The one that `USE CATALOG` goes to.
+    pub default: String,
+    /// All of them.
+    pub names: BTreeSet<String>,
+}
+
+impl Databases {
+    /// A catalog with this one.
+    pub fn with(default: &str) -> Self {
+        Self { default: default.to_string(), names: BTreeSet::from([default.to_string()]) }
+    }
+}
+
 /// What a script has declared so far.
 pub struct Names {
     functions: Functions,
     tables: BTreeMap<String, Arc<Table>>,
     views: BTreeMap<String, Arc<View>>,
+    /// Also those that are gone: a statement before may use them.
+    all: Vec<Arc<Table>>,
+    /// What could not be declared, which has been told.
+    broken: BTreeSet<String>,
+    catalogs: BTreeMap<String, Databases>,
+    /// In use.
+    catalog: String,
+    /// In use.
+    database: String,
     options: ConfigOptions,
     expr_planners: Vec<Arc<dyn ExprPlanner>>,
     relation_planners: Vec<Arc<dyn RelationPlanner>>,
@@ -210,6 +257,11 @@ impl Names {
             functions,
             tables: BTreeMap::new(),
             views: BTreeMap::new(),
+            all: Vec::new(),
+            broken: BTreeSet::new(),
+            catalogs: BTreeMap::from([(DEFAULT_CATALOG.to_string(), Databases::with(DEFAULT_DATABASE))]),
+            catalog: DEFAULT_CATALOG.to_string(),
+            database: DEFAULT_DATABASE.to_string(),
             options: planner_options(),
             expr_planners: vec![
                 Arc::new(FlinkExprs),
@@ -226,41 +278,172 @@ impl Names {
         &self.functions
     }
 
-    /// Whether a table or view has this name.
+    /// What something of this name is called: by its last part alone in the default database, by all three elsewhere.
+    pub fn path(&self, parts: &[&str]) -> String {
+        let (catalog, database, name) = match *parts {
+            [catalog, database, name] => (catalog, database, name),
+            [database, name] => (self.catalog.as_str(), database, name),
+            [name] => (self.catalog.as_str(), self.database.as_str(), name),
+            _ => return parts.join("."),
+        };
+        if (catalog, database) == (DEFAULT_CATALOG, DEFAULT_DATABASE) {
+            name.to_string()
+        } else {
+            format!("{catalog}.{database}.{name}")
+        }
+    }
+
+    /// The same for a name that is to be declared: its database must be there.
+    pub fn new_path(&self, name: &Name) -> Result<String, PlanError> {
+        let texts = name.texts();
+        if let [catalog, database, _] = texts[..] {
+            self.database_at(&[catalog, database], name.place())?;
+        } else if let [database, _] = texts[..] {
+            self.database_at(&[database], name.place())?;
+        }
+        Ok(self.path(&texts))
+    }
+
+    /// A database by one or two parts, which must be there: its catalog and its name.
+    pub fn database_at(&self, parts: &[&str], place: Place) -> Result<(String, String), PlanError> {
+        let (catalog, database) = match *parts {
+            [catalog, database] => (catalog, database),
+            [database] => (self.catalog.as_str(), database),
+            _ => {
+                let what = format!("{} is no name of a database", parts.join("."));
+                return Err(PlanError::new(place, what, "write database or catalog.database"));
+            }
+        };
+        let databases = self.databases(catalog, place)?;
+        if !databases.names.contains(database) {
+            let remedy = suggest(database, "databases", databases.names.iter().map(String::as_str));
+            return Err(PlanError::new(place, format!("there is no database {database} in {catalog}"), remedy));
+        }
+        Ok((catalog.to_string(), database.to_string()))
+    }
+
+    /// The databases of a catalog, which must be there.
+    pub fn databases(&self, catalog: &str, place: Place) -> Result<&Databases, PlanError> {
+        self.catalogs.get(catalog).ok_or_else(|| {
+            let remedy = suggest(catalog, "catalogs", self.catalogs.keys().map(String::as_str));
+            PlanError::new(place, format!("there is no catalog {catalog}"), remedy)
+        })
+    }
+
+    /// All catalogs.
+    pub fn catalogs(&mut self) -> &mut BTreeMap<String, Databases> {
+        &mut self.catalogs
+    }
+
+    /// The names of all catalogs.
+    pub fn catalog_names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.catalogs.keys().map(String::as_str)
+    }
+
+    /// The catalog and the database in use.
+    pub fn in_use(&self) -> (&str, &str) {
+        (&self.catalog, &self.database)
+    }
+
+    /// Uses a database.
+    pub fn use_database(&mut self, catalog: String, database: String) {
+        (self.catalog, self.database) = (catalog, database);
+    }
+
+    /// Whether a table or view is called so.
     pub fn has(&self, name: &str) -> bool {
         self.tables.contains_key(name) || self.views.contains_key(name)
     }
 
-    /// The table of this name.
+    /// The table that is called so.
     pub fn table(&self, name: &str) -> Option<&Arc<Table>> {
         self.tables.get(name)
     }
 
-    /// Whether a view has this name.
+    /// All tables that have been called so, also those that are gone, and those with other options.
+    pub fn ever<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s Arc<Table>> {
+        self.all.iter().filter(move |table| table.name == name)
+    }
+
+    /// The view that is called so.
+    pub fn view(&self, name: &str) -> Option<&Arc<View>> {
+        self.views.get(name)
+    }
+
+    /// Whether a view is called so.
     pub fn is_view(&self, name: &str) -> bool {
         self.views.contains_key(name)
     }
 
-    /// Adds a table.
+    /// Adds a table, or puts it in the place of one that is called the same.
     pub fn add_table(&mut self, table: Table) {
-        self.tables.insert(table.name.clone(), Arc::new(table));
+        let name = table.name.clone();
+        self.add_table_as(name, table);
     }
 
-    /// Adds a view.
+    /// Adds a table that queries find by another name than its own.
+    pub fn add_table_as(&mut self, name: String, mut table: Table) {
+        table.serial = self.all.len();
+        let table = Arc::new(table);
+        self.all.push(Arc::clone(&table));
+        self.views.remove(&name);
+        self.broken.remove(&name);
+        self.tables.insert(name, table);
+    }
+
+    /// Adds a view, or puts it in the place of what is called the same.
     pub fn add_view(&mut self, name: String, view: View) {
+        self.tables.remove(&name);
+        self.broken.remove(&name);
         self.views.insert(name, Arc::new(view));
     }
 
-    /// The names of all tables.
+    /// Takes a table or view away.
+    pub fn remove(&mut self, name: &str) -> Option<Arc<Table>> {
+        self.views.remove(name);
+        self.tables.remove(name)
+    }
+
+    /// Takes all tables and views away whose names begin so; says whether there were any.
+    pub fn remove_below(&mut self, prefix: &str) -> bool {
+        let before = self.tables.len() + self.views.len();
+        self.tables.retain(|name, _| !name.starts_with(prefix));
+        self.views.retain(|name, _| !name.starts_with(prefix));
+        before != self.tables.len() + self.views.len()
+    }
+
+    /// Notes what could not be declared.
+    pub fn add_broken(&mut self, name: String) {
+        self.broken.insert(name);
+    }
+
+    /// Whether an error only follows from one before: something is missing that could not be declared.
+    pub fn follows(&self, error: &PlanError) -> bool {
+        self.broken.iter().any(|name| error.message == no_table(name))
+    }
+
+    /// What all tables are called.
     pub fn table_names(&self) -> impl Iterator<Item = &str> + Clone {
-        self.tables.keys().map(String::as_str)
+        self.tables.keys().map(String::as_str).filter(|name| !name.contains(HINTED) && !name.starts_with('$'))
+    }
+
+    /// What all views are called.
+    pub fn view_names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.views.keys().map(String::as_str)
     }
 
     /// The error for a name that no table has.
     pub fn unknown_table(&self, name: &str, place: Place) -> PlanError {
-        let names = self.tables.keys().chain(self.views.keys()).map(String::as_str);
-        PlanError::new(place, format!("there is no table {name}"), suggest(name, "tables", names))
+        let remedy = suggest(name, "tables", self.table_names().chain(self.view_names()));
+        PlanError::new(place, no_table(name), remedy)
     }
+}
+
+/// Stands in the names of tables that are read with other options.
+pub const HINTED: &str = " /*+ OPTIONS";
+
+fn no_table(name: &str) -> String {
+    format!("there is no table {name}")
 }
 
 /// What the planner and optimizer of DataFusion are told.
@@ -274,15 +457,19 @@ pub fn planner_options() -> ConfigOptions {
 
 impl ContextProvider for Names {
     fn get_table_source(&self, name: TableReference) -> Result<Arc<dyn TableSource>> {
-        let text = name.to_string();
-        let bare = bare(&name).unwrap_or(&text);
-        if let Some(table) = self.tables.get(bare) {
+        let path = match &name {
+            TableReference::Bare { table } if table.contains(HINTED) => table.to_string(),
+            TableReference::Bare { table } => self.path(&[table]),
+            TableReference::Partial { schema, table } => self.path(&[schema, table]),
+            TableReference::Full { catalog, schema, table } => self.path(&[catalog, schema, table]),
+        };
+        if let Some(table) = self.tables.get(&path) {
             return Ok(Arc::clone(table) as Arc<dyn TableSource>);
         }
-        if let Some(view) = self.views.get(bare) {
+        if let Some(view) = self.views.get(&path) {
             return Ok(Arc::clone(view) as Arc<dyn TableSource>);
         }
-        Err(self.unknown_table(bare, Place::default()).into_planner())
+        Err(self.unknown_table(&path, Place::default()).into_planner())
     }
 
     fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {

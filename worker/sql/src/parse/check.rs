@@ -96,13 +96,10 @@ impl Checker<'_> {
                 format!("{op} {set_quantifier} is not supported"),
                 "UNION, UNION ALL, INTERSECT and EXCEPT are",
             ),
-            SetExpr::Values(_) => {
-                self.refuse(body.span(), "VALUES is not supported", "read the rows from a table, as one of 'datagen'")
-            }
             SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) | SetExpr::Table(_) => {
                 self.refuse(body.span(), "a SELECT is expected here", "write SELECT … FROM …")
             }
-            SetExpr::Select(_) | SetExpr::Query(_) => ControlFlow::Continue(()),
+            SetExpr::Select(_) | SetExpr::Query(_) | SetExpr::Values(_) => ControlFlow::Continue(()),
         }
     }
 
@@ -179,9 +176,7 @@ impl VisitorMut for Checker<'_> {
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Self::Break> {
         let place = Place::from(select.select_token.0.span);
         match select.from.as_slice() {
-            [] => {
-                return self.refuse(place, "a SELECT without FROM is not supported", "read from a table");
-            }
+            [] => {}
             _ => {
                 if let Err(error) = check_joins(select) {
                     return ControlFlow::Break(Box::new(error.or_at(place)));

@@ -3,16 +3,18 @@
 //! Queries and expressions are read by sqlparser; what it does not know (WATERMARK, computed columns, METADATA, ROW types,
 //! options) is read here, on its tokens. Names are case-sensitive, backticks quote them.
 
-use datafusion_sql::sqlparser::ast::{Expr, Ident, ObjectName, Query, TrimWhereField};
+use datafusion_sql::sqlparser::ast::{Expr, Ident, ObjectName, Query, Spanned, TrimWhereField};
 use datafusion_sql::sqlparser::dialect::Dialect;
 use datafusion_sql::sqlparser::keywords::Keyword;
 use datafusion_sql::sqlparser::parser::{Parser, ParserError};
-use datafusion_sql::sqlparser::tokenizer::{Token, Tokenizer};
+use datafusion_sql::sqlparser::tokenizer::Token;
 
 use arrow::datatypes::DataType;
 
 use crate::error::{Place, PlanError};
-use crate::parse::bounds::check_tokens;
+use crate::parse::like::{Like, parse_like};
+use crate::parse::loose::{Hints, Pieces, pieces};
+use crate::parse::statements::{CreateCatalog, Name, Statement, parse_name, parse_statement};
 use crate::parse::types::{consume_word, expect_word, expected, parse_type, parser_error, word_at};
 
 /// The prefix under which `TABLE t` stands among a function's arguments.
@@ -90,45 +92,52 @@ fn parse_trim(parser: &mut Parser<'_>, side: TrimWhereField) -> Result<Expr, Par
     Ok(Expr::Trim { expr, trim_where: Some(side), trim_what: None, trim_characters: None })
 }
 
-/// One statement of a script.
-#[derive(Debug)]
-pub enum Statement {
-    /// `CREATE TABLE`.
-    CreateTable(CreateTable),
-    /// `CREATE VIEW`.
-    CreateView(CreateView),
-    /// `INSERT INTO`.
-    Insert(Insert),
-    /// `SET 'key' = 'value'`.
-    Set {
-        /// The key.
-        key: String,
-        /// The value.
-        value: String,
-        /// Where the key stands.
-        place: Place,
-    },
-}
-
 /// `CREATE TABLE …`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct CreateTable {
     /// The table's name.
-    pub name: Ident,
+    pub name: Name,
     /// An existing one stays as it is.
     pub if_not_exists: bool,
+    /// An existing one goes.
+    pub replace: bool,
     /// In the order written.
     pub columns: Vec<ColumnDef>,
     /// `WATERMARK FOR`.
     pub watermark: Option<WatermarkDef>,
     /// `PRIMARY KEY (…) NOT ENFORCED`.
     pub primary_key: Vec<Ident>,
+    /// `PARTITIONED BY (…)`.
+    pub partitioned: Vec<Ident>,
     /// `WITH (…)`.
     pub options: Vec<OptionDef>,
+    /// `LIKE`.
+    pub like: Option<Like>,
+    /// `AS`: what goes in, and what it is like.
+    pub query: Option<(Box<Query>, Place)>,
+}
+
+impl CreateTable {
+    /// A table that prints what is written to it; its columns are still to come.
+    pub fn printing(name: Name, place: Place) -> Self {
+        let connector = OptionDef { key: "connector".to_string(), value: "print".to_string(), place };
+        Self {
+            name,
+            if_not_exists: false,
+            replace: false,
+            columns: Vec::new(),
+            watermark: None,
+            primary_key: Vec::new(),
+            partitioned: Vec::new(),
+            options: vec![connector],
+            like: None,
+            query: None,
+        }
+    }
 }
 
 /// One column.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ColumnDef {
     /// Its name.
     pub name: Ident,
@@ -137,7 +146,7 @@ pub struct ColumnDef {
 }
 
 /// Where a column's values come from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum ColumnKind {
     /// The connector.
     Physical {
@@ -162,10 +171,10 @@ pub enum ColumnKind {
 }
 
 /// `WATERMARK FOR column AS expression`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct WatermarkDef {
     /// The event-time column; more than one part for a field of a ROW.
-    pub column: Ident,
+    pub column: Vec<Ident>,
     /// The watermark that a row gives.
     pub expr: Box<Expr>,
     /// Where the clause starts.
@@ -187,9 +196,11 @@ pub struct OptionDef {
 #[derive(Debug)]
 pub struct CreateView {
     /// The view's name.
-    pub name: Ident,
+    pub name: Name,
     /// An existing one stays as it is.
     pub if_not_exists: bool,
+    /// An existing one goes.
+    pub replace: bool,
     /// New names for its columns; empty keeps those of the query.
     pub columns: Vec<Ident>,
     /// What it stands for.
@@ -200,7 +211,7 @@ pub struct CreateView {
 #[derive(Debug)]
 pub struct Insert {
     /// The sink table.
-    pub table: Ident,
+    pub table: Name,
     /// The columns named; empty means all.
     pub columns: Vec<Ident>,
     /// What goes in.
@@ -222,42 +233,54 @@ pub enum Conflict {
     Error,
 }
 
-/// The script's statements in order.
-pub fn parse_script(script: &str) -> Result<Vec<Statement>, PlanError> {
-    let dialect = FlinkDialect;
-    let tokens = Tokenizer::new(&dialect, script)
-        .tokenize_with_location()
-        .map_err(|error| PlanError::new(error.location, error.message, ""))?;
-    check_tokens(&tokens)?;
-    let mut parser = Parser::new(&dialect).with_tokens_with_locations(tokens);
-    let mut statements = Vec::new();
-    let mut in_set = None;
-    loop {
-        while parser.consume_token(&Token::SemiColon) {}
-        if parser.peek_token_ref().token == Token::EOF {
-            break;
-        }
+/// A script's statements in order, and what is wrong with the others.
+#[derive(Debug, Default)]
+pub struct Script {
+    /// Those that could be read.
+    pub statements: Vec<Statement>,
+    /// What is wrong with the others, in the order written.
+    pub errors: Vec<PlanError>,
+    /// All hints.
+    pub hints: Hints,
+}
+
+/// Reads a script. What is wrong with one statement keeps no other from being read.
+pub fn parse_script(script: &str) -> Result<Script, PlanError> {
+    let Pieces { pieces, hints, lines } = pieces(script)?;
+    let mut read = Script { hints, ..Script::default() };
+    let mut in_set: Option<Place> = None;
+    for piece in &pieces {
+        let mut parser = Parser::new(&FlinkDialect).with_tokens_with_locations(piece.tokens.clone());
         let place = Place::from(parser.peek_token_ref().span);
         if in_set.is_none() && is_statement_set(&mut parser) {
             in_set = Some(place);
-            continue;
+            if parser.peek_token_ref().token == Token::EOF {
+                continue;
+            }
         }
         if in_set.is_some() && consume_word(&mut parser, "END") {
             in_set = None;
         } else {
-            let read = parse_statement(&mut parser);
-            // What the SQL parser says of nesting has no place.
-            statements.push(read.map_err(|error| error.or_at(parser.peek_token_ref().span.into()))?);
+            match parse_statement(&mut parser, piece, &lines) {
+                Ok(statement) => read.statements.push(statement),
+                Err(error) => {
+                    // What the SQL parser says of nesting has no place.
+                    let at = Place::from(parser.peek_token_ref().span).or(piece.end);
+                    read.errors.push(error.or_at(at));
+                    continue;
+                }
+            }
         }
         let next = parser.peek_token();
-        if !matches!(next.token, Token::SemiColon | Token::EOF) {
-            return Err(expected("';' between statements", &next));
+        if next.token != Token::EOF {
+            read.errors.push(expected("';' between statements", &next));
         }
     }
-    match in_set {
-        Some(place) => Err(PlanError::new(place, "the statement set has no END", "write END; after its last INSERT")),
-        None => Ok(statements),
+    if let Some(place) = in_set {
+        let remedy = "write END; after its last INSERT";
+        read.errors.push(PlanError::new(place, "the statement set has no END", remedy));
     }
+    Ok(read)
 }
 
 /// `EXECUTE STATEMENT SET BEGIN`, or `BEGIN STATEMENT SET;`.
@@ -276,72 +299,76 @@ fn is_statement_set(parser: &mut Parser<'_>) -> bool {
     is_set
 }
 
-fn parse_statement(parser: &mut Parser<'_>) -> Result<Statement, PlanError> {
-    let first = parser.peek_token();
-    let place = Place::from(first.span);
-    let Token::Word(word) = &first.token else {
-        return Err(expected("CREATE TABLE, CREATE VIEW, INSERT INTO or SET", &first));
-    };
-    match word.value.to_ascii_uppercase().as_str() {
-        "CREATE" => {
-            parser.next_token();
-            parse_create(parser)
-        }
-        "INSERT" => {
-            parser.next_token();
-            parse_insert(parser, place)
-        }
-        "SET" => {
-            parser.next_token();
-            parse_set(parser)
-        }
-        "SELECT" | "WITH" | "VALUES" => Err(PlanError::new(
-            place,
-            "a query alone has nowhere to put its result",
-            "write INSERT INTO <table> before it; a table WITH ('connector' = 'print') shows the rows",
-        )),
-        "BEGIN" | "EXECUTE" => Err(PlanError::new(
-            place,
-            format!("{} is not supported here", word.value.to_ascii_uppercase()),
-            "write EXECUTE STATEMENT SET BEGIN … END, or the INSERTs one after another",
-        )),
-        other @ ("DROP" | "ALTER" | "USE" | "SHOW" | "DESCRIBE" | "DESC" | "EXPLAIN" | "ADD" | "REMOVE" | "LOAD"
-        | "UPDATE" | "DELETE" | "ANALYZE" | "CALL" | "TRUNCATE" | "RESET" | "COMPILE") => Err(PlanError::new(
-            place,
-            format!("{other} is not supported"),
-            "a job's script declares its tables and views, and then inserts",
-        )),
-        _ => Err(expected("CREATE TABLE, CREATE VIEW, INSERT INTO or SET", &first)),
-    }
-}
-
-fn parse_create(parser: &mut Parser<'_>) -> Result<Statement, PlanError> {
+/// What stands behind `CREATE`.
+pub fn parse_create(parser: &mut Parser<'_>) -> Result<Statement, PlanError> {
     let replace = if consume_word(parser, "OR") {
         expect_word(parser, "REPLACE")?;
         true
     } else {
         false
     };
-    consume_word(parser, "TEMPORARY");
+    if consume_word(parser, "TEMPORARY") {
+        consume_word(parser, "SYSTEM");
+    }
     let token = parser.next_token();
     let Token::Word(word) = &token.token else {
         return Err(expected("TABLE or VIEW", &token));
     };
     match word.value.to_ascii_uppercase().as_str() {
-        "TABLE" if !replace => parse_create_table(parser).map(Statement::CreateTable),
-        "VIEW" => parse_create_view(parser).map(Statement::CreateView),
-        "FUNCTION" => Err(PlanError::new(
-            token.span,
-            "CREATE FUNCTION is not supported",
-            "register the function in a worker binary of your own, and name its image in workers.image",
-        )),
-        other @ ("CATALOG" | "DATABASE" | "MODEL" | "CONNECTION") => Err(PlanError::new(
+        "TABLE" => parse_create_table(parser, replace).map(|table| Statement::CreateTable(Box::new(table))),
+        "VIEW" => parse_create_view(parser, replace).map(Statement::CreateView),
+        "FUNCTION" => parse_create_function(parser),
+        "CATALOG" => {
+            let if_not_exists = parse_if_not_exists(parser)?;
+            let name = parser.parse_identifier().map_err(parser_error)?;
+            parse_comment(parser)?;
+            let options = if consume_word(parser, "WITH") { parse_options(parser)? } else { Vec::new() };
+            Ok(Statement::CreateCatalog(CreateCatalog { name, if_not_exists, options }))
+        }
+        "DATABASE" => {
+            let if_not_exists = parse_if_not_exists(parser)?;
+            let name = parse_name(parser)?;
+            parse_comment(parser)?;
+            if consume_word(parser, "WITH") {
+                parse_options(parser)?;
+            }
+            Ok(Statement::CreateDatabase { name, if_not_exists })
+        }
+        other @ ("MODEL" | "CONNECTION" | "MATERIALIZED") => Err(PlanError::new(
             token.span,
             format!("CREATE {other} is not supported"),
             "declare the tables in the script itself",
         )),
         _ => Err(expected("TABLE or VIEW", &token)),
     }
+}
+
+/// `CREATE FUNCTION [IF NOT EXISTS] name AS 'class' [LANGUAGE JAVA] [USING JAR '…', …]`.
+fn parse_create_function(parser: &mut Parser<'_>) -> Result<Statement, PlanError> {
+    parse_if_not_exists(parser)?;
+    let name = parse_name(parser)?;
+    expect_word(parser, "AS")?;
+    let class = parse_string(parser, "the function's class in quotes")?;
+    if consume_word(parser, "LANGUAGE") {
+        parser.parse_identifier().map_err(parser_error)?;
+    }
+    if consume_word(parser, "USING") {
+        loop {
+            parser.next_token();
+            parse_string(parser, "a path in quotes")?;
+            if !parser.consume_token(&Token::Comma) {
+                break;
+            }
+        }
+    }
+    Ok(Statement::CreateFunction { name, class })
+}
+
+fn parse_comment(parser: &mut Parser<'_>) -> Result<(), PlanError> {
+    if consume_word(parser, "COMMENT") {
+        parser.parse_literal_string().map_err(parser_error)?;
+    }
+    Ok(())
 }
 
 fn parse_if_not_exists(parser: &mut Parser<'_>) -> Result<bool, PlanError> {
@@ -353,19 +380,6 @@ fn parse_if_not_exists(parser: &mut Parser<'_>) -> Result<bool, PlanError> {
     Ok(true)
 }
 
-/// A name of one part; `catalog.database.name` is refused, since a script has one catalog.
-fn parse_name(parser: &mut Parser<'_>) -> Result<Ident, PlanError> {
-    let place = Place::from(parser.peek_token_ref().span);
-    let name = parser.parse_object_name(false).map_err(parser_error)?;
-    single(&name).ok_or_else(|| {
-        PlanError::new(
-            place,
-            format!("the name {name} has more than one part"),
-            "a script has one catalog and one database: write the last part alone",
-        )
-    })
-}
-
 /// The name, if it has one part.
 pub fn single(name: &ObjectName) -> Option<Ident> {
     match name.0.as_slice() {
@@ -374,54 +388,65 @@ pub fn single(name: &ObjectName) -> Option<Ident> {
     }
 }
 
-fn parse_create_table(parser: &mut Parser<'_>) -> Result<CreateTable, PlanError> {
+fn parse_create_table(parser: &mut Parser<'_>, replace: bool) -> Result<CreateTable, PlanError> {
     let if_not_exists = parse_if_not_exists(parser)?;
     let name = parse_name(parser)?;
     let mut table = CreateTable {
         name,
         if_not_exists,
+        replace,
         columns: Vec::new(),
         watermark: None,
         primary_key: Vec::new(),
+        partitioned: Vec::new(),
         options: Vec::new(),
+        like: None,
+        query: None,
     };
-    let open = parser.next_token();
-    if open.token != Token::LParen {
+    let open = parser.peek_token();
+    if parser.consume_token(&Token::LParen) {
+        // LIKE may stand over nothing: `CREATE TABLE t () … LIKE s`.
+        while !parser.consume_token(&Token::RParen) {
+            parse_table_element(parser, &mut table)?;
+            let token = parser.peek_token();
+            match token.token {
+                Token::Comma if parser.peek_nth_token_ref(1).token != Token::RParen => {
+                    parser.next_token();
+                }
+                Token::RParen => {}
+                _ => return Err(expected("',' or ')'", &token)),
+            }
+        }
+    } else if !["COMMENT", "PARTITIONED", "WITH", "LIKE", "AS"].iter().any(|word| word_at(parser, 0, word)) {
         return Err(expected("'(' and the columns", &open));
     }
-    loop {
-        parse_table_element(parser, &mut table)?;
-        let token = parser.next_token();
-        match token.token {
-            Token::Comma => {}
-            Token::RParen => break,
-            _ => return Err(expected("',' or ')'", &token)),
-        }
-    }
-    if consume_word(parser, "COMMENT") {
-        parser.parse_literal_string().map_err(parser_error)?;
-    }
+    parse_comment(parser)?;
     let next = parser.peek_token();
-    if let Token::Word(word) = &next.token
-        && let clause @ ("PARTITIONED" | "DISTRIBUTED" | "LIKE" | "AS") = word.value.to_ascii_uppercase().as_str()
-    {
-        let (clause, remedy) = match clause {
-            "AS" => ("AS SELECT", "declare the columns, and write INSERT INTO"),
-            "LIKE" => ("LIKE", "write the columns and options out"),
-            "PARTITIONED" => ("PARTITIONED BY", "leave the clause out"),
-            _ => ("DISTRIBUTED BY", "leave the clause out"),
-        };
-        return Err(PlanError::new(next.span, format!("{clause} is not supported in CREATE TABLE"), remedy));
-    }
-    expect_word(parser, "WITH")?;
-    table.options = parse_options(parser)?;
-    if word_at(parser, 0, "LIKE") || word_at(parser, 0, "AS") {
-        let next = parser.peek_token();
+    if consume_word(parser, "DISTRIBUTED") {
         return Err(PlanError::new(
             next.span,
-            format!("{} is not supported in CREATE TABLE", next.token.to_string().to_ascii_uppercase()),
-            "write the columns and options out",
+            "DISTRIBUTED BY is not supported in CREATE TABLE: no connector here deals rows to buckets",
+            "leave the clause out",
         ));
+    }
+    if consume_word(parser, "PARTITIONED") {
+        expect_word(parser, "BY")?;
+        parser.expect_token(&Token::LParen).map_err(parser_error)?;
+        table.partitioned = parser.parse_comma_separated(Parser::parse_identifier).map_err(parser_error)?;
+        parser.expect_token(&Token::RParen).map_err(parser_error)?;
+    }
+    let is_made = word_at(parser, 0, "LIKE") || word_at(parser, 0, "AS");
+    if !is_made {
+        expect_word(parser, "WITH")?;
+        table.options = parse_options(parser)?;
+    }
+    if word_at(parser, 0, "LIKE") {
+        table.like = Some(parse_like(parser)?);
+    }
+    if consume_word(parser, "AS") {
+        let query = parser.parse_query().map_err(parser_error)?;
+        let place = Place::from(query.span()).or(open.span.into());
+        table.query = Some((query, place));
     }
     Ok(table)
 }
@@ -435,13 +460,9 @@ fn parse_table_element(parser: &mut Parser<'_>, table: &mut CreateTable) -> Resu
         if table.watermark.is_some() {
             return Err(PlanError::new(place, "the table has two watermarks", "leave one of them out"));
         }
-        let column = parser.parse_identifier().map_err(parser_error)?;
-        if parser.peek_token_ref().token == Token::Period {
-            return Err(PlanError::new(
-                column.span,
-                "a watermark on a field of a ROW is not supported",
-                "add a computed column for the field, as `t AS row_column.t`, and declare the watermark for it",
-            ));
+        let mut column = vec![parser.parse_identifier().map_err(parser_error)?];
+        while parser.consume_token(&Token::Period) {
+            column.push(parser.parse_identifier().map_err(parser_error)?);
         }
         expect_word(parser, "AS")?;
         let expr = parser.parse_expr().map_err(parser_error)?;
@@ -516,17 +537,18 @@ fn parse_not_enforced(parser: &mut Parser<'_>) -> Result<(), PlanError> {
     Err(PlanError::new(next.span, "a primary key is not checked by a stream", "write PRIMARY KEY (…) NOT ENFORCED"))
 }
 
-fn parse_options(parser: &mut Parser<'_>) -> Result<Vec<OptionDef>, PlanError> {
+/// `('key' = 'value', …)`, each as often as it is written.
+pub fn parse_options(parser: &mut Parser<'_>) -> Result<Vec<OptionDef>, PlanError> {
     parser.expect_token(&Token::LParen).map_err(parser_error)?;
     let mut options: Vec<OptionDef> = Vec::new();
+    if parser.consume_token(&Token::RParen) {
+        return Ok(options);
+    }
     loop {
         let place = Place::from(parser.peek_token_ref().span);
         let key = parse_string(parser, "an option's name in quotes")?;
         parser.expect_token(&Token::Eq).map_err(parser_error)?;
         let value = parse_string(parser, "the option's value in quotes")?;
-        if options.iter().any(|option| option.key == key) {
-            return Err(PlanError::new(place, format!("the option '{key}' is given twice"), "leave one of them out"));
-        }
         options.push(OptionDef { key, value, place });
         let token = parser.next_token();
         match token.token {
@@ -537,7 +559,8 @@ fn parse_options(parser: &mut Parser<'_>) -> Result<Vec<OptionDef>, PlanError> {
     }
 }
 
-fn parse_string(parser: &mut Parser<'_>, what: &str) -> Result<String, PlanError> {
+/// A text in single quotes.
+pub fn parse_string(parser: &mut Parser<'_>, what: &str) -> Result<String, PlanError> {
     let token = parser.next_token();
     match token.token {
         Token::SingleQuotedString(text) => Ok(text),
@@ -545,7 +568,7 @@ fn parse_string(parser: &mut Parser<'_>, what: &str) -> Result<String, PlanError
     }
 }
 
-fn parse_create_view(parser: &mut Parser<'_>) -> Result<CreateView, PlanError> {
+fn parse_create_view(parser: &mut Parser<'_>, replace: bool) -> Result<CreateView, PlanError> {
     let if_not_exists = parse_if_not_exists(parser)?;
     let name = parse_name(parser)?;
     let mut columns = Vec::new();
@@ -568,10 +591,11 @@ fn parse_create_view(parser: &mut Parser<'_>) -> Result<CreateView, PlanError> {
     }
     expect_word(parser, "AS")?;
     let query = parser.parse_query().map_err(parser_error)?;
-    Ok(CreateView { name, if_not_exists, columns, query })
+    Ok(CreateView { name, if_not_exists, replace, columns, query })
 }
 
-fn parse_insert(parser: &mut Parser<'_>, place: Place) -> Result<Statement, PlanError> {
+/// What stands behind `INSERT`.
+pub fn parse_insert(parser: &mut Parser<'_>, place: Place) -> Result<Insert, PlanError> {
     if word_at(parser, 0, "OVERWRITE") {
         return Err(PlanError::new(place, "INSERT OVERWRITE is not supported", "write INSERT INTO"));
     }
@@ -593,7 +617,7 @@ fn parse_insert(parser: &mut Parser<'_>, place: Place) -> Result<Statement, Plan
     }
     let query = parser.parse_query().map_err(parser_error)?;
     let conflict = parse_conflict(parser)?;
-    Ok(Statement::Insert(Insert { table, columns, query, conflict, place }))
+    Ok(Insert { table, columns, query, conflict, place })
 }
 
 /// `ON CONFLICT DO DEDUPLICATE`, `NOTHING` or `ERROR`.
@@ -613,31 +637,4 @@ fn parse_conflict(parser: &mut Parser<'_>) -> Result<Option<(Conflict, Place)>, 
         }
     }
     Err(expected("DEDUPLICATE, NOTHING or ERROR", &parser.peek_token()))
-}
-
-/// `SET 'key' = 'value'`, and the older `SET key = value`.
-fn parse_set(parser: &mut Parser<'_>) -> Result<Statement, PlanError> {
-    let token = parser.next_token();
-    let place = Place::from(token.span);
-    let key = match &token.token {
-        Token::SingleQuotedString(key) => key.clone(),
-        Token::Word(word) => {
-            let mut key = word.value.clone();
-            while let Token::Period | Token::Minus = parser.peek_token_ref().token {
-                key.push_str(&parser.next_token().token.to_string());
-                key.push_str(&parser.next_token().token.to_string());
-            }
-            key
-        }
-        _ => return Err(expected("a setting's name in quotes", &token)),
-    };
-    parser.expect_token(&Token::Eq).map_err(parser_error)?;
-    let token = parser.next_token();
-    let value = match &token.token {
-        Token::SingleQuotedString(value) => value.clone(),
-        Token::Word(word) => word.value.clone(),
-        Token::Number(number, _) => number.clone(),
-        _ => return Err(expected("the setting's value in quotes", &token)),
-    };
-    Ok(Statement::Set { key, value, place })
 }

@@ -47,6 +47,8 @@ pub enum Op {
 pub struct Scan {
     /// For the graph; whose it is is not said yet.
     pub node: SourceNode,
+    /// Which declaration of the table it reads.
+    pub serial: usize,
     /// The table's column that each column is.
     pub columns: Vec<usize>,
     /// What time each column measures.
@@ -126,9 +128,7 @@ impl Op {
     /// Whether two nodes over the same inputs do the same.
     pub fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Scan(one), Self::Scan(other)) => {
-                (&one.node.name, &one.columns) == (&other.node.name, &other.columns)
-            }
+            (Self::Scan(one), Self::Scan(other)) => (one.serial, &one.columns) == (other.serial, &other.columns),
             (Self::Calc(one), Self::Calc(other)) => one == other,
             (Self::WindowAssign(one), Self::WindowAssign(other)) => one == other,
             (Self::LocalAggregate(one), Self::LocalAggregate(other)) => one == other,

@@ -1,6 +1,7 @@
 //! A plan's nodes as text, with all that is known of their rows: for the log, and for tests.
 
 use std::fmt;
+use std::fmt::Write;
 
 use arrow::datatypes::Schema;
 
@@ -25,6 +26,29 @@ impl fmt::Display for Shown<'_> {
             writeln!(f)?;
         }
         Ok(())
+    }
+}
+
+/// A node and below it its inputs, each further in, as Flink's users know it from EXPLAIN.
+pub fn indented(tree: &Tree, needs: &Needs, id: NodeId, depth: usize, to: &mut String) {
+    let node = &tree[id];
+    let NodeId(number) = id;
+    let kind = node.op.kind();
+    let name = if node.name.is_empty() || node.name == kind { String::new() } else { format!(" {}", node.name) };
+    let fields: Vec<&str> = node.schema().fields().iter().map(|field| field.name().as_str()).collect();
+    let changes = kinds(node.traits.kinds, needs.before(id));
+    let changes = [("+I", "I"), ("-U", "UB"), ("+U", "UA"), ("-D", "D"), (" ", ",")]
+        .iter()
+        .fold(changes.to_string(), |text, (ours, flinks)| text.replace(ours, flinks));
+    // Writing to a text does not fail.
+    let _ = writeln!(
+        to,
+        "{}+- {kind}{name}(fields=[{}], changelogMode=[{changes}]) #{number}",
+        "   ".repeat(depth),
+        fields.join(", ")
+    );
+    for input in &node.inputs {
+        indented(tree, needs, *input, depth + 1, to);
     }
 }
 

@@ -139,7 +139,10 @@ fn unknown_names_are_told_with_the_nearest_known() {
         "there is no setting",
         "did you mean weir.projection-pushdown?",
     );
-    refused("SET 'parallelism.default' = '4';", 1, 5, "there is no setting", "workers.replicas");
+    refused("SET 'table.exec.state.ttl' = '1 h';", 1, 5, "would change the result", "'0'");
+    refused("SET paralellism.default = 4;", 1, 5, "there is no setting", "did you mean parallelism.default?");
+    refused("SET \"a\" = 'b'", 1, 5, "in double quotes", "single");
+    refused("SET 'a'", 1, 8, "expected '='", "");
 }
 
 #[test]
@@ -220,8 +223,9 @@ fn what_is_not_supported_is_refused_by_name() {
         "INSERT INTO for each",
     );
     refused("SELECT * FROM bid", 1, 1, "a query alone", "INSERT INTO");
-    refused("DROP TABLE bid", 1, 1, "DROP is not supported", "");
-    refused("CREATE FUNCTION f AS 'x'", 1, 8, "CREATE FUNCTION", "workers.image");
+    refused("CREATE FUNCTION f AS 'a.F'", 1, 17, "no Java here that could run a.F", "workers.image");
+    refused("ADD JAR '/tmp/a.jar'", 1, 1, "ADD JAR is not supported", "worker binary of your own");
+    refused("UPDATE one SET a = 1", 1, 1, "UPDATE is not supported", "");
     refused("EXECUTE STATEMENT SET BEGIN INSERT INTO one SELECT auction FROM bid;", 1, 1, "no END", "END");
     refused(
         "CREATE TABLE x (a BIGINT METADATA, b BIGINT) WITH ('connector' = 'test'); INSERT INTO x SELECT auction, 1 FROM bid",
@@ -231,10 +235,17 @@ fn what_is_not_supported_is_refused_by_name() {
         "leave the column out",
     );
     refused(
-        "CREATE TABLE x (a BIGINT) PARTITIONED BY (a) WITH ('connector' = 'test')",
+        "CREATE TABLE x (a BIGINT) PARTITIONED BY (a) WITH ('connector' = 'test'); INSERT INTO x SELECT auction FROM bid",
+        1,
+        43,
+        "PARTITIONED BY a",
+        "leave",
+    );
+    refused(
+        "CREATE TABLE x (a BIGINT) DISTRIBUTED BY (a) INTO 4 BUCKETS WITH ('connector' = 'test')",
         1,
         27,
-        "PARTITIONED BY",
+        "DISTRIBUTED BY is not supported",
         "leave",
     );
     refused(
@@ -244,8 +255,8 @@ fn what_is_not_supported_is_refused_by_name() {
         "primary key",
         "NOT ENFORCED",
     );
-    refused("INSERT INTO one VALUES (1)", 1, 24, "VALUES", "datagen");
-    refused("CREATE VIEW v AS SELECT 1;", 1, 18, "without FROM", "read from a table");
+    refused("INSERT INTO two VALUES (1, 'a')", 1, 24, "column b of two is BIGINT", "CAST");
+    refused("INSERT INTO one VALUES (1), ('a')", 1, 24, "in VALUES is no constant of type", "UNION ALL");
 }
 
 #[test]

@@ -10,5 +10,6 @@ mod nexmark;
 mod plans;
 mod reference;
 mod sharing;
+mod statements;
 mod support;
 mod unions;

@@ -20,6 +20,7 @@ use arrow::datatypes::{
 };
 use datafusion_common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion_expr::LogicalPlan;
+use datafusion_sql::sqlparser::ast::Ident;
 use datafusion_sql::sqlparser::ast::{self, SetExpr, VisitMut, VisitorMut};
 use datafusion_sql::sqlparser::parser::Parser;
 
@@ -30,7 +31,8 @@ use crate::logical::exprs::{physical, plan_expr, plan_query, unqualified};
 use crate::logical::optimize::{analyze, optimize};
 use crate::names::catalog::{Column, Names, Origin, Table};
 use crate::parse::check::{check_expr, check_query};
-use crate::parse::dialect::FlinkDialect;
+use crate::parse::dialect::{CreateTable, FlinkDialect};
+use crate::parse::statements::Name;
 use crate::parse::types::{flink_name, parse_type};
 
 /// Java's functions of mathematics and this machine's may round the last bit differently.
@@ -268,6 +270,8 @@ fn queried(sql: &str, schema: &Schema) -> Result<datafusion_expr::Expr, PlanErro
     let schema = Arc::new(schema.clone());
     names.add_table(Table {
         name: "t".to_string(),
+        serial: 0,
+        declared: Arc::new(CreateTable::printing(Name { parts: vec![Ident::new("t")] }, Place::default())),
         place: Place::default(),
         columns: (0..schema.fields().len())
             .map(|index| Column { origin: Origin::Physical(index), time: None })

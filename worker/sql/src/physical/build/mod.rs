@@ -2,6 +2,7 @@
 //! (UNION ALL) stands above each of them, until their rows meet at an exchange or before a sink.
 
 mod aggregate;
+mod constant;
 mod dedup;
 mod join;
 mod rows;
@@ -37,10 +38,12 @@ pub struct Builder<'a> {
     base_dir: &'a Path,
     /// What has been built.
     pub tree: Tree,
-    /// What is read of each table, where sources are shared.
-    shared: BTreeMap<String, Reads>,
+    /// What is read of each table, by its serial, where sources are shared.
+    shared: BTreeMap<usize, Reads>,
     /// The tables read so far.
     pub read: BTreeSet<String>,
+    /// Sources of rows that stand in the script.
+    constants: usize,
     statement: usize,
     /// The table that the results go to: part of every identity of state format 1.
     owner: String,
@@ -68,6 +71,7 @@ impl<'a> Builder<'a> {
             tree: Tree::default(),
             shared: BTreeMap::new(),
             read: BTreeSet::new(),
+            constants: 0,
             statement: 0,
             owner: String::new(),
             place: Place::default(),
@@ -85,7 +89,7 @@ impl<'a> Builder<'a> {
             if let LogicalPlan::TableScan(scan) = plan
                 && let Some(table) = scan.source.downcast_ref::<Table>()
             {
-                let reads = self.shared.entry(table.name.clone()).or_default();
+                let reads = self.shared.entry(table.serial).or_default();
                 reads.times += 1;
                 reads.columns.extend(wanted(scan, table));
             }
@@ -127,6 +131,8 @@ impl<'a> Builder<'a> {
             LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
             LogicalPlan::Join(join) => self.join(join),
             LogicalPlan::Union(union) => self.union(union),
+            LogicalPlan::Values(values) => self.values(values),
+            LogicalPlan::EmptyRelation(empty) if empty.produce_one_row => self.one_row(),
             LogicalPlan::Extension(extension) => {
                 let node = extension.node.as_any();
                 if let Some(window) = node.downcast_ref::<WindowTvf>() {
@@ -167,11 +173,21 @@ impl<'a> Builder<'a> {
         };
         self.read.insert(table.name.clone());
         let own = wanted(scan, table);
-        let together = self.shared.get(&table.name).filter(|reads| reads.times > 1);
+        let together = self.shared.get(&table.serial).filter(|reads| reads.times > 1);
         let read = together.map_or_else(|| own.clone(), |reads| reads.columns.iter().copied().collect());
         let planned = plan_source(table, &read, self.settings, self.connectors, self.base_dir)?;
         let connector = table.options.iter().find(|option| option.key == "connector");
         let connector = connector.map_or("", |option| option.value.as_str());
+        if let Some(column) = table.declared.partitioned.first().filter(|_| connector == "filesystem") {
+            return Err(PlanError::new(
+                column.span,
+                format!(
+                    "the table {} is PARTITIONED BY {}: values out of folders' names are not read",
+                    table.name, column.value
+                ),
+                "read a table of each folder, without the column, and bring them together with UNION ALL",
+            ));
+        }
         let identity =
             Identity::of("source", &self.owner, &[&Meaning::same(table.name.as_str()), &Meaning::same(connector)]);
         let place = |column: &usize| planned.columns.iter().position(|read| read == column);
@@ -191,6 +207,7 @@ impl<'a> Builder<'a> {
             schema: Arc::clone(&planned.node.schema),
             name: table.name.clone(),
             op: Op::Scan(Box::new(Scan {
+                serial: table.serial,
                 times: planned.columns.iter().map(|&column| table.time_of(column)).collect(),
                 primary_key: primary_key.filter(|key| !key.is_empty()),
                 bounded: planned.bounded,
