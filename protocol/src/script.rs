@@ -157,10 +157,7 @@ fn statements(script: &str) -> Vec<Vec<Part>> {
     let mut all = vec![Vec::new()];
     let mut rest = script.chars().peekable();
     while let Some(sign) = rest.next() {
-        let statement = match all.last_mut() {
-            Some(statement) => statement,
-            None => return all,
-        };
+        let Some(statement) = all.last_mut() else { return all };
         match (sign, rest.peek()) {
             ('-', Some('-')) => while rest.next_if(|sign| *sign != '\n').is_some() {},
             ('/', Some('*')) => {

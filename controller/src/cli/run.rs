@@ -82,7 +82,7 @@ pub async fn run(args: RunArgs) -> Result<(), Failure> {
     }
     let (_, control) = signals(true)
         .map_err(|error| Failure::new(Exit::Environment, format!("signals cannot be received: {error}")))?;
-    let outcome = supervise(Start {
+    let outcome = Box::pin(supervise(Start {
         binary,
         fingerprint: plan.fingerprint,
         restore,
@@ -96,7 +96,7 @@ pub async fn run(args: RunArgs) -> Result<(), Failure> {
         ui,
         control,
         job,
-    })
+    }))
     .await;
     ended(outcome)
 }

@@ -86,8 +86,7 @@ fn parallelism(set: &BTreeMap<String, String>) -> Result<Option<u32>, String> {
         .into_iter()
         .filter_map(|key| set.get(key).map(|value| (key, value)))
         // The table's own means the default where it is not set.
-        .filter(|(_, value)| value.as_str() != "-1")
-        .next_back();
+        .rfind(|(_, value)| value.as_str() != "-1");
     let Some((key, value)) = found else { return Ok(None) };
     match value.parse() {
         Ok(parallelism @ 1..) => Ok(Some(parallelism)),
@@ -115,9 +114,9 @@ fn mode(set: &BTreeMap<String, String>) -> Result<Option<CheckpointMode>, String
 }
 
 fn backend(set: &BTreeMap<String, String>) -> Result<Option<String>, String> {
-    let found =
+    let mut found =
         ["state.backend", "state.backend.type"].into_iter().filter_map(|key| set.get(key).map(|value| (key, value)));
-    let Some((key, value)) = found.last() else { return Ok(None) };
+    let Some((key, value)) = found.next_back() else { return Ok(None) };
     match value.as_str() {
         "rocksdb" | "hashmap" | "filesystem" | "jobmanager" | "memory" => Ok(Some(value.clone())),
         _ => Err(format!(
@@ -176,7 +175,7 @@ mod tests {
         let more =
             "  checkpoint: {storage: {url: ./ck}, interval: 1m}\n  workers: {slots: 2}\n  state: {backend: memory}\n";
         let set = settled(sql, more).unwrap();
-        assert_eq!((set.slots, set.interval, set.backend.as_str()), (2, Duration::from_secs(60), "memory"));
+        assert_eq!((set.slots, set.interval, set.backend.as_str()), (2, Duration::from_mins(1), "memory"));
         assert_eq!(set.warnings.len(), 4, "{:?}", set.warnings);
         for field in ["spec.workers.slots", "spec.checkpoint.interval", "spec.state.backend", "metadata.name"] {
             assert!(set.warnings.iter().any(|warning| warning.contains(field)), "{field} is not in {:?}", set.warnings);

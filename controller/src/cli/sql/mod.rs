@@ -231,7 +231,8 @@ async fn start(planned: Planned, form: Form) -> Result<(), Failure> {
         .map_err(|error| Failure::new(Exit::Environment, format!("signals cannot be received: {error}")))?;
     let shows = has_results(&plan);
     let ui: Box<dyn Ui> = if shows { Box::new(Results::new(form, control)) } else { ui::choose(false) };
-    let outcome = run::supervise(run::Start::anew(job, binary, plan.fingerprint, state_dir, store, ui, told)).await;
+    let outcome =
+        Box::pin(run::supervise(run::Start::anew(job, binary, plan.fingerprint, state_dir, store, ui, told))).await;
     drop(folder);
     run::ended(outcome)
 }

@@ -57,7 +57,7 @@ pub struct Rows {
     /// How many rows are wanted.
     pub limit: Option<u64>,
     /// By their places.
-    rows: BTreeMap<u64, Row>,
+    kept: BTreeMap<u64, Row>,
     /// The places of equal rows.
     places: HashMap<String, Vec<u64>>,
     /// Where rows were that went, for those that come in their stead.
@@ -94,19 +94,19 @@ impl Rows {
                         self.next
                     }
                 };
-                self.rows.insert(place, row);
+                self.kept.insert(place, row);
                 if self.changes {
                     self.places.entry(key).or_default().push(place);
-                    self.overflown |= self.rows.len() > MOST;
-                } else if self.rows.len() > KEPT {
-                    self.rows.pop_first();
+                    self.overflown |= self.kept.len() > MOST;
+                } else if self.kept.len() > KEPT {
+                    self.kept.pop_first();
                 }
             }
             _ => {
                 let Some(places) = self.places.get_mut(&key) else { return };
                 if let Some(place) = places.pop() {
                     self.count = self.count.saturating_sub(1);
-                    self.rows.remove(&place);
+                    self.kept.remove(&place);
                     if kind == "-U" {
                         self.free.push(place);
                     }
@@ -120,7 +120,7 @@ impl Rows {
 
     /// All that are kept, in the order in which they came; a changed one stands where it stood.
     pub fn rows(&self) -> impl DoubleEndedIterator<Item = &Row> {
-        self.rows.values()
+        self.kept.values()
     }
 
     /// There are as many as are wanted.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Write as _,
     io::Write,
     time::{Duration, Instant},
 };
@@ -11,6 +12,8 @@ use comfy_table::{ContentArrangement, Table, presets::UTF8_FULL_CONDENSED};
 use console::Term;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
+
+use weir_runtime::clock;
 
 use super::result::{Line, Rows, csv, shown};
 use crate::{
@@ -43,7 +46,7 @@ pub enum Form {
 /// Shows the results of a run, and nothing else of it but what goes wrong.
 pub struct Results {
     form: Form,
-    results: BTreeMap<String, Rows>,
+    shown: BTreeMap<String, Rows>,
     terminal: Term,
     drawn: usize,
     last: Option<Instant>,
@@ -59,7 +62,7 @@ impl Results {
     pub fn new(form: Form, control: mpsc::Sender<Control>) -> Self {
         Self {
             form,
-            results: BTreeMap::new(),
+            shown: BTreeMap::new(),
             terminal: Term::stdout(),
             drawn: 0,
             last: None,
@@ -73,8 +76,8 @@ impl Results {
     fn line(&mut self, line: Line) {
         match line {
             Line::Head { result, columns, limit, changes } => {
-                let is_new = !self.results.contains_key(&result);
-                self.results.entry(result).or_default().head(columns.clone(), limit, changes);
+                let is_new = !self.shown.contains_key(&result);
+                self.shown.entry(result).or_default().head(columns.clone(), limit, changes);
                 if is_new && self.form == Form::Csv {
                     let op = changes.then(|| Value::from("op"));
                     let names: Vec<Value> = op.into_iter().chain(columns.into_iter().map(Value::from)).collect();
@@ -87,8 +90,8 @@ impl Results {
     }
 
     fn row(&mut self, result: &str, kind: &str, row: Map<String, Value>) {
-        let several = self.results.len() > 1;
-        let rows = self.results.entry(result.to_string()).or_default();
+        let several = self.shown.len() > 1;
+        let rows = self.shown.entry(result.to_string()).or_default();
         if rows.is_full() {
             return;
         }
@@ -110,7 +113,7 @@ impl Results {
                 let fields = op.iter().map(|(name, value)| (name, value)).chain(rows.columns.iter().zip(&row));
                 for (n, (name, value)) in fields.enumerate() {
                     let comma = if n == 0 { "" } else { "," };
-                    object.push_str(&format!("{comma}{}:{value}", Value::from(name.as_str())));
+                    let _ = write!(object, "{comma}{}:{value}", Value::from(name.as_str()));
                 }
                 object.push('}');
                 say(&object);
@@ -121,7 +124,7 @@ impl Results {
         let is_full = rows.is_full();
         if rows.overflown {
             self.stop("the result has more rows than can be shown: add a WHERE, or write them into a table");
-        } else if is_full && self.results.values().all(Rows::is_full) {
+        } else if is_full && self.shown.values().all(Rows::is_full) {
             self.stop("there are as many rows as were asked for");
         }
     }
@@ -138,20 +141,20 @@ impl Results {
         if self.form != Form::Table || (!self.stale && !last) {
             return;
         }
-        if !last && self.last.is_some_and(|last| last.elapsed() < REDRAW) {
+        if !last && self.last.is_some_and(|last| clock::since(last) < REDRAW) {
             return;
         }
-        (self.last, self.stale) = (Some(Instant::now()), false);
+        (self.last, self.stale) = (Some(clock::now()), false);
         let (height, width) = self.terminal.size();
-        let room = (usize::from(height).saturating_sub(AROUND) / self.results.len().max(1)).max(3);
+        let room = (usize::from(height).saturating_sub(AROUND) / self.shown.len().max(1)).max(3);
         let mut screen = String::new();
-        for rows in self.results.values() {
+        for rows in self.shown.values() {
             screen.push_str(&table(rows, if last { usize::MAX } else { room }, width));
             screen.push('\n');
         }
         if !last {
             let rate = text::rate(self.input_rate);
-            screen.push_str(&format!("reading {rate}; Ctrl-C ends the query\n"));
+            let _ = writeln!(screen, "reading {rate}; Ctrl-C ends the query");
         }
         let _ = self.terminal.clear_last_lines(self.drawn);
         let _ = self.terminal.write_str(&screen);
@@ -231,7 +234,7 @@ impl Ui for Results {
 
     fn show(&mut self, view: &View) {
         self.input_rate = view.rows_in.rate;
-        self.stale |= !self.results.is_empty();
+        self.stale |= !self.shown.is_empty();
         self.draw(false);
     }
 

@@ -1,5 +1,7 @@
 //! A script as a StreamJob.
 
+use std::fmt::Write as _;
+
 use weir_crds::load_job;
 
 use super::super::{Exit, Failure};
@@ -26,7 +28,7 @@ pub fn of(wanted: &Wanted<'_>) -> Result<String, Failure> {
     let mut text = format!("apiVersion: weir.dev/v1alpha1\nkind: StreamJob\nmetadata:\n  name: {name}\nspec:\n");
     if script.chars().any(|sign| sign.is_control() && !matches!(sign, '\n' | '\t')) {
         // Only in quotes can such characters stand. JSON's are YAML's.
-        text.push_str(&format!("  sql: {}\n", serde_json::Value::from(*script)));
+        let _ = writeln!(text, "  sql: {}", serde_json::Value::from(*script));
     } else {
         text.push_str("  sql: |2\n");
         for line in script.trim_end().lines() {
@@ -36,7 +38,7 @@ pub fn of(wanted: &Wanted<'_>) -> Result<String, Failure> {
         }
     }
     text.push_str(more);
-    text.push_str(&format!("  checkpoint:\n    storage:\n      url: {storage}\n"));
+    let _ = writeln!(text, "  checkpoint:\n    storage:\n      url: {storage}");
     load_job(&text).map_err(|error| Failure::new(Exit::BadInput, error))?;
     Ok(text)
 }

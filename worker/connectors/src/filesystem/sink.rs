@@ -1,7 +1,7 @@
 //! The first phase: rows into unfinished files, cut and made durable at each checkpoint.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
