@@ -143,7 +143,9 @@ fn what_state_hangs_on_cannot_change() {
         let job = load_job(&format!("{}{extra}", replaced("url: checkpoints", "url: s3://b/p"))).unwrap();
         serde_json::to_value(job).unwrap()
     };
-    let old = stored("");
+    let mut old = stored("");
+    old["spec"]["state"]["backend"] = "rocksdb".into();
+    old["spec"]["checkpoint"]["interval"] = "10s".into();
     let update = |new: &serde_json::Value| {
         let errors = kube_cel::Validator::new().validate(&schema, new, Some(&old)).err();
         errors.map(|errors| errors.into_vec().iter().map(|error| error.message.clone()).collect::<String>())

@@ -74,10 +74,7 @@ pub fn plan_script(request: &PlanRequest, catalog: &Catalog, sharing: Sharing) -
 
 /// All that is wrong with the script, in the order of its lines; nothing if it can be planned.
 pub fn faults(request: &PlanRequest, catalog: &Catalog) -> Vec<PlanError> {
-    let mut errors = match read_script(request, catalog).and_then(Script::lower) {
-        Ok(_) => return Vec::new(),
-        Err(errors) => errors,
-    };
+    let Err(mut errors) = read_script(request, catalog).and_then(Script::lower) else { return Vec::new() };
     errors.sort_by_key(|error| (error.line.is_none(), error.place()));
     errors.dedup();
     errors
@@ -117,7 +114,9 @@ fn read_script<'a>(request: &'a PlanRequest, catalog: &'a Catalog) -> Result<Scr
             if !script.names.follows(&error) {
                 errors.push(error);
             }
-            declares.into_iter().for_each(|name| script.names.add_broken(name));
+            if let Some(name) = declares {
+                script.names.add_broken(name);
+            }
         }
     }
     script.unused_hints();
@@ -230,7 +229,7 @@ impl Script<'_> {
         let table = self.table(path, create)?;
         self.names.add_table(table);
         if let Some((plan, place)) = planned {
-            let written = self.into_table(plan, &name, &[], (place, at), &[], None)?;
+            let written = self.write_into(plan, &name, &[], (place, at), &[], None)?;
             self.written.push(written);
         }
         Ok(())
@@ -435,7 +434,7 @@ impl Script<'_> {
         let plan = self.query(&query, place)?;
         check_plan(&plan, place)?;
         let places = (place, insert.table.place());
-        self.into_table(plan, &insert.table, &insert.columns, places, &items, insert.conflict)
+        self.write_into(plan, &insert.table, &insert.columns, places, &items, insert.conflict)
     }
 
     /// The table that is written.
@@ -461,7 +460,7 @@ impl Script<'_> {
     }
 
     /// The rows of a plan as those of a table. The places are the query's and the table's.
-    fn into_table(
+    fn write_into(
         &mut self,
         plan: LogicalPlan,
         table: &Name,

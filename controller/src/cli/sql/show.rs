@@ -273,6 +273,6 @@ mod tests {
         }
         assert!(matches!(told.recv().await, Some(Control::Stop { last_checkpoint: false, .. })));
         assert!(told.try_recv().is_err());
-        assert_eq!(results.results["r"].count, 2);
+        assert_eq!(results.shown["r"].count, 2);
     }
 }

@@ -20,7 +20,7 @@ impl SourceFactory for ConstantRows {
         let given = given.map(|given| given.and_then(|given| usize::try_from(given).ok()));
         let given = given.collect::<Option<Vec<usize>>>();
         let given = given.ok_or_else(|| SourceError::bad_input("a position among VALUES is a number of rows"))?;
-        Ok(Box::new(Rows { rows: self.0.clone(), told: vec![false; given.len()], given }))
+        Ok(Box::new(Rows { all: self.0.clone(), told: vec![false; given.len()], given }))
     }
 
     fn bounded(&self) -> bool {
@@ -33,7 +33,7 @@ fn position(given: usize) -> Value {
 }
 
 struct Rows {
-    rows: RecordBatch,
+    all: RecordBatch,
     /// How many rows each split has given.
     given: Vec<usize>,
     /// Which splits have said that they are finished.
@@ -43,9 +43,9 @@ struct Rows {
 impl Source for Rows {
     fn poll(&mut self, max_rows: usize) -> Result<SourcePoll, SourceError> {
         for (split, given) in self.given.iter_mut().enumerate() {
-            let rest = self.rows.num_rows().saturating_sub(*given);
+            let rest = self.all.num_rows().saturating_sub(*given);
             if rest > 0 {
-                let rows = self.rows.slice(*given, rest.min(max_rows.max(1)));
+                let rows = self.all.slice(*given, rest.min(max_rows.max(1)));
                 *given += rows.num_rows();
                 return Ok(SourcePoll::Rows { split, rows });
             }
@@ -91,7 +91,7 @@ mod tests {
     fn each_row_is_given_once_also_after_a_restore_anywhere() {
         let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Int32, false)]));
         let rows = RecordBatch::try_new(schema, vec![Arc::new(Int32Array::from(vec![1, 2, 3, 4, 5]))]).unwrap();
-        let at = |given: usize| Rows { rows: rows.clone(), given: vec![given], told: vec![false] };
+        let at = |given: usize| Rows { all: rows.clone(), given: vec![given], told: vec![false] };
         assert_eq!(read(&mut at(0), 10), [1, 2, 3, 4, 5]);
         for polls in 0..6 {
             let mut first = at(0);
@@ -100,7 +100,7 @@ mod tests {
             all.extend(read(&mut at(given), 10));
             assert_eq!(all, [1, 2, 3, 4, 5], "after {polls} polls");
         }
-        let mut none = Rows { rows, given: Vec::new(), told: Vec::new() };
+        let mut none = Rows { all: rows, given: Vec::new(), told: Vec::new() };
         assert!(matches!(none.poll(1).unwrap(), SourcePoll::End));
     }
 }

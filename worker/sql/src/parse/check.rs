@@ -236,6 +236,7 @@ impl VisitorMut for Checker<'_> {
             }
             TableFactor::Table { .. }
             | TableFactor::Derived { lateral: false, .. }
+            | TableFactor::NestedJoin { .. }
             | TableFactor::TableFunction { expr: Expr::Function(_), .. } => ControlFlow::Continue(()),
             TableFactor::Derived { .. } | TableFactor::Function { .. } => {
                 self.refuse(place, "LATERAL is not supported", "call the function in the SELECT")
@@ -243,7 +244,6 @@ impl VisitorMut for Checker<'_> {
             TableFactor::UNNEST { .. } => {
                 self.refuse(place, "UNNEST is not supported", "let the source give one row for each element")
             }
-            TableFactor::NestedJoin { .. } => ControlFlow::Continue(()),
             TableFactor::MatchRecognize { .. } => {
                 self.refuse(place, "MATCH_RECOGNIZE is not supported", "leave it out")
             }

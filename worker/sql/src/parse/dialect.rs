@@ -246,7 +246,7 @@ pub struct Script {
 
 /// Reads a script. What is wrong with one statement keeps no other from being read.
 pub fn parse_script(script: &str) -> Result<Script, PlanError> {
-    let Pieces { pieces, hints, lines } = pieces(script)?;
+    let Pieces { all: pieces, hints, lines } = pieces(script)?;
     let mut read = Script { hints, ..Script::default() };
     let mut in_set: Option<Place> = None;
     for piece in &pieces {

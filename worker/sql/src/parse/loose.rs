@@ -42,7 +42,7 @@ pub type Hints = BTreeMap<Place, Vec<(String, Place)>>;
 #[derive(Debug)]
 pub struct Pieces<'s> {
     /// In the order written.
-    pub pieces: Vec<Piece<'s>>,
+    pub all: Vec<Piece<'s>>,
     /// Of all of them.
     pub hints: Hints,
     /// Where texts start.
@@ -87,7 +87,7 @@ pub fn pieces(script: &str) -> Result<Pieces<'_>, PlanError> {
         .tokenize_with_location()
         .map_err(|error| PlanError::new(error.location, error.message, ""))?;
     check_tokens(&tokens)?;
-    let mut cut = Pieces { pieces: Vec::new(), hints: Hints::new(), lines: Lines::new(script) };
+    let mut cut = Pieces { all: Vec::new(), hints: Hints::new(), lines: Lines::new(script) };
     let mut tokens_of_one: Vec<TokenWithSpan> = Vec::new();
     for token in tokens {
         match token.token {
@@ -118,7 +118,7 @@ impl Pieces<'_> {
         let (start, end) = (self.lines.byte(first.span.start), last.span.end);
         let text = self.lines.script.get(start..self.lines.byte(end)).unwrap_or_default();
         intervals(&mut tokens);
-        self.pieces.push(Piece { text, tokens, end: end.into(), start });
+        self.all.push(Piece { text, tokens, end: end.into(), start });
     }
 }
 
@@ -148,8 +148,7 @@ fn intervals(tokens: &mut Vec<TokenWithSpan>) {
             (false, _) => text,
         };
         tokens.push(TokenWithSpan { token: Token::SingleQuotedString(text), span });
-        loop {
-            let Some(unit) = rest.next_if(|token| unit(token).is_some()) else { break };
+        while let Some(unit) = rest.next_if(|token| unit(token).is_some()) {
             tokens.extend(unit_of(unit));
             if rest.next_if(|token| token.token == Token::LParen).is_some() {
                 // A precision bounds nothing here: an interval holds what it holds.
@@ -191,7 +190,7 @@ mod tests {
 
     fn tokens(script: &str) -> Vec<String> {
         let cut = pieces(script).unwrap();
-        cut.pieces
+        cut.all
             .iter()
             .map(|piece| piece.tokens.iter().map(|token| token.token.to_string()).collect::<Vec<_>>().join(" "))
             .collect()
@@ -201,20 +200,20 @@ mod tests {
     fn a_script_is_cut_where_a_statement_ends_and_not_in_texts_and_comments() {
         let script = "SET a = b; -- x; y\n;; SELECT 'a;b' /* ; */ FROM `c;d`\n";
         let cut = pieces(script).unwrap();
-        let texts: Vec<&str> = cut.pieces.iter().map(|piece| piece.text).collect();
+        let texts: Vec<&str> = cut.all.iter().map(|piece| piece.text).collect();
         assert_eq!(texts, ["SET a = b", "SELECT 'a;b' /* ; */ FROM `c;d`"]);
-        assert_eq!(cut.pieces[1].end, Place { line: 2, column: 35 });
-        assert!(pieces("").unwrap().pieces.is_empty());
-        assert!(pieces("-- ä\n").unwrap().pieces.is_empty());
+        assert_eq!(cut.all[1].end, Place { line: 2, column: 35 });
+        assert!(pieces("").unwrap().all.is_empty());
+        assert!(pieces("-- ä\n").unwrap().all.is_empty());
     }
 
     #[test]
     fn texts_between_tokens_are_as_written_also_behind_letters_of_several_bytes() {
         let script = "/* ümläut */ SET 'ä' = 's3://ö'; SET b.c-d = 10 s -- x\n";
         let cut = pieces(script).unwrap();
-        let piece = &cut.pieces[0];
+        let piece = &cut.all[0];
         assert_eq!(piece.between(&cut.lines, &piece.tokens[0], Some(&piece.tokens[2])), " 'ä' ");
-        let piece = &cut.pieces[1];
+        let piece = &cut.all[1];
         let equals = piece.tokens.iter().find(|token| token.token == Token::Eq).unwrap();
         assert_eq!(piece.between(&cut.lines, equals, None), " 10 s");
         assert_eq!(piece.between(&cut.lines, &piece.tokens[0], Some(equals)), " b.c-d ");

@@ -256,7 +256,7 @@ pub fn parse_statement(parser: &mut Parser<'_>, piece: &Piece<'_>, lines: &Lines
         "DROP" => parse_drop(parser).map(Statement::Drop),
         "ALTER" => parse_alter(parser, place),
         "USE" => parse_use(parser),
-        "RESET" => parse_reset(parser, place),
+        "RESET" => Ok(parse_reset(parser, place)),
         "SHOW" => Ok(Statement::Ask(parse_show(parser)?, place)),
         "DESCRIBE" | "DESC" => {
             consume_word(parser, "EXTENDED");
@@ -374,7 +374,7 @@ fn parse_use(parser: &mut Parser<'_>) -> Result<Statement, PlanError> {
     Ok(Statement::Use { name: parse_name(parser)?, catalog })
 }
 
-fn parse_reset(parser: &mut Parser<'_>, place: Place) -> Result<Statement, PlanError> {
+fn parse_reset(parser: &mut Parser<'_>, place: Place) -> Statement {
     let mut key = String::new();
     while !matches!(parser.peek_token_ref().token, Token::EOF) {
         key.push_str(&match parser.next_token().token {
@@ -382,7 +382,7 @@ fn parse_reset(parser: &mut Parser<'_>, place: Place) -> Result<Statement, PlanE
             other => other.to_string(),
         });
     }
-    Ok(Statement::Reset { key: (!key.is_empty()).then_some(key), place })
+    Statement::Reset { key: (!key.is_empty()).then_some(key), place }
 }
 
 fn parse_show(parser: &mut Parser<'_>) -> Result<Ask, PlanError> {

@@ -18,6 +18,9 @@ use crate::physical::build::sink::Writes;
 use crate::physical::changelog::Needs;
 use crate::physical::show;
 
+/// Rows of texts; none is NULL.
+type Rows = Vec<Vec<Option<String>>>;
+
 /// What a statement is answered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Answer {
@@ -26,7 +29,7 @@ pub struct Answer {
     /// The columns of the answer.
     pub columns: Vec<String>,
     /// Its rows; none is NULL.
-    pub rows: Vec<Vec<Option<String>>>,
+    pub rows: Rows,
 }
 
 impl Script<'_> {
@@ -51,11 +54,7 @@ impl Script<'_> {
         Ok(())
     }
 
-    fn list(
-        &self,
-        shown: Shown,
-        place: Place,
-    ) -> Result<(&'static [&'static str], Vec<Vec<Option<String>>>), PlanError> {
+    fn list(&self, shown: Shown, place: Place) -> Result<(&'static [&'static str], Rows), PlanError> {
         let (catalog, database) = self.names.in_use();
         let prefix = self.names.path(&[""]);
         let here = |name: &str| -> Option<Vec<Option<String>>> {
@@ -89,7 +88,7 @@ impl Script<'_> {
     }
 
     /// The columns of a table or view, as Flink describes them.
-    fn columns(&self, name: &Name) -> Result<Vec<Vec<Option<String>>>, PlanError> {
+    fn columns(&self, name: &Name) -> Result<Rows, PlanError> {
         let path = self.names.path(&name.texts());
         if let Some(table) = self.names.table(&path) {
             return Ok((0..table.columns.len()).map(|column| described(table, column)).collect());

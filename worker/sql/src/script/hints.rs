@@ -40,7 +40,7 @@ impl Script<'_> {
     /// A table that is written, with the options of the hint behind its name.
     pub(super) fn hinted(&mut self, name: &Name, table: Arc<Table>) -> Result<Arc<Table>, PlanError> {
         let Some(options) = self.options_behind(name.parts.last())? else { return Ok(table) };
-        let called = self.with_options(&table, &options)?;
+        let called = self.with_options(&table, &options);
         Ok(self.names.table(&called).map_or(table, Arc::clone))
     }
 
@@ -79,7 +79,7 @@ impl Script<'_> {
     }
 
     /// A table of other options. Gives the name under which queries find it.
-    fn with_options(&mut self, table: &Arc<Table>, options: &[OptionDef]) -> Result<String, PlanError> {
+    fn with_options(&mut self, table: &Arc<Table>, options: &[OptionDef]) -> String {
         let mut called = format!("{}{HINTED}(", table.name);
         for (index, OptionDef { key, value, .. }) in options.iter().enumerate() {
             // Writing to a text does not fail.
@@ -94,7 +94,7 @@ impl Script<'_> {
             }
             self.names.add_table_as(called.clone(), other);
         }
-        Ok(called)
+        called
     }
 }
 
@@ -117,7 +117,7 @@ impl Obey<'_, '_> {
             }
             return Err(self.script.names.unknown_table(&path, place));
         };
-        let called = self.script.with_options(&table, &options)?;
+        let called = self.script.with_options(&table, &options);
         Ok(Some((Ident { value: called, ..last.clone() }, last)))
     }
 }
@@ -165,8 +165,11 @@ impl VisitorMut for Obey<'_, '_> {
     }
 }
 
+/// Its name, and what OPTIONS gives.
+type Hint = (String, Option<Vec<OptionDef>>);
+
 /// The hints of one comment: their names in upper case, and what OPTIONS gives.
-fn read(text: &str, place: Place) -> Result<Vec<(String, Option<Vec<OptionDef>>)>, PlanError> {
+fn read(text: &str, place: Place) -> Result<Vec<Hint>, PlanError> {
     let wrong = |error: PlanError| {
         PlanError::new(
             place,

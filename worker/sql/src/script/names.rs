@@ -104,14 +104,13 @@ impl Script<'_> {
                 self.names.remove_below(&format!("{path}{HINTED}"));
                 Ok(())
             }
-            Dropped::Function => match self.names.functions().knows(&name.to_string().to_ascii_lowercase()) {
-                true => Err(PlanError::new(
-                    place,
-                    format!("the function {name} is part of this build"),
-                    "leave the DROP out",
-                )),
-                false => missing(PlanError::new(place, format!("there is no function {name}"), "leave the DROP out")),
-            },
+            Dropped::Function if self.names.functions().knows(&name.to_string().to_ascii_lowercase()) => {
+                let what = format!("the function {name} is part of this build");
+                Err(PlanError::new(place, what, "leave the DROP out"))
+            }
+            Dropped::Function => {
+                missing(PlanError::new(place, format!("there is no function {name}"), "leave the DROP out"))
+            }
             Dropped::Database => {
                 let (catalog, database) = match self.names.database_at(&texts, place) {
                     Ok(found) => found,
