@@ -176,6 +176,40 @@ const CASES: &[Case] = &[
         batch: "SELECT l.k, l.n, r.s FROM (SELECT k, COUNT(*) AS n FROM input WHERE v > 0 GROUP BY k) l
             LEFT JOIN (SELECT k, SUM(v) AS s FROM input WHERE v < -900 GROUP BY k) r ON l.k = r.k AND l.n > 150",
     },
+    Case {
+        name: "of-aggregates",
+        columns: "c BIGINT, n BIGINT, lo BIGINT, hi BIGINT, s BIGINT, d BIGINT, last STRING",
+        updating: true,
+        stream: "SELECT c, COUNT(*), MIN(top), MAX(top), SUM(s), COUNT(DISTINCT top), MAX(k) FROM (SELECT k, MOD(id, 50) AS b,
+            COUNT(*) AS c, MAX(v) AS top, SUM(v) AS s FROM input GROUP BY k, MOD(id, 50)) GROUP BY c",
+        batch: "SELECT c, COUNT(*), MIN(top), MAX(top), SUM(s), COUNT(DISTINCT top), MAX(k) FROM (SELECT k, id % 50 AS b,
+            COUNT(*) AS c, MAX(v) AS top, SUM(v) AS s FROM input GROUP BY k, id % 50) GROUP BY c",
+    },
+    Case {
+        name: "of-last",
+        columns: "m BIGINT, n BIGINT, s BIGINT, lo STRING",
+        updating: true,
+        stream: "SELECT MOD(ms, 97), COUNT(*), SUM(ms), MIN(k) FROM (SELECT k, MOD(id, 50) AS b, ms, ROW_NUMBER() OVER
+            (PARTITION BY k, MOD(id, 50) ORDER BY t DESC) AS n FROM input) WHERE n = 1 GROUP BY MOD(ms, 97)",
+        batch: "SELECT t % 97, COUNT(*), SUM(t), MIN(k) FROM (SELECT k, id % 50, MAX(t) AS t FROM input GROUP BY k, id % 50)
+            GROUP BY t % 97",
+    },
+    Case {
+        name: "of-a-filter",
+        columns: "k STRING, b BIGINT, c BIGINT",
+        updating: true,
+        stream: "SELECT k, b, c FROM (SELECT k, MOD(id, 50) AS b, COUNT(*) AS c FROM input GROUP BY k, MOD(id, 50)) WHERE MOD(c, 3) = 0",
+        batch: "SELECT k, id % 50, COUNT(*) FROM input GROUP BY k, id % 50 HAVING COUNT(*) % 3 = 0",
+    },
+    Case {
+        name: "distinct-of-changes",
+        columns: "c BIGINT",
+        updating: true,
+        stream: "SELECT DISTINCT c FROM (SELECT COUNT(*) AS c FROM input GROUP BY k, MOD(id, 50) UNION ALL
+            SELECT MAX(v) FROM input GROUP BY MOD(id, 200))",
+        batch: "SELECT DISTINCT c FROM (SELECT COUNT(*) AS c FROM input GROUP BY k, id % 50 UNION ALL
+            SELECT MAX(v) FROM input GROUP BY id % 200)",
+    },
 ];
 
 fn sql(case: &Case) -> String {
@@ -382,4 +416,24 @@ fn the_last_row_of_a_key_agrees_with_the_batch() {
 #[test]
 fn the_first_row_of_a_key_agrees_with_the_batch() {
     check("first", "rocksdb");
+}
+
+#[test]
+fn aggregates_of_aggregates_agree_with_the_batch() {
+    check("of-aggregates", "rocksdb");
+}
+
+#[test]
+fn aggregates_of_last_rows_agree_with_the_batch() {
+    check("of-last", "rocksdb");
+}
+
+#[test]
+fn a_filter_on_what_changes_agrees_with_the_batch() {
+    check("of-a-filter", "rocksdb");
+}
+
+#[test]
+fn distinct_rows_of_what_changes_agree_with_the_batch() {
+    check("distinct-of-changes", "filesystem");
 }

@@ -18,9 +18,6 @@ use crate::physical::ops::Op;
 use crate::physical::traits::Traits;
 use crate::physical::tree::{NodeId, Tree};
 
-/// Aggregations take rows back.
-pub const AGGREGATES_RETRACT: bool = false;
-
 /// What rows do. There are always inserts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Kinds {
@@ -92,9 +89,9 @@ pub fn kinds(op: &Op, below: &[&Traits]) -> Kinds {
         // A row that stands alone is taken back when it finds another. An update may find other partners: it is a delete and an insert.
         Op::Join(join) => Kinds { update: false, delete: input.changes() || join.stand_alone() != (false, false) },
         Op::Aggregate(aggregate) => {
-            // DISTINCT alone never changes a row that it has put out, and without a key there is always one row.
-            let updates = !aggregate.aggregation.aggregates.is_empty();
-            Kinds { update: updates, delete: input.changes() && !aggregate.aggregation.group.is_empty() }
+            // DISTINCT alone never changes a row that it has put out. A group goes with its last row, also the one of an aggregation
+            // without a key.
+            Kinds { update: !aggregate.aggregation.aggregates.is_empty(), delete: input.changes() }
         }
         // The first row that the clock sees is never another; the first or last by event time can be.
         Op::Deduplicate(dedup) => {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use datafusion_common::tree_node::TreeNode;
+use datafusion_physical_expr::utils::collect_columns;
 use datafusion_physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use weir_engine::Exchange;
 use weir_operators::TimeSource;
@@ -11,7 +13,7 @@ use crate::error::Place;
 use crate::logical::columns::Time;
 use crate::logical::nodes::WINDOW_COLUMNS;
 use crate::physical::changelog::{Kinds, Updating, kinds, updating};
-use crate::physical::keys::{UpsertKeys, upsert_keys};
+use crate::physical::keys::{Key, UpsertKeys, upsert_keys};
 use crate::physical::ops::{Calc, Join, Op, event_column, passed};
 use crate::physical::tree::Node;
 
@@ -32,6 +34,9 @@ pub struct Traits {
     pub bounded: bool,
     /// Which subtask has which of them.
     pub distribution: Distribution,
+    /// Columns that are computed anew for each change of a row, and not to the same, as by the clock: what takes the row back does
+    /// not equal it.
+    pub unstable: Key,
 }
 
 /// A column's time.
@@ -75,6 +80,7 @@ pub fn derive(op: &Op, inputs: &[&Node], schema: SchemaRef, place: Place) -> Tra
         times: times(op, &below, &schema),
         bounded,
         distribution: distribution(op, &below),
+        unstable: unstable(op, &below),
         schema,
     }
 }
@@ -180,6 +186,37 @@ fn distribution(op: &Op, below: &[&Traits]) -> Distribution {
             one if below.iter().all(|input| input.distribution == one) => one,
             _ => Distribution::Any,
         },
+    }
+}
+
+/// Whether an expression may come to another value for the same row.
+pub fn is_volatile(expr: &Arc<dyn PhysicalExpr>) -> bool {
+    expr.exists(|part| Ok(part.is_volatile_node())).unwrap_or(true)
+}
+
+fn unstable(op: &Op, below: &[&Traits]) -> Key {
+    let changes = below.iter().any(|input| input.kinds.changes());
+    match op {
+        Op::Calc(calc) => {
+            let Some(input) = below.first().filter(|_| changes) else { return Key::new() };
+            let reads = |expr: &Arc<dyn PhysicalExpr>| {
+                collect_columns(expr).iter().any(|column| input.unstable.contains(&column.index()))
+            };
+            let columns = calc.columns.iter().enumerate();
+            columns.filter(|(_, expr)| is_volatile(expr) || reads(expr)).map(|(place, _)| place).collect()
+        }
+        Op::Join(join) => match below {
+            [left, right] => {
+                let right = right.unstable.iter().map(|column| column + join.widths.0);
+                left.unstable.iter().copied().filter(|&column| column < join.widths.0).chain(right).collect()
+            }
+            _ => Key::new(),
+        },
+        // What takes rows back has refused them.
+        Op::Scan(_) | Op::LocalAggregate(_) | Op::Aggregate(_) | Op::WindowAggregate(_) => Key::new(),
+        Op::WindowAssign(_) | Op::Deduplicate(_) | Op::Exchange(_) | Op::Union | Op::Sink(_) => {
+            below.iter().flat_map(|input| input.unstable.iter().copied()).collect()
+        }
     }
 }
 

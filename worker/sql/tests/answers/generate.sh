@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Asks Apache Flink for the tables of answers: ../data/answers.jsonl, and worker/operators/tests/data/aggregates.jsonl. Needs JDK 17
+# Asks Apache Flink for the tables of answers: ../data/answers.jsonl, ../data/changes.jsonl and worker/operators/tests/data/aggregates.jsonl. Needs JDK 17
 # and Maven, and takes some minutes.
 #
 #   worker/sql/tests/answers/generate.sh                 all expressions of Expressions.java, and all of Aggregates.java
 #   worker/sql/tests/answers/generate.sh WORD            only those whose text contains WORD, to standard output, to look at
 #   worker/sql/tests/answers/generate.sh --aggregates    only aggregates, to standard output
+#   worker/sql/tests/answers/generate.sh --changes       only the queries of ../data/changes.sql, into ../data/changes.jsonl
 #
-# To add a function, add its lines to Expressions.java and run this. `cargo test -p weir-sql --lib answers` and
-# `cargo test -p weir-operators --test aggregates` hold Weir against the tables.
+# To add a function, add its lines to Expressions.java and run this. `cargo test -p weir-sql --lib answers`,
+# `cargo test -p weir-sql --test it flink` and `cargo test -p weir-operators --test aggregates` hold Weir against the tables.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 build=${ANSWERS_BUILD:-${XDG_CACHE_HOME:-$HOME/.cache}/weir/answers}
@@ -21,11 +22,21 @@ for package in lang lang.reflect net io nio text time util util.concurrent util.
   opens+=("--add-opens=java.base/java.$package=ALL-UNNAMED")
 done
 ask() { java -Xmx1500m "${opens[@]}" -Duser.timezone=UTC -cp "$build/target/answers.jar:$build/target/lib/*" answers.Answers "$@"; }
-if [ $# -gt 0 ]; then
+changes() {
+  for name in "$@"; do
+    ask --changes "$here/../data/$name.sql" > "$build/$name.jsonl"
+    mv "$build/$name.jsonl" "$here/../data/$name.jsonl"
+  done
+}
+if [ "${1:-}" = --changes ]; then
+  shift
+  if [ $# -gt 0 ]; then changes "$@"; else changes changes; fi
+elif [ $# -gt 0 ]; then
   ask "$1"
 else
   ask > "$build/answers.jsonl"
   ask --aggregates > "$build/aggregates.jsonl"
+  changes changes
   mv "$build/answers.jsonl" "$here/../data/answers.jsonl"
   mv "$build/aggregates.jsonl" "$here/../../../operators/tests/data/aggregates.jsonl"
 fi

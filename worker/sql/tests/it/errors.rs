@@ -343,11 +343,39 @@ fn windows_say_what_is_wrong_with_them() {
 fn rows_that_change_go_into_no_operator_that_cannot_take_them() {
     let _cases = Cases;
     refused(
-        "CREATE VIEW v AS SELECT auction, COUNT(*) AS bids FROM bid GROUP BY auction;\nINSERT INTO one\nSELECT COUNT(*) FROM v GROUP BY bids",
+        "CREATE VIEW v AS SELECT auction, COUNT(*) AS bids FROM bid GROUP BY auction;\nINSERT INTO one\nSELECT SUM(bids) FROM (SELECT bids, CURRENT_TIMESTAMP AS seen FROM v) GROUP BY seen",
         3,
-        33,
-        "an aggregation over rows that change (GroupAggregate of line 7 updates them)",
-        "TABLE(TUMBLE(",
+        12,
+        "an aggregation over seen, which the clock gives: it is another whenever a row changes (GroupAggregate of line 7 updates them)",
+        "take the time below",
+    );
+    refused(
+        "CREATE VIEW v AS SELECT auction, COUNT(*) AS bids, MAX(t) AS newest FROM bid GROUP BY auction;\nINSERT INTO one SELECT auction FROM v\nWHERE newest > CURRENT_TIMESTAMP",
+        2,
+        17,
+        "a condition on the clock over rows that change (GroupAggregate of line 7 updates them)",
+        "below what updates the rows",
+    );
+    refused(
+        "INSERT INTO texts SELECT LISTAGG(DISTINCT channel), 1 FROM bid",
+        1,
+        43,
+        "LISTAGG with DISTINCT",
+        "DISTINCT rows in a subquery",
+    );
+    refused(
+        "INSERT INTO texts SELECT LISTAGG(channel, CAST(price AS STRING)), 1 FROM bid",
+        1,
+        48,
+        "LISTAGG with another separator for each row",
+        "LISTAGG(text, ', ')",
+    );
+    refused(
+        "INSERT INTO one SELECT LAST_VALUE(price)\nFROM bid GROUP BY TUMBLE(t, INTERVAL '1' MINUTE)",
+        1,
+        35,
+        "LAST_VALUE in a window",
+        "MIN or MAX",
     );
     refused(
         "INSERT INTO one SELECT auction FROM (\n SELECT *, ROW_NUMBER() OVER (PARTITION BY auction ORDER BY t) AS n FROM bid) WHERE n = 2",

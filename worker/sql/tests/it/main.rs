@@ -4,11 +4,15 @@
 mod bounds;
 mod changelog;
 mod errors;
+mod flink;
 mod identities;
 mod joins;
 mod nexmark;
+#[path = "../../../operators/tests/support/mod.rs"]
+mod operators;
 mod plans;
 mod reference;
+mod run;
 mod sharing;
 mod statements;
 mod support;

@@ -48,8 +48,9 @@ impl ConnectorFactory for Test {
     }
 }
 
-struct TestSource {
-    bounded: bool,
+/// A source that never runs.
+pub struct TestSource {
+    pub bounded: bool,
 }
 
 impl SourceFactory for TestSource {
@@ -66,7 +67,8 @@ impl SourceFactory for TestSource {
     }
 }
 
-struct TestSink;
+/// A sink that never runs.
+pub struct TestSink;
 
 impl SinkFactory for TestSink {
     fn create(&self, _ctx: &SinkContext) -> Result<Box<dyn Sink>, SinkError> {

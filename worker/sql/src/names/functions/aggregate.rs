@@ -1,4 +1,4 @@
-//! COUNT, SUM, AVG, MIN and MAX as the planner sees them: names and Flink's types. What they compute is the operators'.
+//! COUNT, SUM, AVG, MIN, MAX, FIRST_VALUE, LAST_VALUE and LISTAGG as the planner sees them: names and Flink's types. What they compute is the operators'.
 
 use std::hash::{Hash, Hasher};
 
@@ -33,19 +33,38 @@ impl Hash for FlinkAggregate {
 
 /// All aggregate functions.
 pub fn functions() -> Vec<AggregateUDF> {
-    use AggregateFunction::{Avg, Count, Max, Min, Sum};
-    [("count", Count), ("sum", Sum), ("avg", Avg), ("min", Min), ("max", Max)]
-        .into_iter()
-        .map(|(name, function)| {
-            let signature = Signature::user_defined(Volatility::Immutable);
-            AggregateUDF::new_from_impl(FlinkAggregate { name, function, signature })
-        })
-        .collect()
+    use AggregateFunction::{Avg, Count, FirstValue, LastValue, ListAgg, Max, Min, Sum};
+    [
+        ("count", Count),
+        ("sum", Sum),
+        ("avg", Avg),
+        ("min", Min),
+        ("max", Max),
+        ("first_value", FirstValue),
+        ("last_value", LastValue),
+        ("listagg", ListAgg),
+    ]
+    .into_iter()
+    .map(|(name, function)| {
+        let signature = Signature::user_defined(Volatility::Immutable);
+        AggregateUDF::new_from_impl(FlinkAggregate { name, function, signature })
+    })
+    .collect()
+}
+
+/// What LISTAGG puts between the texts: its second argument, which is written out. `None`: nothing is said. The error says what
+/// stands there instead.
+pub fn separator_of(arguments: &[Expr]) -> Result<Option<String>, &Expr> {
+    let [_, separator] = arguments else { return Ok(None) };
+    match separator.clone().unalias() {
+        Expr::Literal(value, _) => value.try_as_str().flatten().map(|text| Some(text.to_string())).ok_or(separator),
+        _ => Err(separator),
+    }
 }
 
 /// Which of ours a planned aggregate is. A count of something that is never null counts rows.
 pub fn function_of(udaf: &AggregateUDF, arguments: &[Expr]) -> Option<AggregateFunction> {
-    use AggregateFunction::{Avg, Count, CountStar, Max, Min, Sum};
+    use AggregateFunction::{Avg, Count, CountStar, FirstValue, LastValue, ListAgg, Max, Min, Sum};
     Some(match udaf.name() {
         "count" if matches!(arguments, [Expr::Literal(value, _)] if !value.is_null()) => CountStar,
         "count" => Count,
@@ -53,6 +72,9 @@ pub fn function_of(udaf: &AggregateUDF, arguments: &[Expr]) -> Option<AggregateF
         "avg" => Avg,
         "min" => Min,
         "max" => Max,
+        "first_value" => FirstValue,
+        "last_value" => LastValue,
+        "listagg" => ListAgg,
         _ => return None,
     })
 }
@@ -81,6 +103,16 @@ impl AggregateUDFImpl for FlinkAggregate {
                 Ok(arguments.to_vec())
             }
             [] if self.function == AggregateFunction::Count => Ok(Vec::new()),
+            [of, separator] if self.function == AggregateFunction::ListAgg => {
+                self.return_type(std::slice::from_ref(of))?;
+                if !separator.is_string() {
+                    return plan_err!("{name} puts a text between others, and not {}", flink_name(separator));
+                }
+                Ok(arguments.to_vec())
+            }
+            more if self.function == AggregateFunction::ListAgg => {
+                plan_err!("{name} takes a text and what to put between, and {} arguments are given", more.len())
+            }
             more => plan_err!("{name} takes one argument, and {} are given", more.len()),
         }
     }

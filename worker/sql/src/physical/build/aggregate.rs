@@ -16,11 +16,10 @@ use crate::logical::nodes::WINDOW_COLUMNS;
 use crate::logical::optimize::place_of;
 use crate::logical::print::as_written;
 use crate::logical::windows::{Unwindowed, unwindow};
-use crate::names::functions::aggregate::function_of;
+use crate::names::functions::aggregate::{function_of, separator_of};
 use crate::physical::build::rows::Rows;
 use crate::physical::build::window::{rows_in_windows, time_meaning};
 use crate::physical::build::{Builder, Built, internal};
-use crate::physical::changelog::AGGREGATES_RETRACT;
 use crate::physical::lineage::{Lineage, names};
 use crate::physical::ops::{Aggregate, Op, duration, local_aggregate, window_aggregate, window_text};
 use crate::physical::tree::NewNode;
@@ -59,11 +58,9 @@ impl Builder<'_> {
     fn group_aggregate(&mut self, aggregate: &logical::Aggregate) -> Built<Rows> {
         let rows = self.rows(&aggregate.input)?;
         let place = self.place_of_aggregate(aggregate);
-        if !AGGREGATES_RETRACT {
-            self.refuse_updating(&rows, "an aggregation", place)?;
-        }
         let keys: Vec<&Expr> = aggregate.group_expr.iter().collect();
         let prepared = self.prepare(rows, aggregate, &keys, aggregate.input.schema(), None)?;
+        self.refuse_unstable(&prepared.rows, "an aggregation", place)?;
         let meaning = prepared.meaning();
         let by = prepared.group_meaning();
         let of = Meaning::of(|of| format!("{} GROUP BY {}", of(&prepared.lineage.rows), of(&by)));
@@ -73,11 +70,12 @@ impl Builder<'_> {
         } else {
             format!("GroupAggregate(by {}: {})", prepared.group_text(), prepared.aggregate_text())
         };
-        let input = self.pre_aggregated();
+        let retract = prepared.rows.nodes().any(|node| self.tree[node].traits.kinds.changes());
+        let input = self.pre_aggregated(&prepared.aggregation, retract);
         let op = Aggregate { aggregation: prepared.aggregation.clone(), input };
-        let schema = op.make(false, true).map_err(|error| spec_error(&error, place))?.output;
+        let schema = op.make(retract, true).map_err(|error| spec_error(&error, place))?.output;
         let lineage = Lineage { columns: meaning, rows: of, filters: prepared.lineage.filters.clone() };
-        let rows = self.pre_aggregate(&prepared, &identity, None)?;
+        let rows = self.pre_aggregate(&prepared, input, retract, &identity, None)?;
         let exchange = self.exchange(&rows, prepared.exchange(input), &identity);
         let width = schema.fields().len();
         let node =
@@ -97,6 +95,10 @@ impl Builder<'_> {
         let plain = aggregate.group_expr.iter().zip(group).filter(|(_, column)| column.window.is_none());
         let keys: Vec<&Expr> = plain.map(|(expr, _)| expr).collect();
         let prepared = self.prepare(rows, aggregate, &keys, below.plan.schema(), below.time.as_ref())?;
+        if let Some(one) = prepared.aggregation.aggregates.iter().find(|one| by_arrival(one.function)) {
+            let what = format!("{} in a window", one.function.name());
+            return Err(self.refused(place, &what, "write MIN or MAX, or GROUP BY without a window"));
+        }
         let shape = below.window.shape;
         let time = match (below.window.time_kind, prepared.time) {
             (Time::Event, Some(column)) => TimeSource::Event(column),
@@ -112,12 +114,12 @@ impl Builder<'_> {
         let by = if by.is_empty() { by } else { format!("by {by}, ") };
         let window = window_text(shape, &time_of.text, duration);
         let name = format!("WindowAggregate({by}{window}: {})", prepared.aggregate_text());
-        let input = self.pre_aggregated();
+        let input = self.pre_aggregated(&prepared.aggregation, false);
         let spec = WindowAggregateSpec { aggregation: prepared.aggregation.clone(), input, window: shape, time };
         let schema = window_aggregate(&spec).map_err(|error| spec_error(&error, place))?.output;
         let columns = with_windows(meaning, schema.fields().len())?;
         let lineage = Lineage { columns, rows: of, filters: prepared.lineage.filters.clone() };
-        let rows = self.pre_aggregate(&prepared, &identity, Some((shape, time)))?;
+        let rows = self.pre_aggregate(&prepared, input, false, &identity, Some((shape, time)))?;
         let exchange = self.exchange(&rows, prepared.exchange(input), &identity);
         let width = schema.fields().len();
         let op = Op::WindowAggregate(spec);
@@ -230,7 +232,7 @@ impl Builder<'_> {
     }
 
     fn aggregate_spec(&self, expr: &Expr, name: &str, exprs: &mut Exprs) -> Built<AggregateSpec> {
-        const REMEDY: &str = "write COUNT, SUM, AVG, MIN or MAX";
+        const REMEDY: &str = "write COUNT, SUM, AVG, MIN, MAX, FIRST_VALUE, LAST_VALUE or LISTAGG";
         let place = place_of([expr].into_iter());
         let Expr::AggregateFunction(call) = expr.clone().unalias() else {
             return Err(self.refused(place, "this aggregate", REMEDY));
@@ -238,9 +240,17 @@ impl Builder<'_> {
         let Some(function) = function_of(&call.func, &call.params.args) else {
             return Err(self.refused(place, call.func.name(), REMEDY));
         };
+        if call.params.distinct && by_arrival(function) {
+            let what = format!("{} with DISTINCT", function.name());
+            return Err(self.refused(place, &what, "select DISTINCT rows in a subquery, and aggregate those"));
+        }
         if !call.params.order_by.is_empty() || call.params.null_treatment.is_some() {
             return Err(self.refused(place, "an order within an aggregate", "leave it out"));
         }
+        let separator = separator_of(&call.params.args).map_err(|separator| {
+            let place = place_of([separator].into_iter()).or(place);
+            self.refused(place, "LISTAGG with another separator for each row", "write it out: LISTAGG(text, ', ')")
+        })?;
         let argument = (function != AggregateFunction::CountStar).then(|| call.params.args.first()).flatten();
         Ok(AggregateSpec {
             name: name.to_string(),
@@ -248,30 +258,37 @@ impl Builder<'_> {
             argument: argument.map(|argument| exprs.column_of(argument)),
             distinct: call.params.distinct,
             filter: call.params.filter.as_deref().map(|filter| exprs.column_of(filter)),
-            separator: None,
+            separator,
         })
     }
 
-    /// What an aggregation's rows are when they reach it.
-    fn pre_aggregated(&self) -> AggregateInput {
-        if self.settings.local_aggregation { AggregateInput::Partials } else { AggregateInput::Rows }
+    /// What an aggregation's rows are when they reach it. Where rows are taken back, what hangs on their order is not folded before
+    /// the exchange.
+    fn pre_aggregated(&self, aggregation: &Aggregation, retract: bool) -> AggregateInput {
+        let hangs = aggregation.aggregates.iter().any(|one| by_arrival(one.function));
+        if !self.settings.local_aggregation || (retract && hangs) {
+            AggregateInput::Rows
+        } else {
+            AggregateInput::Partials
+        }
     }
 
     /// Folds the rows before the exchange. What the partial results are made of is what the lineage says.
     fn pre_aggregate(
         &mut self,
         prepared: &Prepared,
+        reaches: AggregateInput,
+        retract_input: bool,
         identity: &Identity,
         window: Option<(WindowShape, TimeSource)>,
     ) -> Built<Rows> {
         let mut all = Vec::new();
         for input in prepared.rows.nodes() {
             let width = self.tree[input].schema().fields().len();
-            if !self.settings.local_aggregation {
+            if reaches == AggregateInput::Rows {
                 all.push(Rows::all(input, width));
                 continue;
             }
-            let retract_input = self.tree[input].traits.kinds.changes();
             let spec = LocalAggregateSpec { aggregation: prepared.aggregation.clone(), window, retract_input };
             let schema = local_aggregate(&spec).map_err(|error| internal(&error))?.output;
             let text = prepared.group_text();
@@ -328,6 +345,11 @@ impl Prepared {
     }
 }
 
+/// What hangs on the order in which rows come.
+fn by_arrival(function: AggregateFunction) -> bool {
+    matches!(function, AggregateFunction::FirstValue | AggregateFunction::LastValue | AggregateFunction::ListAgg)
+}
+
 /// Expressions that become columns, each once.
 #[derive(Default)]
 struct Exprs(Vec<Expr>);
@@ -357,7 +379,8 @@ fn aggregate_text<'s>(one: &AggregateSpec, name: impl Fn(usize) -> &'s str) -> S
         None => one.function.name().to_string(),
         Some(column) => {
             let distinct = if one.distinct { "DISTINCT " } else { "" };
-            format!("{}({distinct}{})", one.function.name(), name(column))
+            let separator = one.separator.as_ref().map_or_else(String::new, |text| format!(", '{text}'"));
+            format!("{}({distinct}{}{separator})", one.function.name(), name(column))
         }
     };
     if let Some(filter) = one.filter {

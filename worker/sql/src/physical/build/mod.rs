@@ -242,6 +242,23 @@ impl<'a> Builder<'a> {
         position(expr, input).ok_or_else(|| lost(&expr.to_string(), self.place))
     }
 
+    /// What takes a row back must find it: a column that is never the same twice cannot be in it.
+    fn refuse_unstable(&self, rows: &Rows, what: &str, place: Place) -> Built<()> {
+        let unstable = rows.nodes().map(|node| &self.tree[node].traits).find_map(|traits| {
+            let column = traits.unstable.first()?;
+            Some((traits.schema.field(*column).name().clone(), traits.updating.as_ref()?.clone()))
+        });
+        let Some((column, updating)) = unstable else { return Ok(()) };
+        Err(PlanError::new(
+            place.or(self.place),
+            format!(
+                "{what} over {column}, which the clock gives: it is another whenever a row changes ({updating} updates them), \
+                 so that no row could be taken back"
+            ),
+            "take the time below what updates the rows, where they are only inserted",
+        ))
+    }
+
     /// Not every operator takes rows back.
     fn refuse_updating(&self, rows: &Rows, what: &str, place: Place) -> Built<()> {
         let Some(updating) = rows.nodes().find_map(|node| self.tree[node].traits.updating.as_ref()) else {

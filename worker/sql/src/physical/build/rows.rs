@@ -9,12 +9,13 @@ use datafusion_expr::{Expr, ExprSchemable, Operator, Projection};
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::{BinaryExpr, Column as PhysicalColumn};
 
-use crate::error::Place;
+use crate::error::{Place, PlanError};
 use crate::identity::{Identity, Meaning};
 use crate::logical::exprs::physical;
 use crate::physical::build::{Builder, Built, internal};
 use crate::physical::lineage::{Lineage, meaning_of};
 use crate::physical::ops::{Calc, Op, passed};
+use crate::physical::traits::is_volatile;
 use crate::physical::tree::{NewNode, NodeId};
 
 /// Rows of one query, or of several with the same columns that have not met yet.
@@ -182,6 +183,9 @@ impl Builder<'_> {
         output: Option<SchemaRef>,
         fuses: bool,
     ) -> Built<Branch> {
+        if branch.filter.as_ref().is_some_and(is_volatile) {
+            self.refuse_volatile_filter(&branch)?;
+        }
         let node = &self.tree[branch.node];
         if columns.is_empty() {
             // Rows are counted by a column.
@@ -223,6 +227,18 @@ impl Builder<'_> {
             place: Place::default(),
         });
         Ok(Branch { node, columns: (0..width).collect(), filter: None, filters: Vec::new() })
+    }
+
+    /// A row might pass that is taken back later and does not.
+    fn refuse_volatile_filter(&self, branch: &Branch) -> Built<()> {
+        match &self.tree[branch.node].traits.updating {
+            None => Ok(()),
+            Some(updating) => Err(PlanError::new(
+                self.place,
+                format!("a condition on the clock over rows that change ({updating} updates them) is not supported"),
+                "put the condition below what updates the rows, where they are only inserted",
+            )),
+        }
     }
 
     fn meanings(&self, branch: &Branch) -> Vec<&Meaning> {

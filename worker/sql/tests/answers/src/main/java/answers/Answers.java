@@ -4,6 +4,7 @@ import java.io.FileDescriptor;
 import java.io.FileOutputStream;
 import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.LinkedHashMap;
@@ -66,6 +67,12 @@ public final class Answers {
             StreamExecutionEnvironment env = StreamExecutionEnvironment.createRemoteEnvironment("localhost", mini.getRestAddress().get().getPort(), conf);
             env.setRuntimeMode(RuntimeExecutionMode.BATCH);
             env.setParallelism(1);
+            if (word.equals("--changes")) {
+                int port = mini.getRestAddress().get().getPort();
+                new Changes(Path.of(args[1]), "localhost", port, conf).all().forEach(out::println);
+                out.flush();
+                System.exit(0);
+            }
             Answers answers = new Answers(env);
             if (word.equals("--aggregates")) {
                 new Aggregates(answers::aggregated).all(Aggregates.edges(new Expressions().edges())).forEach(out::println);

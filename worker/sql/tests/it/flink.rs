@@ -1,0 +1,117 @@
+//! Holds queries over rows that change against Flink's own answers, `tests/data/changes.jsonl`: each query of `changes.sql` over each set of
+//! its rows, folded before the exchange or not, with checkpoints, restores and other numbers of subtasks between any two batches.
+//! `tests/answers/generate.sh --changes` makes the table.
+
+use std::collections::BTreeMap;
+
+use crate::run::{Pieces, Texts, Way, run, script, table};
+
+const SCRIPT: &str = include_str!("../data/changes.sql");
+const ANSWERS: &str = include_str!("../data/changes.jsonl");
+
+/// What hangs on the order in which rows come.
+const BY_ARRIVAL: [&str; 3] = ["FIRST_VALUE", "LAST_VALUE", "LISTAGG"];
+
+/// In one go, and in some other way, which is another for each query.
+fn ways(query: &str, seed: u64) -> [Way; 2] {
+    let ordered = BY_ARRIVAL.iter().any(|function| query.contains(function));
+    let (first, then) = if ordered { (Pieces::InOrder, Pieces::InOrder) } else { (Pieces::Whole, Pieces::Few) };
+    [Way { seed: 0, pieces: first }, Way { seed, pieces: then }]
+}
+
+/// What the script declares, its sets of rows, and its queries.
+struct Asked {
+    declared: Vec<String>,
+    rows: BTreeMap<String, Texts>,
+    queries: Vec<String>,
+}
+
+fn asked() -> Asked {
+    let mut asked = Asked { declared: Vec::new(), rows: BTreeMap::new(), queries: Vec::new() };
+    let (mut set, mut asks, mut statement) = (None::<String>, false, String::new());
+    for line in SCRIPT.lines().filter(|line| !line.starts_with("--")) {
+        if let Some(name) = line.strip_prefix("ROWS ") {
+            asked.rows.insert(name.to_string(), Vec::new());
+            set = Some(name.to_string());
+        } else if line == "QUERIES" {
+            (set, asks) = (None, true);
+        } else if let Some(set) = &set {
+            let cells = |line: &str| line.split('|').map(|cell| (cell != "NULL").then(|| cell.to_string())).collect();
+            asked.rows.get_mut(set).unwrap().extend((!line.is_empty()).then(|| cells(line)));
+        } else if let Some(end) = line.strip_suffix(';') {
+            statement.push_str(end);
+            let done = std::mem::take(&mut statement);
+            if asks { asked.queries.push(done) } else { asked.declared.push(done) }
+        } else {
+            statement.push_str(line);
+        }
+    }
+    asked
+}
+
+/// A query as an INSERT into a table of these types.
+fn statement(declared: &[String], types: &[&str], query: &str, settings: &str) -> String {
+    let declared = declared.iter().map(|statement| {
+        let values = if statement.starts_with("CREATE TABLE") { " WITH ('connector' = 'values')" } else { "" };
+        format!("{statement}{values};\n")
+    });
+    let columns: Vec<String> = types.iter().enumerate().map(|(i, name)| format!("c{i} {name}")).collect();
+    format!(
+        "SET 'weir.projection-pushdown' = 'false';\n{settings}\n{}CREATE TABLE result ({}) WITH ('connector' = 'values');\nINSERT INTO result {query}",
+        declared.collect::<String>(),
+        columns.join(", ")
+    )
+}
+
+/// A value as Flink's text of it.
+fn flink(cell: &str, data_type: &str) -> Option<String> {
+    if cell == "-" {
+        return None;
+    }
+    let double = || cell.parse::<f64>().map(|value| format!("{value:?}"));
+    Some(if data_type == "DOUBLE" { double().unwrap() } else { cell.to_string() })
+}
+
+fn answer(line: &str) -> serde_json::Value {
+    serde_json::from_str(line).unwrap()
+}
+
+#[test]
+fn queries_over_rows_that_change_come_to_what_flink_says() {
+    let asked = asked();
+    let answers: Vec<serde_json::Value> = ANSWERS.lines().map(answer).collect();
+    assert_eq!(answers.len(), asked.queries.len() * asked.rows.len(), "generate.sh --changes makes the table");
+    let mut wrong = Vec::new();
+    for (seed, answer) in (1_u64..).zip(&answers) {
+        let (set, query) = (answer["rows"].as_str().unwrap(), answer["sql"].as_str().unwrap());
+        assert!(asked.queries.iter().any(|asked| asked == query), "generate.sh --changes makes the table: {query}");
+        let Some(types) = answer["types"].as_array() else { continue };
+        let types: Vec<&str> = types.iter().map(|name| name.as_str().unwrap()).collect();
+        let mut expected: BTreeMap<Vec<Option<String>>, i64> = BTreeMap::new();
+        for row in answer["table"].as_array().unwrap() {
+            let cells = row.as_array().unwrap().iter().map(|cell| cell.as_str().map(ToString::to_string));
+            *expected.entry(cells.collect()).or_default() += 1;
+        }
+        let rows = BTreeMap::from([("t".to_string(), asked.rows[set].clone())]);
+        for (way, local) in ways(query, seed).into_iter().zip([seed % 2 == 0, seed % 2 == 1]) {
+            let settings = format!("SET 'weir.local-aggregation' = '{local}';");
+            let planned = match script(&statement(&asked.declared, &types, query, &settings)) {
+                Ok(planned) => planned,
+                Err(error) => {
+                    wrong.push(format!("{query}\n  is refused: {error}"));
+                    break;
+                }
+            };
+            let out = run(&planned, &rows, way);
+            let found = table(out.get("result").map_or(&[][..], Vec::as_slice));
+            let cells = |row: Vec<String>| row.iter().zip(&types).map(|(cell, name)| flink(cell, name)).collect();
+            let found: BTreeMap<Vec<Option<String>>, i64> =
+                found.into_iter().map(|(row, count)| (cells(row), count)).collect();
+            if found != expected {
+                wrong.push(format!("{query}\n  of {set}, {way:?}, local {local}\n  {found:?}\n  Flink: {expected:?}"));
+                break;
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
+}
