@@ -210,6 +210,24 @@ const CASES: &[Case] = &[
         batch: "SELECT DISTINCT c FROM (SELECT COUNT(*) AS c FROM input GROUP BY k, id % 50 UNION ALL
             SELECT MAX(v) FROM input GROUP BY id % 200)",
     },
+    Case {
+        name: "top",
+        columns: "k STRING, id BIGINT, v BIGINT, n BIGINT",
+        updating: true,
+        stream: "SELECT k, id, v, n FROM (SELECT k, id, v, ROW_NUMBER() OVER (PARTITION BY k ORDER BY v DESC, id) AS n FROM input
+            WHERE v IS NOT NULL) WHERE n <= 7",
+        batch: "SELECT k, id, v, n FROM (SELECT k, id, v, ROW_NUMBER() OVER (PARTITION BY k ORDER BY v DESC, id) AS n FROM input
+            WHERE v IS NOT NULL) WHERE n <= 7",
+    },
+    Case {
+        name: "top-of-changes",
+        columns: "c BIGINT, k STRING, b BIGINT, s BIGINT",
+        updating: true,
+        stream: "SELECT c, k, b, s FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY c ORDER BY s DESC, k, b) AS n FROM (
+            SELECT k, MOD(id, 50) AS b, COUNT(*) AS c, SUM(id) AS s FROM input GROUP BY k, MOD(id, 50))) WHERE n <= 5",
+        batch: "SELECT c, k, b, s FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY c ORDER BY s DESC, k, b) AS n FROM (
+            SELECT k, id % 50 AS b, COUNT(*) AS c, SUM(id) AS s FROM input GROUP BY k, id % 50)) WHERE n <= 5",
+    },
 ];
 
 fn sql(case: &Case) -> String {
@@ -436,4 +454,14 @@ fn a_filter_on_what_changes_agrees_with_the_batch() {
 #[test]
 fn distinct_rows_of_what_changes_agree_with_the_batch() {
     check("distinct-of-changes", "filesystem");
+}
+
+#[test]
+fn the_first_rows_of_a_key_agree_with_the_batch() {
+    check("top", "rocksdb");
+}
+
+#[test]
+fn the_first_rows_of_what_changes_agree_with_the_batch() {
+    check("top-of-changes", "rocksdb");
 }

@@ -406,7 +406,7 @@ impl RankFunction {
 }
 
 /// The first rows of each partition by an order: `ROW_NUMBER() OVER (PARTITION BY … ORDER BY …) <= n`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopNSpec {
     pub input: SchemaRef,
     /// The PARTITION BY columns; none is one partition.
@@ -424,6 +424,13 @@ pub struct TopNSpec {
     pub retract_input: bool,
     /// Whether −U rows are sent before +U rows.
     pub update_before: bool,
+}
+
+impl TopNSpec {
+    /// Each number that is told apart has one row, and another takes its place; else rows come and go.
+    pub fn replaces(&self) -> bool {
+        self.function == RankFunction::RowNumber && (self.rank.is_some() || self.from == self.to)
+    }
 }
 
 /// The window columns of a window table function without aggregation.

@@ -529,8 +529,8 @@ impl Top {
             let torture = Torture { stages, events: changes.events() };
             if update_before {
                 torture.comes_to(&expected, &ways(seed));
-            } else if self.with_rank && self.function == RankFunction::RowNumber {
-                let key: Vec<usize> = partition.iter().copied().chain([5]).collect();
+            } else if self.function == RankFunction::RowNumber && (self.with_rank || self.from == self.to) {
+                let key: Vec<usize> = partition.iter().copied().chain(self.with_rank.then_some(5)).collect();
                 torture.comes_to_by_key(&expected, &key, &ways(seed));
             }
         }

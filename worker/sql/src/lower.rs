@@ -9,6 +9,7 @@ mod join;
 pub(crate) mod scan;
 mod siblings;
 mod sink;
+mod topn;
 mod union;
 mod window;
 
@@ -103,6 +104,7 @@ impl Lowering<'_> {
             Op::Join(join) => self.join(node, join),
             // The rows of a join's sides meet where they are joined.
             Op::Exchange(_) if self.into_joins.contains(&id) => self.seat_of(node),
+            Op::TopN(top) => self.top_n(id, node, top),
             Op::Exchange(exchange) => Ok(self.meet(node, exchange)),
             Op::Union => Ok(self.union(node)),
             Op::Sink(sink) => self.sink(node, sink),
@@ -278,9 +280,13 @@ impl Statements {
 /// Whether a node has something in a checkpoint.
 fn keeps(op: &Op) -> bool {
     match op {
-        Op::Scan(_) | Op::Aggregate(_) | Op::WindowAggregate(_) | Op::Deduplicate(_) | Op::Join(_) | Op::Sink(_) => {
-            true
-        }
+        Op::Scan(_)
+        | Op::Aggregate(_)
+        | Op::WindowAggregate(_)
+        | Op::Deduplicate(_)
+        | Op::TopN(_)
+        | Op::Join(_)
+        | Op::Sink(_) => true,
         Op::Calc(_) | Op::WindowAssign(_) | Op::LocalAggregate(_) | Op::Exchange(_) | Op::Union => false,
     }
 }

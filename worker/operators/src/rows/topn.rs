@@ -549,7 +549,7 @@ impl Emission {
                 places.push(Place { partition, is_after, at });
                 kinds.push(kind);
             };
-            if spec.rank.is_some() && spec.function == RankFunction::RowNumber {
+            if spec.replaces() {
                 by_number(of, spec.update_before, &mut push);
             } else {
                 as_bags(of, spec.rank.is_some(), &mut push);

@@ -15,7 +15,7 @@ use datafusion_expr::{Expr, LogicalPlan};
 use datafusion_optimizer::AnalyzerRule;
 use datafusion_optimizer::simplify_expressions::ExprSimplifier;
 use datafusion_physical_expr::PhysicalExpr;
-use datafusion_sql::planner::{ParserOptions, PlannerContext, SqlToRel};
+use datafusion_sql::planner::{NullOrdering, ParserOptions, PlannerContext, SqlToRel};
 use datafusion_sql::sqlparser::ast::{self, Query, Statement};
 
 use crate::error::{Place, PlanError};
@@ -29,6 +29,7 @@ fn parser_options() -> ParserOptions {
         .with_enable_ident_normalization(false)
         .with_parse_float_as_decimal(true)
         .with_map_string_types_to_utf8view(false)
+        .with_default_null_ordering(NullOrdering::NullsMin)
         .with_collect_spans(true)
 }
 

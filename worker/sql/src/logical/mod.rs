@@ -3,11 +3,13 @@
 pub(crate) mod columns;
 pub(crate) mod exprs;
 pub(crate) mod nodes;
+pub(crate) mod numbers;
 pub(crate) mod operators;
 pub(crate) mod optimize;
 pub(crate) mod print;
 pub(crate) mod size;
 pub(crate) mod subqueries;
+pub(crate) mod topn;
 pub(crate) mod tvf;
 pub(crate) mod unions;
 pub(crate) mod values;

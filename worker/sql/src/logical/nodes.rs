@@ -206,7 +206,8 @@ impl UserDefinedLogicalNodeCore for Deduplicate {
     }
 }
 
-fn one_input(mut inputs: Vec<LogicalPlan>) -> Result<Arc<LogicalPlan>> {
+/// The only input.
+pub fn one_input(mut inputs: Vec<LogicalPlan>) -> Result<Arc<LogicalPlan>> {
     match inputs.pop() {
         Some(input) if inputs.is_empty() => Ok(Arc::new(input)),
         _ => plan_err!("the node has one input"),
@@ -218,7 +219,8 @@ pub fn position(expr: &Expr, input: &LogicalPlan) -> Option<usize> {
     expr.try_as_col().and_then(|column| input.schema().maybe_index_of_column(column))
 }
 
-fn sorted(mut columns: Vec<usize>) -> Vec<usize> {
+/// Columns in their order, each once.
+pub fn sorted(mut columns: Vec<usize>) -> Vec<usize> {
     columns.sort_unstable();
     columns.dedup();
     columns

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use datafusion_common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion_common::{Column, Result, ScalarValue};
 use datafusion_expr::utils::{conjunction, split_conjunction};
-use datafusion_expr::{Expr, Extension, Filter, LogicalPlan, Operator, Projection, WindowFunctionDefinition};
+use datafusion_expr::expr::{Sort, WindowFunction};
+use datafusion_expr::{
+    Expr, Extension, Filter, LogicalPlan, Projection, UserDefinedLogicalNode, WindowFunctionDefinition,
+};
 use datafusion_optimizer::analyzer::type_coercion::TypeCoercion;
 use datafusion_optimizer::common_subexpr_eliminate::CommonSubexprEliminate;
 use datafusion_optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
@@ -23,16 +26,19 @@ use datafusion_optimizer::replace_distinct_aggregate::ReplaceDistinctWithAggrega
 use datafusion_optimizer::scalar_subquery_to_join::ScalarSubqueryToJoin;
 use datafusion_optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion_optimizer::{Analyzer, Optimizer, OptimizerContext, OptimizerRule};
-use weir_operators::Keep;
+use weir_operators::{Keep, RankFunction};
 
 use crate::error::{Place, PlanError};
-use crate::logical::columns::{of_expr, traits};
+use crate::logical::columns::{Time, of_expr, traits};
 use crate::logical::exprs::{FlinkCasts, FlinkMeaning};
 use crate::logical::nodes::Deduplicate;
 use crate::logical::subqueries::{OneValue, without_subqueries};
+use crate::logical::numbers::Numbers;
+use crate::logical::topn::{NewTopN, without_unread_numbers};
 use crate::logical::unions::SameTypes;
 use crate::logical::values::TypedValues;
 use crate::names::catalog::{planner_options, refuse};
+use crate::names::functions::rank::function_of;
 
 /// Rounds of the rules until nothing changes any more.
 const PASSES: u8 = 8;
@@ -72,8 +78,8 @@ fn run(plan: LogicalPlan) -> Result<LogicalPlan> {
             Arc::new(OptimizeProjections::new()),
         ],
     )?;
-    let plan = deduplications(plan)?;
-    with_rules(
+    let plan = first_rows(plan)?;
+    let plan = with_rules(
         plan,
         vec![
             Arc::new(SimplifyExpressions::new()),
@@ -84,7 +90,8 @@ fn run(plan: LogicalPlan) -> Result<LogicalPlan> {
             Arc::new(CommonSubexprEliminate::new()),
             Arc::new(OptimizeProjections::new()),
         ],
-    )
+    )?;
+    without_unread_numbers(plan)
 }
 
 fn with_rules(plan: LogicalPlan, rules: Vec<Arc<dyn OptimizerRule + Send + Sync>>) -> Result<LogicalPlan> {
@@ -94,8 +101,8 @@ fn with_rules(plan: LogicalPlan, rules: Vec<Arc<dyn OptimizerRule + Send + Sync>
     Optimizer::with_rules(rules).optimize(plan, &context, |_, _| {})
 }
 
-/// Puts a [`Deduplicate`] in the place of each `ROW_NUMBER()` that a filter holds to 1.
-fn deduplications(plan: LogicalPlan) -> Result<LogicalPlan> {
+/// Puts what keeps the first rows in the place of each `ROW_NUMBER()`, `RANK()` and `DENSE_RANK()` that a filter bounds.
+fn first_rows(plan: LogicalPlan) -> Result<LogicalPlan> {
     plan.transform_down(|plan| {
         let LogicalPlan::Filter(filter) = &plan else { return Ok(Transformed::no(plan)) };
         match ranked(filter)? {
@@ -106,19 +113,20 @@ fn deduplications(plan: LogicalPlan) -> Result<LogicalPlan> {
     .data()
 }
 
-/// The filter without its condition on the row number, over a plan that keeps one row a key; none if there is no such
-/// condition.
+/// The filter without its conditions on a row's number, over a plan that keeps the rows of these numbers; none if there are no such
+/// conditions.
 fn ranked(filter: &Filter) -> Result<Option<LogicalPlan>> {
     let conjuncts = split_conjunction(&filter.predicate);
-    for (index, conjunct) in conjuncts.iter().enumerate() {
-        let Some((rank, keeps_first)) = rank_condition(conjunct) else { continue };
-        let Some(input) = replace_window(&filter.input, rank, keeps_first)? else { continue };
-        let rest: Vec<Expr> = conjuncts
-            .iter()
-            .enumerate()
-            .filter(|(other, _)| *other != index)
-            .map(|(_, expr)| (*expr).clone())
-            .collect();
+    let of_each: Vec<Option<(&Column, Numbers)>> = conjuncts.iter().map(|conjunct| Numbers::of(conjunct)).collect();
+    for (column, _) in of_each.iter().flatten() {
+        let of_column = of_each.iter().flatten().filter(|(other, _)| other == column);
+        let numbers = of_column.fold(Numbers::all(), |all, (_, numbers)| all.and(numbers));
+        let Some(input) = replace_window(&filter.input, column, &numbers)? else { continue };
+        // Numbers that are not all between the first and the last are told apart above.
+        let is_done = |known: &Option<(&Column, Numbers)>| {
+            numbers.is_range() && known.as_ref().is_some_and(|(other, _)| other == column)
+        };
+        let rest = conjuncts.iter().zip(&of_each).filter(|(_, known)| !is_done(known)).map(|(expr, _)| (*expr).clone());
         return Ok(Some(match conjunction(rest) {
             Some(predicate) => LogicalPlan::Filter(Filter::new(predicate, Arc::new(input))),
             None => input,
@@ -127,113 +135,87 @@ fn ranked(filter: &Filter) -> Result<Option<LogicalPlan>> {
     Ok(None)
 }
 
-/// A comparison of a column with a number: the column, and whether exactly 1 satisfies it among 1, 2, 3, ….
-fn rank_condition(expr: &Expr) -> Option<(&Column, bool)> {
-    let Expr::BinaryExpr(binary) = expr else { return None };
-    let (column, operator, number) = match (strip_cast(&binary.left), strip_cast(&binary.right)) {
-        (Expr::Column(column), Expr::Literal(number, _)) => (column, binary.op, number),
-        (Expr::Literal(number, _), Expr::Column(column)) => (column, binary.op.swap()?, number),
-        _ => return None,
-    };
-    let ScalarValue::Int64(Some(number)) = number.cast_to(&arrow::datatypes::DataType::Int64).ok()? else {
-        return None;
-    };
-    let one = match operator {
-        Operator::Eq | Operator::LtEq => number == 1,
-        Operator::Lt => number == 2,
-        _ => false,
-    };
-    Some((column, one))
-}
-
-fn strip_cast(expr: &Expr) -> &Expr {
-    match expr {
-        Expr::Cast(cast) => strip_cast(&cast.expr),
-        other => other,
-    }
-}
-
-/// Goes down through projections to the `ROW_NUMBER()` that the column is, and replaces its node.
-fn replace_window(plan: &LogicalPlan, rank: &Column, keeps_first: bool) -> Result<Option<LogicalPlan>> {
+/// Goes down through projections to the number that the column is, and replaces its node.
+fn replace_window(plan: &LogicalPlan, rank: &Column, numbers: &Numbers) -> Result<Option<LogicalPlan>> {
     match plan {
         LogicalPlan::Projection(projection) => {
             let Some(index) = plan.schema().maybe_index_of_column(rank) else { return Ok(None) };
             let Expr::Column(below) = projection.expr[index].clone().unalias_nested().data else { return Ok(None) };
-            let Some(input) = replace_window(&projection.input, &below, keeps_first)? else { return Ok(None) };
+            let Some(input) = replace_window(&projection.input, &below, numbers)? else { return Ok(None) };
             Ok(Some(LogicalPlan::Projection(Projection::try_new(projection.expr.clone(), Arc::new(input))?)))
         }
         LogicalPlan::SubqueryAlias(alias) => {
             let Some(index) = plan.schema().maybe_index_of_column(rank) else { return Ok(None) };
             let below = Column::from(alias.input.schema().qualified_field(index));
-            let Some(input) = replace_window(&alias.input, &below, keeps_first)? else { return Ok(None) };
+            let Some(input) = replace_window(&alias.input, &below, numbers)? else { return Ok(None) };
             let alias = datafusion_expr::SubqueryAlias::try_new(Arc::new(input), alias.alias.clone())?;
             Ok(Some(LogicalPlan::SubqueryAlias(alias)))
         }
         LogicalPlan::Window(window) => {
-            let index = plan.schema().maybe_index_of_column(rank);
             let width = window.input.schema().fields().len();
-            if index.is_none_or(|index| index < width) {
-                return Ok(None);
+            let index = plan.schema().maybe_index_of_column(rank);
+            match index.and_then(|index| index.checked_sub(width)) {
+                Some(index) => numbered(window, index, numbers),
+                None => Ok(None),
             }
-            deduplicate(window, keeps_first).map(Some)
         }
         _ => Ok(None),
     }
 }
 
-fn deduplicate(window: &datafusion_expr::Window, keeps_first: bool) -> Result<LogicalPlan> {
-    let [expr] = window.window_expr.as_slice() else {
-        return Err(refuse(
-            Place::default(),
-            "several OVER clauses in one SELECT are not supported",
-            "keep the ROW_NUMBER() alone",
-        ));
+/// What keeps the rows of these numbers, if it is a number that the window gives.
+fn numbered(window: &datafusion_expr::Window, index: usize, numbers: &Numbers) -> Result<Option<LogicalPlan>> {
+    let Some(Expr::WindowFunction(call)) = window.window_expr.get(index).map(|expr| expr.clone().unalias_nested().data)
+    else {
+        return Ok(None);
     };
-    let Expr::WindowFunction(call) = expr.clone().unalias_nested().data else {
-        return datafusion_common::internal_err!("a window expression is a call");
-    };
-    let is_row_number =
-        matches!(&call.fun, WindowFunctionDefinition::WindowUDF(function) if function.name() == "row_number");
+    let WindowFunctionDefinition::WindowUDF(function) = &call.fun else { return Ok(None) };
+    let Some(function) = function_of(function.name()) else { return Ok(None) };
     let place = place_of(call.params.partition_by.iter().chain(call.params.order_by.iter().map(|sort| &sort.expr)));
-    if !is_row_number {
-        return Err(refuse(place, format!("{} OVER is not supported", call.fun.name()), "write ROW_NUMBER()"));
-    }
-    if !keeps_first {
+    if window.window_expr.len() > 1 {
         return Err(refuse(
             place,
-            "ROW_NUMBER() for more than the first row of each key (top-n) is not supported yet",
-            "keep one row of each key: WHERE row_num = 1",
+            "several OVER clauses in one SELECT are not supported",
+            format!("keep the {}() alone", function.name()),
         ));
     }
-    if call.params.partition_by.is_empty() {
+    let Some((from, to)) = numbers.bounds() else {
         return Err(refuse(
             place,
-            "ROW_NUMBER() without PARTITION BY is not supported",
-            "add PARTITION BY with the key",
-        ));
-    }
-    let [sort] = call.params.order_by.as_slice() else {
-        return Err(refuse(
-            place,
-            "ROW_NUMBER() must be ordered by one time attribute",
-            "write ORDER BY with the column that has the WATERMARK, or with a PROCTIME() column",
+            format!("no row has such a {}(): it is 1 or more", function.name()),
+            "change the condition on it",
         ));
     };
+    let Some(to) = to else {
+        return Err(refuse(
+            place,
+            format!("{}() without a last number would keep all rows in their order", function.name()),
+            "say which is the last that is kept: WHERE row_num <= 10",
+        ));
+    };
+    if call.params.order_by.is_empty() {
+        return Err(refuse(
+            place,
+            format!("{}() lacks its ORDER BY", function.name()),
+            "say what comes first: OVER (PARTITION BY … ORDER BY …)",
+        ));
+    }
+    keep_first(window, &call, (function, from, to), place).map(Some)
+}
+
+fn keep_first(
+    window: &datafusion_expr::Window,
+    call: &WindowFunction,
+    (function, from, to): (RankFunction, u64, u64),
+    place: Place,
+) -> Result<LogicalPlan> {
     let below = traits(&window.input);
-    let Some(time_kind) = of_expr(&sort.expr, &window.input, &below).time else {
-        return Err(refuse(
-            place_of([&sort.expr].into_iter()).or(place),
-            format!(
-                "{} is no time attribute, and ROW_NUMBER() by another order (top-n) is not supported yet",
-                sort.expr
-            ),
-            "order by the column that has the WATERMARK, or by a PROCTIME() column",
-        ));
-    };
+    let times: Vec<Option<Time>> =
+        call.params.order_by.iter().map(|sort| of_expr(&sort.expr, &window.input, &below).time).collect();
     // Keys that are computed, and an order that is, become columns below.
     let mut exprs: Vec<Expr> = window.input.schema().iter().map(|field| Expr::Column(Column::from(field))).collect();
     let mut columns = Vec::new();
-    for key in call.params.partition_by.iter().chain([&sort.expr]) {
+    for key in call.params.partition_by.iter().chain(call.params.order_by.iter().map(|sort| &sort.expr)) {
         if let Expr::Column(_) = key {
             columns.push(key.clone());
         } else {
@@ -248,16 +230,36 @@ fn deduplicate(window: &datafusion_expr::Window, keeps_first: bool) -> Result<Lo
     } else {
         Arc::clone(&window.input)
     };
-    let order = columns.pop().unwrap_or_else(|| sort.expr.clone());
-    let node =
-        Deduplicate { input, keys: columns, order, time_kind, keep: if sort.asc { Keep::First } else { Keep::Last } };
-    let kept = LogicalPlan::Extension(Extension { node: Arc::new(node) });
-    // The row number of what is kept is 1.
+    let order = columns.split_off(call.params.partition_by.len());
+    let sorts: Vec<Sort> =
+        order.into_iter().zip(&call.params.order_by).map(|(expr, sort)| Sort { expr, ..sort.clone() }).collect();
     let (qualifier, field) = window.schema.qualified_field(width);
+    let is_one = function == RankFunction::RowNumber && from == to;
+    let node: Arc<dyn UserDefinedLogicalNode> = match (sorts.as_slice(), times.as_slice()) {
+        ([sort], [Some(time_kind)]) if is_one && to == 1 => {
+            let keep = if sort.asc { Keep::First } else { Keep::Last };
+            Arc::new(Deduplicate { input, keys: columns, order: sort.expr.clone(), time_kind: *time_kind, keep })
+        }
+        ([sort, ..], [Some(Time::Processing), ..]) if !sort.asc => {
+            return Err(refuse(
+                place,
+                format!("{}() by processing time, the newest first, for more than one row is not supported", function.name()),
+                "keep the newest row: WHERE row_num = 1; or order by a column with the time",
+            ));
+        }
+        _ => {
+            let rank = (!is_one).then(|| (qualifier.cloned(), Arc::clone(field)));
+            Arc::new(NewTopN { input, partition: columns, order: sorts, function, from, to, rank, place }.node()?)
+        }
+    };
+    let kept = LogicalPlan::Extension(Extension { node });
     let mut exprs: Vec<Expr> = window.input.schema().iter().map(|field| Expr::Column(Column::from(field))).collect();
-    exprs.push(
-        Expr::Literal(ScalarValue::UInt64(Some(1)), None).alias_qualified(qualifier.cloned(), field.name().clone()),
-    );
+    exprs.push(if is_one {
+        let number = Expr::Literal(ScalarValue::Int64(Some(to.cast_signed())), None);
+        number.alias_qualified(qualifier.cloned(), field.name().clone())
+    } else {
+        Expr::Column(Column::new(qualifier.cloned(), field.name()))
+    });
     Ok(LogicalPlan::Projection(Projection::try_new(exprs, Arc::new(kept))?))
 }
 

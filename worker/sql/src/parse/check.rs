@@ -12,6 +12,7 @@ use datafusion_sql::sqlparser::ast::{
 
 use crate::error::{Place, PlanError, suggest};
 use crate::names::functions::Functions;
+use crate::names::functions::rank::function_of;
 use crate::names::functions::time::{CEIL_TO, FLOOR_TO};
 use crate::parse::bounds;
 use crate::parse::dialect::{TABLE_PREFIX, single};
@@ -106,7 +107,7 @@ impl Checker<'_> {
     fn check_function(&self, call: &Function) -> ControlFlow<Box<PlanError>> {
         let place = Place::from(call.name.span());
         let name = single(&call.name).map_or_else(|| call.name.to_string(), |name| name.value.to_ascii_lowercase());
-        if call.over.is_some() && name != "row_number" {
+        if call.over.is_some() && function_of(&name).is_none() {
             return self.refuse(
                 place,
                 format!("{} OVER is not supported", name.to_ascii_uppercase()),
@@ -128,11 +129,12 @@ impl Checker<'_> {
             );
         }
         if self.functions.knows(&name) || SPECIAL.contains(&name.as_str()) {
-            if name == "row_number" && call.over.is_none() {
+            if function_of(&name).is_some() && call.over.is_none() {
+                let name = name.to_ascii_uppercase();
                 return self.refuse(
                     place,
-                    "ROW_NUMBER() lacks its OVER",
-                    "write ROW_NUMBER() OVER (PARTITION BY … ORDER BY …)",
+                    format!("{name}() lacks its OVER"),
+                    format!("write {name}() OVER (PARTITION BY … ORDER BY …)"),
                 );
             }
             return ControlFlow::Continue(());

@@ -93,6 +93,8 @@ pub fn kinds(op: &Op, below: &[&Traits]) -> Kinds {
             // without a key.
             Kinds { update: !aggregate.aggregation.aggregates.is_empty(), delete: input.changes() }
         }
+        // Without a number rows come and go. Of rows that only come, each number keeps one once it has it.
+        Op::TopN(top) => Kinds { update: top.updates(), delete: input.changes() || !top.updates() },
         // The first row that the clock sees is never another; the first or last by event time can be.
         Op::Deduplicate(dedup) => {
             let stays = dedup.spec.keep == Keep::First && dedup.spec.order == TimeSource::Processing;
@@ -107,7 +109,7 @@ pub fn updating(op: &Op, below: &[&Traits], kinds: Kinds, place: Place) -> Optio
         return None;
     }
     match op {
-        Op::Aggregate(_) | Op::Deduplicate(_) => Some(Updating { operator: op.kind(), place }),
+        Op::Aggregate(_) | Op::Deduplicate(_) | Op::TopN(_) => Some(Updating { operator: op.kind(), place }),
         Op::Join(join) if join.stand_alone() != (false, false) => Some(Updating { operator: join.name(), place }),
         _ => below.iter().find_map(|input| input.updating.clone()),
     }
@@ -131,7 +133,7 @@ impl Needs {
         }
         let mut before: Vec<bool> = Vec::with_capacity(needed.len());
         for (id, node) in tree.nodes() {
-            let makes = matches!(node.op, Op::Aggregate(_) | Op::Deduplicate(_) | Op::Join(_));
+            let makes = matches!(node.op, Op::Aggregate(_) | Op::Deduplicate(_) | Op::TopN(_) | Op::Join(_));
             let passes = node.inputs.iter().any(|input| before[input.0]);
             // Where nobody asks for either, it is as it was before anybody could.
             before.push(if makes { needed[id.0] != Need::After } else { passes });
@@ -161,9 +163,12 @@ fn required(op: &Op, needed: Need, input: &Traits) -> Need {
             if read.is_empty() || input.keys.covers(&read) { needed } else { Need::BeforeAndAfter }
         }
         Op::WindowAssign(_) | Op::Exchange(_) | Op::Union | Op::Scan(_) => needed,
-        Op::LocalAggregate(_) | Op::Aggregate(_) | Op::WindowAggregate(_) | Op::Deduplicate(_) | Op::Join(_) => {
-            Need::BeforeAndAfter
-        }
+        Op::LocalAggregate(_)
+        | Op::Aggregate(_)
+        | Op::WindowAggregate(_)
+        | Op::Deduplicate(_)
+        | Op::TopN(_)
+        | Op::Join(_) => Need::BeforeAndAfter,
         Op::Sink(sink) => sink.given.need,
     }
 }

@@ -8,6 +8,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::CastExpr;
 use weir_engine::Exchange;
+use weir_operators::TopNSpec;
 
 use crate::logical::nodes::WINDOW_COLUMNS;
 use crate::physical::ops::{Calc, Join, Op, passed};
@@ -85,6 +86,17 @@ pub fn upsert_keys(op: &Op, below: &[&Traits], schema: &SchemaRef) -> UpsertKeys
             column(WINDOW_COLUMNS[1]).map_or_else(UpsertKeys::none, |end| UpsertKeys::one(groups.chain([end])))
         }
         Op::Deduplicate(dedup) => UpsertKeys::one(dedup.spec.keys.iter().copied()),
+        Op::TopN(top) => {
+            let TopNSpec { partition, from, to, .. } = &top.spec;
+            let partition = partition.iter().copied();
+            let mut all = first().0;
+            if top.updates() {
+                let number = (from != to).then(|| schema.fields().len() - 1);
+                // The number says which row replaces which.
+                all.insert(0, partition.chain(number).collect());
+            }
+            UpsertKeys(all)
+        }
         Op::Join(join) => match below {
             [left, right] => joined(join, &left.keys, &right.keys),
             _ => UpsertKeys::none(),

@@ -11,7 +11,7 @@ use weir_engine::{Exchange, OperatorFactory, SinkFactory, SourceNode};
 use weir_operators::{
     AggregateInput, Aggregation, Deduplicate, DeduplicateSpec, FilterProject, JoinInput, JoinKind, KeyedAggregate,
     KeyedAggregateSpec, LocalAggregate, LocalAggregateSpec, NotIn, NotInSpec, RegularJoin, RegularJoinSpec, SpecError,
-    TimeSource, WindowAggregate, WindowAggregateSpec, WindowAssign, WindowAssignSpec, WindowShape,
+    TimeSource, TopNSpec, WindowAggregate, WindowAggregateSpec, WindowAssign, WindowAssignSpec, WindowShape,
 };
 
 use crate::logical::columns::Time;
@@ -33,6 +33,8 @@ pub enum Op {
     WindowAggregate(WindowAggregateSpec),
     /// Keeps one row of each key.
     Deduplicate(Dedup),
+    /// Keeps the first rows of each partition.
+    TopN(TopN),
     /// Rows of two inputs that belong together.
     Join(Box<Join>),
     /// Rows of all inputs go to the subtask that their key belongs to.
@@ -82,6 +84,13 @@ pub struct Aggregate {
 pub struct Dedup {
     /// What the operator is told. Whether it sends rows before their updates is decided last.
     pub spec: DeduplicateSpec,
+}
+
+/// Keeps the first rows of each partition.
+#[derive(Debug, PartialEq)]
+pub struct TopN {
+    /// What the operator is told. What its input does, and whether it sends rows before their updates, is decided last.
+    pub spec: TopNSpec,
 }
 
 /// Rows of two inputs that belong together. Each input has its query's columns, and behind them keys that are none of these.
@@ -135,6 +144,7 @@ impl Op {
             (Self::Aggregate(one), Self::Aggregate(other)) => one == other,
             (Self::WindowAggregate(one), Self::WindowAggregate(other)) => one == other,
             (Self::Deduplicate(one), Self::Deduplicate(other)) => one == other,
+            (Self::TopN(one), Self::TopN(other)) => one == other,
             (Self::Join(one), Self::Join(other)) => one == other,
             (Self::Exchange(one), Self::Exchange(other)) => one == other,
             (Self::Union, Self::Union) => true,
@@ -154,6 +164,7 @@ impl Op {
             Self::Aggregate(_) => "GroupAggregate",
             Self::WindowAggregate(_) => "WindowAggregate",
             Self::Deduplicate(_) => "Deduplicate",
+            Self::TopN(_) => "TopN",
             Self::Join(_) => "Join",
             Self::Exchange(_) => "Exchange",
             Self::Union => "Union",
@@ -204,6 +215,19 @@ impl Dedup {
     pub fn make(&self, update_before: bool) -> Result<Made, SpecError> {
         let spec = DeduplicateSpec { update_before, ..self.spec.clone() };
         Ok(made(Deduplicate::new(spec)?, Deduplicate::output))
+    }
+}
+
+impl TopN {
+    /// The operator.
+    pub fn make(&self, retract_input: bool, update_before: bool) -> Result<Made, SpecError> {
+        let spec = TopNSpec { retract_input, update_before, ..self.spec.clone() };
+        Ok(made(weir_operators::TopN::new(spec)?, weir_operators::TopN::output))
+    }
+
+    /// Each of its numbers has one row, which another replaces; else rows come and go.
+    pub fn updates(&self) -> bool {
+        self.spec.replaces()
     }
 }
 

@@ -97,6 +97,56 @@ fn aggregations_over_rows_that_change_have_groups_that_go() {
 }
 
 #[test]
+fn first_rows_replace_each_other_by_their_number_and_else_come_and_go() {
+    let counts = "SELECT auction, bidder, COUNT(*) AS n FROM bid GROUP BY auction, bidder";
+    let top = |number: &str, of: &str, columns: &str, condition: &str| {
+        format!("INSERT INTO plain SELECT {columns} FROM (SELECT *, {number} AS r FROM {of}) WHERE {condition}")
+    };
+    let rows = "ROW_NUMBER() OVER (PARTITION BY auction ORDER BY price DESC)";
+    let changing = "ROW_NUMBER() OVER (PARTITION BY auction ORDER BY n DESC)";
+    let of_counts = format!("({counts})");
+    let cases = [
+        (top(rows, "bid", "auction, r", "r <= 3"), "+I -U +U by (a, b)"),
+        (top(rows, "bid", "auction, price", "r <= 3"), "+I -D"),
+        (top(rows, "bid", "auction, price", "r = 1"), "+I -U +U by (a)"),
+        (top(rows, "bid", "auction, r", "r = 2"), "+I -U +U by (a)"),
+        (top("RANK() OVER (PARTITION BY auction ORDER BY price)", "bid", "auction, r", "r <= 3"), "+I -D"),
+        (top("ROW_NUMBER() OVER (ORDER BY price)", "bid", "price, r", "r < 3"), "+I -U +U by (b)"),
+        (top(changing, &of_counts, "auction, r", "r <= 3"), "+I -U +U -D by (a, b)"),
+        (top(changing, &of_counts, "auction, bidder", "r <= 3"), "+I -D by (a, b)"),
+        (top(changing, &of_counts, "bidder, n", "r <= 3"), "+I -D"),
+        (top(changing, &of_counts, "auction, n", "r <= 1"), "+I -U +U -D by (a)"),
+        // What is ordered by is another key's: that of its own partition alone tells.
+        (top("ROW_NUMBER() OVER (PARTITION BY n ORDER BY auction)", &of_counts, "auction, bidder", "r <= 2"), "+I -D"),
+    ];
+    for (script, expected) in cases {
+        assert_eq!(gives(&script), expected, "{script}");
+    }
+}
+
+#[test]
+fn first_rows_say_what_they_keep_and_that_one_subtask_gets_all() {
+    let described = |query: &str| explain(&plan(&format!("INSERT INTO plain {query}")).unwrap());
+    let operator = |query: &str| {
+        let plan = described(query);
+        let operators = plan.stages.into_iter().flat_map(|stage| stage.operators);
+        let top = operators.filter(|one| one.name.starts_with("TopN(") || one.name.starts_with("Dedup")).last().unwrap();
+        (top.name, top.state.unwrap().bounded_by)
+    };
+    let top = |over: &str, of: &str, condition: &str| {
+        format!("SELECT price, price FROM (SELECT *, ROW_NUMBER() OVER ({over}) AS r FROM {of}) WHERE {condition}")
+    };
+    let (name, bound) = operator(&top("PARTITION BY auction ORDER BY price DESC, bidder", "bid", "r <= 3"));
+    assert_eq!((name.as_str(), bound), ("TopN(ROW_NUMBER 1 to 3 by price DESC, bidder ASC of each auction)", None));
+    let (name, bound) = operator(&top("ORDER BY price", "bid", "r BETWEEN 2 AND 3"));
+    assert_eq!((name.as_str(), bound.as_deref()), ("TopN(ROW_NUMBER 2 to 3 by price ASC)", Some("3 rows")));
+    let (name, _) = operator(&top("PARTITION BY auction ORDER BY t DESC", "bid", "r = 1"));
+    assert_eq!(name, "Deduplicate(keep last row of auction)");
+    let all = described(&top("ORDER BY price", "bid", "r <= 3"));
+    assert!(all.warnings.iter().any(|warning| warning.message.contains("one subtask gets all rows")), "{:?}", all.warnings);
+}
+
+#[test]
 fn what_hangs_on_the_order_of_rows_that_change_is_not_folded_before_the_exchange() {
     let folded = |query: &str| {
         let graph = plan(&format!("INSERT INTO plain {query}")).unwrap_or_else(|error| panic!("{query}\n{error}"));

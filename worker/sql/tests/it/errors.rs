@@ -378,19 +378,34 @@ fn rows_that_change_go_into_no_operator_that_cannot_take_them() {
         "MIN or MAX",
     );
     refused(
-        "INSERT INTO one SELECT auction FROM (\n SELECT *, ROW_NUMBER() OVER (PARTITION BY auction ORDER BY t) AS n FROM bid) WHERE n = 2",
+        "INSERT INTO one SELECT auction FROM (\n SELECT *, ROW_NUMBER() OVER (PARTITION BY auction ORDER BY price) AS n FROM bid) WHERE n > 2",
         2,
         44,
-        "more than the first row",
-        "row_num = 1",
+        "ROW_NUMBER() without a last number would keep all rows",
+        "WHERE row_num <= 10",
     );
     refused(
-        "INSERT INTO one SELECT auction FROM (\n SELECT *, ROW_NUMBER() OVER (PARTITION BY auction ORDER BY price) AS n FROM bid) WHERE n = 1",
+        "INSERT INTO one SELECT auction FROM (\n SELECT *, RANK() OVER (PARTITION BY auction ORDER BY price) AS n FROM bid) WHERE n < 1",
         2,
-        61,
-        "price is no time attribute",
-        "WATERMARK",
+        38,
+        "no row has such a RANK()",
+        "change the condition",
     );
+    refused(
+        "INSERT INTO one SELECT auction FROM (\n SELECT *, ROW_NUMBER() OVER (PARTITION BY auction) AS n FROM bid) WHERE n <= 2",
+        2,
+        44,
+        "ROW_NUMBER() lacks its ORDER BY",
+        "OVER (PARTITION BY … ORDER BY …)",
+    );
+    refused(
+        "INSERT INTO one SELECT auction FROM (\n SELECT *, ROW_NUMBER() OVER (PARTITION BY auction ORDER BY p DESC) AS n FROM B) WHERE n <= 2",
+        2,
+        44,
+        "by processing time, the newest first",
+        "WHERE row_num = 1",
+    );
+    refused("INSERT INTO one SELECT DENSE_RANK() FROM bid", 1, 24, "DENSE_RANK() lacks its OVER", "DENSE_RANK() OVER (");
     refused(
         "INSERT INTO two SELECT auction, n FROM (\n SELECT *, ROW_NUMBER() OVER (PARTITION BY auction ORDER BY t) AS n FROM bid)",
         2,

@@ -1,13 +1,10 @@
-//! Holds queries over rows that change against Flink's own answers, `tests/data/changes.jsonl`: each query of `changes.sql` over each set of
-//! its rows, folded before the exchange or not, with checkpoints, restores and other numbers of subtasks between any two batches.
-//! `tests/answers/generate.sh --changes` makes the table.
+//! Holds queries over rows that change, and the first rows of partitions, against Flink's own answers, `tests/data/changes.jsonl` and
+//! `topn.jsonl`: each query of `changes.sql` and `topn.sql` over each set of its rows, folded before the exchange or not, with checkpoints,
+//! restores and other numbers of subtasks between any two batches. `tests/answers/generate.sh --changes` makes the tables.
 
 use std::collections::BTreeMap;
 
 use crate::run::{Pieces, Texts, Way, run, script, table};
-
-const SCRIPT: &str = include_str!("../data/changes.sql");
-const ANSWERS: &str = include_str!("../data/changes.jsonl");
 
 /// What hangs on the order in which rows come.
 const BY_ARRIVAL: [&str; 3] = ["FIRST_VALUE", "LAST_VALUE", "LISTAGG"];
@@ -26,10 +23,10 @@ struct Asked {
     queries: Vec<String>,
 }
 
-fn asked() -> Asked {
+fn asked(script: &str) -> Asked {
     let mut asked = Asked { declared: Vec::new(), rows: BTreeMap::new(), queries: Vec::new() };
     let (mut set, mut asks, mut statement) = (None::<String>, false, String::new());
-    for line in SCRIPT.lines().filter(|line| !line.starts_with("--")) {
+    for line in script.lines().filter(|line| !line.starts_with("--")) {
         if let Some(name) = line.strip_prefix("ROWS ") {
             asked.rows.insert(name.to_string(), Vec::new());
             set = Some(name.to_string());
@@ -78,8 +75,17 @@ fn answer(line: &str) -> serde_json::Value {
 
 #[test]
 fn queries_over_rows_that_change_come_to_what_flink_says() {
-    let asked = asked();
-    let answers: Vec<serde_json::Value> = ANSWERS.lines().map(answer).collect();
+    hold(include_str!("../data/changes.sql"), include_str!("../data/changes.jsonl"));
+}
+
+#[test]
+fn first_rows_are_those_that_flink_says() {
+    hold(include_str!("../data/topn.sql"), include_str!("../data/topn.jsonl"));
+}
+
+fn hold(script_text: &str, answers: &str) {
+    let asked = asked(script_text);
+    let answers: Vec<serde_json::Value> = answers.lines().map(answer).collect();
     assert_eq!(answers.len(), asked.queries.len() * asked.rows.len(), "generate.sh --changes makes the table");
     let mut wrong = Vec::new();
     for (seed, answer) in (1_u64..).zip(&answers) {

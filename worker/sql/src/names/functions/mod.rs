@@ -16,6 +16,7 @@ pub mod like;
 pub mod numbers;
 pub mod pattern;
 pub mod rewrite;
+pub mod rank;
 mod strings;
 #[cfg(test)]
 mod tests;
@@ -56,8 +57,9 @@ impl Functions {
         for function in aggregate::functions() {
             functions.aggregate.insert(function.name().to_string(), Arc::new(function));
         }
-        let row_number = datafusion_functions_window::row_number::row_number_udwf();
-        functions.window.insert(row_number.name().to_string(), row_number);
+        for function in rank::functions() {
+            functions.window.insert(function.name().to_string(), Arc::new(function));
+        }
         bounded::hold(&mut functions);
         functions
     }

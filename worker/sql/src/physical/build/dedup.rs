@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use weir_engine::Exchange;
-use weir_operators::{DeduplicateSpec, Keep, TimeSource};
+use weir_operators::{DeduplicateSpec, Keep, RankFunction, TimeSource};
+use weir_state::SortOrder;
 
 use crate::identity::{Identity, Meaning, list};
 use crate::logical::columns::Time;
 use crate::logical::nodes::Deduplicate;
 use crate::logical::optimize::place_of;
 use crate::physical::build::rows::Rows;
+use crate::physical::build::topn::First;
 use crate::physical::build::{Builder, Built, internal};
 use crate::physical::lineage::{Lineage, names};
 use crate::physical::ops::{Dedup, Op};
@@ -19,10 +21,16 @@ impl Builder<'_> {
     pub(super) fn deduplicate(&mut self, node: &Deduplicate) -> Built<Rows> {
         let place = place_of(node.keys.iter().chain([&node.order])).or(self.place);
         let rows = self.rows(&node.input)?;
-        self.refuse_updating(&rows, "ROW_NUMBER()", place)?;
         let rows = self.trim(rows)?;
         let keys = node.keys.iter().map(|key| self.column(key, &node.input)).collect::<Built<Vec<usize>>>()?;
         let order = self.column(&node.order, &node.input)?;
+        if rows.nodes().any(|input| self.tree[input].traits.kinds.changes()) {
+            // What replaced the row that stays may be taken back: all rows are needed.
+            let ways = if node.keep == Keep::First { SortOrder::ASCENDING } else { SortOrder::DESCENDING };
+            let order = vec![(order, ways)];
+            let function = RankFunction::RowNumber;
+            return self.first_rows(rows, First { partition: keys, order, function, from: 1, to: 1, rank: None }, place);
+        }
         let input = self.schema(&rows);
         let dedup = Dedup {
             spec: DeduplicateSpec {
@@ -43,7 +51,8 @@ impl Builder<'_> {
         let of = Meaning::of(|of| format!("{} KEEP {keep} BY {} OF {}", of(&below), of(&columns[order]), of(&by)));
         let identity = Identity::of("deduplicate", &self.owner, &[&of, &list(&columns)]);
         let name = format!("Deduplicate(keep {keep} row of {})", names(keys.iter().map(|&key| input.field(key))));
-        let exchange = self.exchange(&rows, Exchange::Hash { keys }, &identity);
+        let exchange = if keys.is_empty() { Exchange::Single } else { Exchange::Hash { keys } };
+        let exchange = self.exchange(&rows, exchange, &identity);
         let width = schema.fields().len();
         let node = self.add(NewNode {
             op: Op::Deduplicate(dedup),

@@ -7,6 +7,7 @@ mod dedup;
 mod join;
 mod rows;
 pub(crate) mod sink;
+mod topn;
 mod union;
 mod window;
 
@@ -22,6 +23,7 @@ use weir_engine::Exchange;
 use crate::error::{Place, PlanError};
 use crate::identity::{Identity, Meaning};
 use crate::logical::nodes::{Deduplicate, WindowTvf, position};
+use crate::logical::topn::TopN;
 use crate::logical::optimize::place_of;
 use crate::lower::scan::plan_source;
 use crate::names::catalog::Table;
@@ -139,6 +141,8 @@ impl<'a> Builder<'a> {
                     self.assign(window)
                 } else if let Some(deduplicate) = node.downcast_ref::<Deduplicate>() {
                     self.deduplicate(deduplicate)
+                } else if let Some(top) = node.downcast_ref::<TopN>() {
+                    self.top_n(top)
                 } else {
                     Err(self.refused(Place::default(), extension.node.name(), "write the query in another way"))
                 }
@@ -157,7 +161,7 @@ impl<'a> Builder<'a> {
             LogicalPlan::Window(window) => self.refused(
                 place_of(window.window_expr.iter()),
                 "a ROW_NUMBER() without a condition on it",
-                "put the query into a subquery and write WHERE row_num = 1 around it",
+                "put the query into a subquery and write WHERE row_num = 1, or <= n, around it",
             ),
             other => {
                 let text = other.display().to_string();
