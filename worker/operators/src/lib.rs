@@ -1,5 +1,5 @@
 //! The operators of a job: filter and projection, aggregation (updating and windowed), window assignment,
-//! deduplication, the first rows of each partition, the regular join and NOT IN.
+//! deduplication, the first rows of each partition, what is to stand under each primary key, the regular join and NOT IN.
 //!
 //! A planner describes an operator with a spec of [`spec`] and gets an
 //! [`OperatorFactory`](weir_engine::api::operator::OperatorFactory) from it; what is wrong with a spec is said then, with a
@@ -19,11 +19,12 @@ pub use aggregate::local::LocalAggregate;
 pub use join::not_in::NotIn;
 pub use join::regular::RegularJoin;
 pub use rows::dedup::Deduplicate;
+pub use rows::materialize::UpsertMaterialize;
 pub use rows::topn::TopN;
 pub use spec::{
     AggregateFunction, AggregateInput, AggregateSpec, Aggregation, DeduplicateSpec, JoinInput, JoinKind, Keep,
     KeyedAggregateSpec, LocalAggregateSpec, NotInSpec, RankFunction, RegularJoinSpec, SpecError, TimeSource, TopNSpec,
-    WindowAggregateSpec, WindowAssignSpec, WindowShape,
+    UpsertMaterializeSpec, WindowAggregateSpec, WindowAssignSpec, WindowShape,
 };
 pub use stateless::oversized::{MAX_VALUE, Oversized};
 pub use stateless::project::FilterProject;

@@ -433,6 +433,15 @@ impl TopNSpec {
     }
 }
 
+/// Rows of several upsert keys that have one primary key, of which the last stands: `ON CONFLICT DO DEDUPLICATE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpsertMaterializeSpec {
+    /// Input and output are the same.
+    pub input: SchemaRef,
+    /// The primary key's columns.
+    pub key: Vec<usize>,
+}
+
 /// The window columns of a window table function without aggregation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WindowAssignSpec {

@@ -19,8 +19,8 @@ use weir_engine::{Batch, OperatorFactory, RowKind};
 use weir_operators::{
     AggregateFunction::{Avg, Count, FirstValue, LastValue, ListAgg, Max, Min, Sum},
     AggregateInput, AggregateSpec, Aggregation, Deduplicate, DeduplicateSpec, FilterProject, Keep, KeyedAggregate,
-    KeyedAggregateSpec, LocalAggregate, LocalAggregateSpec, RankFunction, TimeSource, TopN, TopNSpec, WindowAggregate,
-    WindowAggregateSpec, WindowAssign, WindowAssignSpec, WindowShape,
+    KeyedAggregateSpec, LocalAggregate, LocalAggregateSpec, RankFunction, TimeSource, TopN, TopNSpec, UpsertMaterialize,
+    UpsertMaterializeSpec, WindowAggregate, WindowAggregateSpec, WindowAssign, WindowAssignSpec, WindowShape,
 };
 use weir_state::SortOrder;
 
@@ -363,6 +363,23 @@ proptest! {
     fn the_first_rows_of_rows_that_come(batches in batches(), seed in seeds(), top in top(), retract in any::<bool>()) {
         let batches = batches.into_iter().map(|rows| rows.into_iter().map(|row| (RowKind::Insert, row)).collect());
         top.check(&Changing { batches: batches.collect() }, retract, seed);
+    }
+
+    #[test]
+    fn the_last_row_of_each_primary_key(changes in changes(), seed in seeds()) {
+        let mut rows: BTreeMap<Option<i64>, Vec<Row>> = BTreeMap::new();
+        for (kind, row) in changes.batches.iter().flatten() {
+            let of_key = rows.entry(row.k).or_default();
+            if kind.is_addition() {
+                of_key.push(row.clone());
+            } else {
+                of_key.remove(of_key.iter().position(|of| of == row).unwrap());
+            }
+        }
+        let last: Vec<Row> = rows.into_values().filter_map(|rows| rows.last().cloned()).collect();
+        let operator = UpsertMaterialize::new(UpsertMaterializeSpec { input: input(), key: vec![0] }).unwrap();
+        let stages = vec![Stage::new(&operator, Deal::Hash(vec![0]))];
+        Torture { stages, events: changes.events() }.comes_to_by_key(&bag(cells(&last)), &[0], &ways(seed));
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod calc;
 pub(crate) mod constant;
 mod dedup;
 mod join;
+mod materialize;
 pub(crate) mod scan;
 mod siblings;
 mod sink;
@@ -105,6 +106,7 @@ impl Lowering<'_> {
             // The rows of a join's sides meet where they are joined.
             Op::Exchange(_) if self.into_joins.contains(&id) => self.seat_of(node),
             Op::TopN(top) => self.top_n(id, node, top),
+            Op::UpsertMaterialize(spec) => self.upsert_materialize(node, spec),
             Op::Exchange(exchange) => Ok(self.meet(node, exchange)),
             Op::Union => Ok(self.union(node)),
             Op::Sink(sink) => self.sink(node, sink),
@@ -285,6 +287,7 @@ fn keeps(op: &Op) -> bool {
         | Op::WindowAggregate(_)
         | Op::Deduplicate(_)
         | Op::TopN(_)
+        | Op::UpsertMaterialize(_)
         | Op::Join(_)
         | Op::Sink(_) => true,
         Op::Calc(_) | Op::WindowAssign(_) | Op::LocalAggregate(_) | Op::Exchange(_) | Op::Union => false,

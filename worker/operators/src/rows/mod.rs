@@ -3,5 +3,6 @@
 pub(crate) mod column;
 pub(crate) mod dedup;
 pub(crate) mod index;
+pub(crate) mod materialize;
 pub(crate) mod rowcodec;
 pub(crate) mod topn;

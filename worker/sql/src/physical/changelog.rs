@@ -93,6 +93,7 @@ pub fn kinds(op: &Op, below: &[&Traits]) -> Kinds {
             // without a key.
             Kinds { update: !aggregate.aggregation.aggregates.is_empty(), delete: input.changes() }
         }
+        Op::UpsertMaterialize(_) => Kinds { update: true, delete: input.changes() },
         // Without a number rows come and go. Of rows that only come, each number keeps one once it has it.
         Op::TopN(top) => Kinds { update: top.updates(), delete: input.changes() || !top.updates() },
         // The first row that the clock sees is never another; the first or last by event time can be.
@@ -133,7 +134,10 @@ impl Needs {
         }
         let mut before: Vec<bool> = Vec::with_capacity(needed.len());
         for (id, node) in tree.nodes() {
-            let makes = matches!(node.op, Op::Aggregate(_) | Op::Deduplicate(_) | Op::TopN(_) | Op::Join(_));
+            let makes = matches!(
+                node.op,
+                Op::Aggregate(_) | Op::Deduplicate(_) | Op::TopN(_) | Op::UpsertMaterialize(_) | Op::Join(_)
+            );
             let passes = node.inputs.iter().any(|input| before[input.0]);
             // Where nobody asks for either, it is as it was before anybody could.
             before.push(if makes { needed[id.0] != Need::After } else { passes });
@@ -168,6 +172,7 @@ fn required(op: &Op, needed: Need, input: &Traits) -> Need {
         | Op::WindowAggregate(_)
         | Op::Deduplicate(_)
         | Op::TopN(_)
+        | Op::UpsertMaterialize(_)
         | Op::Join(_) => Need::BeforeAndAfter,
         Op::Sink(sink) => sink.given.need,
     }

@@ -86,6 +86,7 @@ pub fn upsert_keys(op: &Op, below: &[&Traits], schema: &SchemaRef) -> UpsertKeys
             column(WINDOW_COLUMNS[1]).map_or_else(UpsertKeys::none, |end| UpsertKeys::one(groups.chain([end])))
         }
         Op::Deduplicate(dedup) => UpsertKeys::one(dedup.spec.keys.iter().copied()),
+        Op::UpsertMaterialize(spec) => UpsertKeys::one(spec.key.iter().copied()),
         Op::TopN(top) => {
             let TopNSpec { partition, from, to, .. } = &top.spec;
             let partition = partition.iter().copied();

@@ -11,7 +11,7 @@ use weir_engine::{Exchange, OperatorFactory, SinkFactory, SourceNode};
 use weir_operators::{
     AggregateInput, Aggregation, Deduplicate, DeduplicateSpec, FilterProject, JoinInput, JoinKind, KeyedAggregate,
     KeyedAggregateSpec, LocalAggregate, LocalAggregateSpec, NotIn, NotInSpec, RegularJoin, RegularJoinSpec, SpecError,
-    TimeSource, TopNSpec, WindowAggregate, WindowAggregateSpec, WindowAssign, WindowAssignSpec, WindowShape,
+    TimeSource, TopNSpec, UpsertMaterialize, UpsertMaterializeSpec, WindowAggregate, WindowAggregateSpec, WindowAssign, WindowAssignSpec, WindowShape,
 };
 
 use crate::logical::columns::Time;
@@ -35,6 +35,8 @@ pub enum Op {
     Deduplicate(Dedup),
     /// Keeps the first rows of each partition.
     TopN(TopN),
+    /// Keeps the rows of each primary key, of which the last stands.
+    UpsertMaterialize(UpsertMaterializeSpec),
     /// Rows of two inputs that belong together.
     Join(Box<Join>),
     /// Rows of all inputs go to the subtask that their key belongs to.
@@ -145,6 +147,7 @@ impl Op {
             (Self::WindowAggregate(one), Self::WindowAggregate(other)) => one == other,
             (Self::Deduplicate(one), Self::Deduplicate(other)) => one == other,
             (Self::TopN(one), Self::TopN(other)) => one == other,
+            (Self::UpsertMaterialize(one), Self::UpsertMaterialize(other)) => one == other,
             (Self::Join(one), Self::Join(other)) => one == other,
             (Self::Exchange(one), Self::Exchange(other)) => one == other,
             (Self::Union, Self::Union) => true,
@@ -165,6 +168,7 @@ impl Op {
             Self::WindowAggregate(_) => "WindowAggregate",
             Self::Deduplicate(_) => "Deduplicate",
             Self::TopN(_) => "TopN",
+            Self::UpsertMaterialize(_) => "UpsertMaterialize",
             Self::Join(_) => "Join",
             Self::Exchange(_) => "Exchange",
             Self::Union => "Union",
@@ -340,6 +344,11 @@ impl Join {
             JoinType::LeftMark | JoinType::RightMark => "MarkJoin",
         }
     }
+}
+
+/// The operator that keeps the rows of each primary key.
+pub fn upsert_materialize(spec: &UpsertMaterializeSpec) -> Result<Made, SpecError> {
+    Ok(made(UpsertMaterialize::new(spec.clone())?, UpsertMaterialize::output))
 }
 
 /// The operator that gives rows their windows.

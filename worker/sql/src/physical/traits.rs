@@ -126,7 +126,7 @@ fn times(op: &Op, below: &[&Traits], schema: &SchemaRef) -> Vec<ColumnTime> {
             };
             (0..schema.fields().len()).map(same).collect()
         }
-        Op::Deduplicate(_) | Op::Exchange(_) | Op::Sink(_) => first(),
+        Op::Deduplicate(_) | Op::UpsertMaterialize(_) | Op::Exchange(_) | Op::Sink(_) => first(),
         // A row comes out when its partner comes, or when one before it goes, however late that is.
         Op::LocalAggregate(_) | Op::TopN(_) | Op::Aggregate(_) | Op::Join(_) => Vec::new(),
     };
@@ -160,9 +160,12 @@ fn distribution(op: &Op, below: &[&Traits]) -> Distribution {
         Op::Exchange(Exchange::Broadcast | Exchange::Rebalance) | Op::Scan(_) | Op::LocalAggregate(_) => {
             Distribution::Any
         }
-        Op::Exchange(Exchange::Forward) | Op::WindowAssign(_) | Op::Deduplicate(_) | Op::TopN(_) | Op::Sink(_) => {
-            first()
-        }
+        Op::Exchange(Exchange::Forward)
+        | Op::WindowAssign(_)
+        | Op::Deduplicate(_)
+        | Op::TopN(_)
+        | Op::UpsertMaterialize(_)
+        | Op::Sink(_) => first(),
         Op::Calc(calc) => match first() {
             Distribution::Hash(keys) => {
                 let place = |key: &usize| calc.columns.iter().position(|column| passed(column) == Some(*key));
@@ -215,7 +218,12 @@ fn unstable(op: &Op, below: &[&Traits]) -> Key {
             _ => Key::new(),
         },
         // What takes rows back has refused them.
-        Op::Scan(_) | Op::LocalAggregate(_) | Op::Aggregate(_) | Op::WindowAggregate(_) | Op::TopN(_) => Key::new(),
+        Op::Scan(_)
+        | Op::LocalAggregate(_)
+        | Op::Aggregate(_)
+        | Op::WindowAggregate(_)
+        | Op::TopN(_)
+        | Op::UpsertMaterialize(_) => Key::new(),
         Op::WindowAssign(_) | Op::Deduplicate(_) | Op::Exchange(_) | Op::Union | Op::Sink(_) => {
             below.iter().flat_map(|input| input.unstable.iter().copied()).collect()
         }

@@ -223,8 +223,25 @@ fn a_sink_that_cannot_take_a_result_says_which_operator_updates_it_and_on_which_
         1,
         13,
         "are kept apart by b: several of them may have one primary key",
-        "ON CONFLICT DO DEDUPLICATE, which would keep them all, is not supported yet",
+        "or write ON CONFLICT DO DEDUPLICATE behind the query",
     );
+}
+
+#[test]
+fn rows_of_several_keys_under_one_primary_key_are_kept_where_the_statement_says_so() {
+    let other = "INSERT INTO by_a SELECT COUNT(*), auction FROM bid GROUP BY auction ON CONFLICT DO DEDUPLICATE";
+    let plan = explain(&plan(other).unwrap());
+    let last = plan.stages.last().unwrap();
+    assert_eq!(last.inputs.iter().map(|input| input.keys.clone()).collect::<Vec<_>>(), [["a"]]);
+    let names: Vec<&str> = last.operators.iter().map(|one| one.name.as_str()).collect();
+    assert_eq!(names, ["UpsertMaterialize(by a)"]);
+    assert_eq!(last.changelog[0].rows, "+I +U -D");
+    assert!(plan.warnings.iter().any(|warning| warning.message.contains("keeps all rows for each a for ever")));
+    // What needs none gets none.
+    for query in ["SELECT auction, COUNT(*) FROM bid GROUP BY auction", "SELECT auction, price FROM bid"] {
+        let plan = explain(&self::plan(&format!("INSERT INTO by_a {query} ON CONFLICT DO DEDUPLICATE")).unwrap());
+        assert!(!plan.stages.iter().flat_map(|stage| &stage.operators).any(|one| one.name.starts_with("Upsert")), "{query}");
+    }
 }
 
 #[test]
@@ -235,13 +252,13 @@ fn on_conflict_is_understood_and_refused_where_it_would_need_what_is_not_there()
     }
     assert_eq!(gives("INSERT INTO by_a SELECT auction, price FROM bid ON CONFLICT DO DEDUPLICATE"), "+I");
     let other = "INSERT INTO by_a SELECT COUNT(*), auction FROM bid GROUP BY auction";
-    refused(&format!("{other} ON CONFLICT DO DEDUPLICATE"), 1, 69, "several of them may have one primary key", "");
+    assert_eq!(gives(&format!("{other} ON CONFLICT DO DEDUPLICATE")), "+I +U -D by (a)");
     refused(
         &format!("{other} ON CONFLICT DO NOTHING"),
         1,
         69,
         "DO NOTHING and DO ERROR are not supported yet",
-        "leave",
+        "write ON CONFLICT DO DEDUPLICATE",
     );
     refused(
         "INSERT INTO plain SELECT auction, price FROM bid ON CONFLICT DO NOTHING",

@@ -3,6 +3,7 @@
 
 mod bounds;
 mod changelog;
+mod conflict;
 mod errors;
 mod flink;
 mod identities;

@@ -4,17 +4,19 @@ use std::sync::Arc;
 
 use datafusion_expr::LogicalPlan;
 use weir_connectors::{ChangelogMode, ConnectorError};
+use weir_engine::Exchange;
+use weir_operators::UpsertMaterializeSpec;
 
 use crate::error::{Place, PlanError};
-use crate::identity::{Identity, identity};
+use crate::identity::{Identity, Meaning, identity, list};
 use crate::names::catalog::Table;
 use crate::parse::dialect::Conflict;
 use crate::physical::build::rows::Rows;
 use crate::physical::build::{Builder, Built};
 use crate::physical::changelog::{Given, Refusal, given};
 use crate::physical::keys::Key;
-use crate::physical::lineage::names;
-use crate::physical::ops::{Op, Sink};
+use crate::physical::lineage::{Lineage, names};
+use crate::physical::ops::{Op, Sink, upsert_materialize};
 use crate::physical::show::key_names;
 use crate::physical::traits::Traits;
 use crate::physical::tree::{NewNode, NodeId};
@@ -41,13 +43,18 @@ impl Builder<'_> {
         self.owner.clone_from(&sink.name);
         self.place = place;
         let rows = self.rows_for(plan, sink)?;
-        let input = self.together(&rows);
+        let mut input = self.together(&rows);
         let mut spec = sink.spec(self.base_dir);
         let accepts = self.connectors.accepts(&spec).map_err(|error| sink.refused(&error))?;
         let primary_key: Key = sink.primary_key.iter().copied().collect();
-        let Traits { kinds, keys, .. } = &self.tree[input].traits;
         let conflict = writes.conflict.map(|(conflict, _)| conflict);
-        let given = match given(&accepts, &primary_key, *kinds, keys, conflict) {
+        let of = |traits: &Traits| given(&accepts, &primary_key, traits.kinds, &traits.keys, conflict);
+        let mut found = of(&self.tree[input].traits);
+        if found == Err(Refusal::OtherKey) && conflict == Some(Conflict::Deduplicate) {
+            input = self.materialize(&rows, writes)?;
+            found = of(&self.tree[input].traits);
+        }
+        let given = match found {
             Ok(given) => given,
             Err(refusal) => {
                 // What is wrong with the declaration comes first.
@@ -81,6 +88,26 @@ impl Builder<'_> {
         self.pass_all(rows, output)
     }
 
+    /// Keeps all rows of each primary key.
+    fn materialize(&mut self, rows: &Rows, writes: &Writes<'_>) -> Built<NodeId> {
+        let at = writes.conflict.map_or(writes.at, |(_, at)| at);
+        self.refuse_unstable(rows, "ON CONFLICT DO DEDUPLICATE", at)?;
+        let schema = self.schema(rows);
+        let key = writes.sink.primary_key.clone();
+        let spec = UpsertMaterializeSpec { input: Arc::clone(&schema), key: key.clone() };
+        upsert_materialize(&spec)
+            .map_err(|error| PlanError::new(at, error.to_string(), "give the table a PRIMARY KEY of plain types"))?;
+        let Lineage { columns, rows: below, filters } = self.lineage(rows);
+        let by = list(key.iter().map(|&column| &columns[column]));
+        let of = Meaning::of(|of| format!("{} LAST OF {}", of(&below), of(&by)));
+        let identity = Identity::of("upsert-materialize", &self.owner, &[&of, &list(&columns)]);
+        let name = format!("UpsertMaterialize(by {})", names(key.iter().map(|&column| schema.field(column))));
+        let exchange = self.exchange(rows, Exchange::Hash { keys: key }, &identity);
+        let lineage = Lineage { columns, rows: of, filters };
+        let op = Op::UpsertMaterialize(spec);
+        Ok(self.add(NewNode { op, inputs: vec![exchange], schema, lineage, identity, name, place: at }))
+    }
+
     fn refuse_sink(&self, refusal: &Refusal, input: NodeId, writes: &Writes<'_>) -> PlanError {
         let Writes { sink, at, conflict, .. } = writes;
         let traits = &self.tree[input].traits;
@@ -108,7 +135,8 @@ impl Builder<'_> {
                     ),
                     format!(
                         "declare the columns that the rows are kept apart by as PRIMARY KEY of {table}, or group by \
-                         {primary_key}; ON CONFLICT DO DEDUPLICATE, which would keep them all, is not supported yet"
+                         {primary_key}, or write ON CONFLICT DO DEDUPLICATE behind the query: all rows are kept then, and of \
+                         those of one key the last stands"
                     ),
                 )
             }
@@ -120,7 +148,7 @@ impl Builder<'_> {
             Refusal::Strategy => PlanError::new(
                 conflict_at,
                 "ON CONFLICT DO NOTHING and DO ERROR are not supported yet where the primary key is not what keeps the rows apart",
-                "leave ON CONFLICT out: of the rows of one primary key the last stays",
+                "write ON CONFLICT DO DEDUPLICATE: of the rows of one primary key the last stands",
             ),
         }
     }
