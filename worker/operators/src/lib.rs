@@ -18,13 +18,14 @@ pub use aggregate::keyed::KeyedAggregate;
 pub use aggregate::local::LocalAggregate;
 pub use join::not_in::NotIn;
 pub use join::regular::RegularJoin;
+pub use rows::conflict::Conflict;
 pub use rows::dedup::Deduplicate;
 pub use rows::materialize::UpsertMaterialize;
 pub use rows::topn::TopN;
 pub use spec::{
-    AggregateFunction, AggregateInput, AggregateSpec, Aggregation, DeduplicateSpec, JoinInput, JoinKind, Keep,
-    KeyedAggregateSpec, LocalAggregateSpec, NotInSpec, RankFunction, RegularJoinSpec, SpecError, TimeSource, TopNSpec,
-    UpsertMaterializeSpec, WindowAggregateSpec, WindowAssignSpec, WindowShape,
+    AggregateFunction, AggregateInput, AggregateSpec, Aggregation, ConflictSpec, DeduplicateSpec, JoinInput, JoinKind,
+    Keep, KeyedAggregateSpec, LocalAggregateSpec, NotInSpec, OnConflict, RankFunction, RegularJoinSpec, SpecError,
+    TimeSource, TopNSpec, UpsertMaterializeSpec, WindowAggregateSpec, WindowAssignSpec, WindowShape,
 };
 pub use stateless::oversized::{MAX_VALUE, Oversized};
 pub use stateless::project::FilterProject;

@@ -442,6 +442,25 @@ pub struct UpsertMaterializeSpec {
     pub key: Vec<usize>,
 }
 
+/// What is done where two rows have one primary key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnConflict {
+    /// The first stays.
+    Nothing,
+    /// The job fails.
+    Error,
+}
+
+/// Rows of several upsert keys of which no two are to have one primary key: `ON CONFLICT DO NOTHING`, `DO ERROR`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConflictSpec {
+    /// Input and output are the same.
+    pub input: SchemaRef,
+    /// The primary key's columns.
+    pub key: Vec<usize>,
+    pub on_conflict: OnConflict,
+}
+
 /// The window columns of a window table function without aggregation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WindowAssignSpec {

@@ -16,8 +16,8 @@ use proptest::prelude::*;
 use support::*;
 use weir_engine::{Batch, RowKind};
 use weir_operators::{
-    Deduplicate, DeduplicateSpec, FilterProject, Keep, TimeSource, WindowAssign, WindowAssignSpec, WindowShape,
-    spec::MAX_WINDOWS,
+    Conflict, ConflictSpec, Deduplicate, DeduplicateSpec, FilterProject, Keep, OnConflict, TimeSource, WindowAssign,
+    WindowAssignSpec, WindowShape, spec::MAX_WINDOWS,
 };
 
 fn input() -> SchemaRef {
@@ -272,4 +272,32 @@ proptest! {
         actual.sort();
         prop_assert_eq!(actual, expected);
     }
+}
+
+#[test]
+fn two_rows_of_one_primary_key_fail_when_event_time_goes_on_and_not_before() {
+    let spec = ConflictSpec { input: input(), key: vec![0], on_conflict: OnConflict::Error };
+    let operator = Conflict::new(spec).unwrap();
+    let mut world = World::new();
+    let mut subtask = world.start(&operator, 1, &[]).remove(0);
+    let change = |kind, row: Row| Batch::with_kinds(batch(&[row]), vec![kind]);
+    // One comes before the other has gone: that is no conflict.
+    subtask.try_process(change(RowKind::Insert, row(1, "a", 0))).unwrap();
+    subtask.try_watermark(10).unwrap();
+    assert_eq!(text(&subtask.take()), ["+I 1 a 1970-01-01T00:00:00 -"]);
+    subtask.try_process(change(RowKind::UpdateAfter, row(1, "b", 0))).unwrap();
+    subtask.try_process(change(RowKind::UpdateBefore, row(1, "a", 0))).unwrap();
+    assert!(subtask.take().is_empty(), "it waits");
+    subtask.try_watermark(20).unwrap();
+    assert_eq!(text(&subtask.take()), ["+U 1 b 1970-01-01T00:00:00 -"]);
+    subtask.try_process(change(RowKind::Delete, row(1, "b", 0))).unwrap();
+    subtask.try_watermark(20).unwrap();
+    assert!(subtask.take().is_empty(), "event time has not gone on");
+    subtask.try_watermark(21).unwrap();
+    assert_eq!(text(&subtask.take()), ["-D 1 b 1970-01-01T00:00:00 -"]);
+    for name in ["c", "d"] {
+        subtask.try_process(change(RowKind::Insert, row(1, name, 0))).unwrap();
+    }
+    let error = subtask.try_watermark(30).unwrap_err().to_string();
+    assert!(error.contains("several rows have the primary key k = 1"), "{error}");
 }

@@ -18,9 +18,10 @@ use support::*;
 use weir_engine::{Batch, OperatorFactory, RowKind};
 use weir_operators::{
     AggregateFunction::{Avg, Count, FirstValue, LastValue, ListAgg, Max, Min, Sum},
-    AggregateInput, AggregateSpec, Aggregation, Deduplicate, DeduplicateSpec, FilterProject, Keep, KeyedAggregate,
-    KeyedAggregateSpec, LocalAggregate, LocalAggregateSpec, RankFunction, TimeSource, TopN, TopNSpec, UpsertMaterialize,
-    UpsertMaterializeSpec, WindowAggregate, WindowAggregateSpec, WindowAssign, WindowAssignSpec, WindowShape,
+    AggregateInput, AggregateSpec, Aggregation, Conflict, ConflictSpec, Deduplicate, DeduplicateSpec, FilterProject,
+    Keep, KeyedAggregate, KeyedAggregateSpec, LocalAggregate, LocalAggregateSpec, OnConflict, RankFunction, TimeSource,
+    TopN, TopNSpec, UpsertMaterialize, UpsertMaterializeSpec, WindowAggregate, WindowAggregateSpec, WindowAssign,
+    WindowAssignSpec, WindowShape,
 };
 use weir_state::SortOrder;
 
@@ -380,6 +381,36 @@ proptest! {
         let operator = UpsertMaterialize::new(UpsertMaterializeSpec { input: input(), key: vec![0] }).unwrap();
         let stages = vec![Stage::new(&operator, Deal::Hash(vec![0]))];
         Torture { stages, events: changes.events() }.comes_to_by_key(&bag(cells(&last)), &[0], &ways(seed));
+    }
+
+    #[test]
+    fn the_first_row_of_each_primary_key_when_event_time_goes_on(changes in changes(), seed in seeds()) {
+        let mut current: BTreeMap<Option<i64>, Row> = BTreeMap::new();
+        let mut events = Vec::new();
+        for (n, batch) in (0i64..).zip(&changes.batches) {
+            let mut left: BTreeMap<Option<i64>, Vec<Row>> = BTreeMap::new();
+            for (key, row) in &current {
+                left.entry(*key).or_default().push(row.clone());
+            }
+            // Of rows that were dropped what takes them back finds nothing, and takes back what comes alike behind it.
+            let mut early: Vec<Row> = Vec::new();
+            for (kind, row) in batch {
+                let of_key = left.entry(row.k).or_default();
+                let (here, missing) = if kind.is_addition() { (&mut early, of_key) } else { (of_key, &mut early) };
+                match here.iter().position(|of| of == row) {
+                    Some(at) => drop(here.remove(at)),
+                    None => missing.push(row.clone()),
+                }
+            }
+            current = left.into_iter().filter_map(|(key, rows)| Some((key, rows.first()?.clone()))).collect();
+            events.extend(Changing { batches: vec![batch.clone()] }.events());
+            events.push(Event::Watermark(n * 10));
+        }
+        let expected = bag(cells(&current.into_values().collect::<Vec<_>>()));
+        let spec = ConflictSpec { input: input(), key: vec![0], on_conflict: OnConflict::Nothing };
+        let operator = Conflict::new(spec).unwrap();
+        let torture = Torture { stages: vec![Stage::new(&operator, Deal::Hash(vec![0]))], events };
+        torture.comes_to_by_key(&expected, &[0], &ways(seed));
     }
 
     #[test]

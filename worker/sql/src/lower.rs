@@ -107,6 +107,7 @@ impl Lowering<'_> {
             Op::Exchange(_) if self.into_joins.contains(&id) => self.seat_of(node),
             Op::TopN(top) => self.top_n(id, node, top),
             Op::UpsertMaterialize(spec) => self.upsert_materialize(node, spec),
+            Op::Conflict(spec) => self.conflict(node, spec),
             Op::Exchange(exchange) => Ok(self.meet(node, exchange)),
             Op::Union => Ok(self.union(node)),
             Op::Sink(sink) => self.sink(node, sink),
@@ -288,6 +289,7 @@ fn keeps(op: &Op) -> bool {
         | Op::Deduplicate(_)
         | Op::TopN(_)
         | Op::UpsertMaterialize(_)
+        | Op::Conflict(_)
         | Op::Join(_)
         | Op::Sink(_) => true,
         Op::Calc(_) | Op::WindowAssign(_) | Op::LocalAggregate(_) | Op::Exchange(_) | Op::Union => false,

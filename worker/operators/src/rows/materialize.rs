@@ -136,12 +136,7 @@ impl Task {
     fn last(&mut self) -> Result<Vec<Option<Vec<u8>>>, OperatorError> {
         let maps = self.rows.maps();
         let ranges: Vec<MapRange<'_>> = (0..maps)
-            .map(|map| MapRange {
-                to: Bound::Excluded(&[BY_ROW]),
-                backwards: true,
-                limit: 1,
-                ..MapRange::all(map)
-            })
+            .map(|map| MapRange { to: Bound::Excluded(&[BY_ROW]), backwards: true, limit: 1, ..MapRange::all(map) })
             .collect();
         let mut last = vec![None; maps];
         self.rows.range(&ranges, &mut |map, _, row| {

@@ -1,6 +1,7 @@
 //! Rows as such: columns for loops, groups of equal keys, rows as bytes, and the first or last row of a key.
 
 pub(crate) mod column;
+pub(crate) mod conflict;
 pub(crate) mod dedup;
 pub(crate) mod index;
 pub(crate) mod materialize;

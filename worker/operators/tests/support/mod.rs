@@ -209,6 +209,12 @@ impl Subtask {
         while self.watermark_once(watermark) {}
     }
 
+    pub fn try_watermark(&mut self, watermark: i64) -> Result<(), OperatorError> {
+        self.watermark = watermark;
+        while self.operator.on_watermark(watermark, &mut self.out)? == Progress::More {}
+        Ok(())
+    }
+
     /// Fires timers up to this time.
     pub fn timers(&mut self, now: i64) {
         while self.operator.next_timer().is_some_and(|t| t <= now) {

@@ -22,7 +22,8 @@ impl Numbers {
     /// Those of both.
     #[must_use]
     pub fn and(&self, other: &Self) -> Self {
-        let pairs = self.0.iter().flat_map(|one| other.0.iter().map(move |other| (one.0.max(other.0), one.1.min(other.1))));
+        let pairs =
+            self.0.iter().flat_map(|one| other.0.iter().map(move |other| (one.0.max(other.0), one.1.min(other.1))));
         Self(pairs.filter(|(from, to)| from <= to).collect())
     }
 
@@ -173,11 +174,16 @@ mod tests {
     fn what_a_set_lets_through_its_complement_does_not() {
         // Each set of ranges below 12 by its bits.
         for bits in 0_u64..1 << 11 {
-            let set = (1..12).filter(|n| bits >> (n - 1) & 1 == 1).fold(Numbers(Vec::new()), |set, n| set.or(&Numbers::from_to(n, n)));
+            let set = (1..12)
+                .filter(|n| bits >> (n - 1) & 1 == 1)
+                .fold(Numbers(Vec::new()), |set, n| set.or(&Numbers::from_to(n, n)));
             assert_eq!(set.not().not(), set);
             assert_eq!(set.and(&set.not()), Numbers(Vec::new()));
             assert_eq!(set.or(&set.not()), Numbers::all());
-            assert_eq!(set.is_range(), set.bounds().is_some_and(|(from, to)| set == Numbers::from_to(from, to.unwrap())));
+            assert_eq!(
+                set.is_range(),
+                set.bounds().is_some_and(|(from, to)| set == Numbers::from_to(from, to.unwrap()))
+            );
         }
     }
 }

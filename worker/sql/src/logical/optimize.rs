@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use datafusion_common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion_common::{Column, Result, ScalarValue};
-use datafusion_expr::utils::{conjunction, split_conjunction};
 use datafusion_expr::expr::{Sort, WindowFunction};
+use datafusion_expr::utils::{conjunction, split_conjunction};
 use datafusion_expr::{
     Expr, Extension, Filter, LogicalPlan, Projection, UserDefinedLogicalNode, WindowFunctionDefinition,
 };
@@ -32,8 +32,8 @@ use crate::error::{Place, PlanError};
 use crate::logical::columns::{Time, of_expr, traits};
 use crate::logical::exprs::{FlinkCasts, FlinkMeaning};
 use crate::logical::nodes::Deduplicate;
-use crate::logical::subqueries::{OneValue, without_subqueries};
 use crate::logical::numbers::Numbers;
+use crate::logical::subqueries::{OneValue, without_subqueries};
 use crate::logical::topn::{NewTopN, without_unread_numbers};
 use crate::logical::unions::SameTypes;
 use crate::logical::values::TypedValues;
@@ -243,7 +243,10 @@ fn keep_first(
         ([sort, ..], [Some(Time::Processing), ..]) if !sort.asc => {
             return Err(refuse(
                 place,
-                format!("{}() by processing time, the newest first, for more than one row is not supported", function.name()),
+                format!(
+                    "{}() by processing time, the newest first, for more than one row is not supported",
+                    function.name()
+                ),
                 "keep the newest row: WHERE row_num = 1; or order by a column with the time",
             ));
         }

@@ -93,7 +93,7 @@ pub fn kinds(op: &Op, below: &[&Traits]) -> Kinds {
             // without a key.
             Kinds { update: !aggregate.aggregation.aggregates.is_empty(), delete: input.changes() }
         }
-        Op::UpsertMaterialize(_) => Kinds { update: true, delete: input.changes() },
+        Op::UpsertMaterialize(_) | Op::Conflict(_) => Kinds { update: true, delete: input.changes() },
         // Without a number rows come and go. Of rows that only come, each number keeps one once it has it.
         Op::TopN(top) => Kinds { update: top.updates(), delete: input.changes() || !top.updates() },
         // The first row that the clock sees is never another; the first or last by event time can be.
@@ -136,7 +136,12 @@ impl Needs {
         for (id, node) in tree.nodes() {
             let makes = matches!(
                 node.op,
-                Op::Aggregate(_) | Op::Deduplicate(_) | Op::TopN(_) | Op::UpsertMaterialize(_) | Op::Join(_)
+                Op::Aggregate(_)
+                    | Op::Deduplicate(_)
+                    | Op::TopN(_)
+                    | Op::UpsertMaterialize(_)
+                    | Op::Conflict(_)
+                    | Op::Join(_)
             );
             let passes = node.inputs.iter().any(|input| before[input.0]);
             // Where nobody asks for either, it is as it was before anybody could.
@@ -173,6 +178,7 @@ fn required(op: &Op, needed: Need, input: &Traits) -> Need {
         | Op::Deduplicate(_)
         | Op::TopN(_)
         | Op::UpsertMaterialize(_)
+        | Op::Conflict(_)
         | Op::Join(_) => Need::BeforeAndAfter,
         Op::Sink(sink) => sink.given.need,
     }
@@ -190,8 +196,6 @@ pub enum Refusal {
     OtherKey,
     /// A statement says what is to be done with such rows, to a sink that knows no conflicts.
     NoConflicts,
-    /// What the statement asks for is not there yet.
-    Strategy,
 }
 
 /// What a sink that accepts so much is given of rows that do this, or why it takes none of them.
@@ -209,8 +213,8 @@ pub fn given(
         // Rows come in one order, and the last stays: without deletes and updates that is all there is to it.
         Some(Conflict::Deduplicate) if !kinds.changes() => {}
         Some(_) if keys.is_within(primary_key) => {}
-        Some(Conflict::Deduplicate) => return Err(Refusal::OtherKey),
-        Some(Conflict::Nothing | Conflict::Error) => return Err(Refusal::Strategy),
+        // What is asked for has to be done before the table.
+        Some(Conflict::Deduplicate | Conflict::Nothing | Conflict::Error) => return Err(Refusal::OtherKey),
     }
     match accepts {
         _ if !kinds.changes() => Ok(Given { mode: ChangelogMode::Append, need: Need::None }),
@@ -272,8 +276,8 @@ mod tests {
             (Accepts::Upserts, CHANGES, &[&[0]], Nothing, None),
             (Accepts::Upserts, CHANGES, &[&[0]], Error, None),
             (Accepts::Upserts, Kinds::INSERTS, &[], Deduplicate, None),
-            (Accepts::Upserts, Kinds::INSERTS, &[], Nothing, Some(Refusal::Strategy)),
-            (Accepts::Upserts, CHANGES, &[&[1]], Error, Some(Refusal::Strategy)),
+            (Accepts::Upserts, Kinds::INSERTS, &[], Nothing, Some(Refusal::OtherKey)),
+            (Accepts::Upserts, CHANGES, &[&[1]], Error, Some(Refusal::OtherKey)),
             (Accepts::Upserts, CHANGES, &[&[1]], Deduplicate, Some(Refusal::OtherKey)),
         ];
         for (accepts, kinds, keys, conflict, expected) in cases {

@@ -87,6 +87,7 @@ pub fn upsert_keys(op: &Op, below: &[&Traits], schema: &SchemaRef) -> UpsertKeys
         }
         Op::Deduplicate(dedup) => UpsertKeys::one(dedup.spec.keys.iter().copied()),
         Op::UpsertMaterialize(spec) => UpsertKeys::one(spec.key.iter().copied()),
+        Op::Conflict(spec) => UpsertKeys::one(spec.key.iter().copied()),
         Op::TopN(top) => {
             let TopNSpec { partition, from, to, .. } = &top.spec;
             let partition = partition.iter().copied();

@@ -9,9 +9,10 @@ use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::Column as PhysicalColumn;
 use weir_engine::{Exchange, OperatorFactory, SinkFactory, SourceNode};
 use weir_operators::{
-    AggregateInput, Aggregation, Deduplicate, DeduplicateSpec, FilterProject, JoinInput, JoinKind, KeyedAggregate,
-    KeyedAggregateSpec, LocalAggregate, LocalAggregateSpec, NotIn, NotInSpec, RegularJoin, RegularJoinSpec, SpecError,
-    TimeSource, TopNSpec, UpsertMaterialize, UpsertMaterializeSpec, WindowAggregate, WindowAggregateSpec, WindowAssign, WindowAssignSpec, WindowShape,
+    AggregateInput, Aggregation, Conflict, ConflictSpec, Deduplicate, DeduplicateSpec, FilterProject, JoinInput,
+    JoinKind, KeyedAggregate, KeyedAggregateSpec, LocalAggregate, LocalAggregateSpec, NotIn, NotInSpec, RegularJoin,
+    RegularJoinSpec, SpecError, TimeSource, TopNSpec, UpsertMaterialize, UpsertMaterializeSpec, WindowAggregate,
+    WindowAggregateSpec, WindowAssign, WindowAssignSpec, WindowShape,
 };
 
 use crate::logical::columns::Time;
@@ -37,6 +38,8 @@ pub enum Op {
     TopN(TopN),
     /// Keeps the rows of each primary key, of which the last stands.
     UpsertMaterialize(UpsertMaterializeSpec),
+    /// Keeps one row of each primary key.
+    Conflict(ConflictSpec),
     /// Rows of two inputs that belong together.
     Join(Box<Join>),
     /// Rows of all inputs go to the subtask that their key belongs to.
@@ -148,6 +151,7 @@ impl Op {
             (Self::Deduplicate(one), Self::Deduplicate(other)) => one == other,
             (Self::TopN(one), Self::TopN(other)) => one == other,
             (Self::UpsertMaterialize(one), Self::UpsertMaterialize(other)) => one == other,
+            (Self::Conflict(one), Self::Conflict(other)) => one == other,
             (Self::Join(one), Self::Join(other)) => one == other,
             (Self::Exchange(one), Self::Exchange(other)) => one == other,
             (Self::Union, Self::Union) => true,
@@ -169,6 +173,7 @@ impl Op {
             Self::Deduplicate(_) => "Deduplicate",
             Self::TopN(_) => "TopN",
             Self::UpsertMaterialize(_) => "UpsertMaterialize",
+            Self::Conflict(_) => "Conflict",
             Self::Join(_) => "Join",
             Self::Exchange(_) => "Exchange",
             Self::Union => "Union",
@@ -349,6 +354,11 @@ impl Join {
 /// The operator that keeps the rows of each primary key.
 pub fn upsert_materialize(spec: &UpsertMaterializeSpec) -> Result<Made, SpecError> {
     Ok(made(UpsertMaterialize::new(spec.clone())?, UpsertMaterialize::output))
+}
+
+/// The operator that keeps one row of each primary key.
+pub fn conflict(spec: &ConflictSpec) -> Result<Made, SpecError> {
+    Ok(made(Conflict::new(spec.clone())?, Conflict::output))
 }
 
 /// The operator that gives rows their windows.

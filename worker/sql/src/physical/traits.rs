@@ -80,7 +80,7 @@ pub fn derive(op: &Op, inputs: &[&Node], schema: SchemaRef, place: Place) -> Tra
         times: times(op, &below, &schema),
         bounded,
         distribution: distribution(op, &below),
-        unstable: unstable(op, &below),
+        unstable: unstable(op, &below).into_iter().filter(|&column| column < schema.fields().len()).collect(),
         schema,
     }
 }
@@ -128,7 +128,7 @@ fn times(op: &Op, below: &[&Traits], schema: &SchemaRef) -> Vec<ColumnTime> {
         }
         Op::Deduplicate(_) | Op::UpsertMaterialize(_) | Op::Exchange(_) | Op::Sink(_) => first(),
         // A row comes out when its partner comes, or when one before it goes, however late that is.
-        Op::LocalAggregate(_) | Op::TopN(_) | Op::Aggregate(_) | Op::Join(_) => Vec::new(),
+        Op::LocalAggregate(_) | Op::TopN(_) | Op::Conflict(_) | Op::Aggregate(_) | Op::Join(_) => Vec::new(),
     };
     times.resize(schema.fields().len(), ColumnTime::default());
     times
@@ -165,6 +165,7 @@ fn distribution(op: &Op, below: &[&Traits]) -> Distribution {
         | Op::Deduplicate(_)
         | Op::TopN(_)
         | Op::UpsertMaterialize(_)
+        | Op::Conflict(_)
         | Op::Sink(_) => first(),
         Op::Calc(calc) => match first() {
             Distribution::Hash(keys) => {
@@ -223,7 +224,8 @@ fn unstable(op: &Op, below: &[&Traits]) -> Key {
         | Op::Aggregate(_)
         | Op::WindowAggregate(_)
         | Op::TopN(_)
-        | Op::UpsertMaterialize(_) => Key::new(),
+        | Op::UpsertMaterialize(_)
+        | Op::Conflict(_) => Key::new(),
         Op::WindowAssign(_) | Op::Deduplicate(_) | Op::Exchange(_) | Op::Union | Op::Sink(_) => {
             below.iter().flat_map(|input| input.unstable.iter().copied()).collect()
         }

@@ -18,7 +18,7 @@ fn rows() -> Texts {
 /// The query into a table with every change, and into one that is written by its first column.
 fn text(query: &str) -> String {
     format!(
-        "SET 'weir.projection-pushdown' = 'false'; SET 'table.optimizer.reuse-sub-plan-enabled' = 'false';
+        "SET 'weir.projection-pushdown' = 'false'; SET 'weir.local-aggregation' = 'false';
          CREATE TABLE t (k BIGINT, v BIGINT) WITH ('connector' = 'values');
          CREATE TABLE changes (a BIGINT, b BIGINT) WITH ('connector' = 'values');
          CREATE TABLE by_a (a BIGINT, b BIGINT, PRIMARY KEY (a) NOT ENFORCED) WITH ('connector' = 'values', 'changelog' = 'upsert');

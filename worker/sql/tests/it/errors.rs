@@ -405,7 +405,13 @@ fn rows_that_change_go_into_no_operator_that_cannot_take_them() {
         "by processing time, the newest first",
         "WHERE row_num = 1",
     );
-    refused("INSERT INTO one SELECT DENSE_RANK() FROM bid", 1, 24, "DENSE_RANK() lacks its OVER", "DENSE_RANK() OVER (");
+    refused(
+        "INSERT INTO one SELECT DENSE_RANK() FROM bid",
+        1,
+        24,
+        "DENSE_RANK() lacks its OVER",
+        "DENSE_RANK() OVER (",
+    );
     refused(
         "INSERT INTO two SELECT auction, n FROM (\n SELECT *, ROW_NUMBER() OVER (PARTITION BY auction ORDER BY t) AS n FROM bid)",
         2,

@@ -323,3 +323,16 @@ pub fn table(changes: &[(RowKind, Vec<String>)]) -> BTreeMap<Vec<String>, i64> {
     }
     table
 }
+/// The same, of a sink that is written by these columns.
+pub fn table_by_key(changes: &[(RowKind, Vec<String>)], key: &[usize]) -> BTreeMap<Vec<String>, i64> {
+    let mut rows: BTreeMap<Vec<String>, Vec<String>> = BTreeMap::new();
+    for (kind, row) in changes {
+        let key: Vec<String> = key.iter().map(|&column| row[column].clone()).collect();
+        if kind.is_addition() {
+            rows.insert(key, row.clone());
+        } else {
+            rows.remove(&key);
+        }
+    }
+    rows.into_values().map(|row| (row, 1)).collect()
+}

@@ -15,8 +15,8 @@ pub mod kernel;
 pub mod like;
 pub mod numbers;
 pub mod pattern;
-pub mod rewrite;
 pub mod rank;
+pub mod rewrite;
 mod strings;
 #[cfg(test)]
 mod tests;

@@ -14,11 +14,8 @@ struct Rank {
     signature: Signature,
 }
 
-const FUNCTIONS: [(&str, RankFunction); 3] = [
-    ("row_number", RankFunction::RowNumber),
-    ("rank", RankFunction::Rank),
-    ("dense_rank", RankFunction::DenseRank),
-];
+const FUNCTIONS: [(&str, RankFunction); 3] =
+    [("row_number", RankFunction::RowNumber), ("rank", RankFunction::Rank), ("dense_rank", RankFunction::DenseRank)];
 
 /// All of them.
 pub fn functions() -> Vec<WindowUDF> {

@@ -29,7 +29,11 @@ impl Builder<'_> {
             let ways = if node.keep == Keep::First { SortOrder::ASCENDING } else { SortOrder::DESCENDING };
             let order = vec![(order, ways)];
             let function = RankFunction::RowNumber;
-            return self.first_rows(rows, First { partition: keys, order, function, from: 1, to: 1, rank: None }, place);
+            return self.first_rows(
+                rows,
+                First { partition: keys, order, function, from: 1, to: 1, rank: None },
+                place,
+            );
         }
         let input = self.schema(&rows);
         let dedup = Dedup {

@@ -109,6 +109,7 @@ impl Builder<'_> {
         let names = fields.chain(names.iter().skip(width).map(String::as_str));
         let named: Vec<(&Expr, &str)> = exprs.iter().copied().zip(names).collect();
         let rows = self.compute(rows, &named, input.schema(), None)?;
+        self.refuse_unstable(&rows, "a join", self.place)?;
         let lineage = self.lineage(&rows);
         let by = list(places.iter().map(|&key| &lineage.columns[key]));
         Ok(Side { node: self.together(&rows), lineage, width, keys: places, by })

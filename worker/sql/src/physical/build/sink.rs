@@ -5,7 +5,7 @@ use std::sync::Arc;
 use datafusion_expr::LogicalPlan;
 use weir_connectors::{ChangelogMode, ConnectorError};
 use weir_engine::Exchange;
-use weir_operators::UpsertMaterializeSpec;
+use weir_operators::{ConflictSpec, OnConflict, UpsertMaterializeSpec};
 
 use crate::error::{Place, PlanError};
 use crate::identity::{Identity, Meaning, identity, list};
@@ -16,7 +16,7 @@ use crate::physical::build::{Builder, Built};
 use crate::physical::changelog::{Given, Refusal, given};
 use crate::physical::keys::Key;
 use crate::physical::lineage::{Lineage, names};
-use crate::physical::ops::{Op, Sink, upsert_materialize};
+use crate::physical::ops::{Op, Sink};
 use crate::physical::show::key_names;
 use crate::physical::traits::Traits;
 use crate::physical::tree::{NewNode, NodeId};
@@ -50,8 +50,8 @@ impl Builder<'_> {
         let conflict = writes.conflict.map(|(conflict, _)| conflict);
         let of = |traits: &Traits| given(&accepts, &primary_key, traits.kinds, &traits.keys, conflict);
         let mut found = of(&self.tree[input].traits);
-        if found == Err(Refusal::OtherKey) && conflict == Some(Conflict::Deduplicate) {
-            input = self.materialize(&rows, writes)?;
+        if let (Err(Refusal::OtherKey), Some(conflict)) = (&found, conflict) {
+            input = self.keep_apart(&rows, conflict, writes)?;
             found = of(&self.tree[input].traits);
         }
         let given = match found {
@@ -88,24 +88,61 @@ impl Builder<'_> {
         self.pass_all(rows, output)
     }
 
-    /// Keeps all rows of each primary key.
-    fn materialize(&mut self, rows: &Rows, writes: &Writes<'_>) -> Built<NodeId> {
+    /// Keeps apart the rows of each primary key.
+    fn keep_apart(&mut self, rows: &Rows, conflict: Conflict, writes: &Writes<'_>) -> Built<NodeId> {
         let at = writes.conflict.map_or(writes.at, |(_, at)| at);
-        self.refuse_unstable(rows, "ON CONFLICT DO DEDUPLICATE", at)?;
-        let schema = self.schema(rows);
-        let key = writes.sink.primary_key.clone();
-        let spec = UpsertMaterializeSpec { input: Arc::clone(&schema), key: key.clone() };
-        upsert_materialize(&spec)
-            .map_err(|error| PlanError::new(at, error.to_string(), "give the table a PRIMARY KEY of plain types"))?;
+        let (input, key) = (self.schema(rows), writes.sink.primary_key.clone());
+        let (op, kind, keeps, what) = match conflict {
+            Conflict::Deduplicate => {
+                let op = Op::UpsertMaterialize(UpsertMaterializeSpec { input: Arc::clone(&input), key: key.clone() });
+                (op, "upsert-materialize", "LAST", "DO DEDUPLICATE")
+            }
+            Conflict::Nothing | Conflict::Error => {
+                let (on_conflict, keeps, what) = match conflict {
+                    Conflict::Error => (OnConflict::Error, "ONLY", "DO ERROR"),
+                    _ => (OnConflict::Nothing, "FIRST", "DO NOTHING"),
+                };
+                self.refuse_without_watermarks(rows, what, at)?;
+                let op = Op::Conflict(ConflictSpec { input: Arc::clone(&input), key: key.clone(), on_conflict });
+                (op, "conflict", keeps, what)
+            }
+        };
+        self.refuse_unstable(rows, &format!("ON CONFLICT {what}"), at)?;
         let Lineage { columns, rows: below, filters } = self.lineage(rows);
         let by = list(key.iter().map(|&column| &columns[column]));
-        let of = Meaning::of(|of| format!("{} LAST OF {}", of(&below), of(&by)));
-        let identity = Identity::of("upsert-materialize", &self.owner, &[&of, &list(&columns)]);
-        let name = format!("UpsertMaterialize(by {})", names(key.iter().map(|&column| schema.field(column))));
+        let of = Meaning::of(|of| format!("{} {keeps} OF {}", of(&below), of(&by)));
+        let identity = Identity::of(kind, &self.owner, &[&of, &list(&columns)]);
+        let by = names(key.iter().map(|&column| input.field(column)));
+        let name = match conflict {
+            Conflict::Deduplicate => format!("UpsertMaterialize(by {by})"),
+            Conflict::Nothing => format!("Conflict(first by {by})"),
+            Conflict::Error => format!("Conflict(error by {by})"),
+        };
         let exchange = self.exchange(rows, Exchange::Hash { keys: key }, &identity);
         let lineage = Lineage { columns, rows: of, filters };
-        let op = Op::UpsertMaterialize(spec);
-        Ok(self.add(NewNode { op, inputs: vec![exchange], schema, lineage, identity, name, place: at }))
+        Ok(self.add(NewNode { op, inputs: vec![exchange], schema: input, lineage, identity, name, place: at }))
+    }
+
+    /// What waits for event time to go on would wait for ever.
+    fn refuse_without_watermarks(&self, rows: &Rows, what: &str, at: Place) -> Built<()> {
+        let mut below: Vec<NodeId> = rows.nodes().collect();
+        while let Some(node) = below.pop().map(|id| &self.tree[id]) {
+            below.extend(&node.inputs);
+            if let Op::Scan(scan) = &node.op
+                && scan.node.watermark.is_none()
+                && !scan.bounded
+            {
+                return Err(PlanError::new(
+                    at,
+                    format!(
+                        "ON CONFLICT {what} looks for conflicts whenever event time goes on, and the table {} has no watermark",
+                        node.name
+                    ),
+                    format!("declare a WATERMARK in {}, or write ON CONFLICT DO DEDUPLICATE", node.name),
+                ));
+            }
+        }
+        Ok(())
     }
 
     fn refuse_sink(&self, refusal: &Refusal, input: NodeId, writes: &Writes<'_>) -> PlanError {
@@ -144,11 +181,6 @@ impl Builder<'_> {
                 conflict_at,
                 format!("ON CONFLICT is for tables that are written by their primary key, and {table} is not"),
                 "leave ON CONFLICT out",
-            ),
-            Refusal::Strategy => PlanError::new(
-                conflict_at,
-                "ON CONFLICT DO NOTHING and DO ERROR are not supported yet where the primary key is not what keeps the rows apart",
-                "write ON CONFLICT DO DEDUPLICATE: of the rows of one primary key the last stands",
             ),
         }
     }

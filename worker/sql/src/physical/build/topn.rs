@@ -29,7 +29,8 @@ pub(super) struct First {
 impl Builder<'_> {
     pub(super) fn top_n(&mut self, node: &topn::TopN) -> Built<Rows> {
         let rows = self.rows(&node.input)?;
-        let partition = node.partition.iter().map(|key| self.column(key, &node.input)).collect::<Built<Vec<usize>>>()?;
+        let partition =
+            node.partition.iter().map(|key| self.column(key, &node.input)).collect::<Built<Vec<usize>>>()?;
         let mut order: Vec<(usize, SortOrder)> = Vec::with_capacity(node.order.len());
         for sort in &node.order {
             let column = self.column(&sort.expr, &node.input)?;
@@ -77,8 +78,7 @@ impl Builder<'_> {
             columns.push(Meaning::of(|of| format!("{}() OVER ({} BY {})", function.name(), of(&by), of(&sorted))));
         }
         let column = |column: usize| input.field(column).name().as_str();
-        let each: Vec<String> =
-            order.iter().map(|(at, order)| format!("{} {}", column(*at), way(*order))).collect();
+        let each: Vec<String> = order.iter().map(|(at, order)| format!("{} {}", column(*at), way(*order))).collect();
         let of_each = names(partition.iter().map(|&key| input.field(key)));
         let of_each = if of_each.is_empty() { of_each } else { format!(" of each {of_each}") };
         let range = if from == to { to.to_string() } else { format!("{from} to {to}") };
