@@ -53,7 +53,8 @@ pub struct Conflict {
     key: Vec<usize>,
     key_types: Vec<DataType>,
     kept: Vec<usize>,
-    on_conflict: OnConflict,
+    /// What becomes of all rows but the first.
+    others: OnConflict,
     codec: RowCodec,
 }
 
@@ -71,7 +72,7 @@ impl Conflict {
         }
         let kept: Vec<usize> = (0..schema.fields().len()).filter(|column| !key.contains(column)).collect();
         let codec = RowCodec::new(kept.iter().map(|&column| schema.field(column)))?;
-        Ok(Self { schema, key, key_types, kept, on_conflict, codec })
+        Ok(Self { schema, key, key_types, kept, others: on_conflict, codec })
     }
 
     pub fn output(&self) -> &SchemaRef {
@@ -213,10 +214,10 @@ impl Task {
         let mut unmatched = 0;
         for (map, of) in waited.iter().enumerate().filter(|(_, of)| !of.changes.is_empty()) {
             let (left, early) = of.left();
-            if left.len() > 1 && self.spec.on_conflict == OnConflict::Error {
+            if left.len() > 1 && self.spec.others == OnConflict::Error {
                 return Err(self.conflict(keys, map)?);
             }
-            if self.spec.on_conflict == OnConflict::Error {
+            if self.spec.others == OnConflict::Error {
                 unmatched += early;
             }
             of.subs.iter().for_each(|sub| self.changes.remove(map, sub));

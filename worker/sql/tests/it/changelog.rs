@@ -129,9 +129,8 @@ fn first_rows_say_what_they_keep_and_that_one_subtask_gets_all() {
     let described = |query: &str| explain(&plan(&format!("INSERT INTO plain {query}")).unwrap());
     let operator = |query: &str| {
         let plan = described(query);
-        let operators = plan.stages.into_iter().flat_map(|stage| stage.operators);
-        let top =
-            operators.filter(|one| one.name.starts_with("TopN(") || one.name.starts_with("Dedup")).last().unwrap();
+        let mut operators = plan.stages.into_iter().flat_map(|stage| stage.operators);
+        let top = operators.rfind(|one| one.name.starts_with("TopN(") || one.name.starts_with("Dedup")).unwrap();
         (top.name, top.state.unwrap().bounded_by)
     };
     let top = |over: &str, of: &str, condition: &str| {

@@ -163,7 +163,7 @@ impl Run<'_> {
                 Pieces::InOrder => 1,
                 Pieces::Few => self.random.random_range(1..=4),
             };
-            self.read(s, rows.slice(0, length.min(rows.num_rows())));
+            self.read(s, &rows.slice(0, length.min(rows.num_rows())));
             let rest = rows.slice(length.min(rows.num_rows()), rows.num_rows().saturating_sub(length));
             if rest.num_rows() == 0 {
                 left.remove(next);
@@ -176,7 +176,7 @@ impl Run<'_> {
         }
     }
 
-    fn read(&mut self, s: usize, rows: RecordBatch) {
+    fn read(&mut self, s: usize, rows: &RecordBatch) {
         let script = self.script;
         let StageHead::Source(source) = &script.graph.stages[s].head else { panic!("no source") };
         let rows = source.prepare.as_ref().map_or_else(|| rows.clone(), |prepare| prepare.apply(rows.clone()).unwrap());
