@@ -252,7 +252,8 @@ fn is_result(table: &str) -> bool {
 /// Writes the script as a StreamJob.
 async fn write(source: &Source, to: &Path) -> Result<(), Failure> {
     let planned = Planned::of(source).await?;
-    tell(&planned, 0);
+    // The YAML may go where answers would be printed.
+    tell(&planned, u64::MAX);
     let mut text = source.text.trim_end().to_string();
     if has_results(&planned.plan) {
         text.push_str("\n;\n-- Rows of a query that stands alone go where the workers print.\nSET 'weir.query-results' = 'print';");
