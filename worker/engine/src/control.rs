@@ -55,6 +55,9 @@ pub const LEAVING: Duration = Duration::from_secs(25);
 /// peer's channels are held meanwhile.
 const ORPHANED: Duration = Duration::from_secs(2);
 
+/// What tells the outside world of a record may take so long before the commit is acknowledged, which may end the job.
+const TELLING: Duration = Duration::from_secs(2);
+
 struct Session {
     id: u64,
     /// `None` until it has said hello.
@@ -402,7 +405,7 @@ impl Control {
                     standing.deployment.checkpoints.base_known(id, base);
                 }
                 if let Some(base) = base {
-                    self.recorded(attempt, base);
+                    drop(self.recorded(attempt, base));
                 }
             }
         }
@@ -484,20 +487,24 @@ impl Control {
         if let Some(deploying) = self.deploying.as_mut().filter(|deploying| deploying.attempt == attempt) {
             deploying.commit = deploying.commit.max(Some(id));
         }
-        self.recorded(attempt, id);
+        let told = self.recorded(attempt, id);
         let Some(standing) = self.standing(attempt) else { return };
         let job = standing.deployment.commits.commit(id);
-        self.spawn_commit(attempt, job);
+        self.spawn_commit(attempt, job, told);
     }
 
-    fn spawn_commit(&mut self, attempt: Attempt, job: Option<CommitJob>) {
+    /// `told`: sources that are telling the outside world of the record. A job that ends with this commit waits a moment for them.
+    fn spawn_commit(&mut self, attempt: Attempt, job: Option<CommitJob>, told: Vec<JoinHandle<()>>) {
         let (Some(job), events) = (job, self.host.events.clone()) else { return };
         let Some(standing) = self.standing(attempt) else { return };
         let stopped = standing.stopped.clone();
         tasks::spawn(async move {
             let id = job.id;
             match job.run(stopped).await {
-                CommitEnd::Published => drop(events.send(Event::Committed { attempt, id })),
+                CommitEnd::Published => {
+                    drop(tokio::time::timeout(TELLING, futures::future::join_all(told)).await);
+                    drop(events.send(Event::Committed { attempt, id }));
+                }
                 CommitEnd::Failed(failure) => drop(events.send(Event::CommitFailed(attempt, failure))),
                 CommitEnd::Stopped => {}
             }
@@ -508,21 +515,22 @@ impl Control {
         let Some(standing) = self.standing(attempt) else { return };
         let next = standing.deployment.commits.done(id);
         self.tell(Answer::Committed(Committed { attempt: attempt.0, id: id.0 }));
-        self.spawn_commit(attempt, next);
+        self.spawn_commit(attempt, next, Vec::new());
     }
 
-    /// A record exists: local files of older ones are of no use any more, nor marks of commits that it does not carry.
-    fn recorded(&mut self, attempt: Attempt, id: CheckpointId) {
-        let Some(standing) = self.standing(attempt) else { return };
-        for (source, splits) in standing.deployment.checkpoints.recorded(id) {
-            tasks::spawn(source.recorded(splits));
-        }
+    /// A record exists: local files of older ones are of no use any more, nor marks of commits that it does not carry. Gives what
+    /// tells the outside world of it.
+    fn recorded(&mut self, attempt: Attempt, id: CheckpointId) -> Vec<JoinHandle<()>> {
+        let Some(standing) = self.standing(attempt) else { return Vec::new() };
+        let told = standing.deployment.checkpoints.recorded(id).into_iter();
+        let told = told.map(|(source, splits)| tasks::spawn(source.recorded(splits))).collect();
         for (committer, published) in standing.deployment.commits.recorded(id) {
             tasks::spawn(async move { committer.forget(&published).await });
         }
         if self.host.local.lock().recorded(id) {
             remove_outdated(&self.host, attempt);
         }
+        told
     }
 }
 
