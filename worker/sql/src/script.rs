@@ -836,6 +836,35 @@ mod tests {
         }
     }
 
+    /// Two tables over topics, the first with what Kafka says of a record among its columns.
+    const TOPICS: &str =
+        "CREATE TABLE read (a BIGINT, at TIMESTAMP_LTZ(3) METADATA FROM 'timestamp', `partition` INT METADATA VIRTUAL, b STRING,
+             late AS at, WATERMARK FOR at AS at - INTERVAL '1' SECOND)
+             WITH ('connector' = 'kafka', 'topic' = 'i', 'properties.bootstrap.servers' = 'a:1', 'scan.startup.mode' = 'earliest-offset', 'format' = 'json');
+         CREATE TABLE written (a BIGINT, p INT METADATA FROM 'partition' VIRTUAL, at TIMESTAMP_LTZ(3) METADATA FROM 'timestamp', b STRING)
+             WITH ('connector' = 'kafka', 'topic' = 'o', 'properties.bootstrap.servers' = 'a:1', 'format' = 'json');";
+
+    #[test]
+    fn metadata_stands_among_the_columns_and_what_is_virtual_is_not_written() {
+        let nodes = nodes(&format!("{TOPICS} INSERT INTO written SELECT `partition`, at, b FROM read"));
+        assert!(line(&nodes, "0 read").contains("event time at"), "{nodes:#?}");
+        let refused = |statement: &str| {
+            let script = format!("{TOPICS} {statement}");
+            let request = PlanRequest { script, base_dir: ".".to_string(), max_parallelism: 128 };
+            plan_script(&request, &Catalog::default(), Sharing::AsSet).map(drop).unwrap_err()
+        };
+        let four = refused("INSERT INTO written SELECT a, `partition`, at, b FROM read");
+        assert_eq!(four.message, "the query gives 4 columns, and written takes 3");
+        assert!(four.remedy.contains("a, at, b"), "{}", four.remedy);
+        let named = refused("INSERT INTO written (a, p) SELECT a, `partition` FROM read");
+        assert!(named.message.contains('p'), "{}", named.message);
+        let unknown = refused(
+            "CREATE TABLE x (a BIGINT, h STRING METADATA FROM 'ofset' VIRTUAL) WITH ('connector' = 'kafka', 'topic' = 'i',
+             'properties.bootstrap.servers' = 'a:1', 'scan.startup.mode' = 'earliest-offset', 'format' = 'json'); INSERT INTO written (a) SELECT a FROM x",
+        );
+        assert!(unknown.message.contains("no metadata 'ofset'") && unknown.remedy.contains("'offset'"), "{unknown:?}");
+    }
+
     #[test]
     fn an_input_that_ends_and_rows_in_one_place_are_known_further_up() {
         let nodes = nodes(

@@ -122,7 +122,7 @@ const OWN_OPTIONS: &[OptionDoc] = &[
 ];
 
 static OPTIONS: LazyLock<Vec<OptionDoc>> =
-    LazyLock::new(|| OWN_OPTIONS.iter().copied().chain(format_options()).collect());
+    LazyLock::new(|| OWN_OPTIONS.iter().copied().chain(format_options(&["csv", "json", "raw"])).collect());
 
 impl ConnectorFactory for Filesystem {
     fn source(&self, table: &TableSpec) -> Result<Arc<dyn SourceFactory>, ConnectorError> {
@@ -244,6 +244,9 @@ fn format(table: &TableSpec, options: &Options<'_>) -> Result<Declared, Connecto
     let mut declared = declared(options, Part::Whole, &[CSV_HEADER])?;
     if let Format::Csv(csv) = &mut declared.format {
         csv.header = options.flag(CSV_HEADER, false)?;
+    }
+    if let Format::Changes(_) = declared.format {
+        return Err(options.invalid("format", FORMATS));
     }
     if let Format::Raw(_) = declared.format {
         let is_text = |field: &Field| matches!(field.data_type(), DataType::Utf8 | DataType::Binary);

@@ -20,6 +20,33 @@ pub(crate) enum Format {
     Csv(Csv),
     Json(Json),
     Raw(Raw),
+    Changes(Changes),
+}
+
+/// JSON in which a message says what its row does; written, and not read yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Changes {
+    pub(crate) envelope: Envelope,
+    pub(crate) json: Json,
+}
+
+/// Who says it so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Envelope {
+    Debezium,
+    Canal,
+    Maxwell,
+}
+
+impl Envelope {
+    /// What a script calls it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Debezium => "debezium-json",
+            Self::Canal => "canal-json",
+            Self::Maxwell => "maxwell-json",
+        }
+    }
 }
 
 /// The options of CSV.
@@ -33,7 +60,7 @@ pub(crate) struct Csv {
 }
 
 /// The options of JSON.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Json {
     /// Times are written in ISO's form, not in SQL's. Both are read.
     pub(crate) iso: bool,
@@ -43,7 +70,7 @@ impl Format {
     pub(crate) const fn framing(&self) -> Framing {
         match self {
             Self::Csv(csv) => Framing::Csv { delimiter: csv.delimiter },
-            Self::Json(_) => Framing::Lines,
+            Self::Json(_) | Self::Changes(_) => Framing::Lines,
             Self::Raw(_) => Framing::AllLines,
         }
     }
@@ -58,6 +85,7 @@ impl Format {
             Self::Csv(_) => "csv",
             Self::Json(_) => "json",
             Self::Raw(_) => "raw",
+            Self::Changes(changes) => changes.envelope.name(),
         }
     }
 }
@@ -66,7 +94,7 @@ impl Format {
 pub(crate) fn carries(format: &Format, data_type: &DataType) -> bool {
     match format {
         Format::Csv(_) => is_carried(data_type) && !data_type.is_nested(),
-        Format::Json(_) => is_carried(data_type),
+        Format::Json(_) | Format::Changes(_) => is_carried(data_type),
         Format::Raw(_) => Raw::carries(data_type),
     }
 }
@@ -108,6 +136,9 @@ impl Rows {
         let columns = schema.fields().iter().map(column).collect::<Result<_, _>>()?;
         let fields = match format {
             Format::Json(_) => Fields::Json,
+            Format::Changes(changes) => {
+                return Err(SourceError::bad_input(format!("{} cannot be read yet", changes.envelope.name())));
+            }
             Format::Raw(raw) => Fields::Raw(*raw),
             Format::Csv(csv) => Fields::Csv {
                 csv: csv.clone(),

@@ -16,7 +16,7 @@ use chrono::{DateTime, Datelike as _, NaiveDate, NaiveDateTime, NaiveTime, Timel
 use weir_engine::api::batch::{Batch, RowKind};
 use weir_engine::api::error::SinkError;
 
-use super::decode::{Csv, Format};
+use super::decode::{Changes, Csv, Envelope, Format};
 use super::json::quote;
 use super::records::QUOTE;
 use super::values::{per_second, to_base64, to_java};
@@ -26,7 +26,7 @@ pub(crate) const OP: &str = "op";
 
 /// Appends a batch to `bytes`; `first` is the first of a file.
 pub(crate) fn encode(format: &Format, rows: &RecordBatch, first: bool, bytes: &mut Vec<u8>) -> Result<(), ArrowError> {
-    let iso = matches!(format, Format::Json(json) if json.iso);
+    let iso = is_iso(format);
     let schema = rows.schema_ref();
     let columns = schema.fields().iter().zip(rows.columns());
     let columns = columns.map(|(field, array)| Column::of(field, array, iso)).collect::<Result<Vec<_>, _>>()?;
@@ -43,6 +43,10 @@ pub(crate) fn encode(format: &Format, rows: &RecordBatch, first: bool, bytes: &m
         match format {
             Format::Json(_) => {
                 write_object(&columns, row, &mut text)?;
+                text.push('\n');
+            }
+            Format::Changes(changes) => {
+                write_change(changes.envelope, RowKind::Insert, &columns, row, &mut text)?;
                 text.push('\n');
             }
             Format::Csv(csv) => {
@@ -72,7 +76,7 @@ pub(crate) struct Messages<'a> {
 
 impl<'a> Messages<'a> {
     pub(crate) fn of(format: &'a Format, rows: &'a RecordBatch) -> Result<Self, ArrowError> {
-        let iso = matches!(format, Format::Json(json) if json.iso);
+        let iso = is_iso(format);
         let columns = match format {
             Format::Raw(_) => Vec::new(),
             _ => {
@@ -83,12 +87,14 @@ impl<'a> Messages<'a> {
         Ok(Self { format, rows, columns, text: String::new() })
     }
 
-    /// The message of a row into `to`; `false`: there is none, not even an empty one.
-    pub(crate) fn write(&mut self, row: usize, to: &mut Vec<u8>) -> Result<bool, ArrowError> {
+    /// The message of a row into `to`; `false`: there is none, not even an empty one. What the row does is in the message only in
+    /// a format that has a word for it.
+    pub(crate) fn write(&mut self, row: usize, kind: RowKind, to: &mut Vec<u8>) -> Result<bool, ArrowError> {
         to.clear();
         self.text.clear();
         match self.format {
             Format::Json(_) => write_object(&self.columns, row, &mut self.text)?,
+            Format::Changes(changes) => write_change(changes.envelope, kind, &self.columns, row, &mut self.text)?,
             Format::Csv(csv) => write_record(csv, &self.columns, row, &mut self.text)?,
             Format::Raw(raw) => {
                 return Ok(self.rows.columns().first().is_some_and(|array| raw.write(array, row, to)));
@@ -97,6 +103,36 @@ impl<'a> Messages<'a> {
         to.extend_from_slice(self.text.as_bytes());
         Ok(true)
     }
+}
+
+const fn is_iso(format: &Format) -> bool {
+    match format {
+        Format::Json(json) | Format::Changes(Changes { json, .. }) => json.iso,
+        Format::Csv(_) | Format::Raw(_) => false,
+    }
+}
+
+/// A row with what it does. As Flink writes it: an update is the row before it taken away, and the row after it put.
+fn write_change(
+    envelope: Envelope,
+    kind: RowKind,
+    columns: &[Column<'_>],
+    row: usize,
+    to: &mut String,
+) -> Result<(), ArrowError> {
+    let puts = kind.is_addition();
+    let (before, behind) = match (envelope, puts) {
+        (Envelope::Debezium, true) => (r#"{"before":null,"after":"#, r#","op":"c"}"#),
+        (Envelope::Debezium, false) => (r#"{"before":"#, r#","after":null,"op":"d"}"#),
+        (Envelope::Canal, true) => (r#"{"data":["#, r#"],"type":"INSERT"}"#),
+        (Envelope::Canal, false) => (r#"{"data":["#, r#"],"type":"DELETE"}"#),
+        (Envelope::Maxwell, true) => (r#"{"data":"#, r#","type":"insert"}"#),
+        (Envelope::Maxwell, false) => (r#"{"data":"#, r#","type":"delete"}"#),
+    };
+    to.push_str(before);
+    write_object(columns, row, to)?;
+    to.push_str(behind);
+    Ok(())
 }
 
 /// A row as a record of CSV.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::array::{BinaryArray, BooleanArray, Float64Array, Int32Array, Int64Array, StringArray};
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef};
+use weir_engine::api::batch::RowKind;
 
 use super::decode::{Format, Rows};
 use super::encode::Messages;
@@ -86,14 +87,14 @@ fn raw_values_are_read_and_written_as_flink_does() {
                 expected.reverse();
             }
             let mut written = Vec::new();
-            assert!(Messages::of(format, &rows).unwrap().write(0, &mut written).unwrap());
+            assert!(Messages::of(format, &rows).unwrap().write(0, RowKind::Insert, &mut written).unwrap());
             assert_eq!(written, expected, "{} {is_little}", array.data_type());
             let back = read(format, &schema, Some(&written)).unwrap().unwrap();
             assert_eq!(back.column(0), &array);
         }
         let none = read(&big, &schema, None).unwrap().unwrap();
         assert!(none.column(0).is_null(0), "a message without a value is a row of NULL");
-        assert!(!Messages::of(&big, &none).unwrap().write(0, &mut Vec::new()).unwrap());
+        assert!(!Messages::of(&big, &none).unwrap().write(0, RowKind::Insert, &mut Vec::new()).unwrap());
     }
     let lossy = read(&big, &one(DataType::Utf8), Some(&[0xc3, 0x28, 0xe2, 0x82])).unwrap().unwrap();
     assert_eq!(lossy.column(0).as_string::<i32>().value(0), "\u{fffd}(\u{fffd}");
@@ -115,7 +116,7 @@ fn messages_are_written_without_a_line_end() {
         let mut messages = Messages::of(&format, &rows).unwrap();
         for (row, expected) in expected.iter().enumerate() {
             let mut written = b"left over".to_vec();
-            assert!(messages.write(row, &mut written).unwrap());
+            assert!(messages.write(row, RowKind::Insert, &mut written).unwrap());
             assert_eq!(String::from_utf8(written).unwrap(), *expected);
         }
     }
@@ -131,4 +132,42 @@ fn a_record_that_cannot_be_read_leaves_nothing_in_the_columns() {
     assert!(rows.push_message(Some(b"3,y"), 1).unwrap());
     let rows = RecordBatch::try_new(schema, rows.finish().unwrap()).unwrap();
     assert_eq!(rows.column(0).as_primitive::<Int32Type>().values(), &[1, 3]);
+}
+
+/// As `DebeziumJsonSerializationSchema`, `CanalJsonSerializationSchema` and `MaxwellJsonSerializationSchema` write them.
+#[test]
+fn changes_are_written_as_flink_writes_them() {
+    let columns: Vec<ArrayRef> =
+        vec![Arc::new(Int32Array::from(vec![1])), Arc::new(StringArray::from(vec![Some("x\"y")]))];
+    let rows = RecordBatch::try_new(two(), columns).unwrap();
+    let row = r#"{"a":1,"b":"x\"y"}"#;
+    let puts = [RowKind::Insert, RowKind::UpdateAfter];
+    let takes = [RowKind::UpdateBefore, RowKind::Delete];
+    for (name, put, taken) in [
+        (
+            "debezium-json",
+            format!(r#"{{"before":null,"after":{row},"op":"c"}}"#),
+            format!(r#"{{"before":{row},"after":null,"op":"d"}}"#),
+        ),
+        (
+            "canal-json",
+            format!(r#"{{"data":[{row}],"type":"INSERT"}}"#),
+            format!(r#"{{"data":[{row}],"type":"DELETE"}}"#),
+        ),
+        (
+            "maxwell-json",
+            format!(r#"{{"data":{row},"type":"insert"}}"#),
+            format!(r#"{{"data":{row},"type":"delete"}}"#),
+        ),
+    ] {
+        let format = format(name, &[]);
+        let mut messages = Messages::of(&format, &rows).unwrap();
+        for (kinds, expected) in [(puts, &put), (takes, &taken)] {
+            for kind in kinds {
+                let mut written = Vec::new();
+                assert!(messages.write(0, kind, &mut written).unwrap());
+                assert_eq!(String::from_utf8(written).unwrap(), *expected, "{name} {kind:?}");
+            }
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //! `'json.ignore-parse-errors' = 'true'`, and where keys and values are apart `'key.format' = 'json'` and
 //! `'key.json.ignore-parse-errors' = 'true'`.
 
-use super::decode::{Csv, Format, Json, OnBadRecord};
+use super::decode::{Changes, Csv, Envelope, Format, Json, OnBadRecord};
 use super::raw::Raw;
 use super::records::QUOTE;
 use crate::error::ConnectorError;
@@ -27,7 +27,7 @@ const fn doc(
 
 const FLAG: &str = "'true' or 'false'";
 
-static KNOWN: [Known; 3] = [
+static KNOWN: [Known; 6] = [
     Known {
         name: "csv",
         options: &[
@@ -65,7 +65,19 @@ static KNOWN: [Known; 3] = [
             doc("raw.charset", "'UTF-8'", Some("UTF-8"), "The encoding of texts."),
         ],
     },
+    Known { name: "debezium-json", options: &[times("debezium-json.timestamp-format.standard")] },
+    Known { name: "canal-json", options: &[times("canal-json.timestamp-format.standard")] },
+    Known { name: "maxwell-json", options: &[times("maxwell-json.timestamp-format.standard")] },
 ];
+
+const fn times(name: &'static str) -> OptionDoc {
+    doc(name, "'SQL' or 'ISO-8601'", Some("SQL"), "The form of timestamps that are written.")
+}
+
+/// The format of this name that says what rows do.
+pub(crate) fn envelope(name: &str) -> Option<Envelope> {
+    [Envelope::Debezium, Envelope::Canal, Envelope::Maxwell].into_iter().find(|envelope| envelope.name() == name)
+}
 
 /// What a format is for, by the option that names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,18 +127,22 @@ pub(crate) struct Declared {
     pub(crate) skips_by: Option<String>,
 }
 
-/// The options of all formats, for connectors that have them under these names.
-pub(crate) fn format_options() -> impl Iterator<Item = OptionDoc> {
-    KNOWN.iter().flat_map(|known| known.options).copied()
+/// The options of these formats, for connectors that have them under their own names.
+pub(crate) fn format_options(names: &[&str]) -> impl Iterator<Item = OptionDoc> {
+    KNOWN.iter().filter(|known| names.contains(&known.name)).flat_map(|known| known.options).copied()
 }
 
-/// The formats, as an error lists them.
+/// The formats of rows that are only put, as an error lists them.
 pub(crate) const FORMATS: &str = "'csv', 'json' or 'raw'";
+/// And those of messages.
+pub(crate) const MESSAGE_FORMATS: &str =
+    "'csv', 'json' or 'raw'; to write changes 'debezium-json', 'canal-json' or 'maxwell-json'";
 
 /// The format that a table names for this part, with its options. `also` are options of the connector's own that begin like a format's.
 pub(crate) fn declared(options: &Options<'_>, part: Part, also: &[&str]) -> Result<Declared, ConnectorError> {
     let name = options.required(part.option(), FORMATS)?;
-    let Some(known) = KNOWN.iter().find(|known| known.name == name) else {
+    let known = KNOWN.iter().find(|known| known.name == name);
+    let Some(known) = known.filter(|_| part != Part::Key || envelope(name).is_none()) else {
         return Err(options.invalid(part.option(), FORMATS));
     };
     check_names(options, part, known, also)?;
@@ -135,6 +151,10 @@ pub(crate) fn declared(options: &Options<'_>, part: Part, also: &[&str]) -> Resu
     let skips_by = skips_by.map(|doc| option(doc.name));
     let skips = skips_by.as_ref().map(|name| options.flag(name, false)).transpose()?.unwrap_or(false);
     let format = match known.name {
+        name @ ("debezium-json" | "canal-json" | "maxwell-json") => Format::Changes(Changes {
+            envelope: envelope(name).unwrap_or(Envelope::Debezium),
+            json: Json { iso: is_iso(options, &option(&format!("{name}.timestamp-format.standard")))? },
+        }),
         "json" => Format::Json(Json { iso: is_iso(options, &option("json.timestamp-format.standard"))? }),
         "csv" => Format::Csv(Csv {
             delimiter: delimiter(options, &option("csv.field-delimiter"))?,
@@ -208,7 +228,9 @@ fn raw(options: &Options<'_>, option: &impl Fn(&str) -> String) -> Result<Raw, C
 pub(crate) const fn no_form(format: &Format) -> (&'static str, &'static str) {
     match format {
         Format::Csv(_) => ("has a type that CSV has no text for", "write it as STRING, or give 'format' = 'json'"),
-        Format::Json(_) => ("has a type that JSON has no text for", "declare it as STRING and convert it in the query"),
+        Format::Json(_) | Format::Changes(_) => {
+            ("has a type that JSON has no text for", "declare it as STRING and convert it in the query")
+        }
         Format::Raw(_) => ("has a type that has no raw form", "declare it as BYTES, STRING, BOOLEAN or a number"),
     }
 }

@@ -27,9 +27,10 @@ use weir_kafka::Purpose;
 use self::ids::Pools;
 use self::options::{Guarantee, OPTIONS};
 use self::rows::{FACTS, Fact};
-use self::sink::{KafkaSinkFactory, Writing};
+use self::sink::{KafkaSinkFactory, Rows, Writing};
 use self::source::{KafkaSourceFactory, Notes, Reading};
 use crate::error::ConnectorError;
+use crate::formats::registry::{FORMATS, envelope};
 use crate::options::Options;
 use crate::spec::{Accepts, ConnectorFactory, OptionDoc, TableSpec};
 
@@ -53,6 +54,11 @@ impl ConnectorFactory for Kafka {
                 let what = format!("'{}' is no value of its type", metadata.key);
                 return Err(column(table, index, &what, &format!("declare it {}", fact.types())));
             }
+        }
+        if writes_changes(table) {
+            let option = if options.text("format").is_some() { "format" } else { "value.format" };
+            let what = "changes can be written, and not be read yet";
+            return Err(options.unsupported(Some(option), what, "read it with 'format' = 'json', as it stands there"));
         }
         let properties = options::properties(table, Purpose::Read)?;
         let reading = Reading {
@@ -78,13 +84,15 @@ impl ConnectorFactory for Kafka {
     }
 
     fn sink(&self, table: &TableSpec) -> Result<Arc<dyn SinkFactory>, ConnectorError> {
-        sink(table, false)
+        sink(table, if writes_changes(table) { Rows::Changes } else { Rows::Inserts })
     }
 
     fn accepts(&self, table: &TableSpec) -> Result<Accepts, ConnectorError> {
-        let _ = table;
-        let remedy =
-            "give 'connector' = 'upsert-kafka' with a PRIMARY KEY, or write a query that only inserts (over a window)";
+        if writes_changes(table) {
+            return Ok(Accepts::Changes);
+        }
+        let remedy = "give 'connector' = 'upsert-kafka' with a PRIMARY KEY, or 'format' = 'debezium-json', or write a query that only \
+                      inserts (over a window)";
         Ok(Accepts::Inserts { remedy: remedy.to_string() })
     }
 
@@ -105,7 +113,7 @@ impl ConnectorFactory for UpsertKafka {
     }
 
     fn sink(&self, table: &TableSpec) -> Result<Arc<dyn SinkFactory>, ConnectorError> {
-        sink(&with_key(table)?, true)
+        sink(&with_key(table)?, Rows::Upserts)
     }
 
     fn accepts(&self, table: &TableSpec) -> Result<Accepts, ConnectorError> {
@@ -121,11 +129,20 @@ impl ConnectorFactory for UpsertKafka {
     }
 }
 
+/// The table's format says what each row does.
+fn writes_changes(table: &TableSpec) -> bool {
+    let options = Options::of(table);
+    let format = options.text("format").or_else(|| options.text("value.format"));
+    format.is_some_and(|format| envelope(format).is_some())
+}
+
 /// The table of upserts with its primary key as the key of its records.
 fn with_key(table: &TableSpec) -> Result<TableSpec, ConnectorError> {
     let options = Options::of(table);
-    options.required("key.format", crate::formats::registry::FORMATS)?;
-    options.required("value.format", crate::formats::registry::FORMATS)?;
+    options.required("key.format", FORMATS)?;
+    if envelope(options.required("value.format", FORMATS)?).is_some() {
+        return Err(options.invalid("value.format", FORMATS));
+    }
     if let Some(option) =
         ["key.fields", "format", "sink.partitioner"].into_iter().find(|name| options.text(name).is_some())
     {
@@ -140,7 +157,7 @@ fn with_key(table: &TableSpec) -> Result<TableSpec, ConnectorError> {
     Ok(table.clone().with("key.fields", &names.join(";")))
 }
 
-fn sink(table: &TableSpec, upserts: bool) -> Result<Arc<dyn SinkFactory>, ConnectorError> {
+fn sink(table: &TableSpec, rows: Rows) -> Result<Arc<dyn SinkFactory>, ConnectorError> {
     let options = Options::of(table);
     let mut timestamp = None;
     for (&index, metadata) in &table.metadata {
@@ -170,7 +187,7 @@ fn sink(table: &TableSpec, upserts: bool) -> Result<Arc<dyn SinkFactory>, Connec
             partitioner: options::partitioner(&options)?,
             guarantee,
             prefix: options.text("sink.transactional-id-prefix").unwrap_or(PREFIX).to_string(),
-            upserts,
+            rows,
         }),
         pools: Arc::new(Pools::default()),
     }))

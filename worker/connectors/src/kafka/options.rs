@@ -10,7 +10,7 @@ use weir_kafka::{Properties, Purpose};
 
 use crate::error::ConnectorError;
 use crate::formats::decode::{Format, OnBadRecord, carries};
-use crate::formats::registry::{Declared, FORMATS, Part, declared, no_form};
+use crate::formats::registry::{Declared, FORMATS, MESSAGE_FORMATS, Part, declared, no_form};
 use crate::options::Options;
 use crate::spec::{OptionDoc, TableSpec};
 
@@ -59,11 +59,11 @@ pub(super) const OPTIONS: &[OptionDoc] = &[
     ),
     doc(
         "format",
-        FORMATS,
+        MESSAGE_FORMATS,
         Some("required, if not 'value.format'"),
         "How values are written; the same as 'value.format'.",
     ),
-    doc("value.format", FORMATS, Some("as 'format'"), "How values are written."),
+    doc("value.format", MESSAGE_FORMATS, Some("as 'format'"), "How values are written."),
     doc("key.format", FORMATS, Some("keys are not read, and not written"), "How keys are written."),
     doc(
         "key.fields",
@@ -89,6 +89,12 @@ pub(super) const OPTIONS: &[OptionDoc] = &[
     doc("value.json.#", OF_FORMAT, Some("as the format says"), "Options of 'value.format' = 'json'."),
     doc("value.csv.#", OF_FORMAT, Some("as the format says"), "Options of 'value.format' = 'csv'."),
     doc("value.raw.#", OF_FORMAT, Some("as the format says"), "Options of 'value.format' = 'raw'."),
+    doc("debezium-json.#", OF_FORMAT, Some("as the format says"), "Options of 'format' = 'debezium-json'."),
+    doc("canal-json.#", OF_FORMAT, Some("as the format says"), "Options of 'format' = 'canal-json'."),
+    doc("maxwell-json.#", OF_FORMAT, Some("as the format says"), "Options of 'format' = 'maxwell-json'."),
+    doc("value.debezium-json.#", OF_FORMAT, Some("as the format says"), "Options of 'value.format' = 'debezium-json'."),
+    doc("value.canal-json.#", OF_FORMAT, Some("as the format says"), "Options of 'value.format' = 'canal-json'."),
+    doc("value.maxwell-json.#", OF_FORMAT, Some("as the format says"), "Options of 'value.format' = 'maxwell-json'."),
     doc("key.json.#", OF_FORMAT, Some("as the format says"), "Options of 'key.format' = 'json'."),
     doc("key.csv.#", OF_FORMAT, Some("as the format says"), "Options of 'key.format' = 'csv'."),
     doc("key.raw.#", OF_FORMAT, Some("as the format says"), "Options of 'key.format' = 'raw'."),
@@ -367,7 +373,9 @@ pub(super) fn sides(table: &TableSpec, options: &Options<'_>) -> Result<Sides, C
 fn refuse_stray(options: &Options<'_>, prefix: &str, part: Part) -> Result<(), ConnectorError> {
     let is_of = |option: &str, prefix: &str| {
         let rest = option.strip_prefix(prefix).unwrap_or_default();
-        ["json.", "csv.", "raw."].iter().any(|format| rest.starts_with(format))
+        ["json.", "csv.", "raw.", "debezium-json.", "canal-json.", "maxwell-json."]
+            .iter()
+            .any(|format| rest.starts_with(format))
     };
     for option in options.names() {
         if is_of(option, prefix) {

@@ -42,8 +42,18 @@ pub(super) struct Writing {
     pub(super) guarantee: Guarantee,
     /// What the names of transactions begin with.
     pub(super) prefix: String,
-    /// Rows are put and taken away by their key.
-    pub(super) upserts: bool,
+    pub(super) rows: Rows,
+}
+
+/// What the rows do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rows {
+    /// They are only put.
+    Inserts,
+    /// They are put and taken away by their key.
+    Upserts,
+    /// What each does stands in the value.
+    Changes,
 }
 
 impl Writing {
@@ -239,10 +249,13 @@ enum Holds {
     Tombstone,
 }
 
-fn holds(kind: RowKind, upserts: bool) -> Result<Option<Holds>, SinkError> {
+fn holds(kind: RowKind, rows: Rows) -> Result<Option<Holds>, SinkError> {
     match kind {
+        _ if rows == Rows::Changes => Ok(Some(Holds::Value)),
         RowKind::Insert => Ok(Some(Holds::Value)),
-        _ if !upserts => Err(SinkError::bad_input("an update or delete came to a table that takes inserts only")),
+        _ if rows == Rows::Inserts => {
+            Err(SinkError::bad_input("an update or delete came to a table that takes inserts only"))
+        }
         RowKind::UpdateAfter => Ok(Some(Holds::Value)),
         // The row after it has the same key.
         RowKind::UpdateBefore => Ok(None),
@@ -280,12 +293,13 @@ impl Sink for KafkaSink {
         self.turn();
         let (mut key_bytes, mut value_bytes) = (Vec::new(), Vec::new());
         for row in 0..batch.len() {
-            let Some(holds) = holds(batch.kind(row), writing.upserts)? else { continue };
+            let kind = batch.kind(row);
+            let Some(holds) = holds(kind, writing.rows)? else { continue };
             let has_key = match &mut keys {
-                Some(keys) => keys.write(row, &mut key_bytes)?,
+                Some(keys) => keys.write(row, kind, &mut key_bytes)?,
                 None => false,
             };
-            let has_value = holds == Holds::Value && values.write(row, &mut value_bytes)?;
+            let has_value = holds == Holds::Value && values.write(row, kind, &mut value_bytes)?;
             let key = has_key.then_some(key_bytes.as_slice());
             let timestamp = times.filter(|times| times.is_valid(row)).map_or(now, |times| times.value(row));
             let record = Row { key, value: has_value.then_some(value_bytes.as_slice()), headers: &[], timestamp };
@@ -335,11 +349,12 @@ mod tests {
     #[test]
     fn a_row_by_key_is_put_or_taken_away_and_one_of_inserts_only_put() {
         let all = [RowKind::Insert, RowKind::UpdateBefore, RowKind::UpdateAfter, RowKind::Delete];
-        let of = all.map(|kind| holds(kind, true).unwrap());
+        let of = all.map(|kind| holds(kind, Rows::Upserts).unwrap());
         assert_eq!(of, [Some(Holds::Value), None, Some(Holds::Value), Some(Holds::Tombstone)]);
-        assert_eq!(holds(RowKind::Insert, false).unwrap(), Some(Holds::Value));
+        assert_eq!(holds(RowKind::Insert, Rows::Inserts).unwrap(), Some(Holds::Value));
         for kind in &all[1..] {
-            assert!(holds(*kind, false).is_err());
+            assert!(holds(*kind, Rows::Inserts).is_err());
         }
+        assert!(all.iter().all(|kind| holds(*kind, Rows::Changes).unwrap() == Some(Holds::Value)));
     }
 }

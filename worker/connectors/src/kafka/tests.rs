@@ -432,6 +432,23 @@ fn upserts_put_rows_under_their_key_and_take_them_away_with_tombstones() {
 }
 
 #[test]
+fn a_format_that_says_what_rows_do_takes_changes_and_is_not_read() {
+    let Some(topic) = Topic::new("a_format_of_changes", 1) else { return };
+    let table = topic.table(vec![Field::new("n", DataType::Int64, true)]).with("format", "debezium-json");
+    assert_eq!(Kafka.accepts(&table).unwrap(), crate::Accepts::Changes);
+    assert!(Kafka.source(&table).map(drop).unwrap_err().to_string().contains("not be read yet"));
+    let test = SinkTest::new(Kafka.sink(&TableSpec { changelog: ChangelogMode::Retract, ..table }).unwrap());
+    let mut sink = test.create(1);
+    let rows =
+        Batch::with_kinds(batch(&[1, 1, 2]).rows, vec![RowKind::Insert, RowKind::UpdateBefore, RowKind::UpdateAfter]);
+    sink.write(rows).unwrap();
+    sink.prepare(CheckpointId(1)).unwrap()().unwrap();
+    let put = |n: i64| format!("{{\"before\":null,\"after\":{{\"n\":{n}}},\"op\":\"c\"}}");
+    let taken = "{\"before\":{\"n\":1},\"after\":null,\"op\":\"d\"}".to_string();
+    assert_eq!(topic.committed(), [put(1), taken, put(2)]);
+}
+
+#[test]
 fn a_checkpoints_rows_appear_with_its_commit_from_any_process_and_once() {
     let Some(topic) = Topic::new("rows_appear_with_commit", 1) else { return };
     let table = exactly_once(&topic);
