@@ -69,6 +69,8 @@ struct World {
     count: u64,
     due: BTreeMap<(u64, u64), Due>,
     cut_off: BTreeSet<u32>,
+    /// Puts that are answered well and never done.
+    swallowed: Option<fn(&str) -> bool>,
 }
 
 struct Shared {
@@ -105,6 +107,7 @@ impl Sim {
             count: 0,
             due: BTreeMap::new(),
             cut_off: BTreeSet::new(),
+            swallowed: None,
         };
         Self(Arc::new(Shared { objects: InMemory::new(), world: Mutex::new(world), observer: Mutex::new(None) }))
     }
@@ -127,6 +130,12 @@ impl Sim {
     /// The end of that.
     pub fn let_in(&self, client: u32) {
         lock(&self.0.world).cut_off.remove(&client);
+    }
+
+    /// Puts of these paths are answered well and never done: as if whoever puts them had left them out. So a simulation is shown to
+    /// find what they are for.
+    pub fn swallow(&self, puts: fn(&str) -> bool) {
+        lock(&self.0.world).swallowed = Some(puts);
     }
 
     /// Other weather from now on.
@@ -314,6 +323,9 @@ impl fmt::Display for SimClient {
 #[async_trait]
 impl ObjectStore for SimClient {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        if lock(&self.sim.0.world).swallowed.is_some_and(|swallowed| swallowed(location.as_ref())) {
+            return Ok(PutResult { e_tag: None, version: None });
+        }
         let (path, at) = (location.clone(), location.to_string());
         let bytes: bytes::Bytes = payload.clone().into();
         let changes: Changes = Arc::new(move || Change::Put(at.clone(), bytes.clone()));

@@ -12,55 +12,57 @@
 //! | gone | none | gone | says that output is lost |
 //!
 //! A file's mark is made durable just before the file is renamed, so a crash between the two and a crash after both leave it
-//! behind, and in the first case the unfinished file too. Only where somebody removes that file after such a crash is a loss
-//! taken for a publication. An object's mark is put between the copy and the deletion, so no loss is; a crash between the copy
+//! behind, and in the first case the unfinished file too; so does a commit that the disk let fail. Only where somebody removes
+//! that file after such a crash or failure is a loss taken for a publication. An object's mark is put between the copy and the deletion, so no loss is; a crash between the copy
 //! and the mark, and a reader that has moved the copy away by the next commit, publish it a second time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::OpenOptions;
-use std::io;
 use std::panic::resume_unwind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path as ObjectPath;
 use object_store::{ObjectStore, ObjectStoreExt};
-use weir_engine::api::error::{FailureKind, SinkError};
+use weir_engine::api::error::SinkError;
 use weir_engine::api::sink::Committer;
 use weir_protocol::Attempt;
+use weir_runtime::tasks;
 
 use super::bucket::{Bucket, Objects, Place, Published};
-use super::folder::{cannot, sync_folder};
+use super::commit_files::Files;
+use super::folder::{Disk, FileSystem};
 use super::names::{AnyPending, Owner, Pending, PendingObject};
+use super::outcome::{Fate, Outcome};
 
 /// Objects published at once.
 const PUBLISHING_AT_ONCE: usize = 8;
-/// Of so many files or objects that are lost the names are said; there may be thousands.
-const LOST_NAMED: usize = 3;
 
 /// See the module.
 pub(super) struct FileCommitter {
     pub(super) folder: PathBuf,
     pub(super) owner: Owner,
     pub(super) attempt: Attempt,
+    pub(super) disk: Arc<dyn FileSystem>,
 }
 
 #[async_trait]
 impl Committer for FileCommitter {
     async fn commit(&self, pending: &[serde_json::Value]) -> Result<(), SinkError> {
-        publish_any(pending, &BTreeMap::new()).await
+        publish_any(pending, &BTreeMap::new(), &self.disk).await
     }
 
     /// Files of this attempt are left alone: another worker of it may have begun to write.
     async fn clean(&self, keep: &[serde_json::Value]) -> Result<(), SinkError> {
         let (keep, _) = read(keep)?;
         let (folder, owner, attempt) = (self.folder.clone(), self.owner.clone(), self.attempt);
-        beside(move || remove_unfinished(&folder, &owner, attempt, &keep)).await
+        let disk = Arc::clone(&self.disk);
+        beside(move || Files(&*disk).remove_unfinished(&folder, &owner, attempt, &keep)).await
     }
 
     async fn forget(&self, published: &[serde_json::Value]) {
-        forget_any(published, &BTreeMap::new()).await;
+        forget_any(published, &BTreeMap::new(), &self.disk).await;
     }
 
     fn understands(&self, pending: &serde_json::Value) -> bool {
@@ -78,17 +80,17 @@ pub(super) struct ObjectCommitter {
 #[async_trait]
 impl Committer for ObjectCommitter {
     async fn commit(&self, pending: &[serde_json::Value]) -> Result<(), SinkError> {
-        publish_any(pending, &BTreeMap::from([(self.bucket.place.clone(), self.bucket.objects.clone())])).await
+        publish_any(pending, &self.open(), &disk()).await
     }
 
     /// Nobody sees what is unfinished, and no attempt has to wait until it is removed.
     async fn clean(&self, keep: &[serde_json::Value]) -> Result<(), SinkError> {
-        tokio::spawn(self.sweep(keep)?);
+        tasks::detach(self.sweep(keep)?);
         Ok(())
     }
 
     async fn forget(&self, published: &[serde_json::Value]) {
-        forget_any(published, &BTreeMap::from([(self.bucket.place.clone(), self.bucket.objects.clone())])).await;
+        forget_any(published, &self.open(), &disk()).await;
     }
 
     fn understands(&self, pending: &serde_json::Value) -> bool {
@@ -96,7 +98,16 @@ impl Committer for ObjectCommitter {
     }
 }
 
+/// Pending commits of a bucket's sink may be files: the table was moved.
+fn disk() -> Arc<dyn FileSystem> {
+    Arc::new(Disk)
+}
+
 impl ObjectCommitter {
+    fn open(&self) -> BTreeMap<Place, Objects> {
+        BTreeMap::from([(self.bucket.place.clone(), self.bucket.objects.clone())])
+    }
+
     /// Removes what attempts before have left unfinished, but for these pending commits and their marks.
     pub(super) fn sweep(
         &self,
@@ -139,49 +150,16 @@ fn read(pending: &[serde_json::Value]) -> Result<(Vec<Pending>, Vec<PendingObjec
     Ok((files, objects))
 }
 
-/// What became of all that was to be published.
-#[derive(Default)]
-struct Outcome {
-    lost: Vec<String>,
-    failed: Option<SinkError>,
-}
-
-impl Outcome {
-    fn add(&mut self, published: Result<Fate, SinkError>) {
-        match published {
-            Ok(Fate::Published) => {}
-            Ok(Fate::Lost(what)) => self.lost.push(what),
-            Err(error) => {
-                self.failed.get_or_insert(error);
-            }
-        }
-    }
-
-    /// What is lost comes first: what failed is tried again, and nobody would hear of the loss while that goes on.
-    fn result(self) -> Result<(), SinkError> {
-        if self.lost.is_empty() {
-            return self.failed.map_or(Ok(()), Err);
-        }
-        let more = self.lost.len().saturating_sub(LOST_NAMED);
-        let named = self.lost.into_iter().take(LOST_NAMED).collect::<Vec<_>>().join("; ");
-        let message = if more > 0 { format!("{named}; and {more} more") } else { named };
-        Err(SinkError::new(FailureKind::OutputLost, message))
-    }
-}
-
-/// What became of one file or object.
-enum Fate {
-    /// It is seen, or was.
-    Published,
-    /// It is under neither name, and was never published. Says so.
-    Lost(String),
-}
-
-async fn publish_any(pending: &[serde_json::Value], open: &BTreeMap<Place, Objects>) -> Result<(), SinkError> {
+async fn publish_any(
+    pending: &[serde_json::Value],
+    open: &BTreeMap<Place, Objects>,
+    disk: &Arc<dyn FileSystem>,
+) -> Result<(), SinkError> {
     let (files, found) = read(pending)?;
     let mut outcome = Outcome::default();
     if !files.is_empty() {
-        outcome = beside(move || Ok(publish_all(&files))).await?;
+        let disk = Arc::clone(disk);
+        outcome = beside(move || Ok(Files(&*disk).publish_all(&files))).await?;
     }
     let opened = open_all(&found, open, &mut outcome);
     let mut publishing = Vec::with_capacity(found.len());
@@ -229,17 +207,12 @@ async fn publish_object(pending: &PendingObject, objects: &Objects) -> Result<Fa
 }
 
 /// What is left behind is an empty hidden file, of which nothing comes.
-async fn forget_any(published: &[serde_json::Value], open: &BTreeMap<Place, Objects>) {
+async fn forget_any(published: &[serde_json::Value], open: &BTreeMap<Place, Objects>, disk: &Arc<dyn FileSystem>) {
     let Ok((files, found)) = read(published) else { return };
     if !files.is_empty() {
+        let disk = Arc::clone(disk);
         let removed = beside(move || {
-            files.iter().map(Pending::mark).for_each(|mark| {
-                if let Err(error) = std::fs::remove_file(&mark)
-                    && error.kind() != io::ErrorKind::NotFound
-                {
-                    tracing::debug!(mark = %mark.display(), %error, "a mark is left behind");
-                }
-            });
+            Files(&*disk).forget(&files);
             Ok(())
         });
         drop(removed.await);
@@ -269,127 +242,4 @@ async fn beside<T: Send + 'static>(
             Err(error) => Err(SinkError::io("the committer was stopped").because(error)),
         },
     }
-}
-
-/// Marks all that are to be published, and when that is durable renames them.
-fn publish_all(pending: &[Pending]) -> Outcome {
-    let mut outcome = Outcome::default();
-    let mut due = Vec::with_capacity(pending.len());
-    for file in pending {
-        match begin(file) {
-            Ok(Begun::Due { first }) => due.push((file, first)),
-            Ok(Begun::Done) => {}
-            Ok(Begun::Lost) => outcome.add(Ok(lost(file))),
-            Err(error) => outcome.add(Err(error)),
-        }
-    }
-    let folders: BTreeSet<_> = due.iter().map(|(file, _)| &file.folder).collect();
-    let unsynced: BTreeSet<_> = sync(&folders, &mut outcome);
-    for (file, first) in due {
-        if unsynced.contains(&file.folder) {
-            unmark(file, first);
-        } else {
-            outcome.add(publish(file, first));
-        }
-    }
-    sync(&folders, &mut outcome);
-    outcome
-}
-
-/// Makes the names in these folders durable; gives those of which that is not known.
-fn sync<'a>(folders: &BTreeSet<&'a PathBuf>, outcome: &mut Outcome) -> BTreeSet<&'a PathBuf> {
-    let mut unsynced = BTreeSet::new();
-    for folder in folders {
-        if let Err(error) = sync_folder(folder) {
-            outcome.add(Err(cannot("sync the folder", folder, error)));
-            unsynced.insert(*folder);
-        }
-    }
-    unsynced
-}
-
-/// How far the commit of a file is.
-enum Begun {
-    /// It is to be renamed. `first`: nobody has begun that before.
-    Due {
-        first: bool,
-    },
-    Done,
-    Lost,
-}
-
-/// The unfinished file is looked for before its mark: whoever else publishes it has made the mark before it goes.
-fn begin(file: &Pending) -> Result<Begun, SinkError> {
-    let there = |path: PathBuf| path.try_exists().map_err(|error| cannot("look for", &path, error));
-    if there(file.from())? {
-        let mark = file.mark();
-        return match OpenOptions::new().write(true).create_new(true).open(&mark) {
-            Ok(_) => Ok(Begun::Due { first: true }),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Begun::Due { first: false }),
-            Err(error) => Err(cannot("mark what is to be published by", &mark, error)),
-        };
-    }
-    if there(file.mark())? || there(file.to())? {
-        return Ok(Begun::Done);
-    }
-    if !file.folder.is_dir() {
-        let gone = io::Error::new(io::ErrorKind::NotFound, "the folder is gone");
-        return Err(cannot("publish", &file.to(), gone));
-    }
-    Ok(Begun::Lost)
-}
-
-fn publish(file: &Pending, first: bool) -> Result<Fate, SinkError> {
-    match std::fs::rename(file.from(), file.to()) {
-        Ok(()) => Ok(Fate::Published),
-        Err(error) if error.kind() != io::ErrorKind::NotFound || !file.folder.is_dir() => {
-            unmark(file, first);
-            Err(cannot("publish", &file.to(), error))
-        }
-        // Somebody else publishes it too, or it went away after it was marked: then the mark tells of nothing.
-        Err(_) if !first || file.to().exists() => Ok(Fate::Published),
-        Err(_) => {
-            unmark(file, first);
-            Ok(lost(file))
-        }
-    }
-}
-
-/// It was marked just now, and nothing came of it.
-fn unmark(file: &Pending, first: bool) {
-    if first && let Err(error) = std::fs::remove_file(file.mark()) {
-        tracing::warn!(mark = %file.mark().display(), %error, "a mark of what was not published is left behind");
-    }
-}
-
-fn lost(file: &Pending) -> Fate {
-    let (to, from) = (file.to(), file.from());
-    Fate::Lost(format!(
-        "the file {} is lost: it is neither there nor unfinished as {}, and no mark says that it was published before",
-        to.display(),
-        from.display()
-    ))
-}
-
-fn remove_unfinished(folder: &Path, owner: &Owner, attempt: Attempt, keep: &[Pending]) -> Result<(), SinkError> {
-    let entries = match std::fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(cannot("list", folder, error)),
-    };
-    let keep: BTreeSet<PathBuf> = keep.iter().flat_map(|pending| [pending.from(), pending.mark()]).collect();
-    for entry in entries {
-        let entry = entry.map_err(|error| cannot("list", folder, error))?;
-        let older = entry.file_name().to_str().and_then(|name| owner.attempt_of(name)).is_some_and(|of| of < attempt);
-        if !older || keep.contains(&entry.path()) {
-            continue;
-        }
-        match std::fs::remove_file(entry.path()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(cannot("remove", &entry.path(), error));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
 }

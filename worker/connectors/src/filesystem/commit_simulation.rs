@@ -1,12 +1,14 @@
 //! The committer as it runs, against simulated storage that keeps the three promises of the protocol and nothing more: requests are
 //! lost before and after they are done, land late, land twice, and one process is cut off while others are served. Attempts are
-//! killed, or only seem to be dead and go on with what they were told; a reader takes away what it has read. Whatever happens, each
-//! object that a record names is seen once, whole, and never before its record.
+//! killed, or only seem to be dead and go on with what they were told; a reader takes away what it has read, as soon as it may: once some
+//! commit of it has said that it is done. Whatever happens, each object that a record names is seen once, whole, and never before its
+//! record. That it would be noticed is shown by a committer whose marks are never written.
 //!
 //! `WEIR_SCHEDULES` of these courses are tried at random; `WEIR_SEED` replays one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -21,6 +23,7 @@ use tokio::runtime::Runtime;
 use weir_engine::api::error::FailureKind;
 use weir_engine::api::sink::{Committer, SinkContext};
 use weir_protocol::{Attempt, JobName};
+use weir_runtime::tasks::{self, Given};
 use weir_storage::sim::{Change, Sim, Weather};
 
 use super::bucket::{Bucket, Objects, Place};
@@ -60,6 +63,8 @@ struct Truth {
     /// Since when it is seen.
     seen: BTreeMap<String, u64>,
     taken: BTreeMap<String, Bytes>,
+    /// Some commit of it has come back well.
+    done: BTreeSet<String>,
     wrong: Vec<String>,
 }
 
@@ -124,9 +129,7 @@ struct Worker {
 impl Worker {
     async fn run(mut self) {
         let keep: Vec<Value> = self.pending.iter().map(|cut| cut.value.clone()).collect();
-        if let Ok(sweep) = self.committer.sweep(&keep) {
-            drop(self.setting.spawner.spawn_local(sweep));
-        }
+        drop(self.committer.clean(&keep).await);
         let restored = self.setting.truth().highest_id;
         self.commit(restored, 0).await;
         loop {
@@ -202,6 +205,7 @@ impl Worker {
         for _ in 0..=tries {
             match self.committer.commit(&values).await {
                 Ok(()) => {
+                    self.setting.truth().done.extend(due.iter().map(|cut| cut.key.clone()));
                     self.published.extend(due.into_iter().map(|cut| (recorded, cut)));
                     return;
                 }
@@ -227,10 +231,10 @@ async fn read(setting: Setting) {
         let (now, objects) = (setting.sim.now(), setting.sim.objects());
         let ripe: Vec<String> = {
             let truth = setting.truth();
-            // A commit that a crash has left between copy and mark copies once more.
+            // A commit that a crash has left between copy and mark copies once more; one that is done never does.
             let settled = |key: &String| {
                 let mut named = truth.record.iter().filter(|cut| cut.key == *key);
-                named.all(|cut| objects.contains_key(&cut.mark))
+                truth.done.contains(key) || named.all(|cut| objects.contains_key(&cut.mark))
             };
             let seen = truth.seen.iter().filter(|(key, since)| **since + READ_AFTER < now && settled(key));
             seen.map(|(key, _)| key.clone()).filter(|key| !truth.taken.contains_key(key)).collect()
@@ -256,6 +260,8 @@ struct Schedule {
     pool: LocalPool,
     workers: Vec<AbortHandle>,
     runtime: Arc<Runtime>,
+    /// What the committer detaches runs in simulated time too.
+    _detached: Given,
 }
 
 impl Schedule {
@@ -266,7 +272,9 @@ impl Schedule {
         sim.observe(move |at, change| told.lock().unwrap_or_else(PoisonError::into_inner).changed(at, change));
         let setting = Setting { sim, truth, spawner: pool.spawner() };
         setting.spawner.spawn_local(read(setting.clone())).expect("the pool takes it");
-        Self { setting, pool, workers: Vec::new(), runtime }
+        let spawner = pool.spawner();
+        let detached = tasks::given_to(Rc::new(move |work| drop(spawner.spawn_local(work))));
+        Self { setting, pool, workers: Vec::new(), runtime, _detached: detached }
     }
 
     /// The next attempt begins from the newest record.
@@ -316,6 +324,11 @@ impl Schedule {
     }
 
     fn run(mut self) {
+        self.takes_its_course();
+        self.audit();
+    }
+
+    fn takes_its_course(&mut self) {
         self.begin();
         let mut until = 0;
         while until < ROUGH {
@@ -330,6 +343,9 @@ impl Schedule {
         self.setting.sim.run(&mut self.pool, calm + CALM);
         self.workers.iter().for_each(AbortHandle::abort);
         self.setting.sim.run(&mut self.pool, calm + 2 * CALM);
+    }
+
+    fn audit(&self) {
         let objects = self.setting.sim.objects();
         let truth = self.setting.truth();
         assert_eq!(truth.wrong, Vec::<String>::new());
@@ -356,4 +372,18 @@ fn nothing_is_lost_and_nothing_published_twice_whatever_storage_does() {
         let run = std::panic::catch_unwind(AssertUnwindSafe(move || Schedule::new(seed, runtime).run()));
         assert!(run.is_ok(), "WEIR_SEED={seed} replays it");
     }
+}
+
+#[test]
+fn a_committer_that_leaves_no_marks_is_found_out() {
+    let runtime = Arc::new(tokio::runtime::Builder::new_current_thread().build().unwrap());
+    let said: Vec<String> = (0..50)
+        .flat_map(|seed| {
+            let mut schedule = Schedule::new(seed, Arc::clone(&runtime));
+            schedule.setting.sim.swallow(|path| path.rsplit('.').next() == Some("done"));
+            schedule.takes_its_course();
+            std::mem::take(&mut schedule.setting.truth().wrong)
+        })
+        .collect();
+    assert!(said.iter().any(|wrong| wrong.contains("is said to be lost")), "{said:?}");
 }

@@ -9,10 +9,12 @@
 //! (`AWS_ENDPOINT_URL`, `AWS_REGION`).
 //!
 //! Not here: watching a folder for new files, partitions, other formats.
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 mod bucket;
 mod closed;
 mod commit;
+mod commit_files;
 #[cfg(test)]
 mod commit_simulation;
 mod file;
@@ -24,6 +26,7 @@ mod names;
 mod object_sink;
 #[cfg(test)]
 mod object_sink_tests;
+mod outcome;
 mod paths;
 mod sink;
 #[cfg(test)]

@@ -14,7 +14,7 @@ use weir_protocol::CheckpointId;
 
 use super::closed::Closed;
 use super::commit::FileCommitter;
-use super::folder::{cannot, create_folder, sync_folder};
+use super::folder::{Disk, cannot, create_folder, sync_folder};
 use super::names::{Owner, Pending, Writer};
 use crate::formats::decode::Format;
 use crate::formats::encode::{encode, rows_of};
@@ -45,7 +45,12 @@ impl SinkFactory for FileSinkFactory {
     }
 
     fn committer(&self, ctx: &CommitContext) -> Result<Arc<dyn Committer>, SinkError> {
-        Ok(Arc::new(FileCommitter { folder: self.folder.clone(), owner: Owner::of(ctx), attempt: ctx.attempt }))
+        Ok(Arc::new(FileCommitter {
+            folder: self.folder.clone(),
+            owner: Owner::of(ctx),
+            attempt: ctx.attempt,
+            disk: Arc::new(Disk),
+        }))
     }
 }
 

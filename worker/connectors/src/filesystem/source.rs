@@ -5,7 +5,6 @@
 //! hang on how many subtasks share them.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
@@ -13,6 +12,7 @@ use weir_engine::Timestamp;
 use weir_engine::api::counters::Counters;
 use weir_engine::api::error::SourceError;
 use weir_engine::api::source::{Source, SourceContext, SourceFactory, SourcePoll};
+use weir_runtime::clock;
 
 use super::closed::Closed;
 use super::file::{OpenFile, Place, Reading, Step};
@@ -219,7 +219,7 @@ impl Source for FileSource {
         }
         let mut max = max_rows.max(1);
         if let Some(pace) = &mut self.pace {
-            match pace.allow(Instant::now(), max) {
+            match pace.allow(clock::now(), max) {
                 Ok(allowed) => max = allowed,
                 Err(until) => return Ok(SourcePoll::Pending { until: Some(until) }),
             }
@@ -238,10 +238,10 @@ impl Source for FileSource {
                     }
                     return Ok(SourcePoll::Rows { split: i, rows });
                 }
-                Step::Rows(None) | Step::Again => return Ok(SourcePoll::Pending { until: Some(Instant::now()) }),
+                Step::Rows(None) | Step::Again => return Ok(SourcePoll::Pending { until: Some(clock::now()) }),
                 Step::End => {
                     split.finish_file();
-                    return Ok(SourcePoll::Pending { until: Some(Instant::now()) });
+                    return Ok(SourcePoll::Pending { until: Some(clock::now()) });
                 }
                 // What comes next in event time is read meanwhile: it waits downstream until the watermark has come.
                 Step::Wait => {}
