@@ -228,6 +228,82 @@ const CASES: &[Case] = &[
         batch: "SELECT c, k, b, s FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY c ORDER BY s DESC, k, b) AS n FROM (
             SELECT k, id % 50 AS b, COUNT(*) AS c, SUM(id) AS s FROM input GROUP BY k, id % 50)) WHERE n <= 5",
     },
+    Case {
+        name: "cumulate",
+        columns: "k STRING, we BIGINT, c BIGINT, s BIGINT, d BIGINT",
+        updating: false,
+        stream: "SELECT k, 1000 * UNIX_TIMESTAMP(DATE_FORMAT(window_end, 'yyyy-MM-dd HH:mm:ss')), COUNT(*), SUM(v), COUNT(DISTINCT v)
+            FROM TABLE(CUMULATE(TABLE input, DESCRIPTOR(t), INTERVAL '2' SECOND, INTERVAL '6' SECOND))
+            GROUP BY k, window_start, window_end",
+        batch: "SELECT k, we, COUNT(*), SUM(v), COUNT(DISTINCT v) FROM (
+            SELECT k, v, t - t % 6000 + 2000 AS we FROM input WHERE late = 0 AND t % 6000 < 2000 UNION ALL
+            SELECT k, v, t - t % 6000 + 4000 AS we FROM input WHERE late = 0 AND t % 6000 < 4000 UNION ALL
+            SELECT k, v, t - t % 6000 + 6000 AS we FROM input WHERE late = 0) GROUP BY k, we",
+    },
+    Case {
+        name: "session",
+        columns: "k STRING, ws BIGINT, we BIGINT, c BIGINT, s BIGINT, d BIGINT",
+        updating: false,
+        stream: "SELECT k, 1000 * UNIX_TIMESTAMP(DATE_FORMAT(window_start, 'yyyy-MM-dd HH:mm:ss')), 1000 * UNIX_TIMESTAMP(DATE_FORMAT(window_end, 'yyyy-MM-dd HH:mm:ss')),
+            COUNT(*), SUM(v), COUNT(DISTINCT v)
+            FROM TABLE(SESSION(TABLE input PARTITION BY k, DESCRIPTOR(t), INTERVAL '1' SECOND))
+            GROUP BY k, window_start, window_end",
+        batch: "SELECT k, MIN(t) - MIN(t) % 1000, MAX(t) - MAX(t) % 1000 + 1000, COUNT(*), SUM(v), COUNT(DISTINCT v) FROM (
+            SELECT k, v, t, SUM(begins) OVER (PARTITION BY k ORDER BY t, id) AS session FROM (
+                SELECT id, k, v, t, CASE WHEN t - LAG(t) OVER (PARTITION BY k ORDER BY t, id) > 1000 THEN 1 ELSE 0 END AS begins
+                FROM input WHERE late = 0)) GROUP BY k, session",
+    },
+    Case {
+        name: "windows-of-windows",
+        columns: "ws BIGINT, hi BIGINT, s BIGINT, c BIGINT",
+        updating: false,
+        stream: "SELECT 1000 * UNIX_TIMESTAMP(DATE_FORMAT(s, 'yyyy-MM-dd HH:mm:ss')), MAX(n), SUM(n), COUNT(*) FROM (
+            SELECT k, COUNT(*) AS n, window_start AS s, window_end AS e
+            FROM TABLE(HOP(TABLE input, DESCRIPTOR(t), INTERVAL '2' SECOND, INTERVAL '6' SECOND))
+            GROUP BY k, window_start, window_end) GROUP BY s, e",
+        batch: "SELECT ws, MAX(n), SUM(n), COUNT(*) FROM (SELECT k, ws, COUNT(*) AS n FROM (
+            SELECT k, t - t % 2000 AS ws FROM input WHERE late = 0 UNION ALL
+            SELECT k, t - t % 2000 - 2000 AS ws FROM input WHERE late = 0 UNION ALL
+            SELECT k, t - t % 2000 - 4000 AS ws FROM input WHERE late = 0) GROUP BY k, ws) GROUP BY ws",
+    },
+    Case {
+        name: "over-rows",
+        columns: "id BIGINT, c BIGINT, s BIGINT, lo BIGINT, l BIGINT, n BIGINT",
+        updating: false,
+        stream: "SELECT id, COUNT(v) OVER w, SUM(v) OVER w, MIN(v) OVER w, LAG(id, 2) OVER (PARTITION BY k ORDER BY t),
+            ROW_NUMBER() OVER (PARTITION BY k ORDER BY t) FROM input
+            WINDOW w AS (PARTITION BY k ORDER BY t ROWS BETWEEN 4 PRECEDING AND CURRENT ROW)",
+        batch: "SELECT id, COUNT(v) OVER w, SUM(v) OVER w, MIN(v) OVER w, LAG(id, 2) OVER (PARTITION BY k ORDER BY t, id),
+            ROW_NUMBER() OVER (PARTITION BY k ORDER BY t, id) FROM input WHERE late = 0
+            WINDOW w AS (PARTITION BY k ORDER BY t, id ROWS BETWEEN 4 PRECEDING AND CURRENT ROW)",
+    },
+    Case {
+        name: "over-range",
+        columns: "id BIGINT, c BIGINT, hi BIGINT, s BIGINT",
+        updating: false,
+        stream: "SELECT id, COUNT(*) OVER w, MAX(v) OVER w, SUM(v) OVER (PARTITION BY k ORDER BY t) FROM input
+            WINDOW w AS (PARTITION BY k ORDER BY t RANGE BETWEEN INTERVAL '2' SECOND PRECEDING AND CURRENT ROW)",
+        batch: "SELECT id, COUNT(*) OVER w, MAX(v) OVER w, SUM(v) OVER (PARTITION BY k ORDER BY t) FROM input WHERE late = 0
+            WINDOW w AS (PARTITION BY k ORDER BY t RANGE BETWEEN 2000 PRECEDING AND CURRENT ROW)",
+    },
+    Case {
+        name: "grouping-sets",
+        columns: "k STRING, b BIGINT, c BIGINT, s BIGINT, d BIGINT, g BIGINT, both BIGINT",
+        updating: true,
+        stream: "SELECT k, b, COUNT(*), SUM(v), COUNT(DISTINCT v), GROUPING(k), GROUPING_ID(k, b)
+            FROM (SELECT k, MOD(id, 7) AS b, v FROM input) GROUP BY GROUPING SETS ((k, b), (b), ())",
+        batch: "SELECT k, b, COUNT(*), SUM(v), COUNT(DISTINCT v), GROUPING(k), GROUPING(k, b)
+            FROM (SELECT k, id % 7 AS b, v FROM input) GROUP BY GROUPING SETS ((k, b), (b), ())",
+    },
+    Case {
+        name: "rollup-in-windows",
+        columns: "k STRING, ws BIGINT, c BIGINT, s BIGINT",
+        updating: false,
+        stream: "SELECT k, 1000 * UNIX_TIMESTAMP(DATE_FORMAT(window_start, 'yyyy-MM-dd HH:mm:ss')), COUNT(*), SUM(v)
+            FROM TABLE(TUMBLE(TABLE input, DESCRIPTOR(t), INTERVAL '5' SECOND)) GROUP BY window_start, window_end, ROLLUP (k)",
+        batch: "SELECT k, ws, COUNT(*), SUM(v) FROM (SELECT k, t - t % 5000 AS ws, v FROM input WHERE late = 0)
+            GROUP BY GROUPING SETS ((k, ws), (ws))",
+    },
 ];
 
 fn sql(case: &Case) -> String {
@@ -464,4 +540,39 @@ fn the_first_rows_of_a_key_agree_with_the_batch() {
 #[test]
 fn the_first_rows_of_what_changes_agree_with_the_batch() {
     check("top-of-changes", "rocksdb");
+}
+
+#[test]
+fn cumulating_windows_agree_with_the_batch() {
+    check("cumulate", "rocksdb");
+}
+
+#[test]
+fn sessions_agree_with_the_batch() {
+    check("session", "rocksdb");
+}
+
+#[test]
+fn windows_over_windows_agree_with_the_batch() {
+    check("windows-of-windows", "rocksdb");
+}
+
+#[test]
+fn aggregates_over_the_last_rows_agree_with_the_batch() {
+    check("over-rows", "rocksdb");
+}
+
+#[test]
+fn aggregates_over_the_last_seconds_agree_with_the_batch() {
+    check("over-range", "rocksdb");
+}
+
+#[test]
+fn grouping_sets_agree_with_the_batch() {
+    check("grouping-sets", "rocksdb");
+}
+
+#[test]
+fn a_rollup_in_windows_agrees_with_the_batch() {
+    check("rollup-in-windows", "rocksdb");
 }

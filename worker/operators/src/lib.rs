@@ -21,13 +21,18 @@ pub use join::regular::RegularJoin;
 pub use rows::conflict::Conflict;
 pub use rows::dedup::Deduplicate;
 pub use rows::materialize::UpsertMaterialize;
+pub use rows::over::Over;
 pub use rows::topn::TopN;
+pub use rows::windowtopn::WindowTopN;
 pub use spec::{
-    AggregateFunction, AggregateInput, AggregateSpec, Aggregation, ConflictSpec, DeduplicateSpec, JoinInput, JoinKind,
-    Keep, KeyedAggregateSpec, LocalAggregateSpec, NotInSpec, OnConflict, RankFunction, RegularJoinSpec, SpecError,
-    TimeSource, TopNSpec, UpsertMaterializeSpec, WindowAggregateSpec, WindowAssignSpec, WindowShape,
+    AggregateFunction, AggregateInput, AggregateSpec, Aggregation, ConflictSpec, DeduplicateSpec, ExpandSpec,
+    JoinInput, JoinKind, Keep, KeyedAggregateSpec, LocalAggregateSpec, NotInSpec, OnConflict, OverCall, OverFrame,
+    OverSpec, RankFunction, RegularJoinSpec, SessionSpec, SpecError, TimeSource, TopNSpec, UpsertMaterializeSpec,
+    WindowAggregateSpec, WindowAssignSpec, WindowKind, WindowShape, WindowTopNSpec,
 };
+pub use stateless::expand::Expand;
 pub use stateless::oversized::{MAX_VALUE, Oversized};
 pub use stateless::project::FilterProject;
 pub use window::assign::WindowAssign;
 pub use window::plan::WindowAggregate;
+pub use window::session::SessionAssign;

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use datafusion_physical_expr::PhysicalExpr;
 use thiserror::Error;
@@ -302,24 +303,64 @@ pub struct KeyedAggregateSpec {
 /// a day's windows every 20 seconds are fewer.
 pub const MAX_WINDOWS: i64 = 5_000;
 
-/// How event time is cut into windows, all in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How windows follow each other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum WindowKind {
+    /// `TUMBLE` and `HOP`: each is as long as the others, and begins a slide after the one before it.
+    #[default]
+    Hop,
+    /// `CUMULATE`: windows begin a size after each other, and each grows by a slide until it has that size. All of these
+    /// are windows.
+    Cumulate,
+    /// `SESSION`: a window of a key ends when no row has come for the size, and is as long as it gets. Only rows that have their
+    /// windows already can be aggregated in it.
+    Session,
+}
+
+/// How time is cut into windows, all in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct WindowShape {
+    pub kind: WindowKind,
+    /// That of a window, of the largest one for CUMULATE; the gap for SESSION.
     pub size: i64,
-    /// The distance between two windows' starts; the size itself for TUMBLE.
+    /// The distance between two windows' starts; the size itself for TUMBLE. For CUMULATE that between two windows' ends.
     pub slide: i64,
     pub offset: i64,
+    /// Rows have their windows already, each one, in columns: this is that of the window's end. Such windows share no slices.
+    pub attached: Option<usize>,
 }
 
 impl WindowShape {
     /// `TUMBLE(size)`.
     pub fn tumble(size: i64) -> Self {
-        Self { size, slide: size, offset: 0 }
+        Self::of(WindowKind::Hop, size, size)
     }
 
     /// `HOP(slide, size)`.
     pub fn hop(slide: i64, size: i64) -> Self {
-        Self { size, slide, offset: 0 }
+        Self::of(WindowKind::Hop, size, slide)
+    }
+
+    /// `CUMULATE(step, size)`.
+    pub fn cumulate(step: i64, size: i64) -> Self {
+        Self::of(WindowKind::Cumulate, size, step)
+    }
+
+    /// `SESSION(gap)`.
+    pub fn session(gap: i64) -> Self {
+        Self::of(WindowKind::Session, gap, gap)
+    }
+
+    fn of(kind: WindowKind, size: i64, slide: i64) -> Self {
+        Self { kind, size, slide, offset: 0, attached: None }
+    }
+
+    /// The same windows, of rows that have theirs already: their ends stand in this column. For sessions the last group column
+    /// is their start.
+    #[must_use]
+    pub fn attached(mut self, end: usize) -> Self {
+        self.attached = Some(end);
+        self
     }
 
     /// The same, moved by an offset.
@@ -334,6 +375,12 @@ impl WindowShape {
         if self.size <= 0 || self.slide <= 0 {
             return Err(SpecError::BadWindow(format!(
                 "size {} ms and slide {} ms must be positive",
+                self.size, self.slide
+            )));
+        }
+        if self.kind == WindowKind::Cumulate && self.size % self.slide != 0 {
+            return Err(SpecError::BadWindow(format!(
+                "the size of {} ms must be a whole number of steps of {} ms",
                 self.size, self.slide
             )));
         }
@@ -461,6 +508,96 @@ pub struct ConflictSpec {
     pub on_conflict: OnConflict,
 }
 
+/// Which rows before a row an aggregate `OVER` sees, itself among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OverFrame {
+    /// So many rows before it; all if there is no number.
+    Rows(Option<u64>),
+    /// Those of the last so many milliseconds, and all of its own time; all if there is no number.
+    Range(Option<i64>),
+}
+
+/// What is computed over a frame.
+#[derive(Debug, Clone)]
+pub enum OverCall {
+    Aggregate(AggregateSpec),
+    /// A column's value so many rows before; only beside frames by ROWS.
+    Lag {
+        name: String,
+        column: usize,
+        offset: u64,
+        /// One value of the column's type, where there is no such row; else null.
+        default: Option<ArrayRef>,
+    },
+}
+
+impl PartialEq for OverCall {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Aggregate(one), Self::Aggregate(other)) => one == other,
+            (
+                Self::Lag { name, column, offset, default },
+                Self::Lag { name: other_name, column: other_column, offset: other_offset, default: other_default },
+            ) => {
+                let same = match (default, other_default) {
+                    (Some(one), Some(other)) => one.to_data() == other.to_data(),
+                    (None, None) => true,
+                    _ => false,
+                };
+                (name, column, offset) == (other_name, other_column, other_offset) && same
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Calls with the same `OVER (PARTITION BY … ORDER BY time frame)`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OverSpec {
+    pub input: SchemaRef,
+    /// The PARTITION BY columns; none is one partition.
+    pub partition: Vec<usize>,
+    /// What rows are ordered by.
+    pub time: TimeSource,
+    pub frame: OverFrame,
+    pub calls: Vec<OverCall>,
+}
+
+/// Each row once for every set of columns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExpandSpec {
+    pub input: SchemaRef,
+    /// So many of the input's first columns are passed on as they are.
+    pub keep: usize,
+    /// Columns that are null where a set does not have them, and what they are called.
+    pub columns: Vec<(usize, String)>,
+    /// What the column with the set's number is called.
+    pub number: String,
+    /// For each set its number, and which of the columns it has.
+    pub sets: Vec<(i64, Vec<bool>)>,
+}
+
+/// The first rows of each partition of windows that the rows have already: `ROW_NUMBER() OVER (PARTITION BY window_start, window_end,
+/// … ORDER BY …) <= n`, put out when the window closes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WindowTopNSpec {
+    pub input: SchemaRef,
+    /// The PARTITION BY columns, among them the window's end.
+    pub partition: Vec<usize>,
+    /// The column of the window's end.
+    pub end: usize,
+    /// The ORDER BY columns.
+    pub order: Vec<(usize, SortOrder)>,
+    /// Of equal rows the one that came last stands before the others, as deduplication has it that keeps the last row.
+    pub last_first: bool,
+    /// The least number that is kept, from 1 on.
+    pub from: u64,
+    /// The greatest number that is kept.
+    pub to: u64,
+    /// The name of a last output column with the number.
+    pub rank: Option<String>,
+}
+
 /// The window columns of a window table function without aggregation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WindowAssignSpec {
@@ -570,6 +707,17 @@ pub struct NotInSpec {
     pub left_value: usize,
     /// y, of the same type.
     pub right_value: usize,
+}
+
+/// `SESSION(TABLE t PARTITION BY …, DESCRIPTOR(time), gap)`: each row with the window of its session, when that is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionSpec {
+    pub input: SchemaRef,
+    /// The PARTITION BY columns; none is one partition.
+    pub partition: Vec<usize>,
+    pub time: TimeSource,
+    /// In milliseconds.
+    pub gap: i64,
 }
 
 /// `window_start`, `window_end`, `window_time`, as Flink types them: the first two are plain timestamps, the third has

@@ -7,6 +7,7 @@ pub(crate) mod constant;
 mod dedup;
 mod join;
 mod materialize;
+mod over;
 pub(crate) mod scan;
 mod siblings;
 mod sink;
@@ -25,7 +26,7 @@ use crate::error::PlanError;
 use crate::identity::{Identity, list, statement};
 use crate::physical::build::internal;
 use crate::physical::changelog::Needs;
-use crate::physical::ops::{Made, Op};
+use crate::physical::ops::{Made, Op, expand};
 use crate::physical::show::{key_names, kinds};
 use crate::physical::tree::{Node, NodeId, Tree};
 
@@ -97,7 +98,13 @@ impl Lowering<'_> {
         match &node.op {
             Op::Scan(scan) => Ok(self.scan(node, scan)),
             Op::Calc(calc) => self.calc(node, calc),
+            Op::Expand(spec) => {
+                let made = expand(spec).map_err(|error| internal(&error))?;
+                self.operator(node, made, None)
+            }
+            Op::Over(spec) => self.over(node, spec),
             Op::WindowAssign(spec) => self.window_assign(node, spec),
+            Op::SessionAssign(spec) => self.session_assign(node, spec),
             Op::LocalAggregate(spec) => self.local_aggregate(node, spec),
             Op::Aggregate(aggregate) => self.aggregate(id, node, aggregate),
             Op::WindowAggregate(spec) => self.window_aggregate(node, spec),
@@ -284,6 +291,8 @@ impl Statements {
 fn keeps(op: &Op) -> bool {
     match op {
         Op::Scan(_)
+        | Op::SessionAssign(_)
+        | Op::Over(_)
         | Op::Aggregate(_)
         | Op::WindowAggregate(_)
         | Op::Deduplicate(_)
@@ -292,6 +301,8 @@ fn keeps(op: &Op) -> bool {
         | Op::Conflict(_)
         | Op::Join(_)
         | Op::Sink(_) => true,
-        Op::Calc(_) | Op::WindowAssign(_) | Op::LocalAggregate(_) | Op::Exchange(_) | Op::Union => false,
+        Op::Calc(_) | Op::Expand(_) | Op::WindowAssign(_) | Op::LocalAggregate(_) | Op::Exchange(_) | Op::Union => {
+            false
+        }
     }
 }

@@ -17,6 +17,7 @@ use crate::aggregate::values::{Groups, Values};
 use crate::rows::column::{Columns, take_columns};
 use crate::rows::index::GroupIndex;
 use crate::spec::{AggregateInput, LocalAggregateSpec, SpecError, TimeSource};
+use crate::window::plan::check_attached;
 use crate::window::slices::{Slices, times};
 
 /// Rows are held back for at most this long: what a second of waiting would save further is little, and somebody waits
@@ -57,6 +58,7 @@ impl LocalAggregate {
         check_group(&spec.aggregation)?;
         if let Some((window, time)) = spec.window {
             window.check()?;
+            check_attached(&spec.aggregation, window, time)?;
             crate::spec::window_fields(&spec.aggregation.input, time)?;
         }
         if spec.retract_input && spec.window.is_some() {
@@ -70,7 +72,7 @@ impl LocalAggregate {
         }
         let output = plan.partial_schema(with_slices);
         let slices = match spec.window {
-            Some((window, TimeSource::Event(column))) => Some((column, Slices::new(window))),
+            Some((window, TimeSource::Event(column))) => Some((window.attached.unwrap_or(column), Slices::new(window))),
             _ => None,
         };
         Ok(Self { ingest: Ingest::new(plan, AggregateInput::Rows, with_slices), output, slices })

@@ -22,10 +22,15 @@ pub fn groups(name: &str, kind: TableKind, plan: &Plan) -> TableShape {
         name: name.to_owned(),
         kind,
         key: group_types(plan),
-        row: plan.accumulators.iter().map(|a| accumulator(plan, a)).collect(),
+        row: accumulators(plan),
         layout: Layout::new(&plan.accumulators).rows(),
         codec: ACCUMULATORS,
     }
+}
+
+/// What accumulators are, one behind the other.
+pub fn accumulators(plan: &Plan) -> Vec<String> {
+    plan.accumulators.iter().map(|a| accumulator(plan, a)).collect()
 }
 
 /// The tables of the values that DISTINCT has seen; `prefix` says whether a row tells its group.

@@ -3,7 +3,10 @@
 pub(crate) mod column;
 pub(crate) mod conflict;
 pub(crate) mod dedup;
+pub(crate) mod due;
 pub(crate) mod index;
 pub(crate) mod materialize;
+pub(crate) mod over;
 pub(crate) mod rowcodec;
 pub(crate) mod topn;
+pub(crate) mod windowtopn;

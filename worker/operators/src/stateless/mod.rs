@@ -1,4 +1,5 @@
 //! What keeps nothing: filters and projections.
 
+pub(crate) mod expand;
 pub(crate) mod oversized;
 pub(crate) mod project;

@@ -208,6 +208,7 @@ impl Task {
             return Ok(slice_ends(rows.column(column)).to_vec());
         }
         let TimeSource::Event(column) = self.spec.time else { return Ok(Vec::new()) };
+        let column = self.spec.ends.unwrap_or(column);
         let times = times(rows.column(column), rows.schema_ref().field(column).name())?;
         Ok(self.spec.slices.ends(&times))
     }

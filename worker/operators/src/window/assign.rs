@@ -11,13 +11,13 @@ use weir_engine::{
 };
 
 use crate::rows::column::{from_i64, take_columns};
-use crate::spec::{SpecError, TimeSource, WindowAssignSpec, schema_of, window_fields};
+use crate::spec::{SpecError, TimeSource, WindowAssignSpec, WindowKind, schema_of, window_fields};
 use crate::window::slices::{Slices, times};
 
 /// Bytes of the copies of rows that are put out as one piece, beside [`PIECE_ROWS`].
 const MAX_BYTES: usize = 16 << 20;
 
-/// `TUMBLE` and `HOP` as plain table functions: each row with `window_start`, `window_end` and `window_time`, once for every
+/// `TUMBLE`, `HOP` and `CUMULATE` as plain table functions: each row with `window_start`, `window_end` and `window_time`, once for every
 /// window that it is in.
 #[derive(Debug, Clone)]
 pub struct WindowAssign {
@@ -32,6 +32,9 @@ impl WindowAssign {
     pub fn new(spec: WindowAssignSpec) -> Result<Self, SpecError> {
         let WindowAssignSpec { input, window, time } = spec;
         window.check()?;
+        if window.kind == WindowKind::Session || window.attached.is_some() {
+            return Err(SpecError::BadWindow("it is not found by a row's time alone".to_owned()));
+        }
         let added = window_fields(&input, time)?;
         let time_type = added[2].data_type().clone();
         let fields: Vec<Field> = input.fields().iter().map(|f| f.as_ref().clone()).chain(added).collect();
@@ -147,17 +150,27 @@ impl Task {
         ends: &[i64],
         out: &mut dyn Output,
     ) -> Result<(), OperatorError> {
-        columns.extend(window_columns(ends, self.spec.slices.size(), &self.spec.time_type)?);
+        columns.extend(window_columns(ends, self.spec.slices, &self.spec.time_type)?);
         let rows = RecordBatch::try_new(Arc::clone(&self.spec.output), columns)?;
         out.emit(Batch { rows, kinds })
     }
 }
 
-/// `window_start`, `window_end` and `window_time` of windows of this size that end there.
-pub fn window_columns(ends: &[i64], size: i64, time_type: &DataType) -> Result<[ArrayRef; 3], OperatorError> {
+/// `window_start`, `window_end` and `window_time` of windows that end there.
+pub fn window_columns(ends: &[i64], slices: Slices, time_type: &DataType) -> Result<[ArrayRef; 3], OperatorError> {
+    let starts: Vec<i64> = ends.iter().map(|e| slices.window_start(*e)).collect();
+    columns_of_windows(starts, ends, time_type)
+}
+
+/// The same of windows that start and end there.
+pub fn columns_of_windows(
+    starts: Vec<i64>,
+    ends: &[i64],
+    time_type: &DataType,
+) -> Result<[ArrayRef; 3], OperatorError> {
     let plain = DataType::Timestamp(arrow::datatypes::TimeUnit::Millisecond, None);
     Ok([
-        from_i64(ends.iter().map(|e| e - size).collect(), None, &plain)?,
+        from_i64(starts, None, &plain)?,
         from_i64(ends.to_vec(), None, &plain)?,
         from_i64(ends.iter().map(|e| e - 1).collect(), None, time_type)?,
     ])

@@ -15,9 +15,10 @@ use crate::aggregate::ingest::{RowGroups, RowStore, Slice, read_mask};
 use crate::aggregate::plan::{Feed, Reduce};
 use crate::aggregate::staterow::{Layout, Rows};
 use crate::aggregate::values::Values;
-use crate::rows::column::Plain;
+use crate::rows::column::{Plain, as_i64};
 use crate::spec::TimeSource;
-use crate::window::assign::window_columns;
+use crate::window::assign::{columns_of_windows, window_columns};
+use crate::window::cumulate::Moving;
 use crate::window::plan::{Tables, WindowAggregate};
 use crate::window::progress::{KeyGroupProgress, ProgressTable, Write};
 use crate::window::scan::{Placed, Scan, ScanPiece};
@@ -54,6 +55,8 @@ pub(crate) struct Firer {
 /// A window that is being emitted.
 struct Firing {
     window: Timestamp,
+    /// For CUMULATE, what is first moved into the window's own slice.
+    moving: Option<Moving>,
     /// Where windows share slices, the DISTINCT maps that are still to be counted, which is done first.
     maps: Vec<(usize, Scan)>,
     groups: Scan,
@@ -213,7 +216,14 @@ impl Firer {
 
     fn start(&mut self, window: Timestamp, tables: &mut Tables) -> Result<(), OperatorError> {
         let slices = self.spec.slices;
-        let held = |table: &SliceTable| table.slices().filter(|end| slices.holds(window, *end)).collect::<Vec<_>>();
+        let moving = slices.moves().then(|| {
+            let earlier = tables.groups.slices().filter(|end| slices.holds(window, *end));
+            Moving::new(window, earlier, tables.maps.len())
+        });
+        let held = |table: &SliceTable| match moving {
+            Some(_) => vec![window],
+            None => table.slices().filter(|end| slices.holds(window, *end)).collect::<Vec<_>>(),
+        };
         let groups = Scan::new(held(&tables.groups), Placed::ByKey);
         let mut maps = Vec::new();
         if let Some(merged) = &mut tables.merged {
@@ -221,7 +231,7 @@ impl Firer {
             maps = tables.maps.iter().enumerate().map(|(i, map)| (i, Scan::new(held(map), Placed::ByPrefix))).collect();
         }
         let interrupted = tables.emitted.slices().any(|of| of == window);
-        self.firing = Some(Firing { window, groups, maps, interrupted, to_note: Vec::new() });
+        self.firing = Some(Firing { window, moving, groups, maps, interrupted, to_note: Vec::new() });
         Ok(())
     }
 
@@ -249,7 +259,13 @@ impl Firer {
     /// Does the next bounded piece of work; none if the window is finished.
     fn step(&mut self, tables: &mut Tables, out: &mut dyn Output) -> Result<Option<usize>, OperatorError> {
         let Some(mut firing) = self.firing.take() else { return Ok(None) };
-        let done = if let Some((map, scan)) = firing.maps.last_mut() {
+        let moved = match &mut firing.moving {
+            Some(moving) => moving.step(&self.spec, &self.layout, tables)?,
+            None => None,
+        };
+        let done = if moved.is_some() {
+            moved
+        } else if let Some((map, scan)) = firing.maps.last_mut() {
             let merged = self.merge_values(*map, scan, firing.window, tables)?;
             if merged.is_none() {
                 firing.maps.pop();
@@ -345,7 +361,10 @@ impl Firer {
         let mut columns = keys.clone();
         columns.extend(values.finish(&self.spec.ingest.plan)?);
         let ends = vec![firing.window; groups];
-        columns.extend(window_columns(&ends, self.spec.slices.size(), &self.spec.time_type)?);
+        columns.extend(match keys.last().filter(|_| self.spec.start_in_group) {
+            Some(starts) => columns_of_windows(as_i64(starts)?.to_vec(), &ends, &self.spec.time_type)?,
+            None => window_columns(&ends, self.spec.slices, &self.spec.time_type)?,
+        });
         let mut rows = RecordBatch::try_new(Arc::clone(&self.spec.output), columns)?;
         if keep.contains(&false) {
             let keep = BooleanArray::from(keep);

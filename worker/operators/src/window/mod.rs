@@ -2,8 +2,10 @@
 
 pub(crate) mod aggregate;
 pub(crate) mod assign;
+pub(crate) mod cumulate;
 pub(crate) mod fire;
 pub(crate) mod plan;
 pub(crate) mod progress;
 pub(crate) mod scan;
+pub(crate) mod session;
 pub(crate) mod slices;

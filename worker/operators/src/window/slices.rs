@@ -1,5 +1,7 @@
 //! Windows and the slices that they share. Windows start at `offset + k × slide` and are `size` long; a slice is as long as
 //! the greatest common divisor of the two, so that every window is a whole number of slices. A slice is named by its end.
+//! Those of CUMULATE are as long as its step, and belong to all windows of the same start from theirs on. Windows that rows have
+//! already are a slice each.
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::buffer::ScalarBuffer;
@@ -7,7 +9,7 @@ use arrow::datatypes::{DataType, Int64Type, TimeUnit};
 use weir_engine::{MAX_WATERMARK, MIN_WATERMARK, OperatorError, Timestamp};
 
 use crate::rows::column::as_i64;
-use crate::spec::WindowShape;
+use crate::spec::{WindowKind, WindowShape};
 
 /// Timestamps further from the epoch than this (some 36 million years) are refused, so that nothing overflows.
 const MAX_TIME: i64 = 1 << 60;
@@ -15,6 +17,8 @@ const MAX_TIME: i64 = 1 << 60;
 /// How time is cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slices {
+    kind: WindowKind,
+    attached: bool,
     size: i64,
     slide: i64,
     offset: i64,
@@ -28,16 +32,32 @@ impl Slices {
         while b != 0 {
             (a, b) = (b, a % b);
         }
-        Self { size: shape.size, slide: shape.slide, offset: shape.offset.rem_euclid(shape.slide), step: a }
+        let WindowShape { kind, size, slide, offset, attached } = shape;
+        let period = if kind == WindowKind::Cumulate { size } else { slide };
+        Self { kind, attached: attached.is_some(), size, slide, offset: offset.rem_euclid(period), step: a }
     }
 
     /// A window is one slice, and a slice in one window.
     pub fn is_tumbling(&self) -> bool {
-        self.step == self.size
+        self.attached || self.step == self.size
     }
 
-    pub fn size(&self) -> i64 {
-        self.size
+    /// Windows hold what those before them held: what these have moves on into the next.
+    pub fn moves(&self) -> bool {
+        self.kind == WindowKind::Cumulate && !self.is_tumbling()
+    }
+
+    /// The start of a window; of a session it is not known here.
+    pub fn window_start(&self, end: Timestamp) -> Timestamp {
+        match self.kind {
+            WindowKind::Hop | WindowKind::Session => end - self.size,
+            WindowKind::Cumulate => self.base(end - 1),
+        }
+    }
+
+    /// The start of the windows of CUMULATE that hold this time.
+    fn base(&self, time: Timestamp) -> Timestamp {
+        (time - self.offset).div_euclid(self.size) * self.size + self.offset
     }
 
     /// The end of the slice that holds this time.
@@ -45,8 +65,11 @@ impl Slices {
         (time - self.offset).div_euclid(self.step) * self.step + self.step + self.offset
     }
 
-    /// The end of each time's slice. Neighbours mostly share theirs.
+    /// The end of each row's slice, by its time, or by the end of its window where it has one. Neighbours mostly share theirs.
     pub fn ends(&self, times: &[Timestamp]) -> Vec<Timestamp> {
+        if self.attached {
+            return times.to_vec();
+        }
         let (mut start, mut end) = (i64::MAX, i64::MIN);
         let find = |&t: &Timestamp| {
             if t < start || t >= end {
@@ -65,12 +88,21 @@ impl Slices {
 
     /// The end of the first window that holds the slice.
     pub fn first_window(&self, slice_end: Timestamp) -> Timestamp {
+        if self.attached || self.kind == WindowKind::Cumulate {
+            return slice_end;
+        }
         let base = self.offset + self.size;
         base - (base - slice_end).div_euclid(self.slide) * self.slide
     }
 
     /// The end of the last window that holds the slice.
     pub fn last_window(&self, slice_end: Timestamp) -> Timestamp {
+        if self.attached {
+            return slice_end;
+        }
+        if self.kind == WindowKind::Cumulate {
+            return self.base(slice_end - 1) + self.size;
+        }
         let start = slice_end - self.step;
         (start - self.offset).div_euclid(self.slide) * self.slide + self.offset + self.size
     }
@@ -81,7 +113,12 @@ impl Slices {
             return None;
         }
         let first = self.first_window(slice_end);
-        let next = if fired < first { first } else { self.first_window(fired + 1) };
+        let next = match self.kind {
+            _ if fired < first => first,
+            _ if self.attached => return None,
+            WindowKind::Cumulate => first + ((fired - first) / self.step + 1) * self.step,
+            WindowKind::Hop | WindowKind::Session => self.first_window(fired + 1),
+        };
         (next <= self.last_window(slice_end)).then_some(next)
     }
 
@@ -90,13 +127,19 @@ impl Slices {
         if watermark == MIN_WATERMARK || watermark >= MAX_TIME || watermark <= -MAX_TIME {
             return if watermark > 0 { MAX_WATERMARK } else { MIN_WATERMARK };
         }
+        if self.attached {
+            return watermark + 1;
+        }
         let base = self.offset + self.size;
         base + (watermark + 1 - base).div_euclid(self.slide) * self.slide
     }
 
     /// Whether the slice belongs to the window.
     pub fn holds(&self, window_end: Timestamp, slice_end: Timestamp) -> bool {
-        slice_end <= window_end && slice_end > window_end - self.size
+        match self.attached {
+            true => slice_end == window_end,
+            false => slice_end <= window_end && slice_end > self.window_start(window_end),
+        }
     }
 
     /// The ends of all windows that hold this time, earliest first.
@@ -137,10 +180,17 @@ mod tests {
     use super::*;
 
     fn naive_windows(shape: WindowShape, t: i64) -> Vec<i64> {
+        let cumulates = shape.kind == WindowKind::Cumulate;
+        let period = if cumulates { shape.size } else { shape.slide };
+        let lengths = |start: i64| {
+            let steps = if cumulates { shape.size / shape.slide } else { 1 };
+            (1..=steps).map(move |n| (start, if cumulates { start + n * shape.slide } else { start + shape.size }))
+        };
         let mut ends: Vec<i64> = (-200..200)
-            .map(|k| shape.offset + k * shape.slide)
-            .filter(|start| (*start..*start + shape.size).contains(&t))
-            .map(|start| start + shape.size)
+            .map(|k| shape.offset + k * period)
+            .flat_map(lengths)
+            .filter(|(start, end)| (*start..*end).contains(&t))
+            .map(|(_, end)| end)
             .collect();
         ends.sort_unstable();
         ends
@@ -156,6 +206,9 @@ mod tests {
             WindowShape::hop(4, 10),
             WindowShape::hop(3, 7).with_offset(1),
             WindowShape::hop(6, 9).with_offset(-5),
+            WindowShape::cumulate(2, 10),
+            WindowShape::cumulate(10, 10).with_offset(4),
+            WindowShape::cumulate(3, 12).with_offset(-5),
         ];
         for shape in shapes {
             let s = Slices::new(shape);
@@ -166,7 +219,7 @@ mod tests {
                 assert!(s.slice_start(slice) <= t && t < slice);
                 assert_eq!(s.first_window(slice), windows[0]);
                 assert_eq!(s.last_window(slice), *windows.last().unwrap());
-                assert!(windows.iter().all(|w| s.holds(*w, slice)));
+                assert!(windows.iter().all(|w| s.holds(*w, slice) && s.window_start(*w) <= t));
                 for fired in -80..80 {
                     assert_eq!(s.next_window(slice, fired), windows.iter().copied().find(|w| *w > fired));
                 }
@@ -177,6 +230,19 @@ mod tests {
             assert_eq!(s.next_window(s.slice_end(5), MIN_WATERMARK), naive_windows(shape, 5).first().copied());
             assert_eq!(s.closed_by(MIN_WATERMARK), MIN_WATERMARK);
             assert_eq!(s.closed_by(MAX_WATERMARK), MAX_WATERMARK);
+        }
+    }
+
+    #[test]
+    fn a_window_that_rows_have_already_is_a_slice_and_closes_at_its_end() {
+        for (shape, start) in [(WindowShape::hop(3, 7), 10), (WindowShape::cumulate(2, 10), 10)] {
+            let s = Slices::new(shape.attached(0));
+            assert!(s.is_tumbling());
+            assert_eq!((s.ends(&[17, 3]), s.first_window(17), s.last_window(17)), (vec![17, 3], 17, 17));
+            assert_eq!((s.next_window(17, 16), s.next_window(17, 17)), (Some(17), None));
+            assert!(s.holds(17, 17) && !s.holds(17, 16));
+            assert_eq!((s.closed_by(15), s.closed_by(16)), (16, 17));
+            assert_eq!(s.window_start(17), start);
         }
     }
 }

@@ -2,7 +2,9 @@
 //! start or end of a window that rows were put into.
 
 use datafusion_expr::{Expr, LogicalPlan};
+use weir_operators::WindowShape;
 
+use crate::logical::grouping::Expand;
 use crate::logical::nodes::{Deduplicate, WindowTvf};
 use crate::names::catalog::Table;
 
@@ -31,8 +33,25 @@ pub enum WindowColumn {
 pub struct Traits {
     /// It is a time attribute.
     pub time: Option<Time>,
-    /// It comes unchanged out of a window table function, with no aggregation between.
-    pub window: Option<WindowColumn>,
+    /// It comes unchanged out of a window table function, with nothing between but what leaves rows in their windows: an
+    /// aggregation by windows, one row of each key of a window, a join in windows.
+    pub window: Option<(WindowColumn, Windowing)>,
+}
+
+/// Into which windows rows were put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Windowing {
+    /// The windows.
+    pub shape: WindowShape,
+    /// By what time.
+    pub time: Time,
+}
+
+impl Traits {
+    /// Which of its window's columns it is.
+    pub fn window_column(&self) -> Option<WindowColumn> {
+        self.window.map(|(column, _)| column)
+    }
 }
 
 /// What is known of each output column of a plan.
@@ -72,11 +91,12 @@ pub fn traits(plan: &LogicalPlan) -> Vec<Traits> {
             let below = traits(&aggregate.input);
             let group: Vec<Traits> =
                 aggregate.group_expr.iter().map(|expr| of_expr(expr, &aggregate.input, &below)).collect();
-            let windowed = is_windowed(&group);
+            let windowed = windowing(&group);
             let mut all: Vec<Traits> = group
                 .into_iter()
                 .map(|column| match column.window {
-                    Some(WindowColumn::Time) if windowed => Traits { time: column.time, window: None },
+                    Some((WindowColumn::Time, of)) if windowed == Some(of) => column,
+                    Some((_, of)) if windowed == Some(of) => Traits { time: None, ..column },
                     _ => Traits::default(),
                 })
                 .collect();
@@ -87,10 +107,15 @@ pub fn traits(plan: &LogicalPlan) -> Vec<Traits> {
             let node = extension.node.as_any();
             if let Some(tvf) = node.downcast_ref::<WindowTvf>() {
                 let mut all = traits(&tvf.input);
+                let windowing = Windowing { shape: tvf.shape, time: tvf.time_kind };
                 for window in [WindowColumn::Start, WindowColumn::End, WindowColumn::Time] {
                     let time = (window == WindowColumn::Time).then_some(tvf.time_kind);
-                    all.push(Traits { time, window: Some(window) });
+                    all.push(Traits { time, window: Some((window, windowing)) });
                 }
+                all
+            } else if let Some(expand) = node.downcast_ref::<Expand>() {
+                let mut all = traits(&expand.input);
+                all.resize(width, Traits::default());
                 all
             } else if let Some(deduplicate) = node.downcast_ref::<Deduplicate>() {
                 traits(&deduplicate.input)
@@ -116,8 +141,9 @@ pub fn of_expr(expr: &Expr, input: &LogicalPlan, below: &[Traits]) -> Traits {
     }
 }
 
-/// Whether columns grouped by make a group a window.
-pub fn is_windowed(group: &[Traits]) -> bool {
-    let has = |window| group.iter().any(|column| column.window == Some(window));
-    has(WindowColumn::Start) && has(WindowColumn::End)
+/// The windows that columns make a group, where they are the start and the end of the same ones.
+pub fn windowing(columns: &[Traits]) -> Option<Windowing> {
+    let ends = columns.iter().filter_map(|column| column.window.filter(|(of, _)| *of == WindowColumn::End));
+    let has_start = |of: Windowing| columns.iter().any(|column| column.window == Some((WindowColumn::Start, of)));
+    ends.map(|(_, of)| of).find(|of| has_start(*of))
 }

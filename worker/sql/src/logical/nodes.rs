@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arrow::datatypes::Field;
 use datafusion_common::{DFSchema, DFSchemaRef, Result, plan_err};
 use datafusion_expr::{Expr, LogicalPlan, UserDefinedLogicalNodeCore};
-use weir_operators::{Keep, WindowShape};
+use weir_operators::{Keep, WindowKind, WindowShape};
 
 use crate::error::Place;
 use crate::logical::columns::Time;
@@ -19,11 +19,13 @@ use crate::parse::types::{TIMESTAMP, timestamp_ltz};
 /// The columns that a window table function adds.
 pub const WINDOW_COLUMNS: [&str; 3] = ["window_start", "window_end", "window_time"];
 
-/// `TABLE(TUMBLE(…))` or `TABLE(HOP(…))`: each row once for each of its windows, with the window's bounds.
+/// `TABLE(TUMBLE(…))`, `HOP`, `CUMULATE` or `SESSION`: each row once for each of its windows, with the window's bounds.
 #[derive(Clone, Debug)]
 pub struct WindowTvf {
     /// The rows.
     pub input: Arc<LogicalPlan>,
+    /// The PARTITION BY columns of SESSION: each of their values has sessions of its own.
+    pub partition: Vec<Expr>,
     /// The event-time column; none for processing time, which is read off the clock.
     pub time: Option<Expr>,
     /// What time it is.
@@ -39,6 +41,7 @@ impl WindowTvf {
     /// The node over an input.
     pub fn new(
         input: Arc<LogicalPlan>,
+        partition: Vec<Expr>,
         time: Option<Expr>,
         time_kind: Time,
         shape: WindowShape,
@@ -57,14 +60,14 @@ impl WindowTvf {
             fields.push((None, Arc::new(Field::new(name, data_type, false))));
         }
         let schema = Arc::new(DFSchema::new_with_metadata(fields, input.schema().metadata().clone())?);
-        Ok(Self { input, time, time_kind, shape, place, schema })
+        Ok(Self { input, partition, time, time_kind, shape, place, schema })
     }
 }
 
 impl PartialEq for WindowTvf {
     fn eq(&self, other: &Self) -> bool {
-        (&self.input, &self.time, self.time_kind, self.shape)
-            == (&other.input, &other.time, other.time_kind, other.shape)
+        (&self.input, &self.partition, &self.time, self.time_kind, self.shape)
+            == (&other.input, &other.partition, &other.time, other.time_kind, other.shape)
     }
 }
 
@@ -79,9 +82,10 @@ impl PartialOrd for WindowTvf {
 impl Hash for WindowTvf {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.input.hash(state);
+        self.partition.hash(state);
         self.time.hash(state);
         self.time_kind.hash(state);
-        (self.shape.size, self.shape.slide, self.shape.offset).hash(state);
+        self.shape.hash(state);
     }
 }
 
@@ -99,11 +103,19 @@ impl UserDefinedLogicalNodeCore for WindowTvf {
     }
 
     fn expressions(&self) -> Vec<Expr> {
-        self.time.iter().cloned().collect()
+        self.partition.iter().chain(&self.time).cloned().collect()
     }
 
     fn prevent_predicate_push_down_columns(&self) -> HashSet<String> {
-        WINDOW_COLUMNS.into_iter().map(str::to_string).collect()
+        let windows = WINDOW_COLUMNS.into_iter().map(str::to_string);
+        if self.shape.kind != WindowKind::Session {
+            return windows.collect();
+        }
+        // Without some of its rows a session would be another one, unless all rows of the partition go.
+        let keys: HashSet<&str> =
+            self.partition.iter().filter_map(|key| key.try_as_col()).map(datafusion_common::Column::name).collect();
+        let others = self.input.schema().fields().iter().map(|field| field.name().clone());
+        windows.chain(others.filter(|name| !keys.contains(name.as_str()))).collect()
     }
 
     fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -111,13 +123,14 @@ impl UserDefinedLogicalNodeCore for WindowTvf {
     }
 
     fn with_exprs_and_inputs(&self, mut exprs: Vec<Expr>, inputs: Vec<LogicalPlan>) -> Result<Self> {
-        Self::new(one_input(inputs)?, exprs.pop(), self.time_kind, self.shape, self.place)
+        let time = if self.time.is_some() { exprs.pop() } else { None };
+        Self::new(one_input(inputs)?, exprs, time, self.time_kind, self.shape, self.place)
     }
 
     fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
         let width = self.input.schema().fields().len();
         let mut needed: Vec<usize> = output_columns.iter().copied().filter(|&column| column < width).collect();
-        needed.extend(self.time.as_ref().and_then(|time| position(time, &self.input)));
+        needed.extend(self.partition.iter().chain(&self.time).filter_map(|expr| position(expr, &self.input)));
         Some(vec![sorted(needed)])
     }
 }

@@ -31,6 +31,7 @@ use weir_operators::{Keep, RankFunction};
 use crate::error::{Place, PlanError};
 use crate::logical::columns::{Time, of_expr, traits};
 use crate::logical::exprs::{FlinkCasts, FlinkMeaning};
+use crate::logical::grouping::GroupingSets;
 use crate::logical::nodes::Deduplicate;
 use crate::logical::numbers::Numbers;
 use crate::logical::subqueries::{OneValue, without_subqueries};
@@ -52,6 +53,7 @@ pub fn analyze(plan: LogicalPlan, place: Place) -> Result<LogicalPlan, PlanError
         Arc::new(SameTypes),
         Arc::new(TypeCoercion::new()),
         Arc::new(FlinkCasts),
+        Arc::new(GroupingSets),
     ]);
     analyzer
         .execute_and_check(plan, &planner_options(), |_, _| {})

@@ -15,7 +15,7 @@ use weir_operators::WindowShape;
 use crate::error::{Place, PlanError};
 use crate::logical::columns::{Time, traits};
 use crate::logical::nodes::{WINDOW_COLUMNS, WindowTvf};
-use crate::parse::dialect::TABLE_PREFIX;
+use crate::parse::dialect::{PARTITION_PREFIX, TABLE_PREFIX};
 use crate::parse::types::flink_name;
 
 /// Plans what stands in FROM where DataFusion cannot.
@@ -129,10 +129,15 @@ impl Arguments {
 }
 
 fn usage(function: &str) -> String {
-    if function == "HOP" {
-        "write HOP(TABLE t, DESCRIPTOR(time_column), INTERVAL '1' MINUTE, INTERVAL '5' MINUTE): first the slide, then the size"
-    } else {
-        "write TUMBLE(TABLE t, DESCRIPTOR(time_column), INTERVAL '1' MINUTE)"
+    match function {
+        "HOP" => {
+            "write HOP(TABLE t, DESCRIPTOR(time_column), INTERVAL '1' MINUTE, INTERVAL '5' MINUTE): first the slide, then the size"
+        }
+        "CUMULATE" => {
+            "write CUMULATE(TABLE t, DESCRIPTOR(time_column), INTERVAL '1' MINUTE, INTERVAL '1' HOUR): first the step, then the size"
+        }
+        "SESSION" => "write SESSION(TABLE t PARTITION BY key, DESCRIPTOR(time_column), INTERVAL '1' MINUTE)",
+        _ => "write TUMBLE(TABLE t, DESCRIPTOR(time_column), INTERVAL '1' MINUTE)",
     }
     .to_string()
 }
@@ -145,40 +150,37 @@ fn plan_window(
 ) -> Result<RelationPlanning, Refusal> {
     let place = Place::from(name.span());
     let function = name.to_string().to_ascii_uppercase();
-    match function.as_str() {
-        "TUMBLE" | "HOP" => {}
-        "CUMULATE" | "SESSION" => {
-            return Err(PlanError::new(
-                place,
-                format!("{function} windows are not supported yet"),
-                "write TUMBLE or HOP",
-            )
-            .into());
-        }
-        _ => {
-            return Err(PlanError::new(
-                place,
-                format!("there is no table function {name}"),
-                "the table functions are TUMBLE and HOP",
-            )
-            .into());
-        }
+    if !matches!(function.as_str(), "TUMBLE" | "HOP" | "CUMULATE" | "SESSION") {
+        return Err(PlanError::new(
+            place,
+            format!("there is no table function {name}"),
+            "the table functions are TUMBLE, HOP, CUMULATE and SESSION",
+        )
+        .into());
     }
     let mut args = Arguments::read(&function, place, args)?;
-    let data = args.required(&["DATA"])?;
+    let (data, partition) = partitioned(args.required(&["DATA"])?);
+    if !partition.is_empty() && function != "SESSION" {
+        return Err(PlanError::new(
+            place,
+            format!("{function} has no PARTITION BY: its windows are the same for all rows"),
+            "leave it out, and GROUP BY the columns",
+        )
+        .into());
+    }
     let descriptor = args.required(&["TIMECOL"])?;
-    let slide = if function == "HOP" { Some(args.required(&["SLIDE"])?) } else { None };
-    let size = args.required(&["SIZE"])?;
-    let offset = args.take(&["OFFSET"]);
-    args.finish()?;
-
+    let (shape, size_place) = window_shape(&mut args, context)?;
     let input = plan_data(data, place, &function, context)?;
-    let size_place = Place::from(size.span()).or(place);
-    let size = millis(size, place, context)?;
-    let slide = slide.map(|slide| millis(slide, place, context)).transpose()?.unwrap_or(size);
-    let offset = offset.map(|offset| millis(offset, place, context)).transpose()?.unwrap_or(0);
-    let shape = WindowShape { size, slide, offset };
     shape.check().map_err(|error| PlanError::new(size_place, error.to_string(), usage(&function)))?;
+    let partition = partition
+        .into_iter()
+        .map(|column| {
+            let planned = context.sql_to_expr(column, input.schema())?;
+            let Expr::Column(named) = &planned else { return Ok(planned) };
+            let (qualifier, field) = input.schema().qualified_field(input.schema().index_of_column(named)?);
+            Ok(Expr::Column(datafusion_common::Column::new(qualifier.cloned(), field.name())))
+        })
+        .collect::<Result<Vec<Expr>>>()?;
 
     let (time, kind) = time_column(&descriptor, place, &function, &input, context)?;
     for column in WINDOW_COLUMNS {
@@ -192,9 +194,50 @@ fn plan_window(
         }
     }
     let time = (kind == Time::Event).then_some(time);
-    let node = WindowTvf::new(Arc::new(input), time, kind, shape, place)?;
+    let node = WindowTvf::new(Arc::new(input), partition, time, kind, shape, place)?;
     let plan = LogicalPlan::Extension(Extension { node: Arc::new(node) });
     Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))))
+}
+
+/// The rows, and the columns that they are partitioned by.
+fn partitioned(data: ast::Expr) -> (ast::Expr, Vec<ast::Expr>) {
+    match data {
+        ast::Expr::Prefixed { prefix, value } if prefix.value == PARTITION_PREFIX => match *value {
+            ast::Expr::Tuple(mut all) if !all.is_empty() => {
+                let data = all.remove(0);
+                (data, all)
+            }
+            other => (other, Vec::new()),
+        },
+        other => (other, Vec::new()),
+    }
+}
+
+/// The lengths of a window, and where the size stands.
+fn window_shape(
+    args: &mut Arguments,
+    context: &mut dyn RelationPlannerContext,
+) -> Result<(WindowShape, Place), Refusal> {
+    let place = args.place;
+    let function = args.function.clone();
+    let slide = match function.as_str() {
+        "HOP" => Some(args.required(&["SLIDE"])?),
+        "CUMULATE" => Some(args.required(&["STEP"])?),
+        _ => None,
+    };
+    let size = args.required(if function == "SESSION" { &["GAP"] } else { &["SIZE"] })?;
+    let offset = if function == "SESSION" { None } else { args.take(&["OFFSET"]) };
+    args.finish()?;
+    let size_place = Place::from(size.span()).or(place);
+    let size = millis(size, place, context)?;
+    let slide = slide.map(|slide| millis(slide, place, context)).transpose()?.unwrap_or(size);
+    let offset = offset.map(|offset| millis(offset, place, context)).transpose()?.unwrap_or(0);
+    let shape = match function.as_str() {
+        "SESSION" => WindowShape::session(size),
+        "CUMULATE" => WindowShape::cumulate(slide, size),
+        _ => WindowShape::hop(slide, size),
+    };
+    Ok((shape.with_offset(offset), size_place))
 }
 
 /// `TABLE t`, or a query that the older syntax was rewritten to.

@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 
-use datafusion_common::{Column, Result, plan_err};
+use datafusion_common::{Column, Result};
 use datafusion_expr::utils::{conjunction, split_conjunction};
 use datafusion_expr::{Expr, Filter, LogicalPlan, Projection, SubqueryAlias};
+
+use weir_operators::WindowKind;
 
 use crate::logical::columns::{WindowColumn, of_expr, traits};
 use crate::logical::nodes::WindowTvf;
@@ -25,10 +27,12 @@ pub struct Unwindowed {
 /// A condition, and which of its columns are which of the window's.
 pub type WindowCondition = (Expr, Vec<(Column, WindowColumn)>);
 
-/// Takes the window function out; none if an expression below the aggregation needs the window columns.
+/// Takes the window function out; none if rows need their window columns below the aggregation: for an expression, or since
+/// they were aggregated in their windows before, or since only all rows together say what the windows are.
 pub fn unwindow(plan: &LogicalPlan) -> Result<Option<Unwindowed>> {
     match plan {
         LogicalPlan::Extension(extension) => match extension.node.as_any().downcast_ref::<WindowTvf>() {
+            Some(window) if window.shape.kind == WindowKind::Session => Ok(None),
             Some(window) => Ok(Some(Unwindowed {
                 plan: window.input.as_ref().clone(),
                 window: window.clone(),
@@ -77,7 +81,7 @@ pub fn unwindow(plan: &LogicalPlan) -> Result<Option<Unwindowed>> {
                     .column_refs()
                     .into_iter()
                     .map(|column| {
-                        let window = of_expr(&Expr::Column(column.clone()), &filter.input, &known).window?;
+                        let window = of_expr(&Expr::Column(column.clone()), &filter.input, &known).window_column()?;
                         Some((column.clone(), window))
                     })
                     .collect();
@@ -92,7 +96,7 @@ pub fn unwindow(plan: &LogicalPlan) -> Result<Option<Unwindowed>> {
             }
             Ok(Some(below))
         }
-        _ => plan_err!("a window function is expected below the aggregation"),
+        _ => Ok(None),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::names::functions::Functions;
 use crate::names::functions::rank::function_of;
 use crate::names::functions::time::{CEIL_TO, FLOOR_TO};
 use crate::parse::bounds;
-use crate::parse::dialect::{TABLE_PREFIX, single};
+use crate::parse::dialect::{PARTITION_PREFIX, TABLE_PREFIX, single};
 use crate::parse::joins::check_joins;
 use crate::parse::subqueries::check_subqueries;
 
@@ -42,7 +42,7 @@ fn finish(flow: ControlFlow<Box<PlanError>>) -> Result<(), PlanError> {
 const SPECIAL: [&str; 5] = ["tumble", "hop", "cumulate", "session", "descriptor"];
 
 /// The columns that the older syntax asks a window for.
-const AUXILIARY: [(&str, &str); 8] = [
+const AUXILIARY: [(&str, &str); 12] = [
     ("tumble_start", "window_start"),
     ("tumble_end", "window_end"),
     ("tumble_rowtime", "window_time"),
@@ -51,6 +51,10 @@ const AUXILIARY: [(&str, &str); 8] = [
     ("hop_end", "window_end"),
     ("hop_rowtime", "window_time"),
     ("hop_proctime", "window_time"),
+    ("session_start", "window_start"),
+    ("session_end", "window_end"),
+    ("session_rowtime", "window_time"),
+    ("session_proctime", "window_time"),
 ];
 
 struct Checker<'a> {
@@ -107,13 +111,6 @@ impl Checker<'_> {
     fn check_function(&self, call: &Function) -> ControlFlow<Box<PlanError>> {
         let place = Place::from(call.name.span());
         let name = single(&call.name).map_or_else(|| call.name.to_string(), |name| name.value.to_ascii_lowercase());
-        if call.over.is_some() && function_of(&name).is_none() {
-            return self.refuse(
-                place,
-                format!("{} OVER is not supported", name.to_ascii_uppercase()),
-                "aggregate in a window: GROUP BY window_start, window_end over TABLE(TUMBLE(…))",
-            );
-        }
         if let Some((_, column)) = AUXILIARY.iter().find(|(auxiliary, _)| *auxiliary == name) {
             return self.refuse(
                 place,
@@ -121,20 +118,13 @@ impl Checker<'_> {
                 format!("write FROM TABLE(TUMBLE(…)) and take {column}"),
             );
         }
-        if matches!(name.as_str(), "cumulate" | "session") {
-            return self.refuse(
-                place,
-                format!("{} windows are not supported yet", name.to_ascii_uppercase()),
-                "write TUMBLE or HOP",
-            );
-        }
         if self.functions.knows(&name) || SPECIAL.contains(&name.as_str()) {
-            if function_of(&name).is_some() && call.over.is_none() {
+            if (function_of(&name).is_some() || matches!(name.as_str(), "lag" | "lead")) && call.over.is_none() {
                 let name = name.to_ascii_uppercase();
                 return self.refuse(
                     place,
                     format!("{name}() lacks its OVER"),
-                    format!("write {name}() OVER (PARTITION BY … ORDER BY …)"),
+                    format!("write {name}(…) OVER (PARTITION BY … ORDER BY …)"),
                 );
             }
             return ControlFlow::Continue(());
@@ -205,14 +195,11 @@ impl VisitorMut for Checker<'_> {
                 return self.refuse(place, "GROUP BY ALL is not supported", "name the columns");
             }
             GroupByExpr::Expressions(exprs, modifiers) => {
-                let sets =
-                    exprs.iter().find(|expr| matches!(expr, Expr::Rollup(_) | Expr::Cube(_) | Expr::GroupingSets(_)));
-                if sets.is_some() || !modifiers.is_empty() {
-                    let at = sets.map_or(place, |expr| expr.span().into());
+                if !modifiers.is_empty() {
                     return self.refuse(
-                        at,
-                        "GROUPING SETS, ROLLUP and CUBE are not supported",
-                        "write one INSERT INTO for each grouping",
+                        exprs.first().map_or(place, |expr| expr.span().into()),
+                        "GROUP BY … WITH is not supported",
+                        "write GROUP BY ROLLUP (…), CUBE (…) or GROUPING SETS (…)",
                     );
                 }
             }
@@ -500,7 +487,11 @@ fn group_windows(select: &mut Select) -> Result<(), PlanError> {
         Some(TableFactor::Derived { alias, .. }) => alias.clone(),
         _ => None,
     };
-    let data = Expr::Prefixed { prefix: Ident::new(TABLE_PREFIX), value: Box::new(data) };
+    let mut data = Expr::Prefixed { prefix: Ident::new(TABLE_PREFIX), value: Box::new(data) };
+    if function == "SESSION" {
+        let keys = group.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, key)| key);
+        data = partitioned(data, keys)?;
+    }
     let descriptor = match time {
         Expr::CompoundIdentifier(parts) => {
             parts.last().map_or_else(|| time.clone(), |part| Expr::Identifier(part.clone()))
@@ -530,11 +521,35 @@ fn group_windows(select: &mut Select) -> Result<(), PlanError> {
     Ok(())
 }
 
-/// `TUMBLE(…)` or `HOP(…)` and its arguments.
+/// `TABLE t PARTITION BY` these columns.
+fn partitioned<'k>(data: Expr, keys: impl Iterator<Item = &'k Expr>) -> Result<Expr, PlanError> {
+    let mut all = vec![data];
+    for key in keys {
+        let name = match key {
+            Expr::Identifier(name) => Some(name),
+            Expr::CompoundIdentifier(parts) => parts.last(),
+            _ => None,
+        };
+        let Some(name) = name else {
+            return Err(PlanError::new(
+                Place::from(key.span()),
+                format!("a session of {key}, which is no column, is not supported"),
+                "give it a name in a view, and GROUP BY that",
+            ));
+        };
+        all.push(Expr::Identifier(name.clone()));
+    }
+    Ok(match all.len() {
+        1 => all.remove(0),
+        _ => Expr::Prefixed { prefix: Ident::new(PARTITION_PREFIX), value: Box::new(Expr::Tuple(all)) },
+    })
+}
+
+/// `TUMBLE(…)`, `HOP(…)` or `SESSION(…)` and its arguments.
 fn window_call(expr: &Expr) -> Option<(String, Vec<Expr>)> {
     let Expr::Function(function) = expr else { return None };
     let name = function.name.to_string().to_ascii_uppercase();
-    if !matches!(name.as_str(), "TUMBLE" | "HOP") {
+    if !matches!(name.as_str(), "TUMBLE" | "HOP" | "SESSION") {
         return None;
     }
     let FunctionArguments::List(list) = &function.args else { return None };

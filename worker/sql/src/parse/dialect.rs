@@ -7,7 +7,7 @@ use datafusion_sql::sqlparser::ast::{Expr, Ident, ObjectName, Query, Spanned, Tr
 use datafusion_sql::sqlparser::dialect::Dialect;
 use datafusion_sql::sqlparser::keywords::Keyword;
 use datafusion_sql::sqlparser::parser::{Parser, ParserError};
-use datafusion_sql::sqlparser::tokenizer::Token;
+use datafusion_sql::sqlparser::tokenizer::{Span, Token};
 
 use arrow::datatypes::DataType;
 
@@ -19,6 +19,9 @@ use crate::parse::types::{consume_word, expect_word, expected, parse_type, parse
 
 /// The prefix under which `TABLE t` stands among a function's arguments.
 pub const TABLE_PREFIX: &str = "TABLE";
+
+/// The prefix under which `TABLE t PARTITION BY k` stands there: a list of the table and the columns.
+pub const PARTITION_PREFIX: &str = "PARTITION";
 
 /// Flink's, as far as tokens and expressions go.
 #[derive(Debug)]
@@ -63,12 +66,30 @@ impl Dialect for FlinkDialect {
             let token = parser.next_token();
             let name = parser.parse_object_name(false)?;
             let parts = name.0.into_iter().filter_map(|part| part.as_ident().cloned()).collect();
-            Ok(Expr::Prefixed {
+            let table = Expr::Prefixed {
                 prefix: Ident::with_span(token.span, TABLE_PREFIX),
                 value: Box::new(Expr::CompoundIdentifier(parts)),
-            })
+            };
+            parse_partition(parser, token.span, table)
         })
     }
+}
+
+/// `PARTITION BY k` or `PARTITION BY (a, b)` behind a table, where it stands there.
+fn parse_partition(parser: &mut Parser<'_>, span: Span, table: Expr) -> Result<Expr, ParserError> {
+    if !word_at(parser, 0, "PARTITION") || !word_at(parser, 1, "BY") {
+        return Ok(table);
+    }
+    parser.next_token();
+    parser.next_token();
+    let mut all = vec![table];
+    if parser.consume_token(&Token::LParen) {
+        all.extend(parser.parse_comma_separated(Parser::parse_identifier)?.into_iter().map(Expr::Identifier));
+        parser.expect_token(&Token::RParen)?;
+    } else {
+        all.push(Expr::Identifier(parser.parse_identifier()?));
+    }
+    Ok(Expr::Prefixed { prefix: Ident::with_span(span, PARTITION_PREFIX), value: Box::new(Expr::Tuple(all)) })
 }
 
 /// The side of a TRIM of blanks that names one.

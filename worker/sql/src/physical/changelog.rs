@@ -82,10 +82,12 @@ impl fmt::Display for Updating {
 pub fn kinds(op: &Op, below: &[&Traits]) -> Kinds {
     let input = below.iter().fold(Kinds::INSERTS, |all, input| all.or(input.kinds));
     match op {
-        Op::Scan(_) | Op::WindowAggregate(_) => Kinds::INSERTS,
+        Op::Scan(_) | Op::WindowAggregate(_) | Op::SessionAssign(_) | Op::Over(_) => Kinds::INSERTS,
         // An update of a row that does not pass, or no longer passes, is none any more.
         Op::Calc(calc) => Kinds { delete: input.delete || (input.update && calc.predicate.is_some()), ..input },
-        Op::WindowAssign(_) | Op::LocalAggregate(_) | Op::Exchange(_) | Op::Union | Op::Sink(_) => input,
+        Op::WindowAssign(_) | Op::Expand(_) | Op::LocalAggregate(_) | Op::Exchange(_) | Op::Union | Op::Sink(_) => {
+            input
+        }
         // A row that stands alone is taken back when it finds another. An update may find other partners: it is a delete and an insert.
         Op::Join(join) => Kinds { update: false, delete: input.changes() || join.stand_alone() != (false, false) },
         Op::Aggregate(aggregate) => {
@@ -171,8 +173,10 @@ fn required(op: &Op, needed: Need, input: &Traits) -> Need {
             let read: Key = calc.predicate.iter().flat_map(collect_columns).map(|column| column.index()).collect();
             if read.is_empty() || input.keys.covers(&read) { needed } else { Need::BeforeAndAfter }
         }
-        Op::WindowAssign(_) | Op::Exchange(_) | Op::Union | Op::Scan(_) => needed,
+        Op::WindowAssign(_) | Op::Expand(_) | Op::Exchange(_) | Op::Union | Op::Scan(_) => needed,
         Op::LocalAggregate(_)
+        | Op::SessionAssign(_)
+        | Op::Over(_)
         | Op::Aggregate(_)
         | Op::WindowAggregate(_)
         | Op::Deduplicate(_)

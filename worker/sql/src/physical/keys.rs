@@ -74,6 +74,12 @@ pub fn upsert_keys(op: &Op, below: &[&Traits], schema: &SchemaRef) -> UpsertKeys
     match op {
         Op::Scan(scan) => scan.primary_key.clone().map_or_else(UpsertKeys::none, UpsertKeys::one),
         Op::Calc(calc) => through(&first(), calc, below.first().map(|input| &input.schema)),
+        Op::SessionAssign(_) | Op::Over(_) => first(),
+        Op::Expand(spec) => {
+            let number = schema.fields().len().saturating_sub(1);
+            let own = first().0.into_iter().filter(|key| key.iter().all(|&column| column < spec.keep));
+            UpsertKeys(own.map(|key| key.into_iter().chain([number]).collect()).collect())
+        }
         Op::WindowAssign(spec) if spec.window.size == spec.window.slide => first(),
         // Each row is there once for each of its windows.
         Op::WindowAssign(_) => match column(WINDOW_COLUMNS[1]) {

@@ -9,10 +9,11 @@ use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::Column as PhysicalColumn;
 use weir_engine::{Exchange, OperatorFactory, SinkFactory, SourceNode};
 use weir_operators::{
-    AggregateInput, Aggregation, Conflict, ConflictSpec, Deduplicate, DeduplicateSpec, FilterProject, JoinInput,
-    JoinKind, KeyedAggregate, KeyedAggregateSpec, LocalAggregate, LocalAggregateSpec, NotIn, NotInSpec, RegularJoin,
-    RegularJoinSpec, SpecError, TimeSource, TopNSpec, UpsertMaterialize, UpsertMaterializeSpec, WindowAggregate,
-    WindowAggregateSpec, WindowAssign, WindowAssignSpec, WindowShape,
+    AggregateInput, Aggregation, Conflict, ConflictSpec, Deduplicate, DeduplicateSpec, Expand, ExpandSpec,
+    FilterProject, JoinInput, JoinKind, KeyedAggregate, KeyedAggregateSpec, LocalAggregate, LocalAggregateSpec, NotIn,
+    NotInSpec, Over, OverSpec, RegularJoin, RegularJoinSpec, SessionAssign, SessionSpec, SpecError, TimeSource,
+    TopNSpec, UpsertMaterialize, UpsertMaterializeSpec, WindowAggregate, WindowAggregateSpec, WindowAssign,
+    WindowAssignSpec, WindowKind, WindowShape,
 };
 
 use crate::logical::columns::Time;
@@ -24,8 +25,14 @@ pub enum Op {
     Scan(Box<Scan>),
     /// Filters and projects.
     Calc(Calc),
+    /// Copies each row for every grouping set.
+    Expand(ExpandSpec),
+    /// Puts rows out with aggregates over those before them.
+    Over(Box<OverSpec>),
     /// Gives each row its windows' bounds.
     WindowAssign(WindowAssignSpec),
+    /// Gives each row its session's bounds.
+    SessionAssign(SessionSpec),
     /// Aggregates before an exchange.
     LocalAggregate(LocalAggregateSpec),
     /// Keeps groups up to date.
@@ -144,7 +151,10 @@ impl Op {
         match (self, other) {
             (Self::Scan(one), Self::Scan(other)) => (one.serial, &one.columns) == (other.serial, &other.columns),
             (Self::Calc(one), Self::Calc(other)) => one == other,
+            (Self::Expand(one), Self::Expand(other)) => one == other,
+            (Self::Over(one), Self::Over(other)) => one == other,
             (Self::WindowAssign(one), Self::WindowAssign(other)) => one == other,
+            (Self::SessionAssign(one), Self::SessionAssign(other)) => one == other,
             (Self::LocalAggregate(one), Self::LocalAggregate(other)) => one == other,
             (Self::Aggregate(one), Self::Aggregate(other)) => one == other,
             (Self::WindowAggregate(one), Self::WindowAggregate(other)) => one == other,
@@ -165,7 +175,10 @@ impl Op {
         match self {
             Self::Scan(_) => "Scan",
             Self::Calc(_) => "Calc",
+            Self::Expand(_) => "Expand",
+            Self::Over(_) => "OverAggregate",
             Self::WindowAssign(_) => "WindowAssign",
+            Self::SessionAssign(_) => "SessionAssign",
             Self::LocalAggregate(_) => "LocalAggregate",
             Self::Aggregate(aggregate) if aggregate.aggregation.group.is_empty() => "Aggregate",
             Self::Aggregate(_) => "GroupAggregate",
@@ -361,9 +374,24 @@ pub fn conflict(spec: &ConflictSpec) -> Result<Made, SpecError> {
     Ok(made(Conflict::new(spec.clone())?, Conflict::output))
 }
 
+/// The operator that copies rows.
+pub fn expand(spec: &ExpandSpec) -> Result<Made, SpecError> {
+    Ok(made(Expand::new(spec.clone())?, Expand::output))
+}
+
+/// The operator that aggregates over the rows before each.
+pub fn over(spec: &OverSpec) -> Result<Made, SpecError> {
+    Ok(made(Over::new(spec.clone())?, Over::output))
+}
+
 /// The operator that gives rows their windows.
 pub fn window_assign(spec: &WindowAssignSpec) -> Result<Made, SpecError> {
     Ok(made(WindowAssign::new(spec.clone())?, WindowAssign::output))
+}
+
+/// The operator that gives rows their sessions.
+pub fn session_assign(spec: &SessionSpec) -> Result<Made, SpecError> {
+    Ok(made(SessionAssign::new(spec.clone())?, SessionAssign::output))
 }
 
 /// The operator before the exchange.
@@ -383,12 +411,14 @@ pub fn passed(expr: &Arc<dyn PhysicalExpr>) -> Option<usize> {
 
 /// A window for people, or for identities, by how it writes lengths of time.
 pub fn window_text(shape: WindowShape, time: &str, duration: impl Fn(i64) -> String) -> String {
-    let WindowShape { size, slide, offset } = shape;
+    let WindowShape { kind, size, slide, offset, attached } = shape;
     let offset = if offset == 0 { String::new() } else { format!(", offset {}", duration(offset)) };
-    if size == slide {
-        format!("TUMBLE({time}, {}{offset})", duration(size))
-    } else {
-        format!("HOP({time}, {}, {}{offset})", duration(slide), duration(size))
+    let of = if attached.is_some() { "end " } else { "" };
+    match kind {
+        WindowKind::Session => format!("SESSION({of}{time}, {})", duration(size)),
+        WindowKind::Cumulate => format!("CUMULATE({of}{time}, {}, {}{offset})", duration(slide), duration(size)),
+        WindowKind::Hop if size == slide => format!("TUMBLE({of}{time}, {}{offset})", duration(size)),
+        WindowKind::Hop => format!("HOP({of}{time}, {}, {}{offset})", duration(slide), duration(size)),
     }
 }
 

@@ -7,7 +7,7 @@ use datafusion_common::tree_node::TreeNode;
 use datafusion_physical_expr::utils::collect_columns;
 use datafusion_physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use weir_engine::Exchange;
-use weir_operators::TimeSource;
+use weir_operators::{TimeSource, WindowKind};
 
 use crate::error::Place;
 use crate::logical::columns::Time;
@@ -97,9 +97,22 @@ fn times(op: &Op, below: &[&Traits], schema: &SchemaRef) -> Vec<ColumnTime> {
             all.push(ColumnTime::of(Some(kind(spec.time))));
             all
         }
+        // Rows wait until all before them are there: nothing else is known of when they come.
+        Op::Over(_) => first().into_iter().map(|time| ColumnTime::of(time.attribute)).collect(),
+        Op::Expand(spec) => first().into_iter().take(spec.keep).collect(),
+        Op::SessionAssign(spec) => {
+            let mut all = first();
+            // A session is over when the watermark reaches its last millisecond, and gives no row before that and none later.
+            let behind = event_column(spec.time).map(|_| 0);
+            all.iter_mut().for_each(|time| *time = ColumnTime { behind: None, ..*time });
+            all.extend([ColumnTime::default(), ColumnTime { attribute: None, behind }]);
+            all.push(ColumnTime { attribute: Some(kind(spec.time)), behind });
+            all
+        }
         Op::WindowAggregate(spec) => {
             // A window closes when the watermark reaches its last millisecond, and gives no row before that and none later.
-            let bounds = [Some(spec.window.size), Some(0), Some(0)];
+            let start = (spec.window.kind != WindowKind::Session).then_some(spec.window.size);
+            let bounds = [start, Some(0), Some(0)];
             let of_field = |name: &String| {
                 let column = WINDOW_COLUMNS.iter().position(|column| column == name);
                 column.map_or_else(ColumnTime::default, |column| ColumnTime {
@@ -157,11 +170,14 @@ fn distribution(op: &Op, below: &[&Traits]) -> Distribution {
     match op {
         Op::Exchange(Exchange::Hash { keys }) => Distribution::Hash(keys.clone()),
         Op::Exchange(Exchange::Single) => Distribution::Single,
-        Op::Exchange(Exchange::Broadcast | Exchange::Rebalance) | Op::Scan(_) | Op::LocalAggregate(_) => {
-            Distribution::Any
-        }
+        Op::Exchange(Exchange::Broadcast | Exchange::Rebalance)
+        | Op::Scan(_)
+        | Op::LocalAggregate(_)
+        | Op::Expand(_) => Distribution::Any,
         Op::Exchange(Exchange::Forward)
         | Op::WindowAssign(_)
+        | Op::SessionAssign(_)
+        | Op::Over(_)
         | Op::Deduplicate(_)
         | Op::TopN(_)
         | Op::UpsertMaterialize(_)
@@ -223,9 +239,17 @@ fn unstable(op: &Op, below: &[&Traits]) -> Key {
         | Op::LocalAggregate(_)
         | Op::Aggregate(_)
         | Op::WindowAggregate(_)
+        | Op::SessionAssign(_)
+        | Op::Over(_)
         | Op::TopN(_)
         | Op::UpsertMaterialize(_)
         | Op::Conflict(_) => Key::new(),
+        Op::Expand(spec) => {
+            let unstable: Key = below.iter().flat_map(|input| input.unstable.iter().copied()).collect();
+            let copies = spec.columns.iter().enumerate().filter(|(_, (column, _))| unstable.contains(column));
+            let copies = copies.map(|(at, _)| spec.keep + at);
+            unstable.iter().copied().filter(|&column| column < spec.keep).chain(copies).collect()
+        }
         Op::WindowAssign(_) | Op::Deduplicate(_) | Op::Exchange(_) | Op::Union | Op::Sink(_) => {
             below.iter().flat_map(|input| input.unstable.iter().copied()).collect()
         }

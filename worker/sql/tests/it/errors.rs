@@ -209,18 +209,39 @@ fn what_is_not_supported_is_refused_by_name() {
     refused("INSERT INTO one SELECT auction FROM bid ORDER BY auction", 1, 50, "ORDER BY", "leave it out");
     refused("INSERT INTO one SELECT auction FROM bid LIMIT 3", 1, 47, "LIMIT", "leave it out");
     refused(
-        "INSERT INTO one SELECT SUM(price) OVER (PARTITION BY auction ORDER BY t) FROM bid",
+        "INSERT INTO one SELECT SUM(price) OVER (PARTITION BY auction ORDER BY price) FROM bid",
         1,
-        24,
-        "SUM OVER",
-        "TUMBLE",
+        71,
+        "the order of SUM OVER is no time attribute",
+        "WATERMARK",
     );
     refused(
-        "INSERT INTO one SELECT COUNT(*) FROM bid GROUP BY ROLLUP(auction)",
+        "INSERT INTO one SELECT LEAD(price) OVER (PARTITION BY auction ORDER BY t) FROM bid",
         1,
-        58,
-        "ROLLUP",
-        "INSERT INTO for each",
+        29,
+        "LEAD, which would wait",
+        "LAG",
+    );
+    refused(
+        "INSERT INTO one SELECT SUM(price) OVER (ORDER BY t ROWS BETWEEN 1 PRECEDING AND 1 FOLLOWING) FROM bid",
+        1,
+        28,
+        "rows after the current one",
+        "AND CURRENT ROW",
+    );
+    refused(
+        "INSERT INTO one SELECT COUNT(DISTINCT price) OVER (ORDER BY t) FROM bid",
+        1,
+        39,
+        "DISTINCT",
+        "leave it out",
+    );
+    refused(
+        "INSERT INTO one SELECT GROUPING(bidder) FROM bid GROUP BY ROLLUP(auction)",
+        1,
+        24,
+        "GROUPING takes columns of GROUP BY",
+        "",
     );
     refused("SELECT * FROM bid", 1, 1, "a query alone", "INSERT INTO");
     refused("CREATE FUNCTION f AS 'a.F'", 1, 17, "no Java here that could run a.F", "workers.image");
@@ -295,18 +316,25 @@ fn windows_say_what_is_wrong_with_them() {
         "first the slide, then the size",
     );
     refused(
-        &window("SESSION(TABLE bid, DESCRIPTOR(t), INTERVAL '1' MINUTE)"),
+        &window("SESSION(TABLE bid PARTITION BY auction, DESCRIPTOR(t))"),
         2,
         12,
-        "SESSION windows",
-        "TUMBLE or HOP",
+        "SESSION lacks its argument GAP",
+        "PARTITION BY key",
     );
     refused(
-        &window("CUMULATE(TABLE bid, DESCRIPTOR(t), INTERVAL '1' MINUTE, INTERVAL '5' MINUTE)"),
+        &window("TUMBLE(TABLE bid PARTITION BY auction, DESCRIPTOR(t), INTERVAL '1' MINUTE)"),
         2,
         12,
-        "CUMULATE windows",
-        "TUMBLE or HOP",
+        "TUMBLE has no PARTITION BY",
+        "GROUP BY the columns",
+    );
+    refused(
+        &window("CUMULATE(TABLE bid, DESCRIPTOR(t), INTERVAL '2' MINUTE, INTERVAL '5' MINUTE)"),
+        2,
+        77,
+        "a whole number of steps",
+        "first the step, then the size",
     );
     refused(&window("TUMBLE(bid, DESCRIPTOR(t), INTERVAL '1' MINUTE)"), 2, 19, "bid is no table", "TABLE t");
     refused(
@@ -324,11 +352,11 @@ fn windows_say_what_is_wrong_with_them() {
         "write TUMBLE(",
     );
     refused(
-        "INSERT INTO one SELECT COUNT(*) FROM bid GROUP BY SESSION(t, INTERVAL '1' MINUTE)",
+        "INSERT INTO one SELECT COUNT(*) FROM bid GROUP BY auction + 1, SESSION(t, INTERVAL '1' MINUTE)",
         1,
         51,
-        "SESSION windows",
-        "TUMBLE or HOP",
+        "a session of auction + 1",
+        "in a view",
     );
     refused(
         "INSERT INTO one SELECT TUMBLE_START(t, INTERVAL '1' MINUTE) FROM bid",
@@ -413,11 +441,11 @@ fn rows_that_change_go_into_no_operator_that_cannot_take_them() {
         "DENSE_RANK() OVER (",
     );
     refused(
-        "INSERT INTO two SELECT auction, n FROM (\n SELECT *, ROW_NUMBER() OVER (PARTITION BY auction ORDER BY t) AS n FROM bid)",
-        2,
-        44,
-        "a ROW_NUMBER() without a condition",
-        "WHERE row_num = 1",
+        "CREATE VIEW v AS SELECT auction, COUNT(*) AS bids, PROCTIME() AS p FROM bid GROUP BY auction;\nINSERT INTO two\nSELECT auction, SUM(bids) OVER (ORDER BY p) FROM v",
+        3,
+        21,
+        "OVER over rows that change (GroupAggregate of line 7 updates them)",
+        "TABLE(TUMBLE(",
     );
 }
 

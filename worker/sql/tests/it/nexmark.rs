@@ -104,6 +104,22 @@ fn q16_groups_by_channel_and_day() {
 }
 
 #[test]
+fn q11_counts_a_bidders_sessions() {
+    golden(
+        "q11",
+        "CREATE TABLE s (bidder BIGINT, bid_count BIGINT, starttime TIMESTAMP(3), endtime TIMESTAMP(3))
+             WITH ('connector' = 'test');
+         INSERT INTO s SELECT
+             B.bidder,
+             count(*) as bid_count,
+             window_start AS starttime,
+             window_end AS endtime
+         FROM TABLE(SESSION(TABLE bid PARTITION BY bidder, DESCRIPTOR(dateTime), INTERVAL '10' SECOND)) AS B
+         GROUP BY bidder, window_start, window_end;",
+    );
+}
+
+#[test]
 fn q17_aggregates_an_auctions_day() {
     golden(
         "q17",

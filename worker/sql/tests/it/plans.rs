@@ -167,6 +167,78 @@ fn windows_of_window_results_are_windows_again() {
 }
 
 #[test]
+fn windows_of_the_same_windows_close_with_them() {
+    let plan = described(
+        "INSERT INTO windows SELECT MAX(bids), ws, we FROM (
+             SELECT auction, COUNT(*) AS bids, window_start AS ws, window_end AS we
+             FROM TABLE(HOP(TABLE bid, DESCRIPTOR(t), INTERVAL '2' SECOND, INTERVAL '10' SECOND))
+             GROUP BY auction, window_start, window_end) GROUP BY ws, we",
+    );
+    assert_eq!(plan.stages.len(), 3, "{:?}", operators(&plan));
+    assert!(operators(&plan)[2][0].starts_with("WindowAggregate(HOP(end "), "{:?}", operators(&plan));
+    assert!(plan.stages[1].changelog.iter().all(|note| note.rows == "+I"));
+    assert!(plan.warnings.is_empty());
+}
+
+#[test]
+fn sessions_of_a_partition_are_found_where_it_is_and_aggregated_by_their_bounds() {
+    let function = described(
+        "INSERT INTO windows SELECT COUNT(*), window_start, window_end
+         FROM TABLE(SESSION(TABLE bid PARTITION BY auction, DESCRIPTOR(t), INTERVAL '10' SECOND))
+         GROUP BY auction, window_start, window_end",
+    );
+    let grouped = described(
+        "INSERT INTO windows SELECT COUNT(*), SESSION_START(t, INTERVAL '10' SECOND), SESSION_END(t, INTERVAL '10' SECOND)
+         FROM bid GROUP BY auction, SESSION(t, INTERVAL '10' SECOND)",
+    );
+    assert_eq!(identities(&function), identities(&grouped));
+    let names = operators(&function);
+    assert!(names[1][0].starts_with("SessionAssign(by auction, SESSION(bid.t, 10s)"), "{names:?}");
+    assert!(names[2][0].starts_with("WindowAggregate(by auction, window_start, SESSION(end "), "{names:?}");
+    let by_two = described(
+        "INSERT INTO windows SELECT price, window_start, window_end
+         FROM TABLE(SESSION(DATA => TABLE bid PARTITION BY (auction, bidder), TIMECOL => DESCRIPTOR(t), GAP => INTERVAL '1' MINUTE))",
+    );
+    assert!(operators(&by_two)[1][0].starts_with("SessionAssign(by auction, bidder,"), "{:?}", operators(&by_two));
+}
+
+#[test]
+fn grouping_sets_copy_rows_before_they_are_grouped() {
+    let plan = described(
+        "INSERT INTO two SELECT auction, COUNT(*) + GROUPING(auction) FROM bid GROUP BY GROUPING SETS ((auction), ())",
+    );
+    assert!(operators(&plan)[0].iter().any(|name| name == "Expand(2 sets)"), "{:?}", operators(&plan));
+    let cube = described("INSERT INTO one SELECT COUNT(*) FROM bid GROUP BY CUBE (auction, bidder, channel)");
+    assert!(operators(&cube)[0].iter().any(|name| name == "Expand(8 sets)"), "{:?}", operators(&cube));
+    let windows = described(
+        "INSERT INTO windows SELECT COUNT(*), window_start, window_end
+         FROM TABLE(TUMBLE(TABLE bid, DESCRIPTOR(t), INTERVAL '1' MINUTE)) GROUP BY window_start, window_end, ROLLUP (auction)",
+    );
+    assert!(windows.stages[1].operators[0].name.starts_with("WindowAggregate("), "{:?}", operators(&windows));
+}
+
+#[test]
+fn calls_of_one_frame_are_one_operator() {
+    let plan = described(
+        "INSERT INTO two SELECT SUM(price) OVER w, COUNT(*) OVER w FROM bid
+         WINDOW w AS (PARTITION BY auction ORDER BY t ROWS BETWEEN 9 PRECEDING AND CURRENT ROW)",
+    );
+    assert_eq!(plan.stages.len(), 2);
+    let name = &operators(&plan)[1][0];
+    assert!(name.starts_with("OverAggregate(by auction, ROWS 9 PRECEDING: SUM(price), COUNT(*)"), "{name}");
+    let two = described(
+        "INSERT INTO two SELECT LAG(price, 2, 0) OVER (PARTITION BY auction ORDER BY t),
+         SUM(price) OVER (ORDER BY t RANGE BETWEEN INTERVAL '1' HOUR PRECEDING AND CURRENT ROW) FROM bid",
+    );
+    assert_eq!(two.stages.len(), 3, "{:?}", operators(&two));
+    // A filter on what comes out of OVER is a filter.
+    let filtered = described(
+        "INSERT INTO one SELECT price FROM (SELECT price, SUM(price) OVER (PARTITION BY auction ORDER BY t) AS s FROM bid) WHERE s <= 1",
+    );
+    assert!(operators(&filtered)[1].iter().any(|name| name.starts_with("Filter")), "{:?}", operators(&filtered));
+}
+
+#[test]
 fn a_window_function_alone_gives_its_columns_to_each_row() {
     let plan = described(
         "INSERT INTO windows SELECT price, window_start, window_end

@@ -133,3 +133,44 @@ impl AggregateUDFImpl for FlinkAggregate {
         Ok(Vec::new())
     }
 }
+
+/// `GROUPING(a, …)` and `GROUPING_ID`: which of its arguments a row of GROUPING SETS was grouped without.
+pub const GROUPING: &str = "grouping";
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Grouping(Signature);
+
+/// It is a number of the grouping before anything is computed.
+pub fn grouping() -> AggregateUDF {
+    AggregateUDF::new_from_impl(Grouping(Signature::variadic_any(Volatility::Immutable)))
+}
+
+impl AggregateUDFImpl for Grouping {
+    fn name(&self) -> &str {
+        GROUPING
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.0
+    }
+
+    fn return_type(&self, _arguments: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Int64)
+    }
+
+    fn is_nullable(&self) -> bool {
+        false
+    }
+
+    fn default_value(&self, _data_type: &DataType) -> Result<ScalarValue> {
+        Ok(ScalarValue::Int64(Some(0)))
+    }
+
+    fn accumulator(&self, _args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
+        not_impl_err!("GROUPING is a number of its GROUP BY")
+    }
+
+    fn state_fields(&self, _args: StateFieldsArgs<'_>) -> Result<Vec<arrow::datatypes::FieldRef>> {
+        Ok(Vec::new())
+    }
+}

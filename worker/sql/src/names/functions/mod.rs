@@ -57,8 +57,14 @@ impl Functions {
         for function in aggregate::functions() {
             functions.aggregate.insert(function.name().to_string(), Arc::new(function));
         }
-        for function in rank::functions() {
-            functions.window.insert(function.name().to_string(), Arc::new(function));
+        let grouping = Arc::new(aggregate::grouping());
+        for name in [aggregate::GROUPING, "grouping_id"] {
+            functions.aggregate.insert(name.to_string(), Arc::clone(&grouping));
+        }
+        let shifts =
+            [datafusion_functions_window::lead_lag::lag_udwf(), datafusion_functions_window::lead_lag::lead_udwf()];
+        for function in rank::functions().into_iter().map(Arc::new).chain(shifts) {
+            functions.window.insert(function.name().to_string(), function);
         }
         bounded::hold(&mut functions);
         functions

@@ -6,12 +6,12 @@ use datafusion_expr::{self as logical, Expr};
 use weir_engine::Exchange;
 use weir_operators::{
     AggregateFunction, AggregateInput, AggregateSpec, Aggregation, LocalAggregateSpec, TimeSource, WindowAggregateSpec,
-    WindowShape,
+    WindowKind, WindowShape,
 };
 
 use crate::error::{Place, PlanError};
 use crate::identity::{Identity, Meaning, list};
-use crate::logical::columns::{Time, Traits, WindowColumn, is_windowed, of_expr, traits};
+use crate::logical::columns::{Time, Traits, WindowColumn, Windowing, of_expr, traits, windowing};
 use crate::logical::nodes::WINDOW_COLUMNS;
 use crate::logical::optimize::place_of;
 use crate::logical::print::as_written;
@@ -19,7 +19,7 @@ use crate::logical::windows::{Unwindowed, unwindow};
 use crate::names::functions::aggregate::{function_of, separator_of};
 use crate::physical::build::rows::Rows;
 use crate::physical::build::window::{rows_in_windows, time_meaning};
-use crate::physical::build::{Builder, Built, internal};
+use crate::physical::build::{Builder, Built, internal, lost};
 use crate::physical::lineage::{Lineage, names};
 use crate::physical::ops::{Aggregate, Op, duration, local_aggregate, window_aggregate, window_text};
 use crate::physical::tree::NewNode;
@@ -30,25 +30,61 @@ struct Prepared {
     /// Of the rows.
     lineage: Lineage,
     aggregation: Aggregation,
-    time: Option<usize>,
+    /// The columns that say when its windows close.
+    times: Vec<usize>,
 }
 
 impl Builder<'_> {
     pub(super) fn aggregate(&mut self, aggregate: &logical::Aggregate) -> Built<Rows> {
         let known = traits(&aggregate.input);
-        let group: Vec<Traits> =
+        let mut group: Vec<Traits> =
             aggregate.group_expr.iter().map(|expr| of_expr(expr, &aggregate.input, &known)).collect();
-        if !is_windowed(&group) {
-            return self.group_aggregate(aggregate);
+        let Some(windows) = windowing(&group) else { return self.group_aggregate(aggregate) };
+        // The windows that rows were in before these are columns as any others.
+        for column in &mut group {
+            column.window = column.window.filter(|(_, of)| *of == windows);
         }
         match self.planner(unwindow(&aggregate.input))? {
             Some(below) => self.window_aggregate(aggregate, &group, &below),
-            None => Err(PlanError::new(
-                place_of(aggregate.group_expr.iter()).or(self.place),
-                "an expression of window_start or window_end below the GROUP BY is not supported",
-                "compute it above the GROUP BY, from its result",
-            )),
+            None => self.attached_aggregate(aggregate, &group, windows),
         }
+    }
+
+    /// Rows that have their windows already: their columns say where they belong.
+    fn attached_aggregate(
+        &mut self,
+        aggregate: &logical::Aggregate,
+        group: &[Traits],
+        windows: Windowing,
+    ) -> Built<Rows> {
+        let place = self.place_of_aggregate(aggregate);
+        if windows.time == Time::Processing {
+            return Err(PlanError::new(
+                place.or(self.place),
+                "a second aggregation in windows of processing time is not supported",
+                "take the windows by a column that has a WATERMARK",
+            ));
+        }
+        let of_window = |column: WindowColumn| {
+            let found = group.iter().position(|known| known.window == Some((column, windows)));
+            found.map(|at| &aggregate.group_expr[at])
+        };
+        let keys = aggregate.group_expr.iter().zip(group).filter(|(_, column)| column.window.is_none());
+        let mut keys: Vec<&Expr> = keys.map(|(expr, _)| expr).collect();
+        if windows.shape.kind == WindowKind::Session {
+            // Sessions that end at the same time may have begun at different ones.
+            keys.extend(of_window(WindowColumn::Start));
+        }
+        let Some(end) = of_window(WindowColumn::End) else { return Err(lost(WINDOW_COLUMNS[1], place)) };
+        let times: Vec<&Expr> = [end].into_iter().chain(of_window(WindowColumn::Time)).collect();
+        let rows = self.rows(&aggregate.input)?;
+        self.refuse_updating(&rows, "a window aggregation", place)?;
+        let prepared = self.prepare(rows, aggregate, &keys, aggregate.input.schema(), &times)?;
+        let (Some(end), Some(time)) = (prepared.times.first(), prepared.times.last()) else {
+            return Err(lost(WINDOW_COLUMNS[1], place));
+        };
+        let (shape, time) = (windows.shape.attached(*end), TimeSource::Event(*time));
+        self.in_windows(prepared, aggregate, group, shape, time, place)
     }
 
     fn place_of_aggregate(&self, aggregate: &logical::Aggregate) -> Place {
@@ -59,7 +95,7 @@ impl Builder<'_> {
         let rows = self.rows(&aggregate.input)?;
         let place = self.place_of_aggregate(aggregate);
         let keys: Vec<&Expr> = aggregate.group_expr.iter().collect();
-        let prepared = self.prepare(rows, aggregate, &keys, aggregate.input.schema(), None)?;
+        let prepared = self.prepare(rows, aggregate, &keys, aggregate.input.schema(), &[])?;
         self.refuse_unstable(&prepared.rows, "an aggregation", place)?;
         let meaning = prepared.meaning();
         let by = prepared.group_meaning();
@@ -94,18 +130,34 @@ impl Builder<'_> {
         self.refuse_updating(&rows, "a window aggregation", place)?;
         let plain = aggregate.group_expr.iter().zip(group).filter(|(_, column)| column.window.is_none());
         let keys: Vec<&Expr> = plain.map(|(expr, _)| expr).collect();
-        let prepared = self.prepare(rows, aggregate, &keys, below.plan.schema(), below.time.as_ref())?;
+        let time = below.time.clone().map(Expr::Column);
+        let times: Vec<&Expr> = time.iter().collect();
+        let prepared = self.prepare(rows, aggregate, &keys, below.plan.schema(), &times)?;
+        let time = match (below.window.time_kind, prepared.times.first()) {
+            (Time::Event, Some(column)) => TimeSource::Event(*column),
+            _ => TimeSource::Processing,
+        };
+        let rows = self.in_windows(prepared, aggregate, group, below.window.shape, time, place)?;
+        self.raise_conditions(rows, aggregate, group, below)
+    }
+
+    /// Aggregates what has been prepared, by windows.
+    fn in_windows(
+        &mut self,
+        prepared: Prepared,
+        aggregate: &logical::Aggregate,
+        group: &[Traits],
+        shape: WindowShape,
+        time: TimeSource,
+        place: Place,
+    ) -> Built<Rows> {
         if let Some(one) = prepared.aggregation.aggregates.iter().find(|one| by_arrival(one.function)) {
             let what = format!("{} in a window", one.function.name());
             return Err(self.refused(place, &what, "write MIN or MAX, or GROUP BY without a window"));
         }
-        let shape = below.window.shape;
-        let time = match (below.window.time_kind, prepared.time) {
-            (Time::Event, Some(column)) => TimeSource::Event(column),
-            _ => TimeSource::Processing,
-        };
         let meaning = prepared.meaning();
-        let time_of = time_meaning(&prepared.lineage.columns, time);
+        let by_window = shape.attached.map_or(time, TimeSource::Event);
+        let time_of = time_meaning(&prepared.lineage.columns, by_window);
         let windows = rows_in_windows(shape, &prepared.lineage.rows, &time_of);
         let by = prepared.group_meaning();
         let of = Meaning::of(|of| format!("{} GROUP BY {}", of(&windows), of(&by)));
@@ -124,8 +176,7 @@ impl Builder<'_> {
         let width = schema.fields().len();
         let op = Op::WindowAggregate(spec);
         let node = self.add(NewNode { op, inputs: vec![exchange], schema, lineage, identity, name, place });
-        let rows = self.in_order_of_plan(Rows::all(node, width), aggregate, group, prepared.aggregation.group.len())?;
-        self.raise_conditions(rows, aggregate, group, below)
+        self.in_order_of_plan(Rows::all(node, width), aggregate, group, prepared.aggregation.group.len())
     }
 
     /// Brings the operator's columns (keys, aggregates, windows) into the order of the plan.
@@ -141,7 +192,7 @@ impl Builder<'_> {
         let mut plain = 0..groups;
         let mut order: Vec<usize> = Vec::with_capacity(aggregate.schema.fields().len());
         for column in group {
-            match column.window {
+            match column.window_column() {
                 Some(window) => order.push(first_window + window as usize),
                 None => order.extend(plain.next()),
             }
@@ -186,7 +237,7 @@ impl Builder<'_> {
             .transform_up(|expr| {
                 let Expr::Column(column) = &expr else { return Ok(Transformed::no(expr)) };
                 let window = columns.iter().find(|(named, _)| named == column).map(|(_, window)| *window);
-                let index = group.iter().position(|known| known.window == window && window.is_some());
+                let index = group.iter().position(|known| known.window_column() == window && window.is_some());
                 match index {
                     Some(index) => {
                         let (qualifier, field) = aggregate.schema.qualified_field(index);
@@ -206,7 +257,7 @@ impl Builder<'_> {
         aggregate: &logical::Aggregate,
         keys: &[&Expr],
         input: &DFSchema,
-        time: Option<&Column>,
+        times: &[&Expr],
     ) -> Built<Prepared> {
         let mut exprs = Exprs::default();
         let group: Vec<usize> = keys.iter().map(|key| exprs.column_of(key)).collect();
@@ -215,13 +266,18 @@ impl Builder<'_> {
         for (expr, field) in aggregate.aggr_expr.iter().zip(names) {
             aggregates.push(self.aggregate_spec(expr, field.name(), &mut exprs)?);
         }
-        let time = time.map(|time| exprs.column_of(&Expr::Column(time.clone())));
+        let times = times.iter().map(|time| exprs.column_of(time)).collect();
+        let rows = self.columns_of(rows, exprs, input)?;
+        let aggregation = Aggregation { input: self.schema(&rows), group, aggregates };
+        Ok(Prepared { lineage: self.lineage(&rows), rows, aggregation, times })
+    }
+
+    /// Makes these the columns.
+    pub(super) fn columns_of(&mut self, rows: Rows, exprs: Exprs, input: &DFSchema) -> Built<Rows> {
         let named = exprs.0.into_iter().map(|expr| Ok((self.name_of(&expr)?, expr)));
         let named = named.collect::<Built<Vec<(String, Expr)>>>()?;
         let computed: Vec<(&Expr, &str)> = named.iter().map(|(name, expr)| (expr, name.as_str())).collect();
-        let rows = self.compute(rows, &computed, input, None)?;
-        let aggregation = Aggregation { input: self.schema(&rows), group, aggregates };
-        Ok(Prepared { lineage: self.lineage(&rows), rows, aggregation, time })
+        self.compute(rows, &computed, input, None)
     }
 
     fn name_of(&self, expr: &Expr) -> Built<String> {
@@ -352,10 +408,15 @@ fn by_arrival(function: AggregateFunction) -> bool {
 
 /// Expressions that become columns, each once.
 #[derive(Default)]
-struct Exprs(Vec<Expr>);
+pub(super) struct Exprs(Vec<Expr>);
 
 impl Exprs {
-    fn column_of(&mut self, expr: &Expr) -> usize {
+    /// These are there already.
+    pub(super) fn of(columns: Vec<Expr>) -> Self {
+        Self(columns)
+    }
+
+    pub(super) fn column_of(&mut self, expr: &Expr) -> usize {
         let expr = expr.clone().unalias();
         self.0.iter().position(|known| *known == expr).unwrap_or_else(|| {
             self.0.push(expr);
@@ -374,7 +435,7 @@ fn with_windows(mut columns: Vec<Meaning>, width: usize) -> Built<Vec<Meaning>> 
 }
 
 /// One aggregate over columns of these names: for people, and for identities.
-fn aggregate_text<'s>(one: &AggregateSpec, name: impl Fn(usize) -> &'s str) -> String {
+pub(super) fn aggregate_text<'s>(one: &AggregateSpec, name: impl Fn(usize) -> &'s str) -> String {
     let mut text = match one.argument {
         None => one.function.name().to_string(),
         Some(column) => {
@@ -390,6 +451,6 @@ fn aggregate_text<'s>(one: &AggregateSpec, name: impl Fn(usize) -> &'s str) -> S
     text
 }
 
-fn spec_error(error: &weir_operators::SpecError, place: Place) -> PlanError {
+pub(super) fn spec_error(error: &weir_operators::SpecError, place: Place) -> PlanError {
     PlanError::new(place, error.to_string(), "group by, and aggregate, columns of plain types")
 }

@@ -4,7 +4,9 @@
 mod aggregate;
 mod constant;
 mod dedup;
+mod expand;
 mod join;
+mod over;
 mod rows;
 pub(crate) mod sink;
 mod topn;
@@ -22,8 +24,8 @@ use weir_engine::Exchange;
 
 use crate::error::{Place, PlanError};
 use crate::identity::{Identity, Meaning};
+use crate::logical::grouping::Expand;
 use crate::logical::nodes::{Deduplicate, WindowTvf, position};
-use crate::logical::optimize::place_of;
 use crate::logical::topn::TopN;
 use crate::lower::scan::plan_source;
 use crate::names::catalog::Table;
@@ -131,6 +133,7 @@ impl<'a> Builder<'a> {
                 Ok(rows)
             }
             LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate),
+            LogicalPlan::Window(window) => self.over(window),
             LogicalPlan::Join(join) => self.join(join),
             LogicalPlan::Union(union) => self.union(union),
             LogicalPlan::Values(values) => self.values(values),
@@ -139,6 +142,8 @@ impl<'a> Builder<'a> {
                 let node = extension.node.as_any();
                 if let Some(window) = node.downcast_ref::<WindowTvf>() {
                     self.assign(window)
+                } else if let Some(sets) = node.downcast_ref::<Expand>() {
+                    self.expand(sets)
                 } else if let Some(deduplicate) = node.downcast_ref::<Deduplicate>() {
                     self.deduplicate(deduplicate)
                 } else if let Some(top) = node.downcast_ref::<TopN>() {
@@ -157,11 +162,6 @@ impl<'a> Builder<'a> {
                 Place::default(),
                 "a query that never gives a row",
                 "its condition is never true: change it, or leave the INSERT out",
-            ),
-            LogicalPlan::Window(window) => self.refused(
-                place_of(window.window_expr.iter()),
-                "a ROW_NUMBER() without a condition on it",
-                "put the query into a subquery and write WHERE row_num = 1, or <= n, around it",
             ),
             other => {
                 let text = other.display().to_string();

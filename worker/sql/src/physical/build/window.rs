@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use weir_operators::{TimeSource, WindowAssignSpec, WindowShape};
+use weir_engine::Exchange;
+use weir_operators::{SessionSpec, TimeSource, WindowAssignSpec, WindowKind, WindowShape};
 
-use crate::identity::{Identity, Meaning};
+use crate::identity::{Identity, Meaning, list};
 use crate::logical::nodes::{WINDOW_COLUMNS, WindowTvf};
 use crate::physical::build::rows::Rows;
 use crate::physical::build::{Builder, Built, internal};
-use crate::physical::lineage::Lineage;
-use crate::physical::ops::{Op, duration, window_assign, window_text};
+use crate::physical::lineage::{Lineage, names};
+use crate::physical::ops::{Op, duration, session_assign, window_assign, window_text};
 use crate::physical::tree::NewNode;
 
 impl Builder<'_> {
@@ -22,6 +23,9 @@ impl Builder<'_> {
             Some(time) => TimeSource::Event(self.column(time, &window.input)?),
             None => TimeSource::Processing,
         };
+        if window.shape.kind == WindowKind::Session {
+            return self.sessions(window, &rows, time);
+        }
         let mut all = Vec::new();
         for input in rows.nodes() {
             let Lineage { mut columns, rows, filters } = self.tree[input].lineage.clone();
@@ -45,6 +49,41 @@ impl Builder<'_> {
             all.push(Rows::all(node, width));
         }
         Ok(Rows::union(all))
+    }
+}
+
+impl Builder<'_> {
+    /// Rows meet at their partition, which alone knows when its sessions are over.
+    fn sessions(&mut self, window: &WindowTvf, rows: &Rows, time: TimeSource) -> Built<Rows> {
+        let partition =
+            window.partition.iter().map(|key| self.column(key, &window.input)).collect::<Built<Vec<usize>>>()?;
+        let input = self.schema(rows);
+        let spec =
+            SessionSpec { input: Arc::clone(&input), partition: partition.clone(), time, gap: window.shape.size };
+        let schema = session_assign(&spec).map_err(|error| internal(&error))?.output;
+        let Lineage { mut columns, rows: below, filters } = self.lineage(rows);
+        let of_time = time_meaning(&columns, time);
+        let by = list(partition.iter().map(|&column| &columns[column]));
+        let windows = rows_in_windows(window.shape, &below, &of_time);
+        let of = Meaning::of(|of| format!("{} OF {}", of(&windows), of(&by)));
+        let identity = Identity::of("session", &self.owner, &[&of, &list(&columns)]);
+        let by = names(partition.iter().map(|&column| input.field(column)));
+        let by = if by.is_empty() { by } else { format!("by {by}, ") };
+        let name = format!("SessionAssign({by}{})", window_text(window.shape, &of_time.text, duration));
+        columns.extend(WINDOW_COLUMNS.iter().map(|column| Meaning::same(*column)));
+        let exchange = if partition.is_empty() { Exchange::Single } else { Exchange::Hash { keys: partition.clone() } };
+        let exchange = self.exchange(rows, exchange, &identity);
+        let width = schema.fields().len();
+        let node = self.add(NewNode {
+            op: Op::SessionAssign(spec),
+            inputs: vec![exchange],
+            schema,
+            lineage: Lineage { columns, rows: of, filters },
+            identity,
+            name,
+            place: window.place.or(self.place),
+        });
+        Ok(Rows::all(node, width))
     }
 }
 
