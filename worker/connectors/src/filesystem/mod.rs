@@ -18,6 +18,8 @@ mod commit_files;
 #[cfg(test)]
 mod commit_simulation;
 mod file;
+#[cfg(test)]
+mod file_simulation;
 mod folder;
 mod gzip;
 mod input;

@@ -544,10 +544,8 @@ impl Task {
         let bytes: Vec<&[u8]> = partitions.iter().flat_map(|of| &of.entries).map(|(_, row)| row.as_slice()).collect();
         let columns = self.spec.codec.decode(&bytes)?;
         let rows = bytes.len();
-        let results = match self.spec.ingest.plan.outputs.is_empty() {
-            true => Vec::new(),
-            false => self.aggregates(partitions, &columns, rows)?,
-        };
+        let has_aggregates = !self.spec.ingest.plan.outputs.is_empty();
+        let results = if has_aggregates { self.aggregates(partitions, &columns, rows)? } else { Vec::new() };
         let mut results = results.into_iter();
         let mut all = take_columns(&columns, &UInt32Array::from(going))?;
         for call in &self.spec.spec.calls {

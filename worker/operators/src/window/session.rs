@@ -377,7 +377,9 @@ impl Task {
         self.changes.clear();
         let mut left = Vec::new();
         for ((map, beside, _), entries) in due.iter_mut().zip(&entries) {
-            entries.iter().for_each(|(sub, _)| self.changes.remove(*map, sub));
+            for (sub, _) in entries {
+                self.changes.remove(*map, sub);
+            }
             if entries.len() < limit {
                 beside.sessions.remove(0);
             }

@@ -136,10 +136,10 @@ impl Slices {
 
     /// Whether the slice belongs to the window.
     pub fn holds(&self, window_end: Timestamp, slice_end: Timestamp) -> bool {
-        match self.attached {
-            true => slice_end == window_end,
-            false => slice_end <= window_end && slice_end > self.window_start(window_end),
+        if self.attached {
+            return slice_end == window_end;
         }
+        slice_end <= window_end && slice_end > self.window_start(window_end)
     }
 
     /// The ends of all windows that hold this time, earliest first.

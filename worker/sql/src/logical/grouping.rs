@@ -70,9 +70,8 @@ fn rewrite(aggregate: &Aggregate) -> Result<Option<LogicalPlan>> {
     let (input, mut group) = if set.is_some() {
         let node = Expand::new(Arc::clone(&aggregate.input), expanded, columns.len(), numbers.clone())?;
         let input = Arc::new(LogicalPlan::Extension(Extension { node: Arc::new(node) }));
-        let of = |at: usize| match shared[at] {
-            true => columns[at].clone(),
-            false => Expr::Column(Column::new_unqualified(name_of(at))),
+        let of = |at: usize| {
+            if shared[at] { columns[at].clone() } else { Expr::Column(Column::new_unqualified(name_of(at))) }
         };
         (input, (0..columns.len()).map(of).collect::<Vec<_>>())
     } else {

@@ -74,7 +74,7 @@ pub fn upsert_keys(op: &Op, below: &[&Traits], schema: &SchemaRef) -> UpsertKeys
     match op {
         Op::Scan(scan) => scan.primary_key.clone().map_or_else(UpsertKeys::none, UpsertKeys::one),
         Op::Calc(calc) => through(&first(), calc, below.first().map(|input| &input.schema)),
-        Op::SessionAssign(_) | Op::Over(_) => first(),
+        Op::SessionAssign(_) | Op::Over(_) | Op::Sink(_) => first(),
         Op::Expand(spec) => {
             let number = schema.fields().len().saturating_sub(1);
             let own = first().0.into_iter().filter(|key| key.iter().all(|&column| column < spec.keep));
@@ -113,7 +113,6 @@ pub fn upsert_keys(op: &Op, below: &[&Traits], schema: &SchemaRef) -> UpsertKeys
         Op::Exchange(_) | Op::Union if below.len() == 1 => first(),
         // Rows of two inputs may have the same key and replace nothing.
         Op::Exchange(_) | Op::Union | Op::LocalAggregate(_) => UpsertKeys::none(),
-        Op::Sink(_) => first(),
     }
 }
 

@@ -104,7 +104,9 @@ fn times(op: &Op, below: &[&Traits], schema: &SchemaRef) -> Vec<ColumnTime> {
             let mut all = first();
             // A session is over when the watermark reaches its last millisecond, and gives no row before that and none later.
             let behind = event_column(spec.time).map(|_| 0);
-            all.iter_mut().for_each(|time| *time = ColumnTime { behind: None, ..*time });
+            for time in &mut all {
+                time.behind = None;
+            }
             all.extend([ColumnTime::default(), ColumnTime { attribute: None, behind }]);
             all.push(ColumnTime { attribute: Some(kind(spec.time)), behind });
             all

@@ -84,7 +84,7 @@ impl Builder<'_> {
             return Err(lost(WINDOW_COLUMNS[1], place));
         };
         let (shape, time) = (windows.shape.attached(*end), TimeSource::Event(*time));
-        self.in_windows(prepared, aggregate, group, shape, time, place)
+        self.in_windows(&prepared, aggregate, group, shape, time, place)
     }
 
     fn place_of_aggregate(&self, aggregate: &logical::Aggregate) -> Place {
@@ -137,14 +137,14 @@ impl Builder<'_> {
             (Time::Event, Some(column)) => TimeSource::Event(*column),
             _ => TimeSource::Processing,
         };
-        let rows = self.in_windows(prepared, aggregate, group, below.window.shape, time, place)?;
+        let rows = self.in_windows(&prepared, aggregate, group, below.window.shape, time, place)?;
         self.raise_conditions(rows, aggregate, group, below)
     }
 
     /// Aggregates what has been prepared, by windows.
     fn in_windows(
         &mut self,
-        prepared: Prepared,
+        prepared: &Prepared,
         aggregate: &logical::Aggregate,
         group: &[Traits],
         shape: WindowShape,
@@ -171,7 +171,7 @@ impl Builder<'_> {
         let schema = window_aggregate(&spec).map_err(|error| spec_error(&error, place))?.output;
         let columns = with_windows(meaning, schema.fields().len())?;
         let lineage = Lineage { columns, rows: of, filters: prepared.lineage.filters.clone() };
-        let rows = self.pre_aggregate(&prepared, input, false, &identity, Some((shape, time)))?;
+        let rows = self.pre_aggregate(prepared, input, false, &identity, Some((shape, time)))?;
         let exchange = self.exchange(&rows, prepared.exchange(input), &identity);
         let width = schema.fields().len();
         let op = Op::WindowAggregate(spec);

@@ -61,7 +61,7 @@ impl Builder<'_> {
                 places[*place] = next;
                 next += 1;
             }
-            rows = self.over_node(rows, of)?;
+            rows = self.over_node(&rows, of)?;
         }
         let order: Vec<usize> = (0..width).chain(places).collect();
         self.project(rows, None, |builder, branch| {
@@ -218,13 +218,13 @@ impl Builder<'_> {
         }
     }
 
-    fn over_node(&mut self, rows: Rows, of: Over) -> Built<Rows> {
+    fn over_node(&mut self, rows: &Rows, of: Over) -> Built<Rows> {
         let Over { partition, time, frame, calls, place } = of;
-        let input = self.schema(&rows);
+        let input = self.schema(rows);
         let calls = calls.into_iter().map(|(_, call)| typed(call, &input, place)).collect::<Built<Vec<OverCall>>>()?;
         let spec = OverSpec { input: Arc::clone(&input), partition: partition.clone(), time, frame, calls };
         let schema = over(&spec).map_err(|error| spec_error(&error, place))?.output;
-        let Lineage { mut columns, rows: below, filters } = self.lineage(&rows);
+        let Lineage { mut columns, rows: below, filters } = self.lineage(rows);
         let meaning = |call: &OverCall| match call {
             OverCall::Aggregate(one) => Meaning::of(|of| aggregate_text(one, |column| of(&columns[column]))),
             OverCall::Lag { column, offset, default, .. } => Meaning::of(|of| {
@@ -252,7 +252,7 @@ impl Builder<'_> {
         let name = format!("OverAggregate({by}{}: {what})", frame_text(frame, duration));
         columns.extend(meanings);
         let exchange = if partition.is_empty() { Exchange::Single } else { Exchange::Hash { keys: partition } };
-        let exchange = self.exchange(&rows, exchange, &identity);
+        let exchange = self.exchange(rows, exchange, &identity);
         let width = schema.fields().len();
         let node = self.add(NewNode {
             op: Op::Over(Box::new(spec)),
