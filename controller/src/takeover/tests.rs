@@ -375,7 +375,7 @@ fn a_manual_restore_chooses_among_the_retained_records_only() {
 fn an_opening_that_cannot_be_read_is_refused_by_name() {
     let storage = Storage::default().bytes(paths::opening(Term(1)), b"{\"version\": 9}");
     let Decision::Refuse(refusal) = storage.decide(&request()) else { panic!() };
-    let expected = "terms/0000000001/opening cannot be used: terms/0000000001/opening has format version 9, this build reads 1 to 2: use the build that wrote it, or a newer one";
+    let expected = "terms/0000000001/opening cannot be used: terms/0000000001/opening has format version 9, this build reads 1 to 3: use the build that wrote it, or a newer one";
     assert_eq!(refusal.to_string(), expected);
 }
 

@@ -496,13 +496,15 @@ impl Reading {
     fn learn(&mut self, cluster: &Cluster) {
         let mut failures = Vec::new();
         let mut leaderless = None;
+        let mut not_asked = false;
         for (index, partition) in self.partitions.iter_mut().enumerate().filter(|(_, partition)| !partition.stopped) {
             let assigned = &partition.assigned;
             let Some(topic) = cluster.topics.get(&assigned.topic) else {
-                let gone = || {
-                    KafkaError::answered(ResponseError::UnknownTopicOrPartition, format!("topic {}", assigned.topic))
-                };
-                failures.push((index, cluster.missing.get(&assigned.topic).cloned().unwrap_or_else(gone)));
+                match cluster.missing.get(&assigned.topic) {
+                    Some(error) => failures.push((index, error.clone())),
+                    // It came while others were asked for.
+                    None => not_asked = true,
+                }
                 continue;
             };
             if !assigned.topic_id.is_nil() && topic.id != assigned.topic_id {
@@ -520,6 +522,7 @@ impl Reading {
         for (index, error) in failures {
             self.fail(Some(index), error);
         }
+        self.stale |= not_asked;
         if let Some(error) = leaderless {
             self.stale = true;
             self.troubled(error);
