@@ -521,7 +521,7 @@ pub enum OverFrame {
 #[derive(Debug, Clone)]
 pub enum OverCall {
     Aggregate(AggregateSpec),
-    /// A column's value so many rows before; only beside frames by ROWS.
+    /// A column's value so many rows before, by RANGE so many before the last row of its time; not beside a RANGE with a bound.
     Lag {
         name: String,
         column: usize,

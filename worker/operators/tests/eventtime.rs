@@ -660,7 +660,7 @@ fn over_is_flinks() {
         (OverFrame::Rows(None), aggregates()),
         (OverFrame::Range(None), aggregates()),
         (
-            OverFrame::Rows(None),
+            OverFrame::Range(None),
             vec![OverCall::Lag {
                 name: "lag".to_owned(),
                 column: 3,

@@ -97,8 +97,8 @@ impl Over {
             OverFrame::Rows(Some(bound)) => bound.max(lag),
             OverFrame::Rows(None) | OverFrame::Range(_) => lag,
         };
-        if lag > 0 && matches!(spec.frame, OverFrame::Range(_)) {
-            return Err(SpecError::Unsupported("LAG beside a RANGE: it is by ROWS".to_owned()));
+        if lag > 0 && matches!(spec.frame, OverFrame::Range(Some(_))) {
+            return Err(SpecError::Unsupported("LAG beside a RANGE with a bound".to_owned()));
         }
         let keeps = usize::try_from(keeps).unwrap_or(usize::MAX);
         let codec = RowCodec::new(spec.input.fields().iter().map(AsRef::as_ref))?;
@@ -552,7 +552,8 @@ impl Task {
             match call {
                 OverCall::Aggregate(_) => all.extend(results.next()),
                 OverCall::Lag { column, offset, default, .. } => {
-                    all.push(lag(partitions, &columns[*column], *offset, default.as_ref())?);
+                    let peers = self.spec.has_peers();
+                    all.push(lag(partitions, peers, &columns[*column], *offset, default.as_ref())?);
                 }
             }
         }
@@ -764,9 +765,10 @@ impl Pairs {
     }
 }
 
-/// The value of the row so many rows before each that goes out.
+/// The value of the row so many rows before each that goes out; by RANGE so many before the last row of its time, as Flink has it.
 fn lag(
     partitions: &[Partition],
+    peers: bool,
     column: &ArrayRef,
     offset: u64,
     default: Option<&ArrayRef>,
@@ -774,9 +776,10 @@ fn lag(
     let nothing = default.map_or_else(|| new_null_array(column.data_type(), 1), Arc::clone);
     let mut picked = Vec::new();
     for partition in partitions {
-        for at in partition.through()..partition.entries.len() {
-            let before = usize::try_from(offset).ok().and_then(|offset| at.checked_sub(offset));
-            picked.push(before.map_or((1, 0), |before| (0, partition.start + before)));
+        for (begin, end) in partition.units(peers) {
+            let before = usize::try_from(offset).ok().and_then(|offset| (end - 1).checked_sub(offset));
+            let place = before.map_or((1, 0), |before| (0, partition.start + before));
+            picked.extend(std::iter::repeat_n(place, end - begin));
         }
     }
     Ok(interleave(&[column.as_ref(), nothing.as_ref()], &picked)?)

@@ -103,12 +103,16 @@ impl Builder<'_> {
             Time::Processing => TimeSource::Processing,
         };
         let partition = params.partition_by.iter().map(|key| exprs.column_of(key)).collect();
-        let (call, by_rows) = self.over_function(&call.fun, params, name, exprs, place)?;
-        let frame = if by_rows { OverFrame::Rows(None) } else { self.over_frame(&params.window_frame, place)? };
+        let (call, fixed) = self.over_function(&call.fun, params, name, exprs, place)?;
+        let frame = match fixed {
+            Some(frame) => frame,
+            None => self.over_frame(&params.window_frame, place)?,
+        };
         Ok(Over { partition, time, frame, calls: vec![(at, call)], place: place.or(self.place) })
     }
 
-    /// What is computed, and whether it sees all rows before whatever its frame is.
+    /// What is computed, and the frame of what has one of its own, whatever is written. As in Flink LAG goes by RANGE: rows of one time are
+    /// as one.
     fn over_function(
         &self,
         function: &WindowFunctionDefinition,
@@ -116,7 +120,7 @@ impl Builder<'_> {
         name: &str,
         exprs: &mut Exprs,
         place: Place,
-    ) -> Built<(OverCall, bool)> {
+    ) -> Built<(OverCall, Option<OverFrame>)> {
         let filter = params.filter.as_deref().map(|filter| exprs.column_of(filter));
         match function {
             WindowFunctionDefinition::AggregateUDF(aggregate) => {
@@ -139,11 +143,11 @@ impl Builder<'_> {
                     filter,
                     separator: None,
                 };
-                Ok((OverCall::Aggregate(spec), false))
+                Ok((OverCall::Aggregate(spec), None))
             }
             WindowFunctionDefinition::WindowUDF(function) => match function.name() {
-                "row_number" => Ok((OverCall::Aggregate(AggregateSpec::count_star(name)), true)),
-                "lag" => Ok((self.lag(params, name, exprs, place)?, true)),
+                "row_number" => Ok((OverCall::Aggregate(AggregateSpec::count_star(name)), Some(OverFrame::Rows(None)))),
+                "lag" => Ok((self.lag(params, name, exprs, place)?, Some(OverFrame::Range(None)))),
                 "lead" => Err(self.refused(
                     place,
                     "LEAD, which would wait for a row that may never come,",
