@@ -438,7 +438,7 @@ fn rows_that_change_go_into_no_operator_that_cannot_take_them() {
         1,
         24,
         "DENSE_RANK() lacks its OVER",
-        "DENSE_RANK() OVER (",
+        "DENSE_RANK(…) OVER (",
     );
     refused(
         "CREATE VIEW v AS SELECT auction, COUNT(*) AS bids, PROCTIME() AS p FROM bid GROUP BY auction;\nINSERT INTO two\nSELECT auction, SUM(bids) OVER (ORDER BY p) FROM v",
