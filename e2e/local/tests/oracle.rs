@@ -267,15 +267,6 @@ const CASES: &[Case] = &[
             SELECT k, t - t % 2000 - 4000 AS ws FROM input WHERE late = 0) GROUP BY k, ws) GROUP BY ws",
     },
     Case {
-        name: "over-rows",
-        columns: "id BIGINT, c BIGINT, s BIGINT, lo BIGINT, n BIGINT",
-        updating: false,
-        stream: "SELECT id, COUNT(v) OVER w, SUM(v) OVER w, MIN(v) OVER w, ROW_NUMBER() OVER (PARTITION BY k ORDER BY t) FROM input
-            WINDOW w AS (PARTITION BY k ORDER BY t ROWS BETWEEN 4 PRECEDING AND CURRENT ROW)",
-        batch: "SELECT id, COUNT(v) OVER w, SUM(v) OVER w, MIN(v) OVER w, ROW_NUMBER() OVER (PARTITION BY k ORDER BY t, id) FROM input WHERE late = 0
-            WINDOW w AS (PARTITION BY k ORDER BY t, id ROWS BETWEEN 4 PRECEDING AND CURRENT ROW)",
-    },
-    Case {
         name: "over-range",
         columns: "id BIGINT, c BIGINT, hi BIGINT, s BIGINT",
         updating: false,
@@ -553,11 +544,6 @@ fn sessions_agree_with_the_batch() {
 #[test]
 fn windows_over_windows_agree_with_the_batch() {
     check("windows-of-windows", "rocksdb");
-}
-
-#[test]
-fn aggregates_over_the_last_rows_agree_with_the_batch() {
-    check("over-rows", "rocksdb");
 }
 
 #[test]

@@ -214,7 +214,9 @@ impl Connection {
         self.tasks.iter().for_each(AbortHandle::abort);
     }
 
+    /// Nobody listens any more: the broker has gone, or the runtime that this ran on.
     fn lost(&self) -> KafkaError {
+        self.is_closed.store(true, Ordering::SeqCst);
         let lost = || KafkaError::transient(format!("the connection to broker {} was lost", self.address));
         self.state.lock().closed.clone().unwrap_or_else(lost)
     }
