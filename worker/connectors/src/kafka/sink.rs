@@ -106,6 +106,7 @@ impl SinkFactory for KafkaSinkFactory {
         let mut sink = KafkaSink {
             to: To { client, partitions, io, writing },
             open: Open::Nothing,
+            before: None,
             names,
             partition: ctx.subtask as usize % partitions.max(1),
         };
@@ -170,6 +171,8 @@ enum Open {
 struct KafkaSink {
     to: To,
     open: Open,
+    /// What the last checkpoint's rows were written with: the rows after them must stand behind them.
+    before: Option<Arc<Producer>>,
     names: Names,
     /// Where rows without a key go next.
     partition: usize,
@@ -211,6 +214,10 @@ impl KafkaSink {
             Open::Next(next) => self.to.io.wait(&self.to.writing.topic, joined(next))?,
             Open::Nothing => self.to.io.wait(&self.to.writing.topic, joined(self.begin()))?,
         };
+        // Two producers are two connections: what one sends later may be written earlier.
+        if let Some(before) = self.before.take() {
+            self.to.io.wait(&self.to.writing.topic, before.flush())?;
+        }
         let producer = Arc::new(self.to.producer(transaction.producer, Some(transaction.clone())));
         self.open = Open::In(transaction, Arc::clone(&producer));
         Ok(producer)
@@ -319,6 +326,7 @@ impl Sink for KafkaSink {
         match std::mem::replace(&mut self.open, Open::Nothing) {
             Open::In(transaction, producer) => {
                 self.open = Open::Next(self.begin());
+                self.before = Some(Arc::clone(&producer));
                 let pending = Pending::of(&transaction, &topic, &self.to.writing.properties.settings.bootstrap);
                 Ok(Box::new(move || {
                     io.wait(&topic, producer.flush())?;
