@@ -226,6 +226,12 @@ fn a_constant_that_is_too_large_is_refused_before_any_row_is_there() {
 
 #[test]
 fn what_is_written_several_times_does_not_double_with_each_level() {
+    // The stack that the planner has.
+    let planner = std::thread::Builder::new().stack_size(crate::PLANNING_STACK);
+    planner.spawn(several_times).unwrap().join().unwrap();
+}
+
+fn several_times() {
     for (open, close) in [
         ("NULLIF(", ", 1)"),
         ("COALESCE(", ", 1)"),
