@@ -267,7 +267,7 @@ fn chain(random: &mut Random) -> String {
 }
 
 fn nested(random: &mut Random) -> String {
-    let depth = [5, 40, 60, 3_000][random.below(4)];
+    let depth = [5, 40, 60, 1_500][random.below(4)];
     let (open, close) =
         [("(", ")"), ("ABS(", ")"), ("CASE WHEN ok THEN ", " ELSE 1 END"), ("NOT ", ""), ("- ", "")][random.below(5)];
     format!("{}auction{}", open.repeat(depth), close.repeat(depth))

@@ -19,7 +19,7 @@ pub const MAX_SCRIPT: usize = 1 << 20;
 pub const MAX_TOKENS: usize = 100_000;
 
 /// How deep an expression may be. The planner needs 4 KiB of stack for each level at worst, as it is built for tests.
-pub const MAX_DEPTH: usize = 3_000;
+pub const MAX_DEPTH: usize = 1_500;
 
 /// What links operands, between two commas. A term of a chain has at most four such tokens, as in `a IS NOT NULL AND`.
 const MAX_LINKS: usize = 4 * MAX_DEPTH;
