@@ -167,7 +167,8 @@ fn nothing_is_lost_and_nothing_published_twice_whatever_storage_does() {
     if let Some(seed) = given("WEIR_SEED") {
         return Schedule::new(seed).run();
     }
-    let first: u64 = rand::random::<u32>().into();
+    // A change is judged by the same courses every time; who asks for more gets others.
+    let first: u64 = given("WEIR_SCHEDULES").map_or(0, |_| rand::random::<u32>().into());
     for seed in first..first + given("WEIR_SCHEDULES").unwrap_or(SCHEDULES) {
         let run = std::panic::catch_unwind(|| Schedule::new(seed).run());
         assert!(run.is_ok(), "WEIR_SEED={seed} replays it");

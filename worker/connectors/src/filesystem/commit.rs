@@ -12,9 +12,11 @@
 //! | gone | none | gone | says that output is lost |
 //!
 //! A file's mark is made durable just before the file is renamed, so a crash between the two and a crash after both leave it
-//! behind, and in the first case the unfinished file too; so does a commit that the disk let fail. Only where somebody removes
-//! that file after such a crash or failure is a loss taken for a publication. An object's mark is put between the copy and the deletion, so no loss is; a crash between the copy
-//! and the mark, and a reader that has moved the copy away by the next commit, publish it a second time.
+//! behind, and in the first case the unfinished file too; so does a commit that the disk let fail, or that finds the file gone as it
+//! renames it, which it says is lost: an attempt that is over must not take away what the next one's mark has become. Only where
+//! somebody removes the file after such a crash or failure is a loss taken for a publication. An object's mark is put between the copy
+//! and the deletion, so no loss is; a crash between the copy and the mark, and a reader that has moved the copy away by the next
+//! commit, publish it a second time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::resume_unwind;

@@ -91,19 +91,13 @@ impl Files<'_> {
             Err(error) if error.kind() != io::ErrorKind::NotFound || !self.0.is_folder(&file.folder) => {
                 Err(cannot("publish", &file.to(), error))
             }
-            // Somebody else publishes it too, or it went away after it was marked: then the mark tells of nothing.
-            Err(_) if !first || self.0.exists(&file.to()).unwrap_or_default() => Ok(Fate::Published),
-            Err(_) => {
-                self.unmark(file);
-                Ok(lost(file))
-            }
-        }
-    }
-
-    /// It was marked just now, and it is not there.
-    fn unmark(&self, file: &Pending) {
-        if let Err(error) = self.0.remove(&file.mark()) {
-            tracing::warn!(mark = %file.mark().display(), %error, "a mark of what was not published is left behind");
+            Err(_) if !first => Ok(Fate::Published),
+            // Another attempt publishes it too, or somebody has removed it. Its mark stays: it may be that attempt's by now.
+            Err(_) => match self.0.exists(&file.to()) {
+                Ok(true) => Ok(Fate::Published),
+                Ok(false) => Ok(lost(file)),
+                Err(error) => Err(cannot("look for", &file.to(), error)),
+            },
         }
     }
 

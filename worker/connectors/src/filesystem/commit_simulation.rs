@@ -366,7 +366,8 @@ fn nothing_is_lost_and_nothing_published_twice_whatever_storage_does() {
     if let Some(seed) = given("WEIR_SEED") {
         return Schedule::new(seed, runtime).run();
     }
-    let first = u64::from(std::process::id()) << 24;
+    // A change is judged by the same courses every time; who asks for more gets others.
+    let first = given("WEIR_SCHEDULES").map_or(0, |_| u64::from(std::process::id()) << 24);
     for seed in first..first + given("WEIR_SCHEDULES").unwrap_or(SCHEDULES) {
         let runtime = Arc::clone(&runtime);
         let run = std::panic::catch_unwind(AssertUnwindSafe(move || Schedule::new(seed, runtime).run()));
