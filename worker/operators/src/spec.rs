@@ -690,6 +690,35 @@ pub struct RegularJoinSpec {
     pub residual: Option<Arc<dyn PhysicalExpr>>,
 }
 
+/// A column that says when a row is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeColumn {
+    /// A `TIMESTAMP(3)`.
+    pub column: usize,
+    /// What is added to it, in milliseconds: the last moment of a window is before its end.
+    pub offset: i64,
+}
+
+/// `a JOIN b ON a.x = b.y AND a.t BETWEEN b.t - … AND b.t + …`.
+#[derive(Debug, Clone)]
+pub struct IntervalJoinSpec {
+    /// The first input. Its rows are only added.
+    pub left: JoinInput,
+    /// The second input. Its rows are only added.
+    pub right: JoinInput,
+    /// The event time of the left and of the right; none: time is the clock's.
+    pub times: Option<[TimeColumn; 2]>,
+    pub kind: JoinKind,
+    /// The time of the left less that of the right, in milliseconds, is so much at least.
+    pub lower: i64,
+    /// And so much at most.
+    pub upper: i64,
+    /// Rows that are not after the watermark are dropped, and not joined with what is still there.
+    pub drops_late: bool,
+    /// What must hold beside, compiled against the columns of the left and then of the right.
+    pub residual: Option<Arc<dyn PhysicalExpr>>,
+}
+
 /// `l.x NOT IN (SELECT y FROM r WHERE r.k = l.k AND …)`, where one of x and y can be null; else it is an anti join.
 #[derive(Debug, Clone)]
 pub struct NotInSpec {

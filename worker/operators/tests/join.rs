@@ -2,6 +2,8 @@
 //! restores to another parallelism in between.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "join/interval.rs"]
+mod interval;
 mod support;
 
 use std::collections::BTreeMap;

@@ -113,6 +113,7 @@ impl Lowering<'_> {
             // The rows of a join's sides meet where they are joined.
             Op::Exchange(_) if self.into_joins.contains(&id) => self.seat_of(node),
             Op::TopN(top) => self.top_n(id, node, top),
+            Op::WindowTopN(top) => self.window_top_n(node, top),
             Op::UpsertMaterialize(spec) => self.upsert_materialize(node, spec),
             Op::Conflict(spec) => self.conflict(node, spec),
             Op::Exchange(exchange) => Ok(self.meet(node, exchange)),
@@ -297,6 +298,7 @@ fn keeps(op: &Op) -> bool {
         | Op::WindowAggregate(_)
         | Op::Deduplicate(_)
         | Op::TopN(_)
+        | Op::WindowTopN(_)
         | Op::UpsertMaterialize(_)
         | Op::Conflict(_)
         | Op::Join(_)

@@ -1,6 +1,7 @@
 //! Joins.
 
 mod emission;
+pub mod interval;
 pub mod not_in;
 pub mod regular;
 mod side;

@@ -55,10 +55,10 @@ pub struct RegularJoin {
 
 /// What must hold of a pair beside its keys.
 #[derive(Debug, Clone)]
-struct Residual {
+pub struct Residual {
     expression: Arc<dyn PhysicalExpr>,
     /// The columns that it reads, by side, in its order: those of the left, then those of the right.
-    needed: [Vec<usize>; 2],
+    pub needed: [Vec<usize>; 2],
     schema: SchemaRef,
 }
 
@@ -96,7 +96,7 @@ impl RegularJoin {
 }
 
 /// The columns of both sides, or of the left; those of a side that may be missing can be null.
-fn output_schema(left: &JoinInput, right: &JoinInput, kind: JoinKind) -> SchemaRef {
+pub fn output_schema(left: &JoinInput, right: &JoinInput, kind: JoinKind) -> SchemaRef {
     let of = |side: &JoinInput, nullable: bool| {
         let fields = side.schema.fields().iter().take(side.outputs).map(|field| field.as_ref().clone());
         fields.map(|field| if nullable { field.with_nullable(true) } else { field }).collect::<Vec<Field>>()
@@ -110,7 +110,7 @@ fn output_schema(left: &JoinInput, right: &JoinInput, kind: JoinKind) -> SchemaR
 }
 
 impl Residual {
-    fn new(expression: &Arc<dyn PhysicalExpr>, left: &Schema, right: &Schema) -> Self {
+    pub fn new(expression: &Arc<dyn PhysicalExpr>, left: &Schema, right: &Schema) -> Self {
         let mut all: Vec<usize> = collect_columns(expression).iter().map(Column::index).collect();
         all.sort_unstable();
         all.dedup();
@@ -124,7 +124,12 @@ impl Residual {
     }
 
     /// Which of these pairs it lets through.
-    fn judge(&self, left: Vec<ArrayRef>, right: Vec<ArrayRef>, pairs: usize) -> Result<BooleanArray, OperatorError> {
+    pub fn judge(
+        &self,
+        left: Vec<ArrayRef>,
+        right: Vec<ArrayRef>,
+        pairs: usize,
+    ) -> Result<BooleanArray, OperatorError> {
         let options = RecordBatchOptions::new().with_row_count(Some(pairs));
         let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), [left, right].concat(), &options)?;
         let judged = evaluate(&self.expression, &rows)?;

@@ -3,6 +3,7 @@
 pub(crate) mod columns;
 pub(crate) mod exprs;
 pub(crate) mod grouping;
+pub(crate) mod intervals;
 pub(crate) mod nodes;
 pub(crate) mod numbers;
 pub(crate) mod operators;

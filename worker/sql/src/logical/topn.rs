@@ -15,6 +15,7 @@ use datafusion_expr::{Expr, Extension, Filter, LogicalPlan, SubqueryAlias, UserD
 use weir_operators::RankFunction;
 
 use crate::error::Place;
+use crate::logical::columns::{Windowing, partition_window};
 use crate::logical::nodes::{one_input, position, sorted};
 
 /// `ROW_NUMBER() OVER (PARTITION BY keys ORDER BY …) <= n`, and the same with RANK and DENSE_RANK.
@@ -63,6 +64,12 @@ impl NewTopN {
 }
 
 impl TopN {
+    /// The windows of event time, each of which it numbers by itself: its rows are put out when they close.
+    pub fn window(&self) -> Option<Windowing> {
+        let is_final = self.function == RankFunction::RowNumber;
+        is_final.then(|| partition_window(&self.partition, &self.input)).flatten()
+    }
+
     fn renewed(&self) -> NewTopN {
         let Self { input, partition, order, function, from, to, rank, place, schema: _ } = self.clone();
         NewTopN { input, partition, order, function, from, to, rank, place }

@@ -7,7 +7,7 @@ use weir_engine::{Edge, StageHead, StageId, StateNote};
 use crate::error::PlanError;
 use crate::lower::Lowering;
 use crate::physical::build::internal;
-use crate::physical::ops::{Join, JoinSide, Op};
+use crate::physical::ops::{Join, JoinSide, Op, Within, duration};
 use crate::physical::tree::{Node, NodeId};
 
 impl Lowering<'_> {
@@ -31,7 +31,10 @@ impl Lowering<'_> {
                  parallelism; add such a condition where there is one",
             );
         }
-        let state = self.rows_of_both(node);
+        let state = match &join.within {
+            Some(within) => within_bounds(within),
+            None => self.rows_of_both(node),
+        };
         Ok(self.put(stage, node, made, Some(state)))
     }
 
@@ -65,4 +68,14 @@ impl Lowering<'_> {
         );
         StateNote { bounded_by: None }
     }
+}
+
+/// How long rows wait.
+fn within_bounds(Within { times, lower, upper, windows }: &Within) -> StateNote {
+    if windows.is_some() {
+        return StateNote { bounded_by: Some("the rows of both sides in windows that are open".to_string()) };
+    }
+    let [left, right] = [lower.saturating_neg(), *upper].map(|ahead| duration(ahead.max(0)));
+    let time = if times.is_some() { "event time" } else { "processing time" };
+    StateNote { bounded_by: Some(format!("{left} of {time} on the left, and {right} on the right")) }
 }

@@ -7,7 +7,7 @@ use crate::error::PlanError;
 use crate::lower::Lowering;
 use crate::physical::build::internal;
 use crate::physical::lineage::names;
-use crate::physical::ops::TopN;
+use crate::physical::ops::{TopN, WindowTop};
 use crate::physical::tree::{Node, NodeId};
 
 impl Lowering<'_> {
@@ -34,5 +34,14 @@ impl Lowering<'_> {
             (false, _, _) => self.note(node, &format!("{rows} for each {keys}")),
         };
         self.operator(node, made, Some(state))
+    }
+
+    pub(super) fn window_top_n(&mut self, node: &Node, top: &WindowTop) -> Result<StageId, PlanError> {
+        let made = top.make().map_err(|error| internal(&error))?;
+        let spec = &top.spec;
+        let keys = names(spec.partition.iter().map(|&key| spec.input.field(key)));
+        let rows = if spec.to == 1 { "a row".to_string() } else { format!("{} rows", spec.to) };
+        let bound = format!("{rows} for each {keys}, of windows that are open");
+        self.operator(node, made, Some(StateNote { bounded_by: Some(bound) }))
     }
 }

@@ -8,7 +8,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use datafusion_physical_expr::PhysicalExpr;
 use datafusion_physical_expr::expressions::CastExpr;
 use weir_engine::Exchange;
-use weir_operators::TopNSpec;
+use weir_operators::{TopNSpec, WindowTopNSpec};
 
 use crate::logical::nodes::WINDOW_COLUMNS;
 use crate::physical::ops::{Calc, Join, Op, passed};
@@ -102,6 +102,17 @@ pub fn upsert_keys(op: &Op, below: &[&Traits], schema: &SchemaRef) -> UpsertKeys
                 let number = (from != to).then(|| schema.fields().len() - 1);
                 // The number says which row replaces which.
                 all.insert(0, partition.chain(number).collect());
+            }
+            UpsertKeys(all)
+        }
+        Op::WindowTopN(top) => {
+            let WindowTopNSpec { partition, from, to, .. } = &top.spec;
+            let number = (from != to).then(|| top.spec.rank.as_ref().map(|_| schema.fields().len() - 1));
+            let mut all = first().0;
+            match number {
+                None => all.insert(0, partition.iter().copied().collect()),
+                Some(Some(number)) => all.insert(0, partition.iter().copied().chain([number]).collect()),
+                Some(None) => {}
             }
             UpsertKeys(all)
         }
@@ -235,6 +246,7 @@ mod tests {
             nulls_match: false,
             null_aware: false,
             residual: None,
+            within: None,
         };
         let one: UpsertKeys = [&[0][..]].as_slice().into();
         let cases: [(JoinType, Pairs, Keys); 9] = [

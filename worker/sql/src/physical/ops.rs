@@ -10,10 +10,11 @@ use datafusion_physical_expr::expressions::Column as PhysicalColumn;
 use weir_engine::{Exchange, OperatorFactory, SinkFactory, SourceNode};
 use weir_operators::{
     AggregateInput, Aggregation, Conflict, ConflictSpec, Deduplicate, DeduplicateSpec, Expand, ExpandSpec,
-    FilterProject, JoinInput, JoinKind, KeyedAggregate, KeyedAggregateSpec, LocalAggregate, LocalAggregateSpec, NotIn,
-    NotInSpec, Over, OverSpec, RegularJoin, RegularJoinSpec, SessionAssign, SessionSpec, SpecError, TimeSource,
-    TopNSpec, UpsertMaterialize, UpsertMaterializeSpec, WindowAggregate, WindowAggregateSpec, WindowAssign,
-    WindowAssignSpec, WindowKind, WindowShape,
+    FilterProject, IntervalJoin, IntervalJoinSpec, JoinInput, JoinKind, KeyedAggregate, KeyedAggregateSpec,
+    LocalAggregate, LocalAggregateSpec, NotIn, NotInSpec, Over, OverSpec, RegularJoin, RegularJoinSpec, SessionAssign,
+    SessionSpec, SpecError, TimeColumn, TimeSource, TopNSpec, UpsertMaterialize, UpsertMaterializeSpec,
+    WindowAggregate, WindowAggregateSpec, WindowAssign, WindowAssignSpec, WindowKind, WindowShape, WindowTopN,
+    WindowTopNSpec,
 };
 
 use crate::logical::columns::Time;
@@ -43,6 +44,8 @@ pub enum Op {
     Deduplicate(Dedup),
     /// Keeps the first rows of each partition.
     TopN(TopN),
+    /// Puts out the first rows of each partition of a window once it has closed.
+    WindowTopN(WindowTop),
     /// Keeps the rows of each primary key, of which the last stands.
     UpsertMaterialize(UpsertMaterializeSpec),
     /// Keeps one row of each primary key.
@@ -120,6 +123,32 @@ pub struct Join {
     pub null_aware: bool,
     /// What else must hold, over the query's columns of the left and the right.
     pub residual: Option<Arc<dyn PhysicalExpr>>,
+    /// Rows wait for each other no longer than this.
+    pub within: Option<Within>,
+}
+
+/// Within which time of each other the rows of both sides must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Within {
+    /// The event time of both inputs; none: time is the clock's.
+    pub times: Option<[TimeColumn; 2]>,
+    /// The time of the left less that of the right, in milliseconds, is so much at least.
+    pub lower: i64,
+    /// And so much at most.
+    pub upper: i64,
+    /// Both are in the same windows, whose ends the times are. Their columns with the last time of a window.
+    pub windows: Option<[Vec<usize>; 2]>,
+}
+
+/// Keeps the first rows of each partition of a window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WindowTop {
+    /// What the operator is told.
+    pub spec: WindowTopNSpec,
+    /// The columns with the last time of a window.
+    pub times: Vec<usize>,
+    /// It keeps one row, by its time.
+    pub is_one: bool,
 }
 
 /// Writes a table.
@@ -160,6 +189,7 @@ impl Op {
             (Self::WindowAggregate(one), Self::WindowAggregate(other)) => one == other,
             (Self::Deduplicate(one), Self::Deduplicate(other)) => one == other,
             (Self::TopN(one), Self::TopN(other)) => one == other,
+            (Self::WindowTopN(one), Self::WindowTopN(other)) => one == other,
             (Self::UpsertMaterialize(one), Self::UpsertMaterialize(other)) => one == other,
             (Self::Conflict(one), Self::Conflict(other)) => one == other,
             (Self::Join(one), Self::Join(other)) => one == other,
@@ -185,6 +215,8 @@ impl Op {
             Self::WindowAggregate(_) => "WindowAggregate",
             Self::Deduplicate(_) => "Deduplicate",
             Self::TopN(_) => "TopN",
+            Self::WindowTopN(top) if top.is_one => "WindowDeduplicate",
+            Self::WindowTopN(_) => "WindowTopN",
             Self::UpsertMaterialize(_) => "UpsertMaterialize",
             Self::Conflict(_) => "Conflict",
             Self::Join(_) => "Join",
@@ -253,6 +285,13 @@ impl TopN {
     }
 }
 
+impl WindowTop {
+    /// The operator.
+    pub fn make(&self) -> Result<Made, SpecError> {
+        Ok(made(WindowTopN::new(self.spec.clone())?, WindowTopN::output))
+    }
+}
+
 /// What is known of a join's input.
 pub struct JoinSide {
     /// Its columns.
@@ -283,13 +322,14 @@ impl Join {
             let JoinSide { schema, unique, retracts } = side;
             JoinInput { schema, keys, outputs, unique, retracts }
         };
-        let spec = RegularJoinSpec {
-            left: input(left, left_keys, self.widths.0),
-            right: input(right, right_keys, self.widths.1),
-            kind,
-            nulls_match: vec![self.nulls_match; self.keys.len()],
-            residual,
-        };
+        let (left, right) = (input(left, left_keys, self.widths.0), input(right, right_keys, self.widths.1));
+        if let Some(Within { times, lower, upper, windows }) = self.within.clone() {
+            let drops_late = windows.is_some();
+            let spec = IntervalJoinSpec { left, right, times, kind, lower, upper, drops_late, residual };
+            return Ok(made(IntervalJoin::new(spec)?, IntervalJoin::output));
+        }
+        let spec =
+            RegularJoinSpec { left, right, kind, nulls_match: vec![self.nulls_match; self.keys.len()], residual };
         Ok(made(RegularJoin::new(spec)?, RegularJoin::output))
     }
 
@@ -351,7 +391,18 @@ impl Join {
 
     /// For people.
     pub fn name(&self) -> &'static str {
+        let within = self.within.as_ref().map(|within| within.windows.is_some());
         match self.kind {
+            JoinType::Inner if within == Some(true) => "InnerWindowJoin",
+            JoinType::Left if within == Some(true) => "LeftWindowJoin",
+            JoinType::Right if within == Some(true) => "RightWindowJoin",
+            JoinType::Full if within == Some(true) => "FullWindowJoin",
+            JoinType::LeftSemi if within == Some(true) => "SemiWindowJoin",
+            JoinType::LeftAnti if within == Some(true) => "AntiWindowJoin",
+            JoinType::Inner if within.is_some() => "InnerIntervalJoin",
+            JoinType::Left if within.is_some() => "LeftIntervalJoin",
+            JoinType::Right if within.is_some() => "RightIntervalJoin",
+            JoinType::Full if within.is_some() => "FullIntervalJoin",
             JoinType::Inner => "InnerJoin",
             JoinType::Left => "LeftJoin",
             JoinType::Right => "RightJoin",

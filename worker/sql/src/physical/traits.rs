@@ -10,11 +10,11 @@ use weir_engine::Exchange;
 use weir_operators::{TimeSource, WindowKind};
 
 use crate::error::Place;
-use crate::logical::columns::Time;
+use crate::logical::columns::{Time, keeps_times};
 use crate::logical::nodes::WINDOW_COLUMNS;
 use crate::physical::changelog::{Kinds, Updating, kinds, updating};
 use crate::physical::keys::{Key, UpsertKeys, upsert_keys};
-use crate::physical::ops::{Calc, Join, Op, event_column, passed};
+use crate::physical::ops::{Calc, Join, Op, Within, event_column, passed};
 use crate::physical::tree::Node;
 
 /// What holds of the rows that a node puts out.
@@ -142,11 +142,44 @@ fn times(op: &Op, below: &[&Traits], schema: &SchemaRef) -> Vec<ColumnTime> {
             (0..schema.fields().len()).map(same).collect()
         }
         Op::Deduplicate(_) | Op::UpsertMaterialize(_) | Op::Exchange(_) | Op::Sink(_) => first(),
+        Op::WindowTopN(top) => {
+            let columns = 0..top.spec.input.fields().len();
+            columns.map(|column| in_window(column == top.spec.end, top.times.contains(&column))).collect()
+        }
         // A row comes out when its partner comes, or when one before it goes, however late that is.
-        Op::LocalAggregate(_) | Op::TopN(_) | Op::Conflict(_) | Op::Aggregate(_) | Op::Join(_) => Vec::new(),
+        Op::LocalAggregate(_) | Op::TopN(_) | Op::Conflict(_) | Op::Aggregate(_) => Vec::new(),
+        Op::Join(join) => join.within.as_ref().map_or_else(Vec::new, |of| within(join, of, below)),
     };
     times.resize(schema.fields().len(), ColumnTime::default());
     times
+}
+
+/// Behind an interval join event time is held back by as much as its rows wait, so that their times stay what they are; behind a window
+/// join rows come until their window closes.
+fn within(join: &Join, within: &Within, below: &[&Traits]) -> Vec<ColumnTime> {
+    let (widths, keeps) = ([join.widths.0, join.widths.1], keeps_times(join.kind));
+    let mut all = Vec::new();
+    for (side, (input, width)) in below.iter().zip(widths).enumerate() {
+        let of = |column: usize| {
+            let is_own = within.times.is_some_and(|times| times[side].column == column);
+            match (&within.windows, within.times) {
+                _ if !keeps[side] => ColumnTime::default(),
+                (Some(last), _) => in_window(is_own, last[side].contains(&column)),
+                (None, Some(_)) => ColumnTime::of(is_own.then_some(Time::Event)),
+                (None, None) => {
+                    let attribute = input.times.get(column).and_then(|time| time.attribute);
+                    ColumnTime::of(attribute.filter(|time| *time == Time::Processing))
+                }
+            }
+        };
+        all.extend((0..width).map(of));
+    }
+    all
+}
+
+/// Rows that come before their window closes, or when it does.
+fn in_window(is_end: bool, is_last: bool) -> ColumnTime {
+    ColumnTime { attribute: is_last.then_some(Time::Event), behind: (is_end || is_last).then_some(0) }
 }
 
 fn kind(time: TimeSource) -> Time {
@@ -182,6 +215,7 @@ fn distribution(op: &Op, below: &[&Traits]) -> Distribution {
         | Op::Over(_)
         | Op::Deduplicate(_)
         | Op::TopN(_)
+        | Op::WindowTopN(_)
         | Op::UpsertMaterialize(_)
         | Op::Conflict(_)
         | Op::Sink(_) => first(),
@@ -244,6 +278,7 @@ fn unstable(op: &Op, below: &[&Traits]) -> Key {
         | Op::SessionAssign(_)
         | Op::Over(_)
         | Op::TopN(_)
+        | Op::WindowTopN(_)
         | Op::UpsertMaterialize(_)
         | Op::Conflict(_) => Key::new(),
         Op::Expand(spec) => {

@@ -352,3 +352,173 @@ fn subqueries_that_are_no_joins_are_refused() {
         "WHERE",
     );
 }
+
+const CLICKS: &str =
+    "CREATE TABLE click (auction BIGINT, n BIGINT, s TIMESTAMP(3), WATERMARK FOR s AS s) WITH ('connector' = 'test');";
+
+#[test]
+fn bounds_of_time_bound_the_state_and_what_comes_out_is_final() {
+    for (join, name) in [
+        ("JOIN", "InnerIntervalJoin"),
+        ("LEFT JOIN", "LeftIntervalJoin"),
+        ("RIGHT JOIN", "RightIntervalJoin"),
+        ("FULL JOIN", "FullIntervalJoin"),
+    ] {
+        let graph = graph(&format!(
+            "{CLICKS} INSERT INTO two SELECT price, n FROM bid {join} click ON bid.auction = click.auction
+             AND t BETWEEN s - INTERVAL '5' MINUTE AND s + INTERVAL '10' SECOND"
+        ));
+        assert!(graph.warnings.is_empty(), "{:?}", graph.warnings);
+        let lines = shape(&graph);
+        let last = lines.last().unwrap();
+        let expected = format!("{name}(auction = auction AND t - s from -5m to 10s)");
+        assert!(last.contains(&expected) && last.ends_with("| +I"), "{last}");
+        let plan = explain(&graph);
+        let state = plan.stages.last().unwrap().operators[0].state.as_ref().unwrap();
+        let bound = "5m of event time on the left, and 10s on the right";
+        assert_eq!(state.bounded_by.as_deref(), Some(bound));
+    }
+    let commas = graph(&format!(
+        "{CLICKS} INSERT INTO two SELECT price, n FROM bid, click WHERE bid.auction = click.auction AND t >= s
+         AND t < s + INTERVAL '10' SECOND AND price < n"
+    ));
+    let lines = shape(&commas);
+    assert!(lines.last().unwrap().contains("InnerIntervalJoin("), "{lines:#?}");
+    let one_bound = graph(&format!(
+        "{CLICKS} INSERT INTO two SELECT price, n FROM bid JOIN click ON bid.auction = click.auction AND t >= s"
+    ));
+    assert!(shape(&one_bound).last().unwrap().contains("InnerJoin("));
+}
+
+#[test]
+fn the_times_of_a_join_within_bounds_of_time_cut_windows() {
+    let joined = "CREATE VIEW both AS SELECT price, t, s FROM bid JOIN click ON bid.auction = click.auction
+        AND t BETWEEN s - INTERVAL '1' MINUTE AND s;";
+    let windows = "SELECT SUM(price), COUNT(*) FROM TABLE(TUMBLE(TABLE both, DESCRIPTOR(t), INTERVAL '1' MINUTE)) GROUP BY window_start, window_end";
+    let lines = shape(&graph(&format!("{CLICKS} {joined} INSERT INTO two {windows}")));
+    assert!(lines.iter().any(|line| line.contains("WindowAggregate(")), "{lines:#?}");
+    let regular = joined.replace("\n        AND t BETWEEN s - INTERVAL '1' MINUTE AND s", "");
+    assert!(planned(&format!("{TABLES}{CLICKS} {regular} INSERT INTO two {windows}")).is_err());
+}
+
+#[test]
+fn a_window_of_maxima_bounds_a_join_with_what_it_is_made_of() {
+    let lines = graph(
+        "INSERT INTO two SELECT b.auction, b.price FROM bid b JOIN (SELECT MAX(price) AS high, window_end AS till
+         FROM TABLE(TUMBLE(TABLE bid, DESCRIPTOR(t), INTERVAL '10' SECOND)) GROUP BY window_start, window_end) m
+         ON b.price = m.high AND b.t BETWEEN m.till - INTERVAL '10' SECOND AND m.till",
+    );
+    assert!(lines.warnings.is_empty(), "{:?}", lines.warnings);
+    assert!(shape(&lines).last().unwrap().contains("InnerIntervalJoin(price = high"), "{:#?}", shape(&lines));
+}
+
+#[test]
+fn rows_that_change_are_no_side_of_a_join_within_bounds_of_time() {
+    let script = format!(
+        "{TABLES}{CLICKS} INSERT INTO two SELECT l.price, n FROM (SELECT * FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY auction
+         ORDER BY t DESC) AS r FROM bid) WHERE r = 1) l JOIN click ON l.auction = click.auction AND l.t BETWEEN s AND s + INTERVAL '1' MINUTE"
+    );
+    let Err(error) = planned(&script) else { panic!("is planned") };
+    assert!(error.message.contains("over rows that change (Deduplicate"), "{error}");
+    assert!(error.line.is_some() && error.remedy.contains("CAST(t AS TIMESTAMP(3))"), "{error}");
+}
+
+const WINDOWED: &str = "\
+CREATE TABLE click (auction BIGINT, n BIGINT, s TIMESTAMP(3), WATERMARK FOR s AS s) WITH ('connector' = 'test');
+CREATE VIEW bids AS SELECT * FROM TABLE(TUMBLE(TABLE bid, DESCRIPTOR(t), INTERVAL '10' SECOND));
+CREATE VIEW clicks AS SELECT * FROM TABLE(TUMBLE(TABLE click, DESCRIPTOR(s), INTERVAL '10' SECOND));
+CREATE VIEW longer AS SELECT * FROM TABLE(TUMBLE(TABLE click, DESCRIPTOR(s), INTERVAL '20' SECOND));
+";
+
+#[test]
+fn rows_of_the_same_windows_are_joined_until_these_close() {
+    let same = "b.auction = c.auction AND b.window_start = c.window_start AND b.window_end = c.window_end";
+    for (join, name) in [
+        ("JOIN", "InnerWindowJoin"),
+        ("LEFT JOIN", "LeftWindowJoin"),
+        ("RIGHT JOIN", "RightWindowJoin"),
+        ("FULL JOIN", "FullWindowJoin"),
+    ] {
+        let graph =
+            graph(&format!("{WINDOWED} INSERT INTO two SELECT b.price, c.n FROM bids b {join} clicks c ON {same}"));
+        assert!(graph.warnings.is_empty(), "{:?}", graph.warnings);
+        let lines = shape(&graph);
+        let last = lines.last().unwrap();
+        assert!(last.contains(&format!("{name}(")) && last.ends_with("| +I"), "{last}");
+        let plan = explain(&graph);
+        let state = plan.stages.last().unwrap().operators[0].state.as_ref().unwrap();
+        assert_eq!(state.bounded_by.as_deref(), Some("the rows of both sides in windows that are open"));
+    }
+    for (condition, name) in [("EXISTS", "SemiWindowJoin"), ("NOT EXISTS", "AntiWindowJoin")] {
+        let graph = graph(&format!(
+            "{WINDOWED} INSERT INTO two SELECT auction, price FROM bids b WHERE {condition} (SELECT * FROM clicks c WHERE {same})"
+        ));
+        let last = shape(&graph).pop().unwrap();
+        assert!(last.contains(&format!("{name}(")) && last.ends_with("| +I"), "{last}");
+    }
+}
+
+#[test]
+fn rows_of_other_windows_are_joined_as_any_rows_are() {
+    for (right, condition) in [
+        ("clicks", "b.window_end = c.window_end"),
+        ("clicks", "b.window_start = c.window_start"),
+        ("longer", "b.window_start = c.window_start AND b.window_end = c.window_end"),
+        ("clicks", "b.window_start = c.window_end AND b.window_end = c.window_start"),
+    ] {
+        let lines = shape(&graph(&format!(
+            "{WINDOWED} INSERT INTO two SELECT b.price, c.n FROM bids b JOIN {right} c ON b.auction = c.auction AND {condition}"
+        )));
+        assert!(lines.last().unwrap().contains("InnerJoin("), "{right} {condition}: {lines:#?}");
+    }
+}
+
+#[test]
+fn windows_go_on_behind_a_join_of_windows_where_they_are_no_nulls() {
+    let joined = |join: &str| {
+        format!(
+            "{WINDOWED} CREATE VIEW both AS SELECT b.price, c.n, b.window_start, b.window_end, b.window_time FROM bids b {join}
+             clicks c ON b.auction = c.auction AND b.window_start = c.window_start AND b.window_end = c.window_end;
+             INSERT INTO two SELECT SUM(price), COUNT(*) FROM both GROUP BY window_start, window_end"
+        )
+    };
+    for join in ["JOIN", "LEFT JOIN"] {
+        let lines = shape(&graph(&joined(join)));
+        assert!(lines.iter().any(|line| line.contains("WindowAggregate(")), "{join}: {lines:#?}");
+    }
+    for join in ["RIGHT JOIN", "FULL JOIN"] {
+        let lines = shape(&graph(&joined(join)));
+        assert!(lines.iter().any(|line| line.contains("GroupAggregate(")), "{join}: {lines:#?}");
+    }
+    // The rows come when their windows close: by their own time they would be late.
+    let by_own_time = format!(
+        "{TABLES}{WINDOWED} CREATE VIEW both AS SELECT b.price, b.t FROM bids b JOIN clicks c ON b.auction = c.auction
+         AND b.window_start = c.window_start AND b.window_end = c.window_end;
+         INSERT INTO two SELECT SUM(price), COUNT(*) FROM TABLE(TUMBLE(TABLE both, DESCRIPTOR(t), INTERVAL '1' MINUTE)) GROUP BY window_start, window_end"
+    );
+    assert!(planned(&by_own_time).is_err());
+}
+
+#[test]
+fn the_first_rows_of_a_window_are_put_out_when_it_closes() {
+    let first = |over: &str, condition: &str| {
+        let graph = graph(&format!(
+            "{WINDOWED} INSERT INTO two SELECT auction, price FROM (SELECT *, {over} AS rn FROM bids) WHERE {condition}"
+        ));
+        shape(&graph).pop().unwrap()
+    };
+    let windows = "window_start, window_end";
+    let last = first(&format!("ROW_NUMBER() OVER (PARTITION BY {windows} ORDER BY price DESC)"), "rn <= 3");
+    assert!(last.contains("WindowTopN(ROW_NUMBER 1 to 3 by price DESC of each window_start, window_end)"), "{last}");
+    assert!(last.ends_with("| +I"), "{last}");
+    let last = first(&format!("ROW_NUMBER() OVER (PARTITION BY {windows}, auction ORDER BY t DESC)"), "rn = 1");
+    assert!(last.contains("WindowDeduplicate(keep last row of window_start, window_end, auction)"), "{last}");
+    assert!(last.ends_with("| +I"), "{last}");
+    for (over, condition) in [
+        (format!("RANK() OVER (PARTITION BY {windows} ORDER BY price DESC)"), "rn <= 3"),
+        ("ROW_NUMBER() OVER (PARTITION BY window_end ORDER BY price DESC)".to_string(), "rn <= 3"),
+    ] {
+        let last = first(&over, condition);
+        assert!(last.contains(" TopN("), "{over}: {last}");
+    }
+}

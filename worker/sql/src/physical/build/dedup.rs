@@ -7,7 +7,7 @@ use weir_operators::{DeduplicateSpec, Keep, RankFunction, TimeSource};
 use weir_state::SortOrder;
 
 use crate::identity::{Identity, Meaning, list};
-use crate::logical::columns::Time;
+use crate::logical::columns::{Time, partition_window};
 use crate::logical::nodes::Deduplicate;
 use crate::logical::optimize::place_of;
 use crate::physical::build::rows::Rows;
@@ -24,6 +24,19 @@ impl Builder<'_> {
         let rows = self.trim(rows)?;
         let keys = node.keys.iter().map(|key| self.column(key, &node.input)).collect::<Built<Vec<usize>>>()?;
         let order = self.column(&node.order, &node.input)?;
+        if partition_window(&node.keys, &node.input).is_some() && node.time_kind == Time::Event {
+            let last_first = node.keep == Keep::Last;
+            let ways = if last_first { SortOrder::DESCENDING } else { SortOrder::ASCENDING };
+            let first = First {
+                partition: keys,
+                order: vec![(order, ways)],
+                function: RankFunction::RowNumber,
+                from: 1,
+                to: 1,
+                rank: None,
+            };
+            return self.first_of_windows(rows, &node.input, first, Some(node.keep), place);
+        }
         if rows.nodes().any(|input| self.tree[input].traits.kinds.changes()) {
             // What replaced the row that stays may be taken back: all rows are needed.
             let ways = if node.keep == Keep::First { SortOrder::ASCENDING } else { SortOrder::DESCENDING };
