@@ -348,15 +348,21 @@ impl Supervisor {
         loop {
             tokio::select! {
                 () = &mut finished => break,
-                Some(event) = inlets.platform.recv() => {
-                    if let PlatformEvent::Printed { process, line } = event {
-                        self.observer.fact(self.clock.now(), &Fact::Printed { process, line });
-                    }
-                }
+                Some(event) = inlets.platform.recv() => tell_printed(&mut *self.observer, self.clock.now(), event),
                 Some(Control::Stop { .. } | Control::Kill | Control::Leave) = inlets.control.recv() => break,
             }
         }
+        // The processes are gone; what they have said may still stand in the queue.
+        while let Ok(event) = inlets.platform.try_recv() {
+            tell_printed(&mut *self.observer, self.clock.now(), event);
+        }
         self.observer.finish(&view);
+    }
+}
+
+fn tell_printed(observer: &mut dyn Observer, now: Millis, event: PlatformEvent) {
+    if let PlatformEvent::Printed { process, line } = event {
+        observer.fact(now, &Fact::Printed { process, line });
     }
 }
 

@@ -20,7 +20,7 @@ use serde::Deserialize;
 use thiserror::Error;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
+    process::{Child, ChildStdin, Command},
     sync::{mpsc, oneshot},
     task::JoinSet,
 };
@@ -33,6 +33,8 @@ use crate::state_dir::StateDir;
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// A worker told to stop is ended by force after this time. It has nothing left to do then that a restart would not repeat.
 const STOP_GRACE: Duration = Duration::from_secs(2);
+/// How long the next line of a process that is gone may take.
+const LAST_LINE: Duration = Duration::from_secs(1);
 /// Names another worker binary than the one beside `weir`.
 pub const WORKER_ENV: &str = "WEIR_WORKER";
 
@@ -259,25 +261,31 @@ impl Life {
         })
         .await;
 
-        let mut printing = true;
-        let how = loop {
-            tokio::select! {
-                status = child.wait() => break status.map_or_else(|error| error.to_string(), ended),
-                line = lines.next_line(), if printing => match line {
-                    Ok(Some(line)) => self.tell(PlatformEvent::Printed { process: self.process, line }).await,
-                    _ => printing = false,
-                },
-                asked = &mut ending => {
-                    drop(stdin);
-                    break finish(&mut child, matches!(asked, Ok(Ending::Stop))).await;
+        // Who prints much waits for a reader, also when it has been told to go.
+        let how = {
+            let ended = end_of(&mut child, stdin, &mut ending);
+            tokio::pin!(ended);
+            let mut printing = true;
+            loop {
+                tokio::select! {
+                    how = &mut ended => break how,
+                    line = lines.next_line(), if printing => match line {
+                        Ok(Some(line)) => self.printed(line).await,
+                        _ => printing = false,
+                    },
                 }
             }
         };
-        while let Ok(Ok(Some(line))) = tokio::time::timeout(Duration::from_millis(100), lines.next_line()).await {
-            self.tell(PlatformEvent::Printed { process: self.process, line }).await;
+        // What it has printed is in the pipe, which another process may hold open.
+        while let Ok(Ok(Some(line))) = tokio::time::timeout(LAST_LINE, lines.next_line()).await {
+            self.printed(line).await;
         }
         self.tell(PlatformEvent::Died { process: self.process, how }).await;
         let _ = tokio::fs::remove_dir_all(&self.folder).await;
+    }
+
+    async fn printed(&self, line: String) {
+        self.tell(PlatformEvent::Printed { process: self.process, line }).await;
     }
 
     /// The end of the log, which is where a worker that could not start says why.
@@ -286,6 +294,17 @@ impl Life {
         match log.lines().rev().find(|line| !line.trim().is_empty()) {
             Some(line) => format!("its log {} ends in: {line}", self.log.display()),
             None => format!("its log {} is empty", self.log.display()),
+        }
+    }
+}
+
+/// Waits until a process ends, by itself or because it is asked to. The end of its input is what tells it to go.
+async fn end_of(child: &mut Child, stdin: Option<ChildStdin>, ending: &mut oneshot::Receiver<Ending>) -> String {
+    tokio::select! {
+        status = child.wait() => status.map_or_else(|error| error.to_string(), ended),
+        asked = ending => {
+            drop(stdin);
+            finish(child, matches!(asked, Ok(Ending::Stop))).await
         }
     }
 }

@@ -2,8 +2,11 @@
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeMap;
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use weir_e2e_local::{Job, Settings};
+use weir_e2e_local::{Job, Settings, binary};
 
 /// Counts per key, forever or until all rows are counted.
 fn counting(rows: Option<u64>) -> String {
@@ -141,4 +144,35 @@ INSERT INTO sums SELECT MOD(n, 5000), COUNT(*) FROM numbers GROUP BY MOD(n, 5000
     weir.until("checkpoints go on", || job.newest_id() > seen);
     weir.succeed();
     assert!(counts(&job).values().all(|count| *count == 200));
+}
+
+#[test]
+fn a_query_shows_every_row_also_to_who_reads_late() {
+    const ROWS: usize = 60_000;
+    let script = format!(
+        "CREATE TABLE numbers (n BIGINT) WITH ('connector' = 'datagen', 'number-of-rows' = '{ROWS}', \
+         'rows-per-second' = '10000000', 'fields.n.kind' = 'sequence', 'fields.n.start' = '1', 'fields.n.end' = '{ROWS}');
+         SELECT n, CAST(n AS DECIMAL(38, 3)) + 90071992547409929007199254.125 AS d, REPEAT('x', 100) AS x FROM numbers;"
+    );
+    for late in [false, true] {
+        let mut weir = Command::new(binary("weir"))
+            .args(["sql", "--format", "json", "-e", &script])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        if late {
+            // Longer than a worker that has been told to go is given.
+            std::thread::sleep(Duration::from_secs(4));
+        }
+        let mut text = String::new();
+        weir.stdout.take().unwrap().read_to_string(&mut text).unwrap();
+        let ended = weir.wait_with_output().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        let mut lines: Vec<&str> = text.lines().collect();
+        lines.sort_unstable_by_key(|line| (line.len(), *line));
+        assert_eq!(lines.len(), ROWS, "late: {late}");
+        let last = format!(r#"{{"n":{ROWS},"d":90071992547409929007259254.125,"x":"{}"}}"#, "x".repeat(100));
+        assert_eq!(lines.last(), Some(&last.as_str()));
+    }
 }

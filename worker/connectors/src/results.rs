@@ -1,12 +1,16 @@
 //! The rows of a query that stands alone, for who reads this process's output: `weir sql` shows them as a table.
 //!
-//! A line is a JSON object. The first of a subtask says what is to come: `{"result": name, "columns": […], "limit": n, "changes": bool}`; each further
-//! one is a row and what it does: `{"result": name, "kind": "+I", "row": {…}}`. Like `print` it has no transactions.
+//! A line is a JSON object. The first of a subtask says what is to come: `{"result": name, "columns": […], "numbers": […], "limit": n, "changes":
+//! bool}`; each further one is a row and what it does: `{"result": name, "kind": "+I", "row": {…}}`. DECIMAL, FLOAT and DOUBLE come as texts, since
+//! a JSON number keeps no more digits than a double and is no NaN; `numbers` names their columns. Like `print` it has no transactions.
 
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::array::RecordBatch;
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use arrow::json::writer::{LineDelimited, WriterBuilder};
 use weir_engine::api::batch::Batch;
 use weir_engine::api::error::SinkError;
@@ -63,11 +67,17 @@ struct ResultsFactory {
 impl SinkFactory for ResultsFactory {
     fn create(&self, _ctx: &SinkContext) -> Result<Box<dyn Sink>, SinkError> {
         let columns: Vec<&str> = self.schema.fields().iter().map(|field| field.name().as_str()).collect();
+        let numbers = self.schema.fields().iter().filter(|field| is_text(field.data_type()));
+        let numbers: Vec<&str> = numbers.map(|field| field.name().as_str()).collect();
+        let numbers = serde_json::to_string(&numbers)?;
         let (name, columns) = (serde_json::to_string(&self.name)?, serde_json::to_string(&columns)?);
         let (limit, changes) = (serde_json::to_string(&self.limit)?, self.changes);
         let mut out = io::stdout().lock();
         // A reader knows a result's line by how it begins.
-        writeln!(out, "{{\"result\":{name},\"columns\":{columns},\"limit\":{limit},\"changes\":{changes}}}")?;
+        writeln!(
+            out,
+            "{{\"result\":{name},\"columns\":{columns},\"numbers\":{numbers},\"limit\":{limit},\"changes\":{changes}}}"
+        )?;
         out.flush()?;
         Ok(Box::new(ResultsSink { name: self.name.clone(), to: io::stdout(), text: Vec::new() }))
     }
@@ -90,7 +100,7 @@ impl<W: Write + Send> Sink for ResultsSink<W> {
             .with_timestamp_format("%Y-%m-%d %H:%M:%S%.f".to_string())
             .with_timestamp_tz_format("%Y-%m-%d %H:%M:%S%.fZ".to_string())
             .build::<_, LineDelimited>(Vec::new());
-        writer.write(&batch.rows)?;
+        writer.write(&as_texts(&batch.rows)?)?;
         writer.finish()?;
         let rows = writer.into_inner();
         let rows = std::str::from_utf8(&rows).map_err(|error| SinkError::io("a result is no text").because(error))?;
@@ -111,10 +121,39 @@ impl<W: Write + Send> Sink for ResultsSink<W> {
     }
 }
 
+/// Numbers that are not the same as a JSON number.
+fn is_text(kind: &DataType) -> bool {
+    matches!(
+        kind,
+        DataType::Decimal128(..) | DataType::Decimal256(..) | DataType::Float16 | DataType::Float32 | DataType::Float64
+    )
+}
+
+/// The type with such numbers as texts, at any depth.
+fn texts_in(kind: &DataType) -> DataType {
+    let of = |field: &Arc<Field>| Arc::new(field.as_ref().clone().with_data_type(texts_in(field.data_type())));
+    match kind {
+        kind if is_text(kind) => DataType::Utf8,
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(of).collect::<Fields>()),
+        DataType::List(field) => DataType::List(of(field)),
+        DataType::Map(entries, sorted) => DataType::Map(of(entries), *sorted),
+        other => other.clone(),
+    }
+}
+
+fn as_texts(rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let schema = rows.schema();
+    let of = |field: &Arc<Field>| field.as_ref().clone().with_data_type(texts_in(field.data_type()));
+    let fields: Vec<Field> = schema.fields().iter().map(of).collect();
+    let columns = rows.columns().iter().zip(&fields).map(|(column, field)| cast(column, field.data_type()));
+    let columns = columns.collect::<Result<_, _>>()?;
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+}
+
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Decimal128Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
-    use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+    use arrow::array::{Decimal128Array, Float64Array, Int64Array, StringArray, TimestampMillisecondArray};
+    use arrow::datatypes::TimeUnit;
     use weir_engine::api::batch::RowKind;
 
     use super::*;
@@ -126,14 +165,20 @@ mod tests {
             Field::new("s", DataType::Utf8, true),
             Field::new("d", DataType::Decimal128(38, 2), true),
             Field::new("t", DataType::Timestamp(TimeUnit::Millisecond, None), true),
+            Field::new("f", DataType::Float64, true),
         ]);
         let rows = RecordBatch::try_new(
             Arc::new(schema),
             vec![
                 Arc::new(Int64Array::from(vec![Some(1), None])),
                 Arc::new(StringArray::from(vec!["a\"\n", "ä"])),
-                Arc::new(Decimal128Array::from(vec![12345, -5]).with_precision_and_scale(38, 2).unwrap()),
+                Arc::new(
+                    Decimal128Array::from(vec![12_345_678_901_234_567_890_120, -5])
+                        .with_precision_and_scale(38, 2)
+                        .unwrap(),
+                ),
                 Arc::new(TimestampMillisecondArray::from(vec![0, 1500])),
+                Arc::new(Float64Array::from(vec![f64::NAN, 0.1])),
             ],
         );
         let batch = Batch::with_kinds(rows.unwrap(), vec![RowKind::Insert, RowKind::Delete]);
@@ -146,6 +191,9 @@ mod tests {
         assert_eq!(lines[1]["kind"], "-D");
         assert_eq!(lines[0]["row"]["s"], "a\"\n");
         assert!(lines[1]["row"]["n"].is_null() && lines[1]["row"].as_object().unwrap().contains_key("n"));
-        assert!(text.contains("1970-01-01 00:00:01.5") && text.contains("123.45") && text.contains("-0.05"), "{text}");
+        assert_eq!(lines[0]["row"]["d"], "123456789012345678901.20");
+        assert_eq!(lines[1]["row"]["d"], "-0.05");
+        assert_eq!((&lines[0]["row"]["f"], &lines[1]["row"]["f"]), (&"NaN".into(), &"0.1".into()));
+        assert!(text.contains("1970-01-01 00:00:01.5"), "{text}");
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 /// Rows of a result that only grows which stay in memory: some screens of them.
 const KEPT: usize = 1_000;
@@ -30,6 +30,8 @@ pub enum Line {
         result: String,
         /// Its columns in their order.
         columns: Vec<String>,
+        /// Those whose values are numbers, although they come as texts.
+        numbers: Vec<String>,
         /// How many rows are wanted.
         limit: Option<u64>,
         /// Its rows change.
@@ -52,6 +54,8 @@ pub type Row = Vec<Value>;
 pub struct Rows {
     /// Its columns.
     pub columns: Vec<String>,
+    /// By column: its values are numbers, although they come as texts.
+    numbers: Vec<bool>,
     /// Its rows change.
     pub changes: bool,
     /// How many rows are wanted.
@@ -71,8 +75,20 @@ pub struct Rows {
 
 impl Rows {
     /// The columns are known; they are told by each subtask.
-    pub fn head(&mut self, columns: Vec<String>, limit: Option<u64>, changes: bool) {
+    pub fn head(&mut self, columns: Vec<String>, numbers: &[String], limit: Option<u64>, changes: bool) {
+        self.numbers = columns.iter().map(|column| numbers.contains(column)).collect();
         (self.columns, self.limit, self.changes) = (columns, limit, changes);
+    }
+
+    /// A row as a JSON object, behind what it does.
+    pub fn json(&self, kind: Option<&str>, row: &Row) -> String {
+        let op = kind.map(|kind| format!("\"op\":{}", Value::from(kind)));
+        let fields = self.columns.iter().zip(&self.numbers).zip(row).map(|((name, is_number), value)| {
+            let number = value.as_str().filter(|text| *is_number && serde_json::from_str::<Number>(text).is_ok());
+            let value = number.map_or_else(|| value.to_string(), str::to_string);
+            format!("{}:{value}", Value::from(name.as_str()))
+        });
+        format!("{{{}}}", op.into_iter().chain(fields).collect::<Vec<_>>().join(","))
     }
 
     /// A row's values in order. What it has not is NULL.
@@ -156,7 +172,7 @@ mod tests {
 
     fn rows(changes: bool, lines: &[(&str, i64)]) -> Rows {
         let mut rows = Rows::default();
-        rows.head(vec!["n".to_string()], None, changes);
+        rows.head(vec!["n".to_string()], &[], None, changes);
         for (kind, n) in lines {
             rows.apply(kind, vec![json!(n)]);
         }
@@ -190,13 +206,13 @@ mod tests {
 
     #[test]
     fn a_line_is_a_head_or_a_row_or_somebody_elses() {
-        let head = Line::of(r#"{"result":"r","columns":["a","b"],"limit":null,"changes":true}"#).unwrap();
+        let head = Line::of(r#"{"result":"r","columns":["a","b"],"numbers":[],"limit":null,"changes":true}"#).unwrap();
         assert!(matches!(head, Line::Head { changes: true, limit: None, .. }), "{head:?}");
         let Some(Line::Row { row, kind, .. }) = Line::of(r#"{"result":"r","kind":"+U","row":{"b":2,"a":"x"}}"#) else {
             panic!("it is a row")
         };
         let mut rows = Rows::default();
-        rows.head(vec!["a".to_string(), "b".to_string()], Some(1), true);
+        rows.head(vec!["a".to_string(), "b".to_string()], &[], Some(1), true);
         let row = rows.ordered(row);
         assert_eq!(row, [json!("x"), json!(2)]);
         rows.apply(&kind, row);
@@ -204,6 +220,15 @@ mod tests {
         for other in ["+I[1, 2]", r#"{"a": 1}"#, r#"{"result": "r"}"#, r#"{"result":"#] {
             assert_eq!(Line::of(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn numbers_that_come_as_texts_keep_their_digits() {
+        let mut rows = Rows::default();
+        rows.head(["d", "s", "f"].map(str::to_string).to_vec(), &["d".to_string(), "f".to_string()], None, true);
+        let row = vec![json!("123456789012345678901.20"), json!("1.50"), json!("NaN")];
+        assert_eq!(rows.json(Some("+I"), &row), r#"{"op":"+I","d":123456789012345678901.20,"s":"1.50","f":"NaN"}"#);
+        assert_eq!(rows.json(None, &vec![json!(null); 3]), r#"{"d":null,"s":null,"f":null}"#);
     }
 
     #[test]

@@ -75,9 +75,9 @@ impl Results {
 
     fn line(&mut self, line: Line) {
         match line {
-            Line::Head { result, columns, limit, changes } => {
+            Line::Head { result, columns, numbers, limit, changes } => {
                 let is_new = !self.shown.contains_key(&result);
-                self.shown.entry(result).or_default().head(columns.clone(), limit, changes);
+                self.shown.entry(result).or_default().head(columns.clone(), &numbers, limit, changes);
                 if is_new && self.form == Form::Csv {
                     let op = changes.then(|| Value::from("op"));
                     let names: Vec<Value> = op.into_iter().chain(columns.into_iter().map(Value::from)).collect();
@@ -107,17 +107,7 @@ impl Results {
                 let op = rows.changes.then(|| Value::from(kind));
                 say(&csv(op.iter().chain(&row)));
             }
-            Form::Json => {
-                let mut object = String::from("{");
-                let op = rows.changes.then(|| ("op".to_string(), Value::from(kind)));
-                let fields = op.iter().map(|(name, value)| (name, value)).chain(rows.columns.iter().zip(&row));
-                for (n, (name, value)) in fields.enumerate() {
-                    let comma = if n == 0 { "" } else { "," };
-                    let _ = write!(object, "{comma}{}:{value}", Value::from(name.as_str()));
-                }
-                object.push('}');
-                say(&object);
-            }
+            Form::Json => say(&rows.json(rows.changes.then_some(kind), &row)),
         }
         rows.apply(kind, row);
         self.stale = true;
@@ -252,7 +242,7 @@ mod tests {
     #[test]
     fn a_table_shows_the_last_rows_and_how_many_there_are() {
         let mut rows = Rows::default();
-        rows.head(vec!["n".to_string(), "text".to_string()], None, false);
+        rows.head(vec!["n".to_string(), "text".to_string()], &[], None, false);
         for n in 0..5 {
             rows.apply("+I", vec![json!(n), json!(null)]);
         }
@@ -267,7 +257,7 @@ mod tests {
     async fn a_limit_ends_the_run_once() {
         let (control, mut told) = mpsc::channel(8);
         let mut results = Results::new(Form::Table, control);
-        results.printed(r#"{"result":"r","columns":["a"],"limit":2,"changes":false}"#);
+        results.printed(r#"{"result":"r","columns":["a"],"numbers":[],"limit":2,"changes":false}"#);
         for n in 0..4 {
             results.printed(&format!(r#"{{"result":"r","kind":"+I","row":{{"a":{n}}}}}"#));
         }
