@@ -14,15 +14,15 @@ mod cleaning;
 mod events;
 mod status;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use weir_protocol::record::{Opening, PartRef, Record, RecordRef};
 use weir_protocol::{Attempt, CheckpointId, RecordNumber, Term, WorkerId, paths};
 
 use cleaning::Cleaning;
 pub use events::{
-    Ack, Action, COMMIT_WAIT, Event, Last, MOST_PENDING, NamesOutcome, Note, Outcome, Policy, RETRY, STATUS_INTERVAL,
-    Start, StatusOutcome, StatusPointer, Taken,
+    Ack, Action, COMMIT_WAIT, Event, LONGEST_BACK_OFF, Last, MOST_PENDING, NamesOutcome, Note, Outcome, Policy, RETRY,
+    STATUS_INTERVAL, Start, StatusOutcome, StatusPointer, Taken,
 };
 use status::StatusWriter;
 
@@ -326,10 +326,18 @@ impl Coordinator {
         if self.held && !self.is_urgent() {
             return None;
         }
-        let regular = (self.last_trigger + self.policy.interval).max(self.last_end + self.policy.min_pause);
+        let pause = self.policy.min_pause.max(self.back_off());
+        let regular = (self.last_trigger + self.policy.interval).max(self.last_end + pause);
         // After a failure not even an urgent one follows at once, or a worker that declines would be asked without end.
         let soon = if self.failed > 0 { self.last_end + self.policy.retry } else { self.last_end };
         Some(if self.is_urgent() { soon.min(regular) } else { regular })
+    }
+
+    /// What fails at once is not tried at a short interval again and again: nobody gains by it, and storage that comes back is met by
+    /// all jobs together.
+    fn back_off(&self) -> Duration {
+        let doubled = |failed: u32| self.policy.retry.saturating_mul(2u32.saturating_pow(failed - 1));
+        if self.failed == 0 { Duration::ZERO } else { doubled(self.failed).min(LONGEST_BACK_OFF) }
     }
 
     fn trigger(&mut self, now: Millis, actions: &mut Vec<Action>) {

@@ -20,6 +20,7 @@ use crate::{
     attempt::{RestartPolicy, Size},
     coordinator::{Policy, RETRY, STATUS_INTERVAL},
     platform::WorkerTemplate,
+    state_dir::default_state_dir,
 };
 
 /// The namespace of a job that names none.
@@ -224,7 +225,7 @@ impl Job {
                     ApiMode::AtLeastOnce => CheckpointMode::AtLeastOnce,
                 },
                 // A worker that has lost its coordinator gives up an alignment when the coordinator would have.
-                alignment_timeout_ms: checkpoint.timeout.as_millis(),
+                alignment_timeout_ms: u64::try_from(settled.timeout.as_millis()).unwrap_or(u64::MAX),
                 memory_budget: workers.memory_budget(),
             },
             upgrade: Permissions {
@@ -237,9 +238,9 @@ impl Job {
             template: WorkerTemplate::default(),
             policy: Policy {
                 interval: settled.interval,
-                min_pause: checkpoint.min_pause.0,
-                timeout: checkpoint.timeout.0,
-                tolerable_failures: checkpoint.tolerable_failures,
+                min_pause: settled.min_pause,
+                timeout: settled.timeout,
+                tolerable_failures: settled.tolerable_failures,
                 retain: checkpoint.retain,
                 status_interval: STATUS_INTERVAL,
                 retry: RETRY,
@@ -291,7 +292,7 @@ impl Job {
 
     /// Where it works when nothing else is said.
     pub fn default_state_dir(&self) -> PathBuf {
-        Path::new(".weir").join(format!("{}-{}", self.name.namespace, self.name.name))
+        default_state_dir(&self.name.namespace, &self.name.name)
     }
 }
 

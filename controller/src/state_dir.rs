@@ -3,8 +3,10 @@
 //! Nothing in here is needed to go on: checkpoints stand in the job's storage. Losing the folder loses only the uid, and with
 //! it the right to take the job up without `--restore previous`.
 
+mod asking;
 mod observer;
 
+pub use asking::Asking;
 pub use observer::{LocalObserver, RESTORED_FILE, STATUS_FILE};
 
 use std::{
@@ -43,6 +45,11 @@ pub enum StateDirError {
 /// The longest path that the address of a socket has room for, with the zero at its end.
 const SOCKET_PATH: usize = 108;
 
+/// Where a job works when nothing else is said.
+pub fn default_state_dir(namespace: &str, name: &str) -> PathBuf {
+    Path::new(".weir").join(format!("{namespace}-{name}"))
+}
+
 /// The folder, locked until this is dropped or the process ends, however it ends.
 #[derive(Debug)]
 pub struct StateDir {
@@ -71,6 +78,7 @@ impl StateDir {
         DirBuilder::new().mode(0o700).create(&workers).map_err(failed)?;
         fs::create_dir_all(path.join("logs")).map_err(failed)?;
         let mut state_dir = Self { path, owner, sockets: None, _lock: lock };
+        state_dir.open_for_asking().map_err(failed)?;
         if state_dir.socket(u64::MAX).as_os_str().as_bytes().len() >= SOCKET_PATH {
             let sockets = env::temp_dir().join(format!("weir-{}", uuid::Uuid::new_v4().simple()));
             let failed = |source| StateDirError::Io { path: sockets.display().to_string(), source };

@@ -5,6 +5,7 @@
 //! told what to do by [`Control`], tells what happens as [`Fact`]s to an [`Observer`], and ends with an [`Outcome`].
 
 mod act;
+mod asked;
 mod hear;
 mod notes;
 mod parts;
@@ -26,7 +27,7 @@ use weir_protocol::{Term, rpc::to_worker};
 use weir_runtime::clock;
 use weir_storage::JobStore;
 
-use self::{probe::Probe, versions::Wanted};
+use self::{asked::Asked, probe::Probe, versions::Wanted};
 use crate::{
     attempt::{self, AttemptMachine, End},
     coordinator::{self, Coordinator},
@@ -104,6 +105,8 @@ pub struct Supervisor {
     /// What was told to be wrong beside a worker.
     trouble: Option<Trouble>,
     probe: Probe,
+    /// Checkpoints that somebody waits for.
+    asked: Asked,
     request: Request,
     store: JobStore,
     platform: Box<dyn Platform>,
@@ -173,6 +176,7 @@ pub async fn run(parts: Parts) -> Outcome {
         unpublished: false,
         trouble: None,
         probe: Probe::default(),
+        asked: Asked::default(),
         traffic: Traffic::new(job.name.to_string(), parts.failed),
         job,
         store: parts.store,
@@ -301,7 +305,10 @@ impl Supervisor {
                 self.ended = Some(Outcome::Killed);
             }
             Control::Leave => self.ended = Some(Outcome::Left),
-            Control::Checkpoint => self.inputs.push_back(Input::Coordinator(coordinator::Event::TriggerNow)),
+            Control::Checkpoint(value) => {
+                self.asked.ask(value);
+                self.inputs.push_back(Input::Coordinator(coordinator::Event::TriggerNow));
+            }
             Control::Configure(live) => self.configure(live),
             Control::Change(mut change) => {
                 self.configure(change.job.live());

@@ -16,7 +16,10 @@ pub use duration::{Duration, DurationError};
 pub use load::{JobError, Problem, load_job, nearest};
 pub use quantity::{Quantity, QuantityError};
 pub use schema::{crd, crd_yaml, openapi_schema};
-pub use status::{CheckpointStatus, LatestCheckpoint, RestoredCheckpoint, RestoredFrom, StreamJobStatus, conditions};
+pub use status::{
+    CheckpointStatus, LatestCheckpoint, RequestedCheckpoint, RestoredCheckpoint, RestoredFrom, StreamJobStatus,
+    conditions,
+};
 pub use streamjob::{
     Alignment, AlignmentType, Checkpoint, CheckpointMode, ImagePullPolicy, OnDelete, PodTemplate, PodTemplateMetadata,
     Resources, Restart, RestoreFrom, SecretRef, State, Storage, StreamJob, StreamJobSpec, Upgrade, UpgradeMode,

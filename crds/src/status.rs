@@ -85,6 +85,25 @@ pub struct CheckpointStatus {
     /// The checkpoint that the current attempt was restored from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored: Option<RestoredCheckpoint>,
+    /// The checkpoint that somebody asked for last, by the annotation `weir.dev/checkpoint`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requested: Option<RequestedCheckpoint>,
+}
+
+/// A checkpoint that somebody has asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RequestedCheckpoint {
+    /// The value of the annotation `weir.dev/checkpoint`. Each value acts once.
+    pub value: String,
+    /// The checkpoint's id.
+    pub id: u64,
+    /// When it was completed, or failed, RFC 3339.
+    #[schemars(schema_with = "date_time")]
+    pub at: String,
+    /// Why it failed. Absent if it is complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
 }
 
 /// A completed checkpoint.

@@ -219,13 +219,15 @@ pub struct Checkpoint {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = ("duration(self) >= duration('10ms')", "is too short: at least 10ms"))]
     pub interval: Option<Duration>,
-    /// How long a checkpoint may take before it is aborted and counts as failed; 1s at least.
-    #[serde(default = "defaults::timeout")]
+    /// How long a checkpoint may take before it is aborted and counts as failed; 1s at least. If absent, what
+    /// `SET 'execution.checkpointing.timeout'` says, else 10m.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = ("duration(self) >= duration('1s')", "is too short: at least 1s"))]
-    pub timeout: Duration,
-    /// The shortest time from the end of one checkpoint to the trigger of the next.
-    #[serde(default)]
-    pub min_pause: Duration,
+    pub timeout: Option<Duration>,
+    /// The shortest time from the end of one checkpoint to the trigger of the next. If absent, what
+    /// `SET 'execution.checkpointing.min-pause'` says, else none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_pause: Option<Duration>,
     /// The guarantee for records in state. `ExactlyOnce`: each counts once. `AtLeastOnce`: checkpoints wait less, and records
     /// may count twice after a failure. If absent, what `SET 'execution.checkpointing.mode'` says, else `ExactlyOnce`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -233,10 +235,11 @@ pub struct Checkpoint {
     /// How the barriers of a checkpoint are aligned where a subtask has several inputs.
     #[serde(default)]
     pub alignment: Alignment,
-    /// How many checkpoints in a row may fail before the condition Checkpointed turns False. The job runs on in any case.
-    #[serde(default = "defaults::tolerable_failures")]
+    /// How many checkpoints in a row may fail before the condition Checkpointed turns False. The job runs on in any case. If
+    /// absent, what `SET 'execution.checkpointing.tolerable-failed-checkpoints'` says, else 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = u32::MAX))]
-    pub tolerable_failures: u32,
+    pub tolerable_failures: Option<u32>,
     /// How many of the newest completed checkpoints are retained; older ones are deleted.
     #[serde(default = "defaults::retain")]
     #[schemars(range(min = 1, max = 1000))]
@@ -438,12 +441,6 @@ mod defaults {
     }
     pub fn max_parallelism() -> u32 {
         128
-    }
-    pub fn timeout() -> Duration {
-        Duration::from_secs(600)
-    }
-    pub fn tolerable_failures() -> u32 {
-        3
     }
     pub fn retain() -> u32 {
         3

@@ -57,8 +57,8 @@ fn kubectl_explain_tells_of_every_field_and_its_default() {
     let mut found = Vec::new();
     ill_explained(&schema, "", &mut found);
     assert!(found.is_empty(), "{found:#?}");
-    let timeout = &schema["properties"]["spec"]["properties"]["checkpoint"]["properties"]["timeout"];
-    assert!(timeout["description"].as_str().unwrap().ends_with("Default: 10m."), "{timeout}");
+    let retain = &schema["properties"]["spec"]["properties"]["checkpoint"]["properties"]["retain"];
+    assert!(retain["description"].as_str().unwrap().ends_with("Default: 3."), "{retain}");
 }
 
 #[test]
@@ -84,8 +84,8 @@ fn a_short_job_gets_the_defaults_of_the_schema() {
     // The script may say these.
     assert_eq!((spec.workers.slots, spec.state.backend), (None, None));
     assert_eq!((spec.checkpoint.interval, spec.checkpoint.mode), (None, None));
-    assert_eq!(spec.checkpoint.timeout, Duration::from_secs(600));
-    assert_eq!((spec.checkpoint.retain, spec.checkpoint.tolerable_failures), (3, 3));
+    let pace = &spec.checkpoint;
+    assert_eq!((&pace.timeout, &pace.min_pause, pace.tolerable_failures, pace.retain), (&None, &None, None, 3));
     assert_eq!(spec.restart.max_backoff, Duration::from_secs(60));
     assert!(!spec.suspend && spec.restore_from.is_none());
 }

@@ -1,5 +1,6 @@
 //! The commands that a person types, and what their exit codes mean.
 
+mod checkpoint;
 mod checkpoints;
 mod controller;
 mod probe;
@@ -66,6 +67,12 @@ enum Command {
     },
     /// Look after the StreamJobs of a cluster. This is what the operator's pod runs.
     Controller(controller::ControllerArgs),
+    /// Have a running `weir run` take a checkpoint now, and wait until it is complete.
+    Checkpoint {
+        /// The StreamJob's YAML, its name, or the state folder of the run.
+        #[arg(value_name = "FILE|NAME|FOLDER")]
+        target: String,
+    },
     /// List the checkpoints in the job's storage that can be restored, the newest first.
     Checkpoints {
         #[command(flatten)]
@@ -249,6 +256,7 @@ async fn execute(command: Command) -> Result<(), Failure> {
             }
             Ok(())
         }
+        Command::Checkpoint { target } => checkpoint::take(&target).await,
         Command::Checkpoints { job, json } => {
             let job = Job::local(&job.file, &Overrides::default())?;
             checkpoints::list(&job, json).await

@@ -1,6 +1,10 @@
 //! `weir run`.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use tokio::{
     signal::unix::{self, SignalKind},
@@ -26,6 +30,8 @@ use crate::{
 const CLUSTER: &str = "local";
 /// Events of the platform under way to the supervisor.
 const PLATFORM_QUEUE: usize = 1024;
+/// From one look at what is asked of a run to the next.
+const LISTEN: Duration = Duration::from_millis(100);
 /// Signals under way to the supervisor.
 const CONTROL_QUEUE: usize = 8;
 
@@ -80,8 +86,9 @@ pub async fn run(args: RunArgs) -> Result<(), Failure> {
     for warning in job.warnings.iter().cloned().chain(planner::warnings(&plan.description)) {
         ui.event(Weight::Bad, &format!("warning: {warning}"));
     }
-    let (_, control) = signals(true)
+    let (sender, control) = signals(true)
         .map_err(|error| Failure::new(Exit::Environment, format!("signals cannot be received: {error}")))?;
+    listen(Arc::downgrade(&state_dir), sender);
     let outcome = Box::pin(supervise(Start {
         binary,
         fingerprint: plan.fingerprint,
@@ -211,6 +218,22 @@ pub(super) fn signals(last_checkpoint: bool) -> std::io::Result<(mpsc::Sender<Co
         }
     });
     Ok((sender, told))
+}
+
+/// Passes on what other processes ask of this run. The folder is let go of with the run.
+fn listen(state_dir: Weak<StateDir>, control: mpsc::Sender<Control>) {
+    weir_runtime::tasks::spawn(async move {
+        let mut look = tokio::time::interval(LISTEN);
+        loop {
+            look.tick().await;
+            let Some(asked) = state_dir.upgrade().map(|state_dir| state_dir.asked_checkpoints()) else { return };
+            for value in asked {
+                if control.send(Control::Checkpoint(value)).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
 }
 
 /// What is to be restored, and whether the YAML says so: there a value acts once.

@@ -80,6 +80,8 @@ pub struct Running {
     pub asked: Vec<Accepted>,
     /// It has been told to end.
     pub ending: bool,
+    /// The checkpoint that it was asked for last.
+    pub checkpoint: Option<String>,
     /// The keys with which it reaches storage.
     pub keys: Option<S3Keys>,
 }
@@ -88,8 +90,8 @@ impl Running {
     /// One that was just started over a version of the job, and what it hears.
     pub fn over(job: Job, accepted: Accepted, keys: Option<S3Keys>) -> (Self, mpsc::Receiver<Control>) {
         let (control, inbox) = mpsc::channel(CONTROL_QUEUE);
-        let (certificates, task) = (None, None);
-        (Self { control, certificates, task, job, asked: vec![accepted], ending: false, keys }, inbox)
+        let (certificates, task, checkpoint) = (None, None, None);
+        (Self { control, certificates, task, job, asked: vec![accepted], ending: false, checkpoint, keys }, inbox)
     }
 
     /// It runs in this task, and ends with it.
@@ -108,6 +110,16 @@ impl Running {
                 false
             }
         }
+    }
+
+    /// Asks it for a checkpoint. False where it has to be asked again.
+    #[must_use = "what was not heard has to be said again"]
+    pub fn checkpoint(&mut self, value: &str) -> bool {
+        let heard = self.tell(Control::Checkpoint(value.to_string()));
+        if heard {
+            self.checkpoint = Some(value.to_string());
+        }
+        heard
     }
 
     /// Tells it to end, and nothing more is asked of it. False where it has to be told again.
@@ -237,7 +249,7 @@ mod tests {
     fn a_change_that_was_not_heard_is_asked_for_again() {
         let (mut running, mut inbox) = deaf();
         for _ in 0..CONTROL_QUEUE {
-            assert!(running.tell(Control::Checkpoint));
+            assert!(running.checkpoint("a"));
         }
         let second = wanted(2);
         assert!(!running.change(second.job.clone(), false, accepted(&second)));
@@ -247,7 +259,9 @@ mod tests {
             SessionTls { ca: vec![1].into(), cert: vec![2].into(), key: vec![3].into(), server_name: "w".to_string() };
         assert!(!running.certificates(tls));
 
-        assert!(matches!(inbox.try_recv(), Ok(Control::Checkpoint)));
+        assert!(!running.checkpoint("b") && running.checkpoint.as_deref() == Some("a"));
+
+        assert!(matches!(inbox.try_recv(), Ok(Control::Checkpoint(asked)) if asked == "a"));
         assert!(running.change(second.job.clone(), false, accepted(&second)));
         assert_eq!((running.job.generation, running.asked.len()), (2, 2));
         assert!(!running.retell(), "the queue is full again");

@@ -209,7 +209,7 @@ async fn lead(context: &Arc<Context>, health: &Arc<Health>, role: watch::Receive
             predicates::generation
                 .combine(predicates::finalizers)
                 .combine(predicates::annotations)
-                .combine(watches::asks_for_status),
+                .combine(watches::asks),
             kube::runtime::PredicateConfig::default(),
         );
     let (wake, woken) = mpsc::unbounded_channel();

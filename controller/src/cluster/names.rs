@@ -1,5 +1,7 @@
 //! The words by which Weir's objects in a cluster are known: labels, annotations, field managers, names of a job's objects.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
 /// Who applies a job's objects.
 pub const MANAGER: &str = "weir";
 /// Who applies a job's status.
@@ -9,6 +11,12 @@ pub const FINALIZER_MANAGER: &str = "weir-finalizer";
 
 /// Holds a deleted job back until its workers have stopped and its storage is left or emptied; never for long.
 pub const FINALIZER: &str = "weir.dev/checkpoints";
+
+/// The longest value of the annotation [`CHECKPOINT`], in bytes.
+const LONGEST_ASKED: usize = 253;
+
+/// The annotation of a StreamJob that asks for a checkpoint. Each value acts once.
+pub const CHECKPOINT: &str = "weir.dev/checkpoint";
 
 /// The label that names the job on everything that belongs to it.
 pub const JOB_LABEL: &str = "weir.dev/job";
@@ -39,6 +47,12 @@ pub const PROBES_PORT: i32 = 9465;
 /// The prefix of worker pods' names.
 pub fn pod_prefix(job: &str) -> String {
     format!("{job}-worker-")
+}
+
+/// The checkpoint that a StreamJob's annotation asks for. What is longer than a name is nobody's wish, and would stand in each status.
+pub fn asked_checkpoint(meta: &ObjectMeta) -> Option<&str> {
+    let value = meta.annotations.as_ref()?.get(CHECKPOINT)?.trim();
+    (!value.is_empty() && value.len() <= LONGEST_ASKED).then_some(value)
 }
 
 /// The headless Service.

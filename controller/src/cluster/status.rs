@@ -7,7 +7,10 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
 };
-use weir_crds::{CheckpointStatus, LatestCheckpoint, RestoredCheckpoint, RestoredFrom, StreamJobStatus, conditions};
+use weir_crds::{
+    CheckpointStatus, LatestCheckpoint, RequestedCheckpoint, RestoredCheckpoint, RestoredFrom, StreamJobStatus,
+    conditions,
+};
 use weir_protocol::{
     record::{Opening, Record},
     settings::FailureKind,
@@ -99,6 +102,8 @@ pub struct Facts {
     pub latest: Option<LatestCheckpoint>,
     /// What the attempt was restored from.
     pub restored: Option<RestoredCheckpoint>,
+    /// The one that was asked for last.
+    pub requested: Option<RequestedCheckpoint>,
     /// Failed since the newest.
     pub failed: u32,
     /// More than is tolerable; the last reason.
@@ -148,6 +153,7 @@ impl Facts {
             workers: status.replicas.unwrap_or_default(),
             latest: checkpoint.latest,
             restored: checkpoint.restored,
+            requested: checkpoint.requested,
             failed: checkpoint.failed_since_latest,
             in_attempt: holds(conditions::CHECKPOINTED).is_some(),
             beyond: status.conditions.iter().find(|it| it.reason == reasons::CHECKPOINTS_FAIL).map(|failing| {
@@ -205,6 +211,10 @@ impl Facts {
             Fact::Aborted { reason, failed, beyond_tolerable, .. } => {
                 self.failed = *failed;
                 self.beyond = beyond_tolerable.then(|| reason.clone());
+            }
+            Fact::Requested { value, id, failure } => {
+                let (value, at, failure) = (value.clone(), now.to_string(), failure.clone());
+                self.requested = Some(RequestedCheckpoint { value, id: id.0, at, failure });
             }
             Fact::Publishing { failure } => self.unpublished.clone_from(failure),
             Fact::HeldBack { waiting } => self.held_back = *waiting,
@@ -371,15 +381,20 @@ impl Facts {
             workers: Some(self.workers_in_words()),
             selector: self.selector.clone(),
             state_size: self.latest.as_ref().map(|latest| text::bytes(latest.state_bytes)),
-            checkpoint: (self.latest.is_some() || self.failed > 0 || self.restored.is_some()).then(|| {
-                CheckpointStatus {
-                    latest: self.latest.clone(),
-                    failed_since_latest: self.failed,
-                    restored: self.restored.clone(),
-                }
-            }),
+            checkpoint: self.checkpoint_status(),
             restored_from: self.restored_from.clone(),
         }
+    }
+
+    /// None where nothing is to be said.
+    fn checkpoint_status(&self) -> Option<CheckpointStatus> {
+        let said = CheckpointStatus {
+            latest: self.latest.clone(),
+            failed_since_latest: self.failed,
+            restored: self.restored.clone(),
+            requested: self.requested.clone(),
+        };
+        (said != CheckpointStatus::default()).then_some(said)
     }
 
     fn workers_in_words(&self) -> String {

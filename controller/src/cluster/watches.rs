@@ -27,15 +27,16 @@ use super::{
     names,
 };
 
-/// Changes where somebody has removed a job's status, or much of it, so that it is written again. What Weir itself writes does
-/// not change it.
+/// Changes where somebody has removed a job's status, or much of it, so that it is written again, or has asked for a checkpoint. What
+/// Weir itself writes does not change it.
 #[allow(clippy::unnecessary_wraps, reason = "a predicate says so whether it applies")]
-pub fn asks_for_status(resource: &Guarded) -> Option<u64> {
+pub fn asks(resource: &Guarded) -> Option<u64> {
     let mut hasher = DefaultHasher::new();
     let status = resource.0.as_ref().ok().and_then(|job| job.status.as_ref());
     status.is_none_or(|status| status.conditions.is_empty()).hash(&mut hasher);
     resource.0.is_ok().hash(&mut hasher);
     resource.meta().deletion_timestamp.is_some().hash(&mut hasher);
+    names::asked_checkpoint(resource.meta()).hash(&mut hasher);
     Some(hasher.finish())
 }
 

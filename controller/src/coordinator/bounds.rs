@@ -120,3 +120,63 @@ fn what_a_record_that_was_left_behind_has_promised_is_committed_first() {
     let actions = coordinator.on(NOW, committed(1));
     assert!(actions.contains(&Action::Note(Note::Committed { id: CheckpointId(7) })), "{actions:?}");
 }
+
+/// The times from one failed checkpoint to the next trigger, in milliseconds, at this interval and pause.
+fn pauses_after_failures(interval: u64, min_pause: u64, failures: usize) -> Vec<u64> {
+    let ms = std::time::Duration::from_millis;
+    let (mut coordinator, _) = leads(opening(None));
+    let policy = Policy { interval: ms(interval), min_pause: ms(min_pause), ..coordinator.policy };
+    coordinator.on(NOW, Event::Configure(policy));
+    let mut now = NOW;
+    let mut pauses = Vec::new();
+    for _ in 0..=failures {
+        let due = coordinator.next_wake().unwrap();
+        pauses.push(u64::try_from((due - now).as_millis()).unwrap());
+        now = due;
+        assert!(triggers(&coordinator.on(now, Event::Tick)));
+        let id = coordinator.collecting().unwrap();
+        let declined = Event::Declined { worker: worker(0), attempt: Attempt(2), id, reason: "no".into() };
+        coordinator.on(now, declined);
+    }
+    pauses.split_off(1)
+}
+
+#[test]
+fn what_fails_at_once_is_tried_ever_more_rarely_whatever_the_interval_is() {
+    assert_eq!(pauses_after_failures(10, 0, 7), [500, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000]);
+    assert_eq!(pauses_after_failures(3_000, 0, 4), [3_000, 3_000, 3_000, 4_000]);
+    assert_eq!(pauses_after_failures(60_000, 0, 7), [60_000; 7]);
+    assert_eq!(pauses_after_failures(10, 9_000, 6), [9_000, 9_000, 9_000, 9_000, 9_000, 10_000]);
+}
+
+#[test]
+fn an_outage_is_followed_by_one_checkpoint_and_not_by_all_that_were_missed() {
+    let (mut coordinator, _) = leads(opening(None));
+    coordinator.on(NOW, Event::SessionLost { worker: worker(0) });
+    assert_eq!(coordinator.next_wake(), None, "nothing is triggered that nobody answers");
+    let later = NOW + std::time::Duration::from_hours(1);
+    let opened = Event::SessionOpened { worker: worker(0), highest_checkpoint: CheckpointId(7) };
+    coordinator.on(later, opened);
+    let actions = coordinator.on(later, Event::Tick);
+    assert_eq!(actions.iter().filter(|action| matches!(action, Action::Trigger { .. })).count(), 1);
+    let id = coordinator.collecting().unwrap();
+    let declined = Event::Declined { worker: worker(0), attempt: Attempt(2), id, reason: "no".into() };
+    coordinator.on(later, declined);
+    assert!(!triggers(&coordinator.on(later, Event::Tick)));
+    assert_eq!(coordinator.next_wake(), Some(later + std::time::Duration::from_secs(1)), "the interval counts anew");
+}
+
+#[test]
+fn a_new_pace_counts_from_the_last_trigger_and_for_the_checkpoint_under_way() {
+    let (mut coordinator, _) = leads(opening(None));
+    let second = std::time::Duration::from_secs(1);
+    let slower = Policy { interval: 600 * second, ..coordinator.policy };
+    coordinator.on(NOW, Event::Configure(slower));
+    assert_eq!(coordinator.next_wake(), Some(NOW + 600 * second));
+    coordinator.on(NOW, Event::Configure(Policy { interval: 2 * second, timeout: 5 * second, ..slower }));
+    assert_eq!(coordinator.next_wake(), Some(NOW + 2 * second));
+    coordinator.on(NOW + 2 * second, Event::Tick);
+    assert_eq!(coordinator.next_wake(), Some(NOW + 7 * second));
+    coordinator.on(NOW + 2 * second, Event::Configure(Policy { timeout: 20 * second, ..slower }));
+    assert_eq!(coordinator.next_wake(), Some(NOW + 22 * second), "also one that is under way");
+}

@@ -33,6 +33,9 @@ pub const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// all other checkpoints; long enough not to load storage that is down.
 pub const RETRY: Duration = Duration::from_millis(500);
 
+/// The longest wait after checkpoints that failed, where the interval is shorter. It begins with [`RETRY`] and doubles with each.
+pub const LONGEST_BACK_OFF: Duration = Duration::from_secs(10);
+
 /// So long a stop waits, after its last record stands, for all workers to acknowledge the commit. Then it tells that they
 /// have not, and the next start repeats it.
 pub const COMMIT_WAIT: Duration = Duration::from_secs(10);

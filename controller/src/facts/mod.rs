@@ -146,6 +146,15 @@ pub enum Fact {
         /// More than `tolerableFailures`.
         beyond_tolerable: bool,
     },
+    /// A checkpoint that somebody has asked for is complete, or has failed.
+    Requested {
+        /// By what it was asked for.
+        value: String,
+        /// Which one has served.
+        id: CheckpointId,
+        /// Why it failed; none where it is complete.
+        failure: Option<String>,
+    },
     /// Whether a record exists is not known; nothing else is decided until it is.
     RecordInDoubt {
         /// Which.

@@ -73,6 +73,7 @@ impl Fact {
             | Self::TaskFailed(_)
             | Self::Restarting { .. } => attempt(self),
             Self::Completed { .. }
+            | Self::Requested { .. }
             | Self::Aborted { .. }
             | Self::RecordInDoubt { .. }
             | Self::Storage { .. }
@@ -228,6 +229,25 @@ fn checkpoint(fact: &Fact) -> Telling {
             }
             let note = format!("checkpoint {id} failed ({failed} in a row): {reason}");
             row.event(Told::warning(reasons::CHECKPOINT_FAILED, note).because(reason))
+        }
+        Fact::Requested { value, id, failure } => {
+            let facts = json!({"value": value, "id": id.0, "failure": failure});
+            let (line, event) = match failure {
+                None => {
+                    let line = format!("checkpoint {id}, which was asked for, is complete");
+                    let event = Told::normal(
+                        reasons::CHECKPOINTED,
+                        format!("checkpoint {id} is complete, as {value:?} has asked"),
+                    );
+                    (Telling::line(Good, line), event)
+                }
+                Some(failure) => {
+                    let line = format!("checkpoint {id}, which was asked for, has failed: {failure}");
+                    let note = format!("checkpoint {id}, for which {value:?} has asked, failed: {failure}");
+                    (Telling::line(Bad, line), Told::warning(reasons::CHECKPOINT_FAILED, note))
+                }
+            };
+            line.event(event.about(value)).program("requested", facts)
         }
         Fact::RecordInDoubt { record, reason, tries } => {
             let id = record.id;

@@ -12,6 +12,12 @@ const BACKEND: &str = "rocksdb";
 const INTERVAL: Duration = Duration::from_secs(10);
 /// The shortest interval.
 const SHORTEST: Duration = Duration::from_millis(10);
+/// How long a checkpoint may take of a job that says nothing of it.
+const TIMEOUT: Duration = Duration::from_mins(10);
+/// The shortest time that a checkpoint may be given.
+const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
+/// How many checkpoints of a job may fail in a row that says nothing of it.
+const TOLERABLE_FAILURES: u32 = 3;
 /// The most slots of a worker.
 const MOST_SLOTS: u32 = 256;
 
@@ -26,6 +32,12 @@ pub struct Settled {
     pub interval: Duration,
     /// Exactly once, or at least once.
     pub mode: CheckpointMode,
+    /// How long a checkpoint may take.
+    pub timeout: Duration,
+    /// From the end of one to the trigger of the next.
+    pub min_pause: Duration,
+    /// How many may fail in a row.
+    pub tolerable_failures: u32,
     /// What a user should know.
     pub warnings: Vec<String>,
 }
@@ -45,16 +57,29 @@ pub fn settle(spec: &StreamJobSpec) -> Result<Settled, String> {
             spec.workers.replicas
         ));
     }
-    let interval = interval(&set)?;
+    let pace = Pace::of(&set)?;
     let mode = mode(&set)?;
     let backend = backend(&set)?;
     let of_yaml = |field: &str, key: &str| format!("{field} of the StreamJob counts, and not SET '{key}'");
     if spec.workers.slots.is_some() && slots.is_some_and(|slots| Some(slots) != spec.workers.slots) {
         warnings.push(of_yaml("spec.workers.slots", "parallelism.default"));
     }
-    if spec.checkpoint.interval.as_ref().is_some_and(|given| interval.is_some_and(|set| set != given.0)) {
-        warnings.push(of_yaml("spec.checkpoint.interval", "execution.checkpointing.interval"));
+    let given = &spec.checkpoint;
+    for (given, set, field, key) in [
+        (&given.interval, pace.interval, "spec.checkpoint.interval", keys::INTERVAL),
+        (&given.timeout, pace.timeout, "spec.checkpoint.timeout", keys::TIMEOUT),
+        (&given.min_pause, pace.min_pause, "spec.checkpoint.minPause", keys::MIN_PAUSE),
+    ] {
+        if given.as_ref().is_some_and(|given| set.is_some_and(|set| set != given.0)) {
+            warnings.push(of_yaml(field, key));
+        }
     }
+    if given.tolerable_failures.is_some_and(|given| pace.tolerable_failures.is_some_and(|set| set != given)) {
+        warnings.push(of_yaml("spec.checkpoint.tolerableFailures", keys::TOLERABLE_FAILURES));
+    }
+    warnings.extend(pace.at_once.filter(|most| *most > 1).map(|most| {
+        format!("SET '{}' = '{most}': checkpoints are taken one at a time, which is within it", keys::AT_ONCE)
+    }));
     if spec.checkpoint.mode.is_some_and(|given| mode.is_some_and(|set| set != given)) {
         warnings.push(of_yaml("spec.checkpoint.mode", "execution.checkpointing.mode"));
     }
@@ -75,8 +100,11 @@ pub fn settle(spec: &StreamJobSpec) -> Result<Settled, String> {
     Ok(Settled {
         slots: spec.workers.slots.or(slots).unwrap_or(1),
         backend: spec.state.backend.clone().or(backend).unwrap_or_else(|| BACKEND.to_string()),
-        interval: spec.checkpoint.interval.as_ref().map(|given| given.0).or(interval).unwrap_or(INTERVAL),
+        interval: given.interval.as_ref().map(|given| given.0).or(pace.interval).unwrap_or(INTERVAL),
         mode: spec.checkpoint.mode.or(mode).unwrap_or_default(),
+        timeout: given.timeout.as_ref().map(|given| given.0).or(pace.timeout).unwrap_or(TIMEOUT),
+        min_pause: given.min_pause.as_ref().map(|given| given.0).or(pace.min_pause).unwrap_or_default(),
+        tolerable_failures: given.tolerable_failures.or(pace.tolerable_failures).unwrap_or(TOLERABLE_FAILURES),
         warnings,
     })
 }
@@ -94,12 +122,57 @@ fn parallelism(set: &BTreeMap<String, String>) -> Result<Option<u32>, String> {
     }
 }
 
-fn interval(set: &BTreeMap<String, String>) -> Result<Option<Duration>, String> {
-    let key = "execution.checkpointing.interval";
+/// Flink's names.
+mod keys {
+    pub const INTERVAL: &str = "execution.checkpointing.interval";
+    pub const TIMEOUT: &str = "execution.checkpointing.timeout";
+    pub const MIN_PAUSE: &str = "execution.checkpointing.min-pause";
+    pub const TOLERABLE_FAILURES: &str = "execution.checkpointing.tolerable-failed-checkpoints";
+    pub const AT_ONCE: &str = "execution.checkpointing.max-concurrent-checkpoints";
+}
+
+/// When checkpoints are taken, as a script says it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Pace {
+    interval: Option<Duration>,
+    timeout: Option<Duration>,
+    min_pause: Option<Duration>,
+    tolerable_failures: Option<u32>,
+    /// So many at once, at most.
+    at_once: Option<u32>,
+}
+
+impl Pace {
+    fn of(set: &BTreeMap<String, String>) -> Result<Self, String> {
+        Ok(Self {
+            interval: duration(set, keys::INTERVAL, SHORTEST, "at least 10ms, such as '10s' or '1 min'")?,
+            timeout: duration(set, keys::TIMEOUT, SHORTEST_TIMEOUT, "at least 1s, such as '10 min'")?,
+            min_pause: duration(set, keys::MIN_PAUSE, Duration::ZERO, "0s or more, such as '5 s'")?,
+            tolerable_failures: number(set, keys::TOLERABLE_FAILURES, 0)?,
+            at_once: number(set, keys::AT_ONCE, 1)?,
+        })
+    }
+}
+
+/// A setting that is a duration of this or more; `bounds` says so to people.
+fn duration(
+    set: &BTreeMap<String, String>,
+    key: &str,
+    least: Duration,
+    bounds: &str,
+) -> Result<Option<Duration>, String> {
     let Some(value) = set.get(key) else { return Ok(None) };
     match script::duration(value) {
-        Some(interval) if interval >= SHORTEST => Ok(Some(interval)),
-        _ => Err(format!("SET '{key}' = '{value}': write a duration of at least 10ms, such as '10s' or '1 min'")),
+        Some(duration) if duration >= least => Ok(Some(duration)),
+        _ => Err(format!("SET '{key}' = '{value}': write a duration of {bounds}")),
+    }
+}
+
+fn number(set: &BTreeMap<String, String>, key: &str, least: u32) -> Result<Option<u32>, String> {
+    let Some(value) = set.get(key) else { return Ok(None) };
+    match value.trim().parse() {
+        Ok(number) if number >= least => Ok(Some(number)),
+        _ => Err(format!("SET '{key}' = '{value}': write a whole number of at least {least}")),
     }
 }
 
@@ -149,6 +222,9 @@ mod tests {
             backend: "rocksdb".to_string(),
             interval: Duration::from_secs(10),
             mode: CheckpointMode::ExactlyOnce,
+            timeout: Duration::from_mins(10),
+            min_pause: Duration::ZERO,
+            tolerable_failures: 3,
             warnings: Vec::new(),
         };
         assert_eq!(plain, expected);
@@ -157,13 +233,18 @@ mod tests {
     #[test]
     fn what_the_script_sets_acts_where_the_yaml_says_nothing() {
         let sql = "SET execution.checkpointing.interval = 3s; SET 'execution.checkpointing.mode' = 'AT_LEAST_ONCE';
-            SET parallelism.default=5; SET 'state.backend.type' = 'hashmap';";
+            SET parallelism.default=5; SET 'state.backend.type' = 'hashmap'; SET 'execution.checkpointing.timeout' = '2 min';
+            SET 'execution.checkpointing.min-pause' = '500 ms'; SET 'execution.checkpointing.tolerable-failed-checkpoints' = '0';
+            SET 'execution.checkpointing.max-concurrent-checkpoints' = '1';";
         let set = settled(sql, &format!("{STORAGE}  workers: {{replicas: 2}}\n")).unwrap();
         let expected = Settled {
             slots: 3,
             backend: "hashmap".to_string(),
             interval: Duration::from_secs(3),
             mode: CheckpointMode::AtLeastOnce,
+            timeout: Duration::from_mins(2),
+            min_pause: Duration::from_millis(500),
+            tolerable_failures: 0,
             warnings: Vec::new(),
         };
         assert_eq!(set, expected);
@@ -186,6 +267,25 @@ mod tests {
     }
 
     #[test]
+    fn the_pace_of_the_yaml_counts_over_the_scripts() {
+        let sql = "SET execution.checkpointing.timeout = 2m; SET execution.checkpointing.min-pause = 1s;
+            SET execution.checkpointing.tolerable-failed-checkpoints = 7; SET execution.checkpointing.max-concurrent-checkpoints = 4;";
+        let more = "  checkpoint: {storage: {url: ./ck}, timeout: 3m, minPause: 0s, tolerableFailures: 0}\n";
+        let set = settled(sql, more).unwrap();
+        assert_eq!((set.timeout, set.min_pause, set.tolerable_failures), (Duration::from_mins(3), Duration::ZERO, 0));
+        let told = [
+            "spec.checkpoint.timeout",
+            "spec.checkpoint.minPause",
+            "spec.checkpoint.tolerableFailures",
+            "one at a time",
+        ];
+        assert_eq!(set.warnings.len(), told.len(), "{:?}", set.warnings);
+        for (warning, told) in set.warnings.iter().zip(told) {
+            assert!(warning.contains(told), "{told}: {warning}");
+        }
+    }
+
+    #[test]
     fn a_value_that_is_none_is_refused() {
         for (sql, message) in [
             ("SET parallelism.default = many", "a whole number"),
@@ -193,6 +293,10 @@ mod tests {
             ("SET parallelism.default = 300", "256 are the most"),
             ("SET execution.checkpointing.interval = soon", "a duration"),
             ("SET execution.checkpointing.interval = 1ms", "at least 10ms"),
+            ("SET execution.checkpointing.timeout = 10ms", "at least 1s"),
+            ("SET execution.checkpointing.min-pause = long", "0s or more"),
+            ("SET execution.checkpointing.tolerable-failed-checkpoints = -1", "at least 0"),
+            ("SET execution.checkpointing.max-concurrent-checkpoints = 0", "at least 1"),
             ("SET execution.checkpointing.mode = never", "'EXACTLY_ONCE'"),
             ("SET state.backend = 'my.own.Factory'", "spec.state.backend"),
         ] {

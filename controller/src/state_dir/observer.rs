@@ -21,7 +21,7 @@ pub const STATUS_FILE: &str = "status.json";
 /// The processes that run: number, id, process id.
 const WORKERS_FILE: &str = "workers.json";
 /// One line of JSON for each event of the run.
-const EVENTS_FILE: &str = "events.jsonl";
+pub(super) const EVENTS_FILE: &str = "events.jsonl";
 /// The YAML's wish to restore that has acted last.
 pub const RESTORED_FILE: &str = "restored-from";
 
@@ -96,6 +96,7 @@ impl Observer for LocalObserver {
                 latest: Some(write.latest()),
                 failed_since_latest: write.failed_since_latest,
                 restored: None,
+                requested: None,
             }),
             ..StreamJobStatus::default()
         };

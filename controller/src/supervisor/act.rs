@@ -50,7 +50,10 @@ impl Supervisor {
                 self.use_version(version);
                 self.take_over(resume);
             }
-            Action::DropCoordinator => self.coordinator = None,
+            Action::DropCoordinator => {
+                self.coordinator = None;
+                self.asked.given_up();
+            }
             Action::Deploy { opening, workers, .. } => self.deploy(&opening, &workers),
             Action::Run { opening, workers, resumed } => self.start_coordinator(&opening, &workers, resumed),
             Action::TakeLast => self.inputs.push_back(Input::Coordinator(coordinator::Event::TakeLast)),
@@ -140,6 +143,9 @@ impl Supervisor {
                 let finished = worker.map(|worker| coordinator::Event::Finished { worker, attempt });
                 self.inputs.extend(finished.map(Input::Coordinator));
             }
+        }
+        if self.asked.waits() {
+            self.inputs.push_back(Input::Coordinator(coordinator::Event::TriggerNow));
         }
         // Also where it was resumed: the one before may have died before it could say so. Who runs already goes on.
         for worker in workers {

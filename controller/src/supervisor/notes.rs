@@ -1,5 +1,7 @@
 //! From what the two state machines note to what the observer is told, and to what stands in the view.
 
+use weir_protocol::CheckpointId;
+
 use super::Supervisor;
 use crate::{
     attempt, coordinator,
@@ -81,19 +83,33 @@ impl Supervisor {
         }
     }
 
+    /// A checkpoint has ended, and those who asked for it hear of it.
+    fn tell_who_asked(&mut self, id: CheckpointId, failure: Option<&str>) {
+        for value in self.asked.ended(id) {
+            self.tell(&Fact::Requested { value, id, failure: failure.map(str::to_string) });
+        }
+    }
+
     pub(super) fn on_coordinator_note(&mut self, note: coordinator::Note) {
         use coordinator::Note;
         let fact = match note {
-            Note::Triggered { .. } => return,
+            Note::Triggered { id } => {
+                self.asked.triggered(id);
+                return;
+            }
             Note::Completed { record } => {
                 self.probe.completed();
-                let pause = self.traffic.completed(&record);
-                Fact::Completed { record, pause }
+                let (id, pause) = (record.id, self.traffic.completed(&record));
+                self.tell(&Fact::Completed { record, pause });
+                self.tell_who_asked(id, None);
+                return;
             }
             Note::Aborted { id, reason, failed, beyond_tolerable } => {
                 self.probe.failed();
                 self.traffic.failed(failed);
-                Fact::Aborted { id, reason, failed, beyond_tolerable }
+                self.tell(&Fact::Aborted { id, reason: reason.clone(), failed, beyond_tolerable });
+                self.tell_who_asked(id, Some(&reason));
+                return;
             }
             Note::RecordInDoubt { record, reason, tries } => Fact::RecordInDoubt { record, reason, tries },
             Note::Committed { id } => Fact::Committed { id },

@@ -69,8 +69,9 @@ pub enum Control {
     /// Stop supervising and touch nothing: the workers run on, for another controller to take over. For a leader whose lease
     /// runs out, and for one that is told to go.
     Leave,
-    /// Take one checkpoint now.
-    Checkpoint,
+    /// Take one checkpoint now. `Fact::Requested` tells how it went, with this text; it is taken as soon as it can be, be it in the
+    /// next attempt.
+    Checkpoint(String),
     /// Change what changes without a new attempt.
     Configure(Live),
     /// Another size, another script, another image: from a last checkpoint on, a new attempt is made with this. Where it is

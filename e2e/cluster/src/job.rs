@@ -136,11 +136,19 @@ impl Job {
 
     /// A merge patch of the spec.
     pub async fn change(&self, spec: Value) {
+        self.patch(&json!({"spec": spec})).await;
+    }
+
+    /// As `kubectl annotate --overwrite`.
+    pub async fn annotate(&self, key: &str, value: &str) {
+        self.patch(&json!({"metadata": {"annotations": {key: value}}})).await;
+    }
+
+    async fn patch(&self, patch: &Value) {
         let jobs = self.space.cluster.stream_jobs(&self.space.name);
-        let patch = json!({"spec": spec});
-        jobs.patch(&self.name, &PatchParams::default(), &Patch::Merge(&patch))
+        jobs.patch(&self.name, &PatchParams::default(), &Patch::Merge(patch))
             .await
-            .unwrap_or_else(|error| panic!("the spec changes: {error}"));
+            .unwrap_or_else(|error| panic!("the resource changes: {error}"));
     }
 
     /// Sets the number of workers, as `kubectl scale` does.

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use weir_e2e_local::{Job, Settings, binary};
+use weir_e2e_local::{Job, Settings, binary, weir};
 
 /// Counts per key, forever or until all rows are counted.
 fn counting(rows: Option<u64>) -> String {
@@ -175,4 +175,57 @@ fn a_query_shows_every_row_also_to_who_reads_late() {
         let last = format!(r#"{{"n":{ROWS},"d":90071992547409929007259254.125,"x":"{}"}}"#, "x".repeat(100));
         assert_eq!(lines.last(), Some(&last.as_str()));
     }
+}
+
+#[test]
+fn a_checkpoint_is_taken_when_somebody_asks_for_it() {
+    let settings = Settings { interval: "1h", ..Settings::default() };
+    let job = Job::new("asked", &settings, &counting(None));
+    let folder = job.path().join("state");
+    let (folder, yaml) = (folder.display().to_string(), job.yaml().display().to_string());
+    let (code, said) = weir(&["checkpoint", &folder]);
+    assert_eq!(code, 2, "there is no such folder yet\n{said}");
+    let mut run = job.start(&[]);
+    run.until("it runs", || run_is_heard(&folder));
+    for id in 1..3 {
+        let (code, said) = weir(&["checkpoint", &folder]);
+        assert_eq!(code, 0, "{said}");
+        assert!(said.starts_with(&format!("checkpoint {id} in ")) && said.contains("state "), "{said}");
+        assert_eq!(job.newest_id(), id, "it stands in storage when that is said");
+    }
+    run.kill();
+    let (code, said) = weir(&["checkpoint", &folder]);
+    assert!(code == 3 && said.contains("no `weir run` works in"), "{code}: {said}");
+    let (code, said) = weir(&["checkpoint", "nobody"]);
+    assert!(code == 2 && said.contains("no job that was run here"), "{code}: {said}");
+    let (code, said) = weir(&["checkpoint", &yaml]);
+    assert!(code == 3 && said.contains(".weir/default-asked"), "{code}: {said}");
+}
+
+/// It has opened its folder.
+fn run_is_heard(folder: &str) -> bool {
+    std::path::Path::new(folder).join("asked").is_dir()
+}
+
+#[test]
+fn a_script_says_at_which_pace_checkpoints_are_taken() {
+    let settings = Settings { interval: "10ms", ..Settings::default() };
+    let paced =
+        |pause: &str| format!("SET 'execution.checkpointing.min-pause' = '{pause}';\n{}", counting(Some(200_000)));
+    let job = Job::new("paced", &settings, &paced("1 h"));
+    let folder = job.path().join("state").display().to_string();
+    let mut run = job.start(&[]);
+    run.until("it runs", || run_is_heard(&folder));
+    for id in 1..3 {
+        let (code, said) = weir(&["checkpoint", &folder]);
+        assert!(code == 0 && said.starts_with(&format!("checkpoint {id} in ")), "none but those asked for: {said}");
+    }
+    run.interrupt();
+    run.succeed();
+    job.write(&settings, &paced("0 s"));
+    let mut run = job.start(&[]);
+    let seen = job.newest_id();
+    run.until("many checkpoints", || job.newest_id() >= seen + 5);
+    run.succeed();
+    assert!(counts(&job).values().all(|count| *count == 2_000));
 }

@@ -90,11 +90,15 @@ pub const SETTINGS: [(&str, &str, &str); 8] = [
 ];
 
 /// What the job obeys beside its StreamJob: where that says nothing, these act. Read where the job is made, and not here.
-const OF_THE_JOB: [&str; 10] = [
+const OF_THE_JOB: [&str; 14] = [
     "parallelism.default",
     "table.exec.resource.default-parallelism",
     "execution.checkpointing.interval",
     "execution.checkpointing.mode",
+    "execution.checkpointing.timeout",
+    "execution.checkpointing.min-pause",
+    "execution.checkpointing.tolerable-failed-checkpoints",
+    "execution.checkpointing.max-concurrent-checkpoints",
     "execution.checkpointing.dir",
     "state.checkpoints.dir",
     "state.backend",
@@ -104,11 +108,8 @@ const OF_THE_JOB: [&str; 10] = [
 ];
 
 /// Flink's, with the place that they have in a StreamJob.
-const ELSEWHERE: [(&str, &str); 8] = [
+const ELSEWHERE: [(&str, &str); 5] = [
     ("pipeline.max-parallelism", "maxParallelism"),
-    ("execution.checkpointing.timeout", "checkpoint.timeout"),
-    ("execution.checkpointing.min-pause", "checkpoint.minPause"),
-    ("execution.checkpointing.tolerable-failed-checkpoints", "checkpoint.tolerableFailures"),
     ("execution.checkpointing.num-retained", "checkpoint.retain"),
     ("state.checkpoints.num-retained", "checkpoint.retain"),
     ("execution.checkpointing.unaligned", "checkpoint.alignment"),

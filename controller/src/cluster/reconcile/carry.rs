@@ -92,6 +92,7 @@ impl Carrying<'_> {
             Step::SaySuspended => report.change(|facts| facts.run = Run::Suspended(None)),
             Step::ReadBack(job) => self.read_back(&job).await,
             Step::Next { step, job, image, wish } => self.next(step, &job, image, wish).await?,
+            Step::Checkpoint(value) => self.tell(|running| running.checkpoint(&value)),
             // What has come in the way since is not written over.
             Step::SayDeleting(what) => report.change(|facts| {
                 facts.deleting.get_or_insert_with(|| format!("the job is being deleted; {what}"));

@@ -65,6 +65,8 @@ pub enum Step {
         /// A wish to restore that has not acted yet.
         wish: Option<String>,
     },
+    /// Ask for a checkpoint.
+    Checkpoint(String),
     /// Say that it is being deleted, and what becomes of its checkpoints.
     SayDeleting(&'static str),
     /// Stop it for good.
@@ -85,8 +87,21 @@ pub fn decide(facts: &Facts) -> Decision {
     match &facts.subject {
         Subject::Unreadable { error, deleted } => unreadable(error, *deleted, facts.finalized),
         Subject::Deleted(job) => deleted(job, facts.finalized),
-        Subject::Wanted(job) => wanted(job, facts.finalized),
+        Subject::Wanted(job) => {
+            let mut decision = wanted(job, facts.finalized);
+            decision.steps.extend(checkpoint(job).map(Step::Checkpoint));
+            decision
+        }
     }
+}
+
+/// The checkpoint that somebody asks for, and that nobody has been asked for yet. Each value acts once, for which the status stands;
+/// while nothing runs it waits.
+fn checkpoint(wanted: &Wanted) -> Option<String> {
+    let supervisor = wanted.held.supervisor.as_ref().filter(|supervisor| !supervisor.ending)?;
+    let asked = wanted.asked.as_ref()?;
+    let served = wanted.held.said.requested.as_ref().is_some_and(|served| served.value == *asked);
+    (!served && supervisor.checkpoint.as_ref() != Some(asked)).then(|| asked.clone())
 }
 
 fn unreadable(error: &str, deleted: bool, finalized: bool) -> Decision {

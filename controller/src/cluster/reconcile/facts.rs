@@ -84,6 +84,8 @@ pub struct Deleted {
 pub struct Wanted {
     /// What is wrong with the newest spec.
     pub problem: Option<Problem>,
+    /// The checkpoint that somebody asks for.
+    pub asked: Option<String>,
     /// What is to run: the newest spec, or the last good version where that is wrong and nobody looks after the job.
     pub job: Option<ValidJob>,
     /// What reaches its storage.
@@ -131,6 +133,8 @@ pub struct Supervised {
     pub asked: Vec<Accepted>,
     /// It has been told to end.
     pub ending: bool,
+    /// The checkpoint that it was asked for last.
+    pub checkpoint: Option<String>,
     /// With what it reaches storage.
     pub keys: Option<S3Keys>,
 }
@@ -208,6 +212,7 @@ fn held(context: &Context, identity: &Identity) -> Option<Held> {
             job: running.job.clone(),
             asked: running.asked.clone(),
             ending: running.ending,
+            checkpoint: running.checkpoint.clone(),
             keys: running.keys.clone(),
         }),
         stuck: entry.stuck,
@@ -257,13 +262,14 @@ async fn wanted(
     held: Held,
 ) -> Result<Wanted, ReconcileError> {
     let now = clock::now();
+    let asked = names::asked_checkpoint(&resource.metadata).map(str::to_string);
     let (job, problem) = match validate(resource, &context.options.worker_image, &context.options.priority_classes) {
         Ok(job) => (Some(job), None),
         Err(problem) => (last_good(context, identity, resource, held.supervisor.is_some()).await?, Some(problem)),
     };
     let nothing = Keys::With(None);
     let Some(job) = job else {
-        return Ok(Wanted { problem, job: None, keys: nothing, accepted: None, held, pods: None, now });
+        return Ok(Wanted { problem, asked, job: None, keys: nothing, accepted: None, held, pods: None, now });
     };
     let accepted = kept(context, identity).await?.accepted;
     let keys = keys(context, &job).await?;
@@ -276,7 +282,7 @@ async fn wanted(
         }
         _ => None,
     };
-    Ok(Wanted { problem, job: Some(job), keys, accepted, held, pods, now })
+    Ok(Wanted { problem, asked, job: Some(job), keys, accepted, held, pods, now })
 }
 
 /// The version that keeps running while the newest spec is wrong: a new leader takes it up, and it is suspended if that is wanted.

@@ -115,6 +115,8 @@ fn table() -> Vec<(Fact, &'static str)> {
         (Fact::Restarting { after: Duration::from_secs(2), failures: 3 }, "Change restarting in 2.0 s (failure 3 in a row) | BackingOff: failure 3 in a row; the next attempt begins in 2.0 s <the restart policy> | -"),
         (Fact::Completed { record: record(false), pause: None }, "Routine checkpoint 7 in 180 ms: state 3.0 MiB, uploaded 100 B | Checkpointed: checkpoint 7 in 180 ms: state 3.0 MiB <the first of an attempt> | checkpoint"),
         (Fact::Completed { record: record(true), pause: None }, "Routine checkpoint 7 in 180 ms: state 3.0 MiB, uploaded 100 B, the last one | Checkpointed: checkpoint 7 in 180 ms: state 3.0 MiB <the first of an attempt> | checkpoint"),
+        (Fact::Requested { value: text("v2"), id: CheckpointId(7), failure: None }, "Good checkpoint 7, which was asked for, is complete | Checkpointed: checkpoint 7 is complete, as \"v2\" has asked <v2> | requested"),
+        (Fact::Requested { value: text("v2"), id: CheckpointId(7), failure: Some(text("late")) }, "Bad checkpoint 7, which was asked for, has failed: late | !CheckpointFailed: checkpoint 7, for which \"v2\" has asked, failed: late <v2> | requested"),
         (aborted(2, false), "Bad checkpoint 7 aborted: late | !CheckpointFailed: checkpoint 7 failed (2 in a row): late <late> | aborted"),
         (aborted(3, true), "Bad checkpoint 7 aborted: late; more than tolerableFailures | - | aborted"),
         (doubt(1), "Bad whether checkpoint 7 is complete is not known yet (try 1): 503 | - | -"),

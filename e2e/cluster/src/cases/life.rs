@@ -133,6 +133,25 @@ pub async fn interval_changes_live(space: Space) {
     job.finishes_exact().await;
 }
 
+pub async fn checkpoint_by_annotation(space: Space) {
+    let job = Job::start(&space, &Settings { interval: "1h", seconds: 30, ..Settings::default() }).await;
+    job.until_condition("Ready", "True").await;
+    let attempt = job.attempt().await;
+    for value in ["first", "second"] {
+        job.annotate("weir.dev/checkpoint", value).await;
+        let served = until("the checkpoint that was asked for", || async {
+            let requested = job.status().await["checkpoint"]["requested"].clone();
+            (requested["value"] == value).then_some(requested)
+        });
+        let served = served.await;
+        assert!(served["failure"].is_null(), "{served}");
+        let newest = job.checkpoint().await;
+        assert!(served["id"].as_u64().is_some_and(|id| id <= newest), "{served} stands, and the newest is {newest}");
+    }
+    assert_eq!(job.attempt().await, attempt, "it makes no new attempt");
+    job.finishes_exact().await;
+}
+
 pub async fn suspended_and_resumed(space: Space) {
     let job = Job::running(&space, &Settings::default()).await;
     let seen = job.checkpoint().await;

@@ -70,7 +70,7 @@ pub fn all() -> Vec<Case> {
             bad_specs_at_apply bad_sql_stalls_with_line_and_column bad_sql_on_an_update_keeps_the_last_good_version;
         life:
             scaled_1_3_2_under_load upgrade_with_sql_that_fits upgrade_with_sql_that_does_not_fit stateless_upgrade
-            interval_changes_live suspended_and_resumed finishes deleted_with_retain_and_applied_again deleted_with_delete
+            interval_changes_live checkpoint_by_annotation suspended_and_resumed finishes deleted_with_retain_and_applied_again deleted_with_delete
             deleted_with_storage_gone deleted_before_it_ran_with_storage_gone deleted_with_its_namespace;
         objects: deleted_objects_come_back;
         back: restore_from_a_record;

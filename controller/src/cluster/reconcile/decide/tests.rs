@@ -1,6 +1,7 @@
 use std::time::Instant;
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
+use weir_crds::RequestedCheckpoint;
 use weir_storage::S3Keys;
 
 use super::*;
@@ -31,6 +32,7 @@ fn keys(id: &str) -> S3Keys {
 fn new(job: &ValidJob) -> Wanted {
     Wanted {
         problem: None,
+        asked: None,
         job: Some(job.clone()),
         keys: Keys::With(Some(keys("a"))),
         accepted: None,
@@ -46,6 +48,7 @@ fn running(job: &ValidJob) -> Wanted {
         job: plan::with_template(job, "weir/worker:1".to_string(), Some(&keys("a"))),
         asked: vec![accepted(job)],
         ending: false,
+        checkpoint: None,
         keys: Some(keys("a")),
     };
     let said = status::Facts { run: Run::Running, running: Some(job.generation), ..status::Facts::default() };
@@ -250,4 +253,40 @@ fn what_cannot_be_read_is_said_and_does_not_stand_in_the_way_of_its_deletion() {
     let said = decide(&of(unreadable(false), true)).steps;
     let [Step::Say(Some(problem))] = said.as_slice() else { panic!("{said:?}") };
     assert!(problem.message.contains("sql: a number") && problem.message.contains("CRD"), "{}", problem.message);
+}
+
+#[test]
+fn a_value_of_the_annotation_asks_for_one_checkpoint_of_what_runs() {
+    let asked = |asked: &str, wanted: Wanted| Wanted { asked: Some(asked.to_string()), ..wanted };
+    let plain = job("", 1);
+    let served = |value: &str| {
+        let mut wanted = running(&plain);
+        let (value, at) = (value.to_string(), "2026-01-01T00:00:00Z".to_string());
+        wanted.held.said.requested = Some(RequestedCheckpoint { value, id: 3, at, failure: None });
+        wanted
+    };
+    let under_way = |value: &str, ending: bool| {
+        let mut wanted = running(&plain);
+        let supervisor = wanted.held.supervisor.as_mut().unwrap();
+        (supervisor.checkpoint, supervisor.ending) = (Some(value.to_string()), ending);
+        wanted
+    };
+    let wrong = Wanted { problem: Some(Problem::spec("no")), job: None, ..running(&plain) };
+    for (wanted, expected) in [
+        (asked("1", running(&plain)), true),
+        (running(&plain), false),
+        (asked("1", served("1")), false),
+        (asked("2", served("1")), true),
+        (asked("1", under_way("1", false)), false),
+        (asked("2", under_way("1", false)), true),
+        (asked("2", under_way("1", true)), false),
+        // What runs is asked, whatever the newest spec is.
+        (asked("1", wrong), true),
+        // It waits until something runs.
+        (asked("1", new(&plain)), false),
+    ] {
+        let (value, decision) = (wanted.asked.clone(), decide(&of(Subject::Wanted(Box::new(wanted)), true)));
+        let step = value.map(Step::Checkpoint);
+        assert_eq!(step.is_some_and(|step| decision.steps.contains(&step)), expected, "{decision:?}");
+    }
 }
