@@ -226,18 +226,7 @@ impl Fetcher {
             wake: Box::new(wake),
         });
         let (commands, orders) = mpsc::unbounded_channel();
-        let reading = Reading {
-            client,
-            settings,
-            partitions: Vec::new(),
-            shared: Arc::clone(&shared),
-            under_way: FuturesUnordered::new(),
-            asked: HashSet::new(),
-            refreshing: false,
-            stale: true,
-            trouble: None,
-            retry_at: None,
-        };
+        let reading = Reading::new(client, settings, Arc::clone(&shared));
         let task = runtime.spawn(reading.run(orders)).abort_handle();
         let mut fetcher = Self { shared, commands, task, partitions: 0 };
         for partition in partitions {
@@ -317,6 +306,21 @@ struct Reading {
 }
 
 impl Reading {
+    fn new(client: Client, settings: FetcherSettings, shared: Arc<Shared>) -> Self {
+        Self {
+            client,
+            settings,
+            partitions: Vec::new(),
+            shared,
+            under_way: FuturesUnordered::new(),
+            asked: HashSet::new(),
+            refreshing: false,
+            stale: true,
+            trouble: None,
+            retry_at: None,
+        }
+    }
+
     async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Command>) {
         let shared = Arc::clone(&self.shared);
         loop {
@@ -657,5 +661,80 @@ impl KafkaError {
     /// An offset that was to be read is not there any more, or not yet.
     pub fn is_offset_gone(&self) -> bool {
         self.kind == ErrorKind::OffsetGone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Settings, Topic};
+
+    fn topic(name: &str, partitions: i32) -> Topic {
+        let partition = |id| crate::Partition { id, leader: Some(1), leader_epoch: 0 };
+        Topic {
+            name: name.to_string(),
+            id: Uuid::nil(),
+            internal: false,
+            partitions: (0..partitions).map(partition).collect(),
+        }
+    }
+
+    fn cluster(topics: &[(&str, i32)]) -> Cluster {
+        let topics = topics.iter().map(|(name, partitions)| ((*name).to_string(), topic(name, *partitions)));
+        Cluster { topics: topics.collect(), ..Cluster::default() }
+    }
+
+    fn add(reading: &mut Reading, topic: &str, partition: i32) {
+        let assigned = Assigned { topic: topic.to_string(), topic_id: Uuid::nil(), partition, offset: 0 };
+        reading.shared.queues.lock().chunks.push(VecDeque::new());
+        reading.obey(Command::Add(assigned));
+    }
+
+    fn reading() -> Reading {
+        let shared = Shared {
+            queues: Mutex::default(),
+            buffered: AtomicUsize::new(0),
+            room: Notify::new(),
+            wake: Box::new(|| ()),
+        };
+        let client = Client::new(Settings::new(vec!["127.0.0.1:1".to_string()])).unwrap();
+        Reading::new(client, FetcherSettings::default(), Arc::new(shared))
+    }
+
+    /// Metadata was asked for before the partition came: the answer knows nothing of it, and that says nothing.
+    #[tokio::test]
+    async fn a_partition_that_comes_while_metadata_is_refreshed_is_asked_for_again_and_not_taken_for_gone() {
+        // The first of a topic that was not asked for, and one more of a topic that had fewer.
+        for (new, id) in [("b", 0), ("a", 1)] {
+            let mut reading = reading();
+            add(&mut reading, "a", 0);
+            reading.refresh();
+            assert!(reading.refreshing && !reading.stale);
+            add(&mut reading, new, id);
+            reading.refresh();
+            assert_eq!(reading.under_way.len(), 1, "one is on its way");
+            reading.heed(Done::Refreshed(Ok(cluster(&[("a", 1)]))));
+            assert!(reading.shared.queues.lock().failures.is_empty(), "{new} {id}");
+            assert!(reading.stale, "{new} {id} is looked for again");
+            let leaders: Vec<_> = reading.partitions.iter().map(|partition| partition.leader).collect();
+            assert_eq!(leaders, [Some((1, 0)), None]);
+            reading.retry_at = None;
+            reading.refresh();
+            reading.heed(Done::Refreshed(Ok(cluster(&[("a", 2), ("b", 1)]))));
+            assert!(reading.partitions.iter().all(|partition| partition.leader.is_some() && !partition.stopped));
+            assert!(!reading.stale);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_topic_that_was_asked_for_and_is_not_there_is_told() {
+        let mut reading = reading();
+        add(&mut reading, "a", 0);
+        reading.refresh();
+        let gone = KafkaError::answered(ResponseError::UnknownTopicOrPartition, "topic a");
+        let missing = std::iter::once(("a".to_string(), gone.clone())).collect();
+        reading.heed(Done::Refreshed(Ok(Cluster { missing, ..Cluster::default() })));
+        assert_eq!(reading.shared.queues.lock().failures.pop_front(), Some((Some(0), gone)));
+        assert!(reading.partitions[0].stopped);
     }
 }

@@ -37,5 +37,5 @@ pub use properties::{
 pub use records::{BatchBuilder, Header, RecordBatch, RecordRange, batches, headers};
 pub use sasl::{Mechanism, Sasl};
 pub use security::{Certificates, Settings};
-pub use transactions::{Ended, ListedTransaction, Transaction, TransactionState};
+pub use transactions::{ActiveProducer, Ended, ListedTransaction, Transaction, TransactionState};
 pub use uuid::Uuid;

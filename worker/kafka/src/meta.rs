@@ -111,7 +111,7 @@ impl Client {
         }
     }
 
-    async fn look(&self, topics: Option<&[String]>) -> Result<Cluster, KafkaError> {
+    pub(crate) async fn look(&self, topics: Option<&[String]>) -> Result<Cluster, KafkaError> {
         let asked = topics.map(|topics| {
             topics.iter().map(|name| MetadataRequestTopic::default().with_name(Some(topic_name(name)))).collect()
         });

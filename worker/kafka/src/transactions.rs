@@ -4,25 +4,30 @@
 //! repetition of what they have done. Where the answer says no more than that the transaction is not open, it is looked at: as long as
 //! its id is not used again the broker remembers how it ended. What is not known to be committed is never taken for committed.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use kafka_protocol::error::ResponseError;
 use kafka_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
+use kafka_protocol::messages::describe_producers_request::TopicRequest;
 use kafka_protocol::messages::{
-    AddPartitionsToTxnRequest, AddPartitionsToTxnResponse, DescribeTransactionsRequest, DescribeTransactionsResponse,
-    EndTxnRequest, EndTxnResponse, InitProducerIdRequest, InitProducerIdResponse, ListTransactionsRequest, ProducerId,
-    TransactionalId,
+    AddPartitionsToTxnRequest, AddPartitionsToTxnResponse, DescribeProducersRequest, DescribeTransactionsRequest,
+    DescribeTransactionsResponse, EndTxnRequest, EndTxnResponse, InitProducerIdRequest, InitProducerIdResponse,
+    ListTransactionsRequest, ProducerId, TransactionalId,
 };
 use kafka_protocol::protocol::StrBytes;
 
 use crate::api::Call;
 use crate::client::{Client, Coordinator, Lane};
+use crate::connection::Connection;
 use crate::error::KafkaError;
 use crate::meta::topic_name;
 use crate::produce::Identity;
 
 /// From here on each end of a transaction bumps its epoch, and the broker adds partitions by itself.
 pub(crate) const END_BUMPS: i16 = 5;
+/// The topic that holds what coordinators know; each of its partitions has a coordinator of its own.
+const COORDINATORS_LOG: &str = "__transaction_state";
 /// Epochs end here; the id that comes next begins anew at 0.
 const LAST_EPOCH: i16 = i16::MAX - 1;
 
@@ -59,6 +64,19 @@ pub struct ListedTransaction {
     pub state: String,
     /// Whose it is.
     pub producer_id: i64,
+}
+
+/// Who writes to a partition, as its leader knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ActiveProducer {
+    /// The producer's number.
+    pub id: i64,
+    /// Its epoch.
+    pub epoch: i32,
+    /// The number of its last record.
+    pub last_sequence: i32,
+    /// Where its open transaction begins.
+    pub open_from: Option<i64>,
 }
 
 /// How the end of a transaction went.
@@ -292,20 +310,40 @@ impl Client {
         }))
     }
 
-    /// The open transactions whose ids begin so.
+    /// The open transactions whose ids begin so. All coordinators are asked: while one is starting or moving, it is waited for.
     pub async fn open_transactions(&self, prefix: &str) -> Result<Vec<ListedTransaction>, KafkaError> {
-        self.retrying(|| self.list_once_open(prefix)).await
+        self.retrying(|| self.list_transactions(prefix, &["Ongoing"])).await
     }
 
-    async fn list_once_open(&self, prefix: &str) -> Result<Vec<ListedTransaction>, KafkaError> {
-        self.cluster(Some(&[])).await?;
+    /// The same, and not tried again.
+    pub async fn open_transactions_now(&self, prefix: &str) -> Result<Vec<ListedTransaction>, KafkaError> {
+        self.list_transactions(prefix, &["Ongoing"]).await
+    }
+
+    /// Transactions whose ids begin so, whatever their state.
+    pub async fn transactions(&self, prefix: &str) -> Result<Vec<ListedTransaction>, KafkaError> {
+        self.retrying(|| self.list_transactions(prefix, &[])).await
+    }
+
+    async fn list_transactions(
+        &self,
+        prefix: &str,
+        states: &'static [&'static str],
+    ) -> Result<Vec<ListedTransaction>, KafkaError> {
+        // A broker that has just started lists nothing, and says so without an error, until it is told what it coordinates; and it may
+        // name no broker at all. So each partition of the coordinators' log must have been somebody's.
+        let probes = probes(prefix, self.coordinated().await?);
+        let mut unseen: BTreeSet<usize> = (0..probes.len()).collect();
         let mut found = Vec::new();
         for broker in self.known_brokers() {
             let unknown = || KafkaError::transient(format!("broker {broker} is not known"));
             let connection = self.connect(&self.address_of(broker).ok_or_else(unknown)?, Lane::Control).await?;
+            for seen in self.coordinates(&connection, &probes).await? {
+                unseen.remove(&seen);
+            }
             let version = connection.versions().pick::<ListTransactionsRequest>(connection.address())?;
             let mut request = ListTransactionsRequest::default()
-                .with_state_filters(vec![StrBytes::from_static_str("Ongoing")])
+                .with_state_filters(states.iter().map(|state| StrBytes::from_static_str(state)).collect())
                 .with_duration_filter(-1);
             if version >= 2 {
                 // Saves what other jobs have open; what counts is looked at below.
@@ -321,8 +359,87 @@ impl Client {
                 producer_id: state.producer_id.0,
             }));
         }
+        if !unseen.is_empty() {
+            let what = format!(
+                "{} of {} partitions of {COORDINATORS_LOG} have no coordinator now",
+                unseen.len(),
+                probes.len()
+            );
+            return Err(KafkaError::transient(what));
+        }
         Ok(found)
     }
+
+    /// How many partitions the coordinators' log has; 0 while there never was a transaction, and where it may not be looked at.
+    async fn coordinated(&self) -> Result<usize, KafkaError> {
+        let name = COORDINATORS_LOG.to_string();
+        let mut cluster = self.look(Some(std::slice::from_ref(&name))).await?;
+        Ok(cluster.topics.remove(&name).map_or(0, |topic| topic.partitions.len()))
+    }
+
+    /// Which of the partitions that these ids belong to a broker coordinates.
+    async fn coordinates(&self, connection: &Connection, probes: &[String]) -> Result<Vec<usize>, KafkaError> {
+        if probes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let request = DescribeTransactionsRequest::default()
+            .with_transactional_ids(probes.iter().map(|probe| id_of(probe)).collect());
+        let answer = self.ask(connection, &request).await?;
+        let place = |id: &TransactionalId| probes.iter().position(|probe| *probe == *id.0);
+        let seen = answer.transaction_states.iter().filter(|state| {
+            let code = ResponseError::try_from_code(state.error_code);
+            // Nobody has used them. Without the right to ask nothing can be told, and what is listed must do.
+            matches!(
+                code,
+                None | Some(ResponseError::TransactionalIdNotFound | ResponseError::TransactionalIdAuthorizationFailed)
+            )
+        });
+        Ok(seen.filter_map(|state| place(&state.transactional_id)).collect())
+    }
+
+    /// Who writes to a partition, and from where on in a transaction that has not ended there; for messages.
+    pub async fn producers(&self, topic: &str, partition: i32) -> Result<Vec<ActiveProducer>, KafkaError> {
+        let asked = TopicRequest::default().with_name(topic_name(topic)).with_partition_indexes(vec![partition]);
+        let request = DescribeProducersRequest::default().with_topics(vec![asked]);
+        self.retrying(|| async {
+            let leader = self.topic(topic).await?.partitions.into_iter().find(|found| found.id == partition);
+            let address = leader.and_then(|found| found.leader).and_then(|leader| self.address_of(leader));
+            let none = || KafkaError::transient(format!("topic {topic}, partition {partition} has no leader now"));
+            let connection = self.connect(&address.ok_or_else(none)?, Lane::Control).await?;
+            let answer = self.ask(&connection, &request).await?;
+            let mut found = Vec::new();
+            for answer in answer.topics.iter().flat_map(|topic| &topic.partitions) {
+                KafkaError::check(answer.error_code, || format!("producers of topic {topic}, partition {partition}"))?;
+                found.extend(answer.active_producers.iter().map(|producer| ActiveProducer {
+                    id: producer.producer_id.0,
+                    epoch: producer.producer_epoch,
+                    last_sequence: producer.last_sequence,
+                    open_from: Some(producer.current_txn_start_offset).filter(|offset| *offset >= 0),
+                }));
+            }
+            Ok(found)
+        })
+        .await
+    }
+}
+
+/// An id for each partition of the coordinators' log, of which there are so many. They begin as asked, so that whoever may look at
+/// those ids may look at these.
+fn probes(prefix: &str, partitions: usize) -> Vec<String> {
+    let mut found: BTreeMap<usize, String> = BTreeMap::new();
+    let mut number = 0u64;
+    while found.len() < partitions {
+        let probe = format!("{prefix}probe-{number}");
+        found.entry(coordinated_in(&probe, partitions)).or_insert(probe);
+        number += 1;
+    }
+    found.into_values().collect()
+}
+
+/// The partition of the coordinators' log that an id belongs to: its hash as Java's, by the number of partitions.
+fn coordinated_in(id: &str, partitions: usize) -> usize {
+    let hash = id.encode_utf16().fold(0i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(i32::from(unit)));
+    hash.checked_abs().map_or(0, |hash| hash as usize % partitions.max(1))
 }
 
 #[cfg(test)]
@@ -372,6 +489,22 @@ mod tests {
         }
         assert!(matches!(decide(&transaction(5, 3), None, true), Seen::Otherwise(why) if why.contains("expired")));
         assert!(matches!(decide(&transaction(5, 3), Some(&state("CompleteCommit", 7, 4)), false), Seen::Otherwise(_)));
+    }
+
+    #[test]
+    fn an_id_belongs_to_the_partition_that_kafka_says_and_there_is_a_probe_for_each() {
+        // "polygenelubricants".hashCode() is the lowest integer, whose absolute value Kafka takes for 0.
+        for (id, partitions, wanted) in
+            [("a", 50, 47), ("hello", 50, 22), ("weir-1", 50, 3), ("polygenelubricants", 7, 0)]
+        {
+            assert_eq!(coordinated_in(id, partitions), wanted, "{id}");
+        }
+        for partitions in [0, 1, 4, 50] {
+            let probes = probes("weir-", partitions);
+            let places: Vec<_> = probes.iter().map(|probe| coordinated_in(probe, partitions)).collect();
+            assert_eq!(places, (0..partitions).collect::<Vec<_>>());
+            assert!(probes.iter().all(|probe| probe.starts_with("weir-")));
+        }
     }
 
     #[test]

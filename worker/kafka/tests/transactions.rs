@@ -6,7 +6,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::{topic, values, write_in};
-use weir_kafka::testing::Kafka;
+use weir_kafka::testing::{Kafka, Wishes};
 use weir_kafka::{Client, Code, Ended, Identity, Isolation, Transaction};
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -151,4 +151,36 @@ async fn what_is_left_open_is_found_by_its_prefix_and_shut_out() {
     zombie.add(0, &weir_kafka::Row { value: Some(b"zombie"), ..weir_kafka::Row::default() }).unwrap();
     zombie.flush().await.unwrap_err();
     assert_eq!(committed(&client, &topic).await, ["x"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn while_a_broker_starts_again_what_is_open_is_listed_or_cannot_be_told() {
+    let Some(mut kafka) = Kafka::start("while_a_broker_starts_again", &Wishes::default()) else { return };
+    let client = kafka.client();
+    let topic = topic(&client, "restarted", 1).await;
+    let mut open = Vec::new();
+    for i in 0..8 {
+        let transaction = begin(&client, &format!("{topic}-{i}"), false).await;
+        write_in(&client, &topic, &transaction, &["x"]).await;
+        open.push(transaction.id);
+    }
+    for _ in 0..2 {
+        let (prefix, asking, wanted) = (topic.clone(), kafka.client(), open.clone());
+        kafka.kill(0);
+        let listing = tokio::spawn(async move {
+            let deadline = Instant::now() + 3 * MINUTE;
+            loop {
+                assert!(Instant::now() < deadline, "the broker does not come back");
+                if let Ok(listed) = asking.open_transactions_now(&prefix).await {
+                    let mut listed: Vec<_> = listed.into_iter().map(|listed| listed.id).collect();
+                    listed.sort();
+                    assert_eq!(listed, wanted, "the first list after a start");
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        tokio::task::block_in_place(|| kafka.revive(0));
+        listing.await.unwrap();
+    }
 }

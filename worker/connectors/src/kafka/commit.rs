@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures::StreamExt;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use weir_engine::api::error::{FailureKind, SinkError};
 use weir_engine::api::sink::Committer;
-use weir_kafka::{Client, Ended, Identity, KafkaError, Transaction};
+use weir_kafka::{Client, Ended, Identity, KafkaError, ListedTransaction, Transaction};
 use weir_protocol::Attempt;
 
 use super::ids::{Owner, Pools};
@@ -18,6 +19,10 @@ use super::ids::{Owner, Pools};
 const VERSION: u32 = 1;
 /// Transactions that are ended at once.
 const AT_ONCE: usize = 16;
+/// Within so long of its start an attempt looks with each commit for what earlier ones begin late, and then as often.
+const STRAGGLERS: Duration = Duration::from_mins(1);
+/// A commit waits no longer for that.
+const SWEEP: Duration = Duration::from_secs(5);
 /// Of so many that are lost the names are said; there may be hundreds.
 const LOST_NAMED: usize = 3;
 
@@ -78,6 +83,38 @@ pub(super) struct KafkaCommitter {
     pub(super) attempt: Attempt,
     pub(super) timeout: Duration,
     pub(super) pools: Arc<Pools>,
+    pub(super) sweeping: Sweeping,
+}
+
+/// What is known after the start: one committer of an attempt, which has cleaned, cleans again now and then.
+///
+/// A worker that was cut off, or told to stop a moment later than the others, may begin to write in a transaction after that, and the
+/// last message of one that died may come late. Its rows are nobody's, and its transaction would hold up readers.
+#[derive(Debug, Default)]
+pub(super) struct Sweeping(Mutex<Option<Swept>>);
+
+#[derive(Debug)]
+struct Swept {
+    keep: BTreeSet<String>,
+    began: Instant,
+    last: Instant,
+}
+
+impl Sweeping {
+    fn begin(&self, keep: &BTreeSet<String>, now: Instant) {
+        self.0.lock().replace(Swept { keep: keep.clone(), began: now, last: now });
+    }
+
+    /// What is to be kept, if it is time: with each commit at first, when the stragglers come, and then now and then.
+    fn due(&self, now: Instant) -> Option<BTreeSet<String>> {
+        let mut swept = self.0.lock();
+        let swept = swept.as_mut()?;
+        let is_due = now - swept.began < STRAGGLERS || now - swept.last >= STRAGGLERS;
+        is_due.then(|| {
+            swept.last = now;
+            swept.keep.clone()
+        })
+    }
 }
 
 #[async_trait]
@@ -87,7 +124,9 @@ impl Committer for KafkaCommitter {
         let end = |pending| async move { (pending, self.client.end(&Pending::transaction(pending), true).await) };
         let ending: Vec<_> = pending.iter().map(end).collect();
         let ended: Vec<_> = futures::stream::iter(ending).buffer_unordered(AT_ONCE).collect().await;
-        outcome(ended)
+        outcome(ended)?;
+        self.sweep().await;
+        Ok(())
     }
 
     /// Aborts what attempts before have left open, and no record names: it would hold up readers until its time-out.
@@ -108,11 +147,8 @@ impl Committer for KafkaCommitter {
                 return Ok(());
             }
         };
-        for id in lingering(open.into_iter().map(|open| open.id), &self.owner, self.attempt, &keep) {
-            tracing::info!(topic = self.topic, id, "a transaction that an earlier attempt has left open is aborted");
-            // Whoever begins with a name aborts what is open under it, and shuts out whoever began before.
-            self.client.begin(&id, self.timeout).await.map_err(|error| self.failed(&error))?;
-        }
+        self.abort(open, &keep).await.map_err(|error| self.failed(&error))?;
+        self.sweeping.begin(&keep, Instant::now());
         Ok(())
     }
 
@@ -128,6 +164,30 @@ impl Committer for KafkaCommitter {
 }
 
 impl KafkaCommitter {
+    /// Aborts what came after this attempt had cleaned. What is committed stays so whatever becomes of this.
+    async fn sweep(&self) {
+        let Some(keep) = self.sweeping.due(Instant::now()) else { return };
+        let swept = tokio::time::timeout(SWEEP, async {
+            let open = self.client.open_transactions_now(&self.owner.prefix).await?;
+            self.abort(open, &keep).await
+        });
+        if let Err(error) =
+            swept.await.unwrap_or_else(|_| Err(KafkaError::refusal(format!("no answer within {SWEEP:?}"))))
+        {
+            tracing::debug!(topic = self.topic, %error, "whether an earlier attempt has left a transaction open is looked at again later");
+        }
+    }
+
+    /// Aborts those of these that nobody will ever commit.
+    async fn abort(&self, open: Vec<ListedTransaction>, keep: &BTreeSet<String>) -> Result<(), KafkaError> {
+        for id in lingering(open.into_iter().map(|open| open.id), &self.owner, self.attempt, keep) {
+            tracing::info!(topic = self.topic, id, "a transaction that an earlier attempt has left open is aborted");
+            // Whoever begins with a name aborts what is open under it, and shuts out whoever began before.
+            self.client.begin(&id, self.timeout).await?;
+        }
+        Ok(())
+    }
+
     fn failed(&self, error: &KafkaError) -> SinkError {
         super::sink::failed(error, &self.topic)
     }
@@ -202,6 +262,19 @@ mod tests {
         let error = outcome(vec![lost(&all[1]), broken]).unwrap_err();
         assert_eq!(error.kind, FailureKind::Io, "it is tried again, and then what is lost is told");
         assert!(outcome(vec![(&all[0], Ok(Ended::Done))]).is_ok());
+    }
+
+    #[test]
+    fn what_comes_late_is_looked_for_with_each_commit_at_first_and_then_now_and_then() {
+        let (sweeping, began) = (Sweeping::default(), Instant::now());
+        assert_eq!(sweeping.due(began), None, "only who cleaned cleans again");
+        let keep: BTreeSet<_> = ["kept".to_string()].into();
+        sweeping.begin(&keep, began);
+        let due: Vec<_> = [0, 1, 59, 60, 61, 118, 119, 120, 178, 179]
+            .into_iter()
+            .filter(|second| sweeping.due(began + Duration::from_secs(*second)).is_some_and(|kept| kept == keep))
+            .collect();
+        assert_eq!(due, [0, 1, 59, 119, 179]);
     }
 
     #[test]

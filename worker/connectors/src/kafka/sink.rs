@@ -22,7 +22,7 @@ use weir_engine::api::sink::{CommitContext, Committer, PrepareJob, Sink, SinkCon
 use weir_kafka::{Client, Identity, KafkaError, Producer, Properties, Row, Transaction};
 use weir_protocol::CheckpointId;
 
-use super::commit::{KafkaCommitter, Pending};
+use super::commit::{KafkaCommitter, Pending, Sweeping};
 use super::ids::{Owner, Pools};
 use super::murmur::partition_of;
 use super::options::{Guarantee, Partitioner, Side, Sides};
@@ -126,6 +126,7 @@ impl SinkFactory for KafkaSinkFactory {
             attempt: ctx.attempt,
             timeout: writing.transaction_timeout(),
             pools: Arc::clone(&self.pools),
+            sweeping: Sweeping::default(),
         }))
     }
 }

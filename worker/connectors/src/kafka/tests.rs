@@ -507,6 +507,30 @@ fn what_a_dead_attempt_left_open_is_aborted_and_what_a_record_names_is_kept() {
 }
 
 #[test]
+fn what_a_replaced_attempt_begins_after_the_next_has_cleaned_is_aborted_beside_a_commit() {
+    let Some(topic) = Topic::new("what_a_replaced_attempt_begins", 1) else { return };
+    let test = SinkTest::new(Kafka.sink(&exactly_once(&topic)).unwrap());
+    // Cut off, and not stopped.
+    let mut replaced = test.create(1);
+    let next = test.committer(2);
+    test.runtime.block_on(next.clean(&[])).unwrap();
+    replaced.write(batch(&[1])).unwrap();
+    let late = replaced.prepare(CheckpointId(1)).unwrap()().unwrap();
+    let id = late[0]["transactionalId"].as_str().unwrap();
+    let state = || topic.runtime.block_on(topic.client.describe(id)).unwrap().unwrap().state;
+    assert_eq!(state(), "Ongoing");
+    let mut alive = test.create(2);
+    alive.write(batch(&[2])).unwrap();
+    let pending = alive.prepare(CheckpointId(2)).unwrap()().unwrap();
+    test.commit(2, &pending).unwrap();
+    assert_eq!(state(), "Ongoing", "a committer that has not cleaned does not know what is to be kept");
+    test.runtime.block_on(next.commit(&pending)).unwrap();
+    assert_ne!(state(), "Ongoing");
+    assert_eq!(topic.committed(), values(&[2]));
+    assert_eq!(test.commit(3, &late).unwrap_err().kind, FailureKind::OutputLost);
+}
+
+#[test]
 fn a_transaction_that_has_timed_out_is_lost_output_and_never_taken_for_committed() {
     let Some(topic) = Topic::new("a_transaction_timed_out", 1) else { return };
     let table = exactly_once(&topic).with("properties.transaction.timeout.ms", "1000");
