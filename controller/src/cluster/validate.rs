@@ -129,7 +129,7 @@ pub mod tests {
             job.spec.workers.pod_template = Some(PodTemplate { spec, ..PodTemplate::default() });
             job
         };
-        let cases = [
+        let cases = vec![
             (folder, "spec.checkpoint.storage.url"),
             (template(json!({"hostNetwork": true})), "hostNetwork"),
             (template(json!({"tolerationz": []})), "spec.workers.podTemplate.spec.tolerationz"),

@@ -272,7 +272,7 @@ fn a_value_of_the_annotation_asks_for_one_checkpoint_of_what_runs() {
         wanted
     };
     let wrong = Wanted { problem: Some(Problem::spec("no")), job: None, ..running(&plain) };
-    for (wanted, expected) in [
+    for (wanted, expected) in vec![
         (asked("1", running(&plain)), true),
         (running(&plain), false),
         (asked("1", served("1")), false),
