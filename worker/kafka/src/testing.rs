@@ -75,6 +75,8 @@ impl Kafka {
         }
         let mut random = [0u8; 16];
         ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random).expect("random numbers");
+        // An id that begins with `-` would be taken for an argument.
+        random[0] &= 0x7F;
         let cluster = BASE64_URL_SAFE_NO_PAD.encode(random);
         let folder = env::temp_dir().join(format!("weir-kafka-{}-{cluster}", std::process::id()));
         let [controller, tls_port, sasl_port] = [free_port(), free_port(), free_port()];
