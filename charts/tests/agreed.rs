@@ -35,9 +35,9 @@ fn named_in(source: &str, calls: &[(&str, &str)]) -> BTreeSet<String> {
 fn every_metric_is_documented_and_every_documented_metric_is_there() {
     let worker = [("families.counter", ""), ("families.gauge", ""), ("families.histograms", "")];
     assert_eq!(
-        named_in("../worker/engine/src/control/metrics.rs", &worker),
+        named_in("../worker/engine/src/metrics.rs", &worker),
         documented_metrics("weir_worker"),
-        "worker/engine/src/control/metrics.rs on the left, docs/metrics.md on the right"
+        "worker/engine/src/metrics.rs on the left, docs/metrics.md on the right"
     );
     let controller = [("weir.register", ""), ("weir.register_with_unit", "_seconds")];
     assert_eq!(

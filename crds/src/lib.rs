@@ -2,6 +2,7 @@
 //!
 //! [`load_job`] reads a job from YAML and holds it against the very schema that a cluster's API server is given: the same
 //! defaults, the same rules. There is no client here, and nothing of what is done with a job.
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod duration;

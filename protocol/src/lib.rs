@@ -1,5 +1,6 @@
 //! What the controller, the workers and object storage say to each other: gRPC definitions, records, parts, openings and
 //! seals with their versions, and every object path. No I/O happens here.
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod ids;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weir_engine::control::metrics::Metrics;
+use weir_engine::metrics::Metrics;
 use weir_pages::Answers;
 
 /// The pages of the worker with these metrics.

@@ -11,6 +11,7 @@
 //! ```
 //!
 //! Wiring only: nothing is decided here about checkpoints, plans or data.
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod http;

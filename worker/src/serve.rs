@@ -28,6 +28,7 @@ use weir_engine::{
 };
 use weir_pages::Scope;
 use weir_protocol::BUILD_VERSION;
+use weir_runtime::tasks;
 use weir_sql::Catalog;
 use weir_state::BackendRegistry;
 
@@ -145,7 +146,7 @@ async fn serve(options: ServeOptions, mut catalog: Catalog, backends: BackendReg
     tracing::info!(address = listening.address, worker = listening.worker, memory = worker.memory, "listening");
     let worker = WorkerServer::new(worker);
     for (listener, scope) in pages {
-        tokio::spawn(weir_pages::serve(listener, scope, Arc::new(Pages(worker.metrics()))));
+        tasks::detach(weir_pages::serve(listener, scope, Arc::new(Pages(worker.metrics()))));
     }
     Ok(worker.serve(listener, shutdown).await?)
 }
@@ -153,7 +154,7 @@ async fn serve(options: ServeOptions, mut catalog: Catalog, backends: BackendReg
 /// A pod that is drained, preempted or deleted is sent SIGTERM first.
 fn leave_when_told(leave: CancellationToken) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
-    tokio::spawn(async move {
+    tasks::detach(async move {
         if terminate.recv().await.is_some() {
             leave.cancel();
         }

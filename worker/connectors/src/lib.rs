@@ -36,6 +36,7 @@
 //!   Once a record stands that does not name it `forget` removes it.
 //! - What none of them needs is a call at an abort: an aborted checkpoint's cut stays pending in every later part, so no
 //!   sink must undo anything while it runs. Only a restore drops what is newer, and for that there is `clean`.
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod console;

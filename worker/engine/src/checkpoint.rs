@@ -6,7 +6,6 @@
 //!
 //! A checkpoint that is given up is given up for good: ids are never reused. What was frozen for it is handed back to the
 //! tables, and a sink's transaction that was cut for it stays pending.
-#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 pub mod commits;
 pub mod persist;
@@ -37,7 +36,7 @@ use crate::{
         persist::{Cancelled, PersistPool, PersistSubtask, Persisted, SubtaskDone, add_items},
     },
     data::splits::SplitState,
-    deploy::{local::LocalSnapshots, matching, restore::keepers},
+    restore::{deal::keepers, local::LocalSnapshots, matching},
     seam::SubtaskSnapshot,
 };
 

@@ -2,10 +2,7 @@
 //!
 //! The loop never waits for anything but the next event: what takes time runs beside it and comes back as an event. So pings
 //! are answered while state is restored. Of all sessions the one with the newest term counts, and lower terms are refused.
-#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
-pub(crate) mod event;
-pub mod metrics;
 pub mod server;
 mod sessions;
 
@@ -39,8 +36,8 @@ use crate::{
         commits::{CommitEnd, CommitJob},
         persist::Persisted,
     },
-    control::event::{Event, Outbox},
     deploy::{self, Deployment, Host, Previous, Standing, remove_outdated},
+    event::{Event, Outbox},
     seam::Report,
 };
 
@@ -150,7 +147,7 @@ impl Control {
         drop(deploy::stop_previous(&self.host, previous).await);
         let root = self.host.local.lock().root().to_path_buf();
         // Nobody finds this worker's folder again: its id ends with it.
-        drop(tokio::task::spawn_blocking(move || crate::deploy::local::remove_all(vec![root])).await);
+        drop(tokio::task::spawn_blocking(move || crate::restore::local::remove_all(vec![root])).await);
     }
 
     /// With nothing deployed there is nothing to hand over.

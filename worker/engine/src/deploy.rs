@@ -2,12 +2,6 @@
 //!
 //! Nothing that stands in storage is touched; a start from nothing adds what there is to read. What fails here fails the
 //! attempt, with the kind that says whether a restart can mend it.
-#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
-
-pub mod inputs;
-pub mod local;
-pub mod matching;
-pub mod restore;
 
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
@@ -42,16 +36,19 @@ use crate::{
         commits::{Commits, Committers},
         local_snapshots,
     },
-    control::{event::Event, metrics::Metrics},
     data::dataflow::RunningAttempt,
-    deploy::{
-        local::{LocalFolder, LocalSnapshots, remove_all},
-        matching::Matched,
-        restore::{Dealt, PendingCommits},
-    },
+    event::Event,
+    metrics::Metrics,
     net::{
         network::{AttemptNetwork, ExchangeHub, NetworkPlan},
         tls::Tls,
+    },
+    restore::{
+        blocking,
+        deal::{self, Dealt, PendingCommits},
+        inputs,
+        local::{LocalFolder, LocalSnapshots, remove_all},
+        matching::{self, Matched},
     },
     seam::{BuildAttempt, Remote, Restored, channel_window},
 };
@@ -369,19 +366,19 @@ async fn read(host: &Host, order: &Order, deploy: &rpc::Deploy) -> Result<Readie
             let parts = fetch_parts(&store, record).await?;
             let matched;
             (graph, matched) = matching::choose(graph, deploy.max_parallelism, allowed, record, &parts)?;
-            let dealt = restore::deal(&graph, deploy.parallelism, record, &parts, &matched)?;
+            let dealt = deal::deal(&graph, deploy.parallelism, record, &parts, &matched)?;
             (matched, dealt)
         }
     };
-    if restore::new_sources(&graph, &matched).next().is_some() {
+    if deal::new_sources(&graph, &matched).next().is_some() {
         let id = |record: &Option<(String, Record)>| record.as_ref().map(|(_, record)| record.id);
         let of = inputs::Of::new(&order.owner, &graph, id(&order.record), id(&order.commits));
         let inputs = inputs::agree(&graph, &store, order.attempt, deploy.parallelism, &deploy.peers, of).await?;
-        restore::deal_inputs(&graph, deploy.parallelism, &inputs, &matched, &mut dealt)?;
+        deal::deal_inputs(&graph, deploy.parallelism, &inputs, &matched, &mut dealt)?;
     }
     if let Some((path, record)) = &order.commits {
         // Of what the record that is restored has promised this one carries all that is not published yet.
-        dealt.commits = match fetch_parts(&store, record).await.and_then(|parts| restore::pending(&parts)) {
+        dealt.commits = match fetch_parts(&store, record).await.and_then(|parts| deal::pending(&parts)) {
             Err(failure) if failure.kind == FailureKind::Corrupt && order.accepts_lost => {
                 tracing::warn!(path, %failure, "what this checkpoint has promised cannot be read, and is given up");
                 PendingCommits::new()
@@ -417,14 +414,6 @@ pub(crate) async fn fits(host: &Host, call: &rpc::PlanCall) -> Result<(), Failur
     let parts = fetch_parts(&store, &record).await?;
     let allowed = Permissions { allow_new_state: call.allow_new_state, allow_dropped_state: call.allow_dropped_state };
     matching::choose(Arc::new(graph), request.max_parallelism, allowed, &record, &parts).map(drop)
-}
-
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
-    let panicked =
-        |error: tokio::task::JoinError| Failure::new(FailureKind::Operator, format!("the worker failed: {error}"));
-    tokio::task::spawn_blocking(work).await.map_err(panicked)?
 }
 
 async fn graph_of(host: &Host, request: &PlanRequest) -> Result<JobGraph, Failure> {
@@ -514,7 +503,7 @@ async fn prepare_commits(
         committer.clean(&keep).await.map_err(|error| of_sink(sink, &error))?;
     }
     let newest = [&order.record, &order.commits].into_iter().flatten().map(|(_, record)| record.id).max();
-    let pending = restore::share_of(&pending, order.place, deploy.peers.len());
+    let pending = deal::share_of(&pending, order.place, deploy.peers.len());
     Ok(Commits::new(committers, pending, newest.unwrap_or_default(), order.accepts_lost))
 }
 

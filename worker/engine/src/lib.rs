@@ -5,6 +5,7 @@
 //!
 //! The engine knows no SQL, no connector and no operator: those come in through the traits of [`api::operator`], [`api::source`] and
 //! [`api::sink`], put together in a [`JobGraph`].
+#![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::too_many_lines))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod api;
@@ -12,7 +13,10 @@ pub mod checkpoint;
 pub mod control;
 pub mod data;
 pub mod deploy;
+pub(crate) mod event;
+pub mod metrics;
 pub mod net;
+pub mod restore;
 pub mod seam;
 #[cfg(test)]
 mod testing;

@@ -22,6 +22,7 @@ use weir_protocol::{
     CheckpointId,
     settings::{FailureKind, PlanRequest},
 };
+use weir_runtime::clock;
 use weir_state::{Keys, RowLayout, Slot, Table, TableKind, TableShape};
 
 use crate::{
@@ -184,7 +185,7 @@ impl SourceFactory for CountingJob {
             turn: 0,
             rows: self.rows,
             pace: self.pace,
-            due: Instant::now(),
+            due: clock::now(),
         }))
     }
 
@@ -214,10 +215,10 @@ impl Source for Numbers {
         if self.told.len() == self.splits.len() {
             return Ok(SourcePoll::End);
         }
-        if Instant::now() < self.due {
+        if clock::now() < self.due {
             return Ok(SourcePoll::Pending { until: Some(self.due) });
         }
-        self.due = Instant::now() + self.pace;
+        self.due = clock::now() + self.pace;
         loop {
             self.turn = (self.turn + 1) % self.splits.len();
             let (split, next) = &mut self.splits[self.turn];

@@ -22,6 +22,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use weir_runtime::tasks;
 
 use crate::api::{Call, Versions};
 use crate::error::KafkaError;
@@ -134,9 +135,9 @@ impl Connection {
             }
         };
         let closing = close(&state, &is_closed, address);
-        let reading = tokio::spawn(read_answers(reader, Arc::clone(&state), closing));
+        let reading = tasks::spawn(read_answers(reader, Arc::clone(&state), closing));
         let closing = close(&state, &is_closed, address);
-        let writing = tokio::spawn(write_requests(writer, outgoing, closing));
+        let writing = tasks::spawn(write_requests(writer, outgoing, closing));
         Self {
             address: address.to_string(),
             versions,

@@ -5,6 +5,7 @@
 //!
 //! Everything that waits has a time-out, everything that gathers has a bound, and every error says which broker, topic or
 //! transaction it is about and what can be done.
+#![cfg_attr(not(test), warn(clippy::disallowed_methods, clippy::too_many_lines))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod api;
@@ -30,12 +31,12 @@ pub use fetch::{Assigned, Chunk, Fetcher, FetcherSettings, Isolation, Progress};
 pub use kafka_protocol::error::ResponseError as Code;
 pub use meta::{Broker, Cluster, NewTopic, Partition, Topic};
 pub use offsets::At;
-pub use produce::{Cut, Identity, Producer, ProducerSettings, Row};
+pub use produce::{Cut, Producer, ProducerSettings, Row};
 pub use properties::{
     Properties, PropertyDoc, PropertyError, Purpose, Reset, known_properties, properties_without_effect,
 };
 pub use records::{BatchBuilder, Header, RecordBatch, RecordRange, batches, headers};
 pub use sasl::{Mechanism, Sasl};
 pub use security::{Certificates, Settings};
-pub use transactions::{ActiveProducer, Ended, ListedTransaction, Transaction, TransactionState};
+pub use transactions::{ActiveProducer, Ended, Identity, ListedTransaction, Transaction, TransactionState};
 pub use uuid::Uuid;

@@ -24,24 +24,10 @@ use crate::compress::Compression;
 use crate::error::KafkaError;
 use crate::meta::topic_name;
 use crate::records::{BatchBuilder, Header};
-use crate::transactions::{END_BUMPS, Transaction};
+use crate::transactions::{END_BUMPS, Identity, Transaction};
 
 /// The highest version of Produce that does not itself add partitions to a transaction.
 const PRODUCE_BEFORE_ADDING: i16 = 11;
-
-/// A producer's number and epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Identity {
-    /// The number; -1 for none.
-    pub id: i64,
-    /// The epoch; -1 for none.
-    pub epoch: i16,
-}
-
-impl Identity {
-    /// No number: what is tried again may be written twice.
-    pub const NONE: Self = Self { id: -1, epoch: -1 };
-}
 
 /// Bounds and habits of a producer.
 #[derive(Clone, Debug)]

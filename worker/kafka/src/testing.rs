@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use weir_runtime::clock;
 
 use crate::{Client, Settings};
 
@@ -159,10 +160,10 @@ impl Kafka {
 
     fn wait_until_ready(&mut self, number: usize) {
         let node = &mut self.nodes[number];
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = clock::now() + PATIENCE;
         while TcpStream::connect(("127.0.0.1", node.port)).is_err() {
             let ended = node.process.as_mut().and_then(|process| process.try_wait().ok().flatten());
-            if ended.is_some() || Instant::now() > deadline {
+            if ended.is_some() || clock::now() > deadline {
                 let logs = ["script.log", "format.log", "out.log", "server.log"];
                 let said = logs.map(|log| fs::read_to_string(node.folder.join(log)).unwrap_or_default());
                 panic!("Kafka is not ready ({ended:?}):\n{}", said.concat());

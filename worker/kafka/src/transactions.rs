@@ -22,7 +22,6 @@ use crate::client::{Client, Coordinator, Lane};
 use crate::connection::Connection;
 use crate::error::KafkaError;
 use crate::meta::topic_name;
-use crate::produce::Identity;
 
 /// From here on each end of a transaction bumps its epoch, and the broker adds partitions by itself.
 pub(crate) const END_BUMPS: i16 = 5;
@@ -30,6 +29,20 @@ pub(crate) const END_BUMPS: i16 = 5;
 const COORDINATORS_LOG: &str = "__transaction_state";
 /// Epochs end here; the id that comes next begins anew at 0.
 const LAST_EPOCH: i16 = i16::MAX - 1;
+
+/// A producer's number and epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// The number; -1 for none.
+    pub id: i64,
+    /// The epoch; -1 for none.
+    pub epoch: i16,
+}
+
+impl Identity {
+    /// No number: what is tried again may be written twice.
+    pub const NONE: Self = Self { id: -1, epoch: -1 };
+}
 
 /// A transaction that has begun; all that it takes to end it.
 #[derive(Clone, Debug, PartialEq, Eq)]

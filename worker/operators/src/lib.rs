@@ -5,6 +5,7 @@
 //! [`OperatorFactory`](weir_engine::api::operator::OperatorFactory) from it; what is wrong with a spec is said then, with a
 //! [`SpecError`]. Operators are synchronous, see whole batches, and touch their state once a key and batch. Joins by time and
 //! SESSION windows have their place here later.
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 mod aggregate;

@@ -333,6 +333,23 @@ impl Model {
     }
 }
 
+/// The rows that came of windows, with the end of each.
+fn closed(out: &[Batch], shape: WindowShape, width: usize) -> Vec<Vec<String>> {
+    let mut emitted: Vec<Vec<String>> = Vec::new();
+    for batch in out {
+        let ends = column_i64(std::slice::from_ref(batch), width + 1);
+        let starts = column_i64(std::slice::from_ref(batch), width);
+        let row_times = column_i64(std::slice::from_ref(batch), width + 2);
+        for (i, (_, mut cells)) in lines(batch).into_iter().enumerate() {
+            assert_eq!((starts[i], row_times[i]), (ends[i] - shape.size, ends[i] - 1));
+            cells.truncate(width);
+            cells.push(ends[i].to_string());
+            emitted.push(cells);
+        }
+    }
+    emitted
+}
+
 fn check(steps: Vec<Step>, shape: WindowShape, global: bool, partials: bool) {
     let group: &[usize] = if global { &[] } else { &[0] };
     let spec = aggregation(group);
@@ -400,19 +417,7 @@ fn check(steps: Vec<Step>, shape: WindowShape, global: bool, partials: bool) {
         deliver(&mut before, &mut subtasks, parallelism);
         out.extend(subtasks.iter_mut().flat_map(Subtask::take));
     }
-    let width = group.len() + aggregates().len();
-    let mut emitted: Vec<Vec<String>> = Vec::new();
-    for batch in &out {
-        let ends = column_i64(std::slice::from_ref(batch), width + 1);
-        let starts = column_i64(std::slice::from_ref(batch), width);
-        let row_times = column_i64(std::slice::from_ref(batch), width + 2);
-        for (i, (_, mut cells)) in lines(batch).into_iter().enumerate() {
-            assert_eq!((starts[i], row_times[i]), (ends[i] - shape.size, ends[i] - 1));
-            cells.truncate(width);
-            cells.push(ends[i].to_string());
-            emitted.push(cells);
-        }
-    }
+    let mut emitted = closed(&out, shape, group.len() + aggregates().len());
     emitted.sort();
     model.emitted.sort();
     assert_eq!(emitted, model.emitted);

@@ -7,6 +7,7 @@
 //!
 //! Not here: joins bounded by time, INTERSECT and EXCEPT, top-n beyond the first row, SESSION and CUMULATE windows, and aggregation over rows that
 //! change. They are refused by name.
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod error;

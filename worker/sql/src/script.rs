@@ -239,34 +239,7 @@ impl Script<'_> {
     fn table(&self, path: String, create: CreateTable) -> Result<Table, PlanError> {
         let place = create.name.place();
         let declared = Arc::new(create.clone());
-        let mut seen = BTreeSet::new();
-        for column in &create.columns {
-            if !seen.insert(column.name.value.clone()) {
-                return Err(PlanError::new(
-                    column.name.span,
-                    format!("the table has two columns {}", column.name.value),
-                    "give one of them another name",
-                ));
-            }
-        }
-        let mut physical: Vec<Field> = Vec::new();
-        let mut metadata: BTreeMap<usize, Metadata> = BTreeMap::new();
-        for column in &create.columns {
-            let (data_type, nullable) = match &column.kind {
-                ColumnKind::Computed(_) => continue,
-                ColumnKind::Physical { data_type, nullable } => (data_type, nullable),
-                ColumnKind::Metadata { data_type, nullable, key, is_virtual } => {
-                    metadata.insert(physical.len(), Metadata { key: key.clone(), is_virtual: *is_virtual });
-                    (data_type, nullable)
-                }
-            };
-            let is_key = create.primary_key.iter().any(|key| key.value == column.name.value);
-            physical.push(Field::new(&column.name.value, data_type.clone(), *nullable && !is_key));
-        }
-        if physical.len() == metadata.len() {
-            return Err(PlanError::new(place, "the table has no column that is read or written", "declare one"));
-        }
-        let physical: SchemaRef = Arc::new(Schema::new(physical));
+        let (physical, metadata) = physical_columns(&create)?;
         let input = unqualified(&physical).map_err(|error| PlanError::from_planner(&error, place))?;
         let mut columns = Vec::new();
         let mut fields: Vec<Field> = Vec::new();
@@ -550,6 +523,39 @@ impl Script<'_> {
         }
         Ok(())
     }
+}
+
+/// The columns of a declaration that are read or written, and which of them are metadata.
+fn physical_columns(create: &CreateTable) -> Result<(SchemaRef, BTreeMap<usize, Metadata>), PlanError> {
+    let mut seen = BTreeSet::new();
+    for column in &create.columns {
+        if !seen.insert(column.name.value.clone()) {
+            return Err(PlanError::new(
+                column.name.span,
+                format!("the table has two columns {}", column.name.value),
+                "give one of them another name",
+            ));
+        }
+    }
+    let mut physical: Vec<Field> = Vec::new();
+    let mut metadata: BTreeMap<usize, Metadata> = BTreeMap::new();
+    for column in &create.columns {
+        let (data_type, nullable) = match &column.kind {
+            ColumnKind::Computed(_) => continue,
+            ColumnKind::Physical { data_type, nullable } => (data_type, nullable),
+            ColumnKind::Metadata { data_type, nullable, key, is_virtual } => {
+                metadata.insert(physical.len(), Metadata { key: key.clone(), is_virtual: *is_virtual });
+                (data_type, nullable)
+            }
+        };
+        let is_key = create.primary_key.iter().any(|key| key.value == column.name.value);
+        physical.push(Field::new(&column.name.value, data_type.clone(), *nullable && !is_key));
+    }
+    if physical.len() == metadata.len() {
+        let place = create.name.place();
+        return Err(PlanError::new(place, "the table has no column that is read or written", "declare one"));
+    }
+    Ok((Arc::new(Schema::new(physical)), metadata))
 }
 
 /// A planned INSERT.

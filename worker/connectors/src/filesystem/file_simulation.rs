@@ -390,7 +390,7 @@ impl Course {
     /// What may come between any two calls of a commit.
     fn happening(&self) -> Option<(u64, Box<dyn FnOnce() + Send>)> {
         let (calls, course) = (self.random(CALLS), self.clone());
-        let happens: Box<dyn FnOnce() + Send> = match self.random(8) {
+        let happens: Box<dyn FnOnce() + Send> = match self.random(10) {
             0 => Box::new(move || {
                 let mut world = course.machine.world();
                 let current = world.current;
@@ -399,6 +399,11 @@ impl Course {
             1 => Box::new(move || course.machine.world().power_fails()),
             2 => Box::new(move || course.begin()),
             3 => Box::new(move || course.machine.world().read()),
+            // Overtaken, and what was published meanwhile is gone again.
+            4 | 5 => Box::new(move || {
+                course.begin();
+                course.machine.world().read();
+            }),
             _ => return None,
         };
         Some((calls, happens))

@@ -9,7 +9,6 @@
 //! (`AWS_ENDPOINT_URL`, `AWS_REGION`).
 //!
 //! Not here: watching a folder for new files, partitions, other formats.
-#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 mod bucket;
 mod closed;

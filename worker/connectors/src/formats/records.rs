@@ -1,7 +1,7 @@
 //! Cutting a file's bytes into records, so that a position always stands between two of them and every record knows its
 //! line. What is in a record is the format's business.
 
-use memchr::memchr;
+use memchr::{memchr, memchr_iter, memchr2};
 
 /// How the end of a record is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,27 +45,27 @@ impl Framing {
     }
 }
 
-/// A quote opens a quoted field only where the field starts; elsewhere it is a character like others.
+/// A quote opens a quoted field only where the field starts; elsewhere it is a character like others. Looks from quote to quote and from
+/// line end to line end: a field may be long, and is looked at again with each piece that is read of it.
 fn end_of_quoted(bytes: &[u8], start: usize, delimiter: u8) -> Option<(usize, u32)> {
-    let mut lines = 0;
-    let mut quoted = false;
+    let (mut at, mut lines) = (start, 0);
     let mut opens = true;
-    for (i, &byte) in bytes.iter().enumerate().skip(start) {
-        lines += u32::from(byte == b'\n');
-        if quoted {
-            quoted = byte != QUOTE;
+    loop {
+        // Outside of quotes.
+        let next = at + memchr2(QUOTE, b'\n', &bytes[at..])?;
+        if bytes[next] == b'\n' {
+            return Some((next + 1, lines + 1));
+        }
+        let is_first = if next == at { opens } else { bytes[next - 1] == delimiter };
+        at = next + 1;
+        opens = false;
+        if is_first {
+            let end = at + memchr(QUOTE, &bytes[at..])?;
+            lines += memchr_iter(b'\n', &bytes[at..end]).count() as u32;
             // A doubled quote closes the field and opens it again.
-            opens = !quoted;
-            continue;
+            (at, opens) = (end + 1, true);
         }
-        match byte {
-            QUOTE if opens => quoted = true,
-            b'\n' => return Some((i + 1, lines)),
-            _ => {}
-        }
-        opens = byte == delimiter;
     }
-    None
 }
 
 impl Framing {
@@ -94,6 +94,29 @@ mod tests {
         assert_eq!(CSV.end_of_record(bytes, 10), Some((16, 1)));
         assert_eq!(Framing::Lines.end_of_record(bytes, 0), Some((5, 1)));
         assert_eq!(CSV.end_of_record(b"1,\"a\nb", 0), None);
+    }
+
+    /// A character at a time, as it is said.
+    fn plainly(bytes: &[u8], delimiter: u8) -> Option<(usize, u32)> {
+        let (mut lines, mut quoted, mut opens) = (0, false, true);
+        for (i, &byte) in bytes.iter().enumerate() {
+            lines += u32::from(byte == b'\n');
+            match byte {
+                QUOTE if quoted => (quoted, opens) = (false, true),
+                _ if quoted => {}
+                QUOTE if opens => quoted = true,
+                b'\n' => return Some((i + 1, lines)),
+                _ => opens = byte == delimiter,
+            }
+        }
+        None
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn records_end_where_a_reading_of_each_character_ends_them(text in "[\",ab\n]{0,24}") {
+            proptest::prop_assert_eq!(end_of_quoted(text.as_bytes(), 0, b','), plainly(text.as_bytes(), b','));
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use weir_engine::api::error::{FailureKind, SinkError};
 use weir_engine::api::sink::Committer;
 use weir_kafka::{Client, Ended, Identity, KafkaError, ListedTransaction, Transaction};
 use weir_protocol::Attempt;
+use weir_runtime::clock;
 
 use super::ids::{Owner, Pools};
 
@@ -148,7 +149,7 @@ impl Committer for KafkaCommitter {
             }
         };
         self.abort(open, &keep).await.map_err(|error| self.failed(&error))?;
-        self.sweeping.begin(&keep, Instant::now());
+        self.sweeping.begin(&keep, clock::now());
         Ok(())
     }
 
@@ -166,7 +167,7 @@ impl Committer for KafkaCommitter {
 impl KafkaCommitter {
     /// Aborts what came after this attempt had cleaned. What is committed stays so whatever becomes of this.
     async fn sweep(&self) {
-        let Some(keep) = self.sweeping.due(Instant::now()) else { return };
+        let Some(keep) = self.sweeping.due(clock::now()) else { return };
         let swept = tokio::time::timeout(SWEEP, async {
             let open = self.client.open_transactions_now(&self.owner.prefix).await?;
             self.abort(open, &keep).await
@@ -189,7 +190,7 @@ impl KafkaCommitter {
     }
 
     fn failed(&self, error: &KafkaError) -> SinkError {
-        super::sink::failed(error, &self.topic)
+        failed(error, &self.topic)
     }
 }
 
@@ -203,6 +204,11 @@ fn lingering(
     open.filter(|id| owner.attempt_of(id).is_some_and(|of| of < attempt) && !keep.contains(id)).collect()
 }
 
+/// As the engine tells it: writing is tried again by the next attempt, whatever it was.
+pub(super) fn failed(error: &KafkaError, topic: &str) -> SinkError {
+    SinkError::io(format!("writing to topic {topic}: {error}"))
+}
+
 /// What failed is tried again; what is lost counts only where all else is committed.
 fn outcome(ended: Vec<(&Pending, Result<Ended, KafkaError>)>) -> Result<(), SinkError> {
     let mut lost = Vec::new();
@@ -210,7 +216,7 @@ fn outcome(ended: Vec<(&Pending, Result<Ended, KafkaError>)>) -> Result<(), Sink
         match ended {
             Ok(Ended::Done) => {}
             Ok(Ended::Otherwise(why)) => lost.push((pending, why)),
-            Err(error) => return Err(super::sink::failed(&error, &pending.topic)),
+            Err(error) => return Err(failed(&error, &pending.topic)),
         }
     }
     if lost.is_empty() {

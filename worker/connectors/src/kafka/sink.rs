@@ -7,7 +7,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::compute::cast;
@@ -21,8 +21,9 @@ use weir_engine::api::error::SinkError;
 use weir_engine::api::sink::{CommitContext, Committer, PrepareJob, Sink, SinkContext, SinkFactory};
 use weir_kafka::{Client, Identity, KafkaError, Producer, Properties, Row, Transaction};
 use weir_protocol::CheckpointId;
+use weir_runtime::clock;
 
-use super::commit::{KafkaCommitter, Pending, Sweeping};
+use super::commit::{KafkaCommitter, Pending, Sweeping, failed};
 use super::ids::{Owner, Pools};
 use super::murmur::partition_of;
 use super::options::{Guarantee, Partitioner, Side, Sides};
@@ -66,11 +67,6 @@ impl Writing {
 pub(super) struct KafkaSinkFactory {
     pub(super) writing: Arc<Writing>,
     pub(super) pools: Arc<Pools>,
-}
-
-/// As the engine tells it: writing is tried again by the next attempt, whatever it was.
-pub(super) fn failed(error: &KafkaError, topic: &str) -> SinkError {
-    SinkError::io(format!("writing to topic {topic}: {error}"))
 }
 
 /// Where a sink's futures run, and when they are of no use any more.
@@ -297,7 +293,7 @@ impl Sink for KafkaSink {
         };
         let times = writing.timestamp.map(|column| millis(batch.rows.column(column))).transpose()?;
         let times = times.as_ref().map(AsArray::as_primitive::<TimestampMillisecondType>);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+        let now = clock::wall().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
         self.turn();
         let (mut key_bytes, mut value_bytes) = (Vec::new(), Vec::new());
         for row in 0..batch.len() {

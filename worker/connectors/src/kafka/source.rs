@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -14,29 +13,17 @@ use weir_engine::Timestamp;
 use weir_engine::api::counters::Counters;
 use weir_engine::api::error::SourceError;
 use weir_engine::api::source::{Source, SourceContext, SourceFactory, SourcePoll, Waker};
-use weir_kafka::{
-    Assigned, At, Chunk, Client, Fetcher, KafkaError, Progress, Properties, RecordBatch, RecordRange, Reset, Topic,
-};
+use weir_kafka::{Assigned, At, Chunk, Client, Fetcher, KafkaError, Progress, RecordBatch, RecordRange, Reset, Topic};
+use weir_runtime::clock;
 
-use super::options::{Place, Sides, Topics};
+use super::options::Sides;
 use super::rows::{Decoder, Pushed, Record, Within};
 use super::split::{Split, find};
-use super::start::{failed, splits, topics_now, wait};
+use super::start::{Reading, failed, splits, topics_now, wait};
 use crate::spec::TableSpec;
 
 /// A batch ends at so many bytes of keys and values, even if it has few rows.
 const BATCH_BYTES: usize = 1 << 20;
-
-/// What a table says of reading.
-#[derive(Clone, Debug)]
-pub(super) struct Reading {
-    pub(super) properties: Properties,
-    pub(super) topics: Topics,
-    pub(super) start: Place,
-    pub(super) bound: Option<Place>,
-    /// How often new partitions are looked for.
-    pub(super) discovery: Option<Duration>,
-}
 
 /// See the module.
 pub(super) struct KafkaSourceFactory {
@@ -271,6 +258,10 @@ impl KafkaSource {
             Event::Topics(topics) => return self.find(&topics),
             Event::Moved(index, offset) => {
                 let partition = &mut self.splits[index];
+                // What is passed over is counted, as far as it was to be read: a log alone would tell nobody.
+                if !partition.split.fresh {
+                    self.counters.skipped_rows.add(u64::try_from(offset - partition.split.offset).unwrap_or(0));
+                }
                 partition.split.offset = offset;
                 (partition.chunk, partition.open) = (None, None);
                 self.fetcher.seek(index, offset);
@@ -415,7 +406,7 @@ impl Source for KafkaSource {
             self.count_lag();
             return Ok(match rows {
                 Some(rows) => SourcePoll::Rows { split: index, rows },
-                None => SourcePoll::Pending { until: Some(Instant::now()) },
+                None => SourcePoll::Pending { until: Some(clock::now()) },
             });
         }
         Ok(SourcePoll::Pending { until: None })

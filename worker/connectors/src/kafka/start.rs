@@ -2,16 +2,27 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::time::Duration;
 
 use weir_engine::api::error::SourceError;
-use weir_kafka::{At, Client, ErrorKind, Isolation, KafkaError, Reset, Topic};
+use weir_kafka::{At, Client, ErrorKind, Isolation, KafkaError, Properties, Reset, Topic};
 
 use super::options::{Place, Topics};
-use super::source::Reading;
 use super::split::{Split, splits_of};
 
 type Partition = (String, i32);
 type Offsets = BTreeMap<Partition, i64>;
+
+/// What a table says of reading.
+#[derive(Clone, Debug)]
+pub(super) struct Reading {
+    pub(super) properties: Properties,
+    pub(super) topics: Topics,
+    pub(super) start: Place,
+    pub(super) bound: Option<Place>,
+    /// How often new partitions are looked for.
+    pub(super) discovery: Option<Duration>,
+}
 
 /// As the engine tells it.
 pub(super) fn failed(error: &KafkaError, what: &str) -> SourceError {

@@ -276,6 +276,7 @@ fn records_that_are_gone_end_the_job_or_are_passed_over_as_the_table_says() {
     let going_on = table.with("properties.auto.offset.reset", "earliest");
     let mut test = SourceTest::restored(&*Kafka.source(&going_on).unwrap(), 1, splits);
     assert_eq!(read(&mut test, 5).0, [15, 16, 17, 18, 19]);
+    assert_eq!(test.counters.skipped_rows.get(), 8, "records 7 to 14");
 }
 
 #[test]

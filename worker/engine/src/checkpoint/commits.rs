@@ -32,7 +32,7 @@ use crate::{
         failure::{Failure, chain},
         sink::Committer,
     },
-    deploy::restore::{PendingCommit, PendingCommits},
+    restore::deal::{PendingCommit, PendingCommits},
 };
 
 /// Committers by their sink's identity.

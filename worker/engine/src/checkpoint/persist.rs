@@ -28,7 +28,7 @@ use crate::{
         failure::{Failure, chain},
         graph::StageId,
     },
-    deploy::restore::PendingCommit,
+    restore::deal::PendingCommit,
     seam::{Prepared, Reached, SubtaskSnapshot},
 };
 

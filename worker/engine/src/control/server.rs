@@ -36,13 +36,16 @@ pub use crate::control::LEAVING;
 pub use crate::deploy::{OnStuck, PlanFailure, Planner, PlannerFailed};
 use crate::{
     api::clock::{Clock, SystemClock},
-    control::{Control, event::Event, metrics::Metrics},
-    deploy::{self, Host, local::LocalFolder},
+    control::Control,
+    deploy::{self, Host},
+    event::Event,
+    metrics::Metrics,
     net::{
         listener::Listener,
         network::{self, ExchangeHub},
         tls::{Caller, Connection, Tls},
     },
+    restore::local::LocalFolder,
 };
 
 /// Handshakes under way at once. A peer that never ends one holds up nobody but so many others, and not for long.

@@ -13,6 +13,7 @@ use std::time::Instant;
 use crossbeam_channel::Sender;
 use weir_protocol::CheckpointId;
 use weir_protocol::part::Item;
+use weir_runtime::clock;
 use weir_state::Frozen;
 
 use crate::api::batch::Batch;
@@ -106,7 +107,7 @@ impl FirstOutput {
 
     fn written(&self) {
         if !self.told.load(Ordering::Relaxed) && !self.told.swap(true, Ordering::Relaxed) {
-            let _ = self.reports.send(Report::FirstOutput { at: Instant::now() });
+            let _ = self.reports.send(Report::FirstOutput { at: clock::now() });
         }
     }
 }

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::{Condvar, Mutex};
 use tokio_util::sync::CancellationToken;
 use weir_protocol::CheckpointId;
+use weir_runtime::clock;
 use weir_state::{OpenState, SubtaskState};
 
 use crate::api::counters::Counters;
@@ -198,7 +199,7 @@ impl RunningAttempt {
 
     /// Subtasks begin.
     pub fn run(&self) {
-        self.began.get_or_init(Instant::now);
+        self.began.get_or_init(clock::now);
         self.command(Command::Run);
     }
 
@@ -241,7 +242,7 @@ impl RunningAttempt {
 
     /// Waits until all subtasks have ended, after [`Self::stop`]. Gives those that have not within `timeout`.
     pub fn join(&self, timeout: Duration) -> Vec<(StageId, u32)> {
-        let ended = self.ended.wait(self.subtasks.len(), Some(Instant::now() + timeout));
+        let ended = self.ended.wait(self.subtasks.len(), Some(clock::now() + timeout));
         self.subtasks
             .iter()
             .map(|subtask| (subtask.stage, subtask.subtask))
@@ -287,7 +288,7 @@ impl RunningAttempt {
 
 impl RunningAttempt {
     fn ran_us(&self) -> u64 {
-        self.began.get().map(|began| began.elapsed().as_micros() as u64).unwrap_or_default()
+        self.began.get().map(|began| clock::since(*began).as_micros() as u64).unwrap_or_default()
     }
 
     /// What a stage is called where it is counted.
@@ -599,7 +600,7 @@ impl Maker {
             items.iter().filter_map(SplitState::from_item).collect::<Result<Vec<_>, _>>().map_err(|error| {
                 OperatorError::new(FailureKind::StateMismatch, "a restored split is not readable").because(error)
             })?;
-        let splits = Splits::new(states, node.idle_timeout, Instant::now());
+        let splits = Splits::new(states, node.idle_timeout, clock::now());
         let gate = Arc::clone(&self.gate);
         let source = if splits.is_ended() || restored.finished {
             None

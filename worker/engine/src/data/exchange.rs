@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use arrow::datatypes::SchemaRef;
 use weir_protocol::CheckpointId;
+use weir_runtime::clock;
 use weir_state::{Keys, key_group, subtask_of};
 
 use crate::api::batch::Batch;
@@ -142,7 +143,7 @@ impl ExchangeOutput {
                 if !waits {
                     self.oldest = None;
                 } else if self.oldest.is_none() {
-                    self.oldest = Some(Instant::now());
+                    self.oldest = Some(clock::now());
                 }
                 Ok(())
             }
@@ -160,7 +161,7 @@ impl ExchangeOutput {
         let full = self.is_full();
         if self.held_back && !full {
             self.held_back = false;
-            self.oldest.get_or_insert_with(Instant::now);
+            self.oldest.get_or_insert_with(clock::now);
         }
         full
     }

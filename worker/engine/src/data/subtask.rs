@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use crossbeam_channel::Sender;
 use weir_protocol::CheckpointId;
+use weir_runtime::clock;
 use weir_state::SubtaskState;
 
 use crate::api::batch::Batch;
@@ -188,7 +189,7 @@ impl Subtask {
             Taken::Nothing => {}
             Taken::Stopped => return Err(OperatorError::stopped()),
         }
-        self.keep_time(Instant::now())
+        self.keep_time(clock::now())
     }
 
     /// Does a piece of what is not done yet, or, where all is done and there is room, takes the next input. Gives what has come
@@ -208,7 +209,7 @@ impl Subtask {
     fn resume_event_time(&mut self) {
         let changes = match &mut self.head {
             Head::Source(head) => {
-                let changes = head.splits.restore(Instant::now());
+                let changes = head.splits.restore(clock::now());
                 (0..head.splits.len()).for_each(|split| head.tell_event_time(split));
                 changes
             }
@@ -234,7 +235,7 @@ impl Subtask {
     /// Waits until an output may have room, or something has come that needs none.
     fn wait_for_room(&mut self) -> Taken {
         if let Head::Source(head) = &mut self.head {
-            head.away.get_or_insert_with(Instant::now);
+            head.away.get_or_insert_with(clock::now);
         }
         let deadline = self.alignment.deadline().into_iter().chain(self.chain.deadline()).min();
         let alignment = &self.alignment;
@@ -268,10 +269,10 @@ impl Subtask {
             return Ok(Taken::Nothing);
         }
         match head.poll().map_err(|error| error.in_operator(&head.node.name))? {
-            SourcePoll::Rows { split, rows } => self.rows(Instant::now(), split, rows)?,
+            SourcePoll::Rows { split, rows } => self.rows(clock::now(), split, rows)?,
             SourcePoll::SplitFinished(split) => self.end_splits(split..split + 1),
             SourcePoll::SplitsAdded(splits) => {
-                let now = Instant::now();
+                let now = clock::now();
                 for split in splits {
                     head.splits.add(split, now);
                 }
@@ -337,7 +338,7 @@ impl Subtask {
             }
         }
         self.flushing = None;
-        self.event(Instant::now(), Event::Ready)
+        self.event(clock::now(), Event::Ready)
     }
 
     /// Rows out of the source.
@@ -377,12 +378,12 @@ impl Subtask {
         let finished = self.is_finished();
         let Head::Inputs(head) = &mut self.head else { return Ok(()) };
         let change = match element {
-            Element::Barrier(id) => return self.event(Instant::now(), Event::Barrier { channel, id }),
-            Element::Cancel(id) => return self.event(Instant::now(), Event::Cancel(id)),
+            Element::Barrier(id) => return self.event(clock::now(), Event::Barrier { channel, id }),
+            Element::Cancel(id) => return self.event(clock::now(), Event::Cancel(id)),
             Element::EndOfInput => {
                 let change = head.watermarks.end(channel);
                 let ended = head.watermarks.is_ended();
-                self.event(Instant::now(), Event::Ended { channel })?;
+                self.event(clock::now(), Event::Ended { channel })?;
                 if finished {
                     return Ok(());
                 }
@@ -447,8 +448,8 @@ impl Subtask {
                 self.running = true;
                 Ok(())
             }
-            Command::Trigger(id) => self.event(Instant::now(), Event::Trigger(id)),
-            Command::Cancel(id) => self.event(Instant::now(), Event::Cancel(id)),
+            Command::Trigger(id) => self.event(clock::now(), Event::Trigger(id)),
+            Command::Cancel(id) => self.event(clock::now(), Event::Cancel(id)),
             Command::AlignmentTimeout(timeout) => {
                 self.alignment.set_timeout(timeout);
                 Ok(())
@@ -464,7 +465,7 @@ impl Subtask {
     fn hold(&mut self, hold: bool) {
         self.held = hold;
         if hold && let Head::Source(head) = &mut self.head {
-            head.away.get_or_insert_with(Instant::now);
+            head.away.get_or_insert_with(clock::now);
         }
     }
 
@@ -494,7 +495,7 @@ impl Subtask {
     fn checkpoint(&mut self, id: CheckpointId, align: std::time::Duration) -> Result<(), OperatorError> {
         let finished = self.is_finished();
         self.chain.signal(&Element::Barrier(id))?;
-        let began = Instant::now();
+        let began = clock::now();
         let mut items = Vec::new();
         if let Head::Source(head) = &mut self.head {
             head.note_positions().map_err(|error| error.in_operator(&head.node.name))?;
@@ -511,7 +512,7 @@ impl Subtask {
             finished,
             event_time,
             event_times,
-            pause: began.elapsed(),
+            pause: clock::since(began),
             align,
         };
         self.report(Report::Frozen {
@@ -566,7 +567,7 @@ impl Subtask {
                 Head::Source(head) if !self.held => head.splits.deadline(),
                 Head::Source(_) | Head::Inputs(_) => None,
             };
-            let timer = self.chain.next_timer().map(|(timer, _)| Instant::now() + self.clock.wait(timer));
+            let timer = self.chain.next_timer().map(|(timer, _)| clock::now() + self.clock.wait(timer));
             deadline = deadline.into_iter().chain(idle).chain(timer).min();
         }
         deadline

@@ -17,9 +17,9 @@ use weir_engine::api::error::BuildError;
 use weir_engine::api::graph::Kin;
 use weir_engine::data::dataflow::RunningAttempt;
 use weir_engine::data::gate::InboundSink;
-use weir_engine::deploy::inputs::Inputs;
-use weir_engine::deploy::matching::Matched;
-use weir_engine::deploy::restore::{Dealt, deal_inputs};
+use weir_engine::restore::deal::{Dealt, deal_inputs};
+use weir_engine::restore::inputs::Inputs;
+use weir_engine::restore::matching::Matched;
 use weir_engine::seam::{
     AttemptStats, BuildAttempt, ChannelId, Element, Remote, RemoteSender, Report, Restored, Stopped, SubtaskSnapshot,
 };

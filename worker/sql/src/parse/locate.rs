@@ -32,6 +32,11 @@ pub fn locate(query: &Query, fails: &dyn Fn(Query) -> bool) -> Option<Place> {
             return locate(subquery, fails).or_else(|| known(subquery.span()));
         }
     }
+    locate_part(query, select, fails)
+}
+
+/// In the parts of one SELECT, each with nothing of the rest.
+fn locate_part(query: &Query, select: &Select, fails: &dyn Fn(Query) -> bool) -> Option<Place> {
     let with = |change: &dyn Fn(&mut Select)| {
         let mut query = query.clone();
         if let SetExpr::Select(select) = query.body.as_mut() {

@@ -280,11 +280,14 @@ fn what_is_not_supported_is_refused_by_name() {
     refused("INSERT INTO one VALUES (1), ('a')", 1, 24, "in VALUES is no constant of type", "UNION ALL");
 }
 
+/// An aggregation by the windows of that table function.
+fn window(tvf: &str) -> String {
+    format!("INSERT INTO one SELECT COUNT(*)\nFROM TABLE({tvf})\nGROUP BY window_start, window_end")
+}
+
 #[test]
 fn windows_say_what_is_wrong_with_them() {
     let _cases = Cases;
-    let window =
-        |tvf: &str| format!("INSERT INTO one SELECT COUNT(*)\nFROM TABLE({tvf})\nGROUP BY window_start, window_end");
     refused(
         &window("TUMBLE(TABLE bid, DESCRIPTOR(price), INTERVAL '1' MINUTE)"),
         2,
@@ -336,6 +339,11 @@ fn windows_say_what_is_wrong_with_them() {
         "a whole number of steps",
         "first the step, then the size",
     );
+}
+
+#[test]
+fn windows_say_what_is_wrong_with_their_table_and_place() {
+    let _cases = Cases;
     refused(&window("TUMBLE(bid, DESCRIPTOR(t), INTERVAL '1' MINUTE)"), 2, 19, "bid is no table", "TABLE t");
     refused(
         &window("TUMBLE(TABLE bids, DESCRIPTOR(t), INTERVAL '1' MINUTE)"),

@@ -3,7 +3,7 @@
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, Int64Array, PrimitiveArray, StringArray, TimestampMillisecondArray,
@@ -488,26 +488,7 @@ impl ScalarUDFImpl for TimeFunction {
                 let days: PrimitiveArray<Date32Type> = times.unary(|millis| millis.div_euclid(DAY) as i32);
                 Arc::new(days)
             }
-            Kind::ToTimestampLtz => {
-                let numbers = array(0)?;
-                let numbers = numbers.as_primitive::<Int64Type>();
-                let times: TimestampMillisecondArray = match args.args.get(1) {
-                    None | Some(ColumnarValue::Scalar(ScalarValue::Int64(Some(3)))) => {
-                        numbers.unary_opt(|number| local_time(number, 1))
-                    }
-                    Some(precisions) => {
-                        let precisions = precisions.to_array(length)?;
-                        let precisions = precisions.as_primitive::<Int64Type>().iter();
-                        let time = |(number, precision): (Option<i64>, Option<i64>)| match precision? {
-                            0 => local_time(number?, 1_000),
-                            3 => local_time(number?, 1),
-                            _ => None,
-                        };
-                        numbers.iter().zip(precisions).map(time).collect()
-                    }
-                };
-                Arc::new(times.with_timezone("UTC"))
-            }
+            Kind::ToTimestampLtz => local_times(&array(0)?, args.args.get(1), length)?,
             Kind::FromUnixtime => {
                 let times: TimestampMillisecondArray =
                     array(0)?.as_primitive::<Int64Type>().unary(|seconds| seconds.wrapping_mul(1_000));
@@ -623,8 +604,29 @@ fn local_time(number: i64, milliseconds: i64) -> Option<i64> {
     number.checked_mul(milliseconds).filter(|millis| (first..last).contains(millis))
 }
 
+/// TO_TIMESTAMP_LTZ: numbers of seconds or, which is the default, of milliseconds.
+fn local_times(numbers: &ArrayRef, precisions: Option<&ColumnarValue>, length: usize) -> Result<ArrayRef> {
+    let numbers = numbers.as_primitive::<Int64Type>();
+    let times: TimestampMillisecondArray = match precisions {
+        None | Some(ColumnarValue::Scalar(ScalarValue::Int64(Some(3)))) => {
+            numbers.unary_opt(|number| local_time(number, 1))
+        }
+        Some(precisions) => {
+            let precisions = precisions.to_array(length)?;
+            let precisions = precisions.as_primitive::<Int64Type>().iter();
+            let time = |(number, precision): (Option<i64>, Option<i64>)| match precision? {
+                0 => local_time(number?, 1_000),
+                3 => local_time(number?, 1),
+                _ => None,
+            };
+            numbers.iter().zip(precisions).map(time).collect()
+        }
+    };
+    Ok(Arc::new(times.with_timezone("UTC")))
+}
+
 fn wall_clock() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+    weir_runtime::clock::wall().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
 fn now(clock: Clock) -> ScalarValue {

@@ -23,7 +23,7 @@ use crate::{
         time::{MIN_WATERMARK, Timestamp},
     },
     data::splits::SplitState,
-    deploy::{
+    restore::{
         inputs::Inputs,
         matching::{Matched, subtasks},
     },
@@ -283,7 +283,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{deploy::matching, testing};
+    use crate::{restore::matching, testing};
 
     const MAX: u32 = 8;
 

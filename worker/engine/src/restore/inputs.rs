@@ -24,7 +24,7 @@ use crate::{
         graph::{JobGraph, SourceNode, StageHead},
         sink::OutputOwner,
     },
-    deploy::blocking,
+    restore::blocking,
 };
 
 /// The second says whose they are.

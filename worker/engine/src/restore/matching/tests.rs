@@ -133,7 +133,7 @@ fn part(graph: &JobGraph) -> Part {
         finished: false,
         watermark_ms: None,
         keyed: None,
-        operators: crate::deploy::restore::keepers(stage).map(entry).collect(),
+        operators: crate::restore::deal::keepers(stage).map(entry).collect(),
         channel_state: Vec::new(),
     };
     Part {
