@@ -12,6 +12,11 @@ use crate::pace::Pace;
 pub(crate) trait Numbered: Send {
     /// The rows of the numbers `first`, `first + step`, …, `count` of them; there may be fewer rows than numbers.
     fn batch(&mut self, first: u64, step: u64, count: usize) -> Result<RecordBatch, SourceError>;
+
+    /// So many rows fit into one batch; there may be one where this is none.
+    fn at_once(&self) -> usize {
+        usize::MAX
+    }
 }
 
 /// A split: the numbers `split`, `split + of`, `split + 2 * of`, …, from `next` on.
@@ -79,7 +84,8 @@ impl<N: Numbered> Source for Strided<N> {
             self.ended[i] = true;
             return Ok(SourcePoll::SplitFinished(i));
         }
-        let mut count = usize::try_from((self.end - next).div_ceil(of)).unwrap_or(usize::MAX).min(max_rows.max(1));
+        let most = max_rows.min(self.rows.at_once()).max(1);
+        let mut count = usize::try_from((self.end - next).div_ceil(of)).unwrap_or(usize::MAX).min(most);
         if let Some(pace) = &mut self.pace {
             match pace.allow(clock::now(), count) {
                 Ok(allowed) => count = allowed,

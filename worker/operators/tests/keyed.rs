@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use support::*;
 use weir_engine::{Batch, OperatorFactory, RowKind};
 use weir_operators::{
-    AggregateFunction::{Avg, Count, Max, Min, Sum},
+    AggregateFunction::{Avg, Count, ListAgg, Max, Min, Sum},
     AggregateInput, AggregateSpec, Aggregation, KeyedAggregate, KeyedAggregateSpec, LocalAggregate, LocalAggregateSpec,
     SpecError,
 };
@@ -75,6 +75,17 @@ fn keyed(aggregation: &Aggregation, input: AggregateInput, update_before: bool) 
 fn local(aggregation: &Aggregation) -> LocalAggregate {
     LocalAggregate::new(LocalAggregateSpec { aggregation: aggregation.clone(), window: None, retract_input: false })
         .unwrap()
+}
+
+#[test]
+fn a_list_beyond_what_a_value_may_have_is_an_error_with_its_column() {
+    let text: &'static str = "x".repeat(4 << 20).leak();
+    let rows = [(Some("a"), None, Some(text), None, 0); 17];
+    let of = aggregation(&[0], vec![AggregateSpec::new("list", ListAgg, 2)]);
+    let mut world = World::new();
+    let mut task = world.start(&keyed(&of, AggregateInput::Rows, true), 1, &[]).remove(0);
+    let error = task.try_process(Batch::inserts(batch(&rows))).unwrap_err().to_string();
+    assert!(error.contains("the LISTAGG of column `s` has") && error.contains("67108864 are the most"), "{error}");
 }
 
 /// What the aggregates of [`aggregates`] come to.

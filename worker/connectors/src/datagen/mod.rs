@@ -27,6 +27,10 @@ use crate::strided::{Numbered, Strided, initial_splits};
 /// Flink's defaults.
 const DEFAULT_ROWS_PER_SECOND: u64 = 10_000;
 const DEFAULT_LENGTH: usize = 100;
+/// The longest text: what a record of a file may have.
+const MAX_LENGTH: usize = 16 << 20;
+/// A batch has as many rows as have texts of so many bytes, or one.
+const BATCH_BYTES: usize = 4 << 20;
 
 /// `'connector' = 'datagen'`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,7 +75,7 @@ const OPTIONS: &[OptionDoc] = &[
     },
     OptionDoc {
         name: "fields.#.length",
-        expects: "a whole number of characters, at least 1",
+        expects: "a whole number of characters, from 1 to 16777216",
         default: Some("100"),
         about: "Random texts: their length.",
     },
@@ -199,7 +203,9 @@ fn values(table: &TableSpec, options: &Options<'_>, field: &Field) -> Result<(Va
         DataType::Utf8 => Values::Text {
             varies: options.flag(&key("var-len"), false)?,
             length: options
-                .parsed(&key("length"), "a whole number of at least 1", |&length: &usize| length >= 1)?
+                .parsed(&key("length"), "a whole number from 1 to 16777216", |length: &usize| {
+                    (1..=MAX_LENGTH).contains(length)
+                })?
                 .unwrap_or(DEFAULT_LENGTH),
         },
         DataType::Timestamp(..) => Values::Now { past: past(options, &key("max-past"))? },
@@ -347,5 +353,10 @@ impl Numbered for Generator {
         let columns = self.columns.iter().map(|column| column.array(numbers(), now)).collect::<Result<Vec<_>, _>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(count));
         Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?)
+    }
+
+    fn at_once(&self) -> usize {
+        let length = |column: &Column| if let Values::Text { length, .. } = column.values { length } else { 0 };
+        BATCH_BYTES / self.columns.iter().map(length).sum::<usize>().max(1)
     }
 }

@@ -87,8 +87,21 @@ fn wrong_options_are_refused_with_the_form_that_is_expected() {
     assert_eq!(error.option(), Some("fields.b.kind"));
     let error = refused(&table(&[("n", DataType::Int8)]).with("fields.n.length", "3"));
     assert!(error.to_string().contains("only texts have a length"), "{error}");
+    let error = refused(&table(&[("s", DataType::Utf8)]).with("fields.s.length", "16777217"));
+    assert!(error.to_string().contains("'16777217' is not a whole number from 1 to 16777216"), "{error}");
     let error = refused(&table(&[("r", DataType::Struct(vec![Field::new("a", DataType::Int8, true)].into()))]));
     assert_eq!(error.column(), Some("r"));
+}
+
+#[test]
+fn long_texts_come_in_small_batches() {
+    let made = table(&[("s", DataType::Utf8), ("t", DataType::Utf8)])
+        .with("fields.s.length", "3000000")
+        .with("fields.t.length", "7")
+        .with("number-of-rows", "3");
+    let batches = rows(&made);
+    assert_eq!(batches.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [1, 1, 1]);
+    assert!(batches.iter().all(|rows| rows.column(0).as_string::<i32>().value(0).len() == 3_000_000));
 }
 
 proptest! {

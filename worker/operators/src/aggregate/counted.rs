@@ -10,7 +10,7 @@ use weir_state::{Changes, Keys, MapRange, MapTable, Slot, SortKeys, SortOrder, T
 
 use crate::aggregate::ingest::{Arrived, Ingest};
 use crate::aggregate::plan::{Accumulator, Feed, Kind, Reduce};
-use crate::aggregate::values::{Groups, Values};
+use crate::aggregate::values::{Groups, Values, list_within};
 use crate::rows::column::{BytesColumn, Plain, take_columns};
 use crate::rows::index::GroupIndex;
 
@@ -441,6 +441,7 @@ fn set_arrivals(
             Some(list) => {
                 list.extend_from_slice(a.separator.as_bytes());
                 list.extend_from_slice(texts.get(row));
+                list_within(a, list.len())?;
             }
         }
     }

@@ -134,7 +134,12 @@ impl Values {
                 offsets.push(0);
                 for g in 0..self.len {
                     bytes.extend_from_slice(v.get(g));
-                    offsets.push(bytes.len() as i32);
+                    offsets.push(i32::try_from(bytes.len()).map_err(|_| {
+                        OperatorError::bad_input(format!(
+                            "the results over column `{}` of {} groups have more than 2 GiB together; make the texts shorter",
+                            a.label, self.len
+                        ))
+                    })?);
                 }
                 let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
                 let array = BinaryArray::try_new(offsets, bytes.into(), nulls)?;

@@ -12,22 +12,24 @@ use weir_engine::OperatorError;
 use crate::aggregate::plan::{Accumulator, Kind, Reduce};
 use crate::aggregate::staterow::{Layout, Rows, fixed};
 use crate::rows::column::{BytesColumn, Plain};
+use crate::stateless::oversized::MAX_VALUE;
 
 /// Strings by group, each the last that was put in its place.
 #[derive(Debug, Clone, Default)]
 pub struct BytesValues {
     pub arena: Vec<u8>,
-    pub spans: Vec<(u32, u32)>,
+    /// Where in the arena each begins, and its length.
+    pub spans: Vec<(usize, usize)>,
 }
 
 impl BytesValues {
     pub fn get(&self, i: usize) -> &[u8] {
         let (start, length) = self.spans[i];
-        &self.arena[start as usize..(start + length) as usize]
+        &self.arena[start..start + length]
     }
 
     pub fn set(&mut self, i: usize, value: &[u8]) {
-        self.spans[i] = (self.arena.len() as u32, value.len() as u32);
+        self.spans[i] = (self.arena.len(), value.len());
         self.arena.extend_from_slice(value);
     }
 }
@@ -66,6 +68,17 @@ pub fn overflow(a: &Accumulator) -> OperatorError {
         "the sum of column `{}` is beyond the range of {t}; cast the column to DECIMAL or DOUBLE first",
         a.label
     ))
+}
+
+/// A list that would have more bytes than a value may.
+pub fn list_within(a: &Accumulator, bytes: usize) -> Result<(), OperatorError> {
+    if bytes as u64 <= MAX_VALUE {
+        return Ok(());
+    }
+    Err(OperatorError::bad_input(format!(
+        "the LISTAGG of column `{}` has {bytes} bytes in one group, and {MAX_VALUE} are the most; group by more columns, or list fewer rows",
+        a.label
+    )))
 }
 
 impl Values {
@@ -195,7 +208,7 @@ impl Values {
             }
             Column::Bytes(v) => {
                 for (span, start) in v.spans.iter().zip(starts.clone()) {
-                    data[start + at..start + at + 4].copy_from_slice(&span.1.to_le_bytes());
+                    data[start + at..start + at + 4].copy_from_slice(&(span.1 as u32).to_le_bytes());
                 }
             }
         }
@@ -354,7 +367,7 @@ impl Values {
             },
             (Column::Bytes(values), Plain::Bytes(input)) => {
                 if a.reduce == Reduce::List {
-                    append(values, present, of, input, rows, a.separator.as_bytes());
+                    append(values, present, of, input, rows, a)?;
                 } else {
                     extreme_bytes(values, present, of, input, rows, a.reduce);
                 }
@@ -534,6 +547,7 @@ impl Values {
                 if !had || is_better(a.reduce, value, old.get(into)) {
                     old.set(into, value);
                 } else if a.reduce == Reduce::List {
+                    list_within(a, old.get(into).len() + a.separator.len() + value.len())?;
                     let list = [old.get(into), a.separator.as_bytes(), value].concat();
                     old.set(into, &list);
                 }
@@ -597,19 +611,21 @@ fn append(
     of: &[u32],
     input: &BytesColumn,
     rows: impl Iterator<Item = usize>,
-    separator: &[u8],
-) {
+    a: &Accumulator,
+) -> Result<(), OperatorError> {
     let mut lists: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
     for row in rows {
         let g = of[row] as usize;
         let list = lists.entry(g).or_insert_with(|| values.get(g).to_vec());
         if present[g] {
-            list.extend_from_slice(separator);
+            list.extend_from_slice(a.separator.as_bytes());
         }
         list.extend_from_slice(input.get(row));
+        list_within(a, list.len())?;
         present[g] = true;
     }
     for (g, list) in lists {
         values.set(g, &list);
     }
+    Ok(())
 }
