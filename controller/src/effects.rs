@@ -18,7 +18,9 @@ use weir_storage::{Created, JobStore, LARGEST_READ, StorageError};
 use crate::{
     coordinator::{NamesOutcome, Outcome, Taken},
     gc::{Names, Removal},
-    takeover::{Decision, Facts, Opened, Refusal, Request, SlotFact, decide, has_acted, reads},
+    job::Named,
+    savepoint::{SavepointError, bring::bring, wanted},
+    takeover::{Decision, Facts, Import, Opened, Refusal, Request, Restore, SlotFact, decide, has_acted, reads},
     time::Millis,
 };
 
@@ -71,6 +73,10 @@ pub async fn take_over(store: &JobStore, request: &Request, now: impl Fn() -> Mi
                 asked = Some(opening.term);
                 store.create_once(&paths::opening(opening.term), encode(&opening).into()).await
             }
+            Decision::Import(import) => match bring_in(store, &import, now()).await {
+                Ok(created) => created,
+                Err(error) => return error,
+            },
             Decision::Opened(opened) => return TakeOver::Opened(opened),
             Decision::Lost { to } => return TakeOver::Lost(to),
             Decision::Refuse(refusal) => return TakeOver::Refused(refusal),
@@ -84,6 +90,21 @@ pub async fn take_over(store: &JobStore, request: &Request, now: impl Fn() -> Mi
         }
     }
     TakeOver::Failed("others open terms of this job faster than this process can".to_string())
+}
+
+/// Makes a savepoint the first record of the term that was opened for it.
+async fn bring_in(store: &JobStore, import: &Import, now: Millis) -> Result<Result<Created, StorageError>, TakeOver> {
+    match bring(store, import, now).await {
+        Ok(record) => {
+            let bytes = encode(&Slot::Record((*record).clone()));
+            Ok(store.create_once(&record.reference().path(), bytes.into()).await)
+        }
+        Err(error) if error.may_pass() => Err(TakeOver::Failed(chain(&error))),
+        Err(error) => Err(TakeOver::Refused(Refusal::SavepointUnusable {
+            location: import.location.clone(),
+            reason: chain(&error),
+        })),
+    }
 }
 
 /// What is too large stays so until somebody removes it; all else may be read the next time.
@@ -423,6 +444,9 @@ pub enum WishError {
         /// Why.
         reason: String,
     },
+    /// There is no savepoint that can be restored.
+    #[error("{0}; `weir savepoint inspect` shows what is there")]
+    Savepoint(#[source] SavepointError),
     /// It is no checkpoint that can be restored.
     #[error("{path} cannot be restored: {reason}; `weir checkpoints` lists what can")]
     Unusable {
@@ -431,6 +455,20 @@ pub enum WishError {
         /// Why.
         reason: String,
     },
+}
+
+/// Finds what a user names: a record of the job by its path or URL, or a savepoint by its location.
+pub async fn find_restore(store: &JobStore, wish: &Named) -> Result<Restore, WishError> {
+    match wish {
+        Named::Record(record) => find_record(store, record).await.map(Restore::Record),
+        Named::Savepoint(location) => match wanted(store, location).await {
+            Ok(wanted) => Ok(Restore::Savepoint(Arc::new(wanted))),
+            Err(error) if error.may_pass() => {
+                Err(WishError::Unreachable { path: location.clone(), reason: chain(&error) })
+            }
+            Err(error) => Err(WishError::Savepoint(error)),
+        },
+    }
 }
 
 /// Finds the record that a user names by path or URL.

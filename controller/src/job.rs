@@ -70,38 +70,82 @@ pub struct Overrides {
     pub slots: Option<u32>,
 }
 
-/// Which record to go back to.
+/// What to go back to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RestoreWish {
-    /// A record's path or URL; none for the newest, whoever owns it.
-    pub record: Option<String>,
+    /// What is named; none for the newest record, whoever owns it.
+    pub named: Option<Named>,
     /// What a pending commit does not find any more is given up.
     pub accept_lost_output: bool,
 }
 
+/// What a wish names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// A retained record, by path or URL.
+    Record(String),
+    /// A savepoint, by the URL of its location.
+    Savepoint(String),
+}
+
+impl Named {
+    /// For people.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Record(text) | Self::Savepoint(text) => text,
+        }
+    }
+}
+
 /// How the text of a wish ends that gives up lost output.
 const ACCEPTING: &str = ", accepting lost output";
+/// How the text of a wish begins that names a savepoint.
+const SAVEPOINT: &str = "savepoint ";
 
 impl RestoreWish {
-    /// As it stands on the command line, or as [`Self::as_text`] has it.
+    /// As [`Self::as_text`] has it.
     pub fn parse(text: &str) -> Self {
         let (text, accept_lost_output) = match text.strip_suffix(ACCEPTING) {
             Some(text) => (text, true),
             None => (text, false),
         };
-        Self { record: (text != "previous").then(|| text.to_string()), accept_lost_output }
+        let named = match text.strip_prefix(SAVEPOINT) {
+            Some(location) => Some(Named::Savepoint(location.to_string())),
+            None if text == "previous" => None,
+            None => Some(Named::Record(text.to_string())),
+        };
+        Self { named, accept_lost_output }
+    }
+
+    /// As it stands on the command line: `previous`, a record, which has `terms/` in it, or the folder or URL of a savepoint.
+    pub fn argument(text: &str, folder: &Path) -> Result<Self, String> {
+        // It is a record's path everywhere where records are shown.
+        let place = !text.contains("terms/") && (text.contains('/') || folder.join(text).is_dir());
+        if text == "previous" || !place {
+            return Ok(Self::parse(text));
+        }
+        let named = Some(Named::Savepoint(place_url(text, folder)?));
+        Ok(Self { named, accept_lost_output: false })
     }
 
     /// To tell one value from another: a wish in the YAML acts once.
     pub fn as_text(&self) -> String {
         let accepting = if self.accept_lost_output { ACCEPTING } else { "" };
-        format!("{}{accepting}", self.record.as_deref().unwrap_or("previous"))
+        match &self.named {
+            None => format!("previous{accepting}"),
+            Some(Named::Record(record)) => format!("{record}{accepting}"),
+            Some(Named::Savepoint(location)) => format!("{SAVEPOINT}{location}{accepting}"),
+        }
     }
 }
 
 impl From<RestoreFrom> for RestoreWish {
     fn from(wish: RestoreFrom) -> Self {
-        Self { record: wish.record, accept_lost_output: wish.accept_lost_output.unwrap_or_default() }
+        let savepoint = wish.savepoint.map(Named::Savepoint);
+        Self {
+            named: wish.record.map(Named::Record).or(savepoint),
+            accept_lost_output: wish.accept_lost_output.unwrap_or_default(),
+        }
     }
 }
 
@@ -163,7 +207,14 @@ impl Job {
     /// A job of this machine, out of its YAML; relative paths are taken from `base`.
     pub fn of_text(text: &str, shown: &str, base: &Path, overrides: &Overrides) -> Result<Self, ReadError> {
         let path = || shown.to_string();
-        let job = load_job(text).map_err(|error| ReadError::Job { path: path(), error })?;
+        let mut job = load_job(text).map_err(|error| ReadError::Job { path: path(), error })?;
+        if let Some(savepoint) = job.spec.restore_from.as_mut().and_then(|wish| wish.savepoint.as_mut()) {
+            let message = |message| ReadError::NotHere {
+                path: path(),
+                message: format!("spec.restoreFrom.savepoint: {message}"),
+            };
+            *savepoint = place_url(savepoint, base).map_err(message)?;
+        }
         let url = storage_url(&job.spec.checkpoint.storage.url, base);
         url.and_then(|url| Self::new(job, url, base.display().to_string(), overrides))
             .map_err(|message| ReadError::NotHere { path: path(), message })
@@ -175,6 +226,12 @@ impl Job {
         if !url.contains("://") {
             return Err(format!(
                 "spec.checkpoint.storage.url: {url:?} is a folder of one machine; write s3://bucket/prefix"
+            ));
+        }
+        let savepoint = job.spec.restore_from.as_ref().and_then(|wish| wish.savepoint.as_ref());
+        if let Some(place) = savepoint.filter(|place| !place.starts_with("s3://")) {
+            return Err(format!(
+                "spec.restoreFrom.savepoint: {place:?} is no place in a bucket; write s3://bucket/prefix"
             ));
         }
         let url = url.trim_end_matches('/').to_string();
@@ -252,7 +309,7 @@ impl Job {
                 max_failures: restart.max_failures,
             },
             restore_from: restore_from
-                .filter(|wish| wish.record.is_some() || wish.previous.unwrap_or_default())
+                .filter(|wish| wish.record.is_some() || wish.savepoint.is_some() || wish.previous.unwrap_or_default())
                 .map(RestoreWish::from),
             suspend,
             warnings: settled.warnings,
@@ -294,6 +351,16 @@ impl Job {
     pub fn default_state_dir(&self) -> PathBuf {
         default_state_dir(&self.name.namespace, &self.name.name)
     }
+}
+
+/// A place of its own, such as a savepoint's. A bare path is a folder, relative to `base`.
+pub fn place_url(text: &str, base: &Path) -> Result<String, String> {
+    if text.contains("://") {
+        return Ok(text.trim_end_matches('/').to_string());
+    }
+    let folder = base.join(text.strip_prefix("./").unwrap_or(text));
+    let url = Url::from_directory_path(&folder).map(|url| url.to_string().trim_end_matches('/').to_string());
+    url.map_err(|()| format!("{text:?} is no folder; write s3://bucket/prefix or file:///folder"))
 }
 
 /// A bare path is a folder, relative to the job's file.

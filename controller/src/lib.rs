@@ -18,6 +18,7 @@ pub mod facts;
 pub mod job;
 pub mod platform;
 pub mod reasons;
+pub mod savepoint;
 pub mod state_dir;
 pub mod supervisor;
 pub mod ui;

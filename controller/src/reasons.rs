@@ -48,6 +48,8 @@ reasons! { CONDITIONS:
     OUTPUT_LOST = "OutputLost";
     /// Stalled: `restoreFrom` names a record that is not there.
     RECORD_NOT_FOUND = "RecordNotFound";
+    /// Stalled: `restoreFrom` names a savepoint that is not there, not complete, or not readable.
+    SAVEPOINT_UNUSABLE = "SavepointUnusable";
     /// Stalled: another cluster's job, a job that was deleted without its finalizer, or a `weir run` owns this prefix of the storage.
     STORAGE_OWNED_BY_ANOTHER = "StorageOwnedByAnother";
     /// Ready or Checkpointed False: the object storage does not answer.

@@ -88,6 +88,12 @@ impl StateDir {
         Ok(state_dir)
     }
 
+    /// Some process works in this folder. Touches nothing.
+    pub fn is_worked_in(path: &Path) -> bool {
+        let Ok(lock) = File::open(path.join("lock")) else { return false };
+        matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock))
+    }
+
     /// The folder itself.
     pub fn path(&self) -> &Path {
         &self.path
@@ -183,10 +189,13 @@ mod tests {
     #[test]
     fn a_second_one_is_refused_and_told_the_pid_until_the_first_is_gone() {
         let folder = tempfile::tempdir().unwrap();
+        assert!(!StateDir::is_worked_in(folder.path()));
         let first = StateDir::open(folder.path()).unwrap();
+        assert!(StateDir::is_worked_in(folder.path()));
         let message = StateDir::open(folder.path()).unwrap_err().to_string();
         assert!(message.contains(&format!("(pid {})", std::process::id())), "{message}");
         drop(first);
+        assert!(!StateDir::is_worked_in(folder.path()));
         StateDir::open(folder.path()).unwrap();
     }
 

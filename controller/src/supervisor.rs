@@ -199,7 +199,7 @@ pub async fn run(parts: Parts) -> Outcome {
         done,
     };
     // What it held in its hands is lost with it; the workers run on, and whoever supervises the job next finds all in storage.
-    let ended = AssertUnwindSafe(supervisor.run(inlets)).catch_unwind().await;
+    let ended = AssertUnwindSafe(Box::pin(supervisor.run(inlets))).catch_unwind().await;
     ended.unwrap_or_else(|panic| Outcome::Panicked(panicked(panic.as_ref())))
 }
 

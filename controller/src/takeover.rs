@@ -66,15 +66,28 @@ pub struct Request {
     pub format: u32,
 }
 
-/// Which record the next attempt begins from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// What the next attempt begins from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Restore {
     /// The end of the chain.
     Latest,
     /// This one, by a user's wish. It must be among the retained ones.
     Record(RecordRef),
+    /// A savepoint, by a user's wish. It becomes the first record of a term of its own, from which the attempt then begins.
+    Savepoint(Arc<Wanted>),
     /// None: the state is left behind, by a user's wish.
     Nothing,
+}
+
+/// A savepoint that was found complete.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Wanted {
+    /// Where it stands.
+    pub location: String,
+    /// The checkpoint that it was taken as.
+    pub id: CheckpointId,
+    /// Its key groups.
+    pub max_parallelism: u32,
 }
 
 /// What to do next. After every step but the last three the facts are read anew, whatever came of the step.
@@ -87,6 +100,9 @@ pub enum Decision {
     CreateSeal(Seal),
     /// Create this opening. Remember its term as `asked`, then read the facts again and decide again.
     CreateOpening(Opening),
+    /// The term is ours, and its opening restores a savepoint: create this record's like of it, in the job's own storage. Whatever the
+    /// answer: read the facts again and decide again.
+    Import(Box<Import>),
     /// The opening stands: the term is ours.
     Opened(Box<Opened>),
     /// Another has opened the term that this one asked for, or a later one.
@@ -96,6 +112,19 @@ pub enum Decision {
     },
     /// It must not be taken over. Nothing was changed, or at most the newest term was sealed.
     Refuse(Refusal),
+}
+
+/// A savepoint that is to become the first record of a term.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Import {
+    /// The term's opening.
+    pub opening: Arc<Opening>,
+    /// Where the savepoint stands.
+    pub location: String,
+    /// The checkpoint that it was taken as.
+    pub savepoint: CheckpointId,
+    /// The record's own id: above all that the job has.
+    pub id: CheckpointId,
 }
 
 /// A term that is ours.
@@ -154,6 +183,14 @@ pub enum Refusal {
         /// Why.
         reason: String,
     },
+    /// A savepoint that is to be restored is not what it was when it was found, or is no savepoint. Condition reason `SavepointUnusable`.
+    #[error("the savepoint {location} cannot be restored: {reason}")]
+    SavepointUnusable {
+        /// Where it should stand.
+        location: String,
+        /// Why.
+        reason: String,
+    },
     /// A manual restore names a record that is not there any more, or no retained one.
     #[error("{path} is not one of the retained checkpoints of this job")]
     NotRetained {
@@ -176,28 +213,38 @@ fn step(request: &Request, facts: &Facts, asked: Option<Term>, now: Millis) -> R
         return Err(Refusal::Gone { path: paths::opening(after) });
     }
     let Some((&term, newest)) = facts.terms.last_key_value() else {
-        if let Restore::Record(record) = request.restore {
-            return Err(Refusal::NotRetained { path: record.path() });
-        }
+        let restores = match &request.restore {
+            Restore::Record(record) => return Err(Refusal::NotRetained { path: record.path() }),
+            Restore::Savepoint(wanted) => wanted.restores(request)?,
+            Restore::Latest | Restore::Nothing => Restores::Nothing,
+        };
         let (term, attempt) = (facts.free_term(), facts.free_attempt());
-        return Ok(Decision::CreateOpening(opening(request, term, attempt, RestorePoint::default())));
+        let from = RestorePoint { restores, ..RestorePoint::default() };
+        return Ok(Decision::CreateOpening(opening(request, term, attempt, from)));
     };
     let opened = newest.opening.as_ref().ok_or_else(|| Refusal::Unusable {
         path: paths::opening(term),
         reason: newest.damage.clone().unwrap_or_else(|| "it is missing".to_string()),
     })?;
+    let mut request = wished(request, opened);
     if let Some(asked) = asked.filter(|asked| *asked <= term) {
-        return if asked == term && opened.coordinator == request.coordinator {
-            won(facts, term, opened)
-        } else {
-            Ok(Decision::Lost { to: Arc::clone(opened) })
-        };
+        if asked != term || opened.coordinator != request.coordinator {
+            return Ok(Decision::Lost { to: Arc::clone(opened) });
+        }
+        match import(facts, newest, opened) {
+            Some(_) if request.release => return won(facts, term, opened),
+            None => return won(facts, term, opened),
+            Some(Imported::Not(import)) => return Ok(Decision::Import(Box::new(import))),
+            Some(Imported::SealedOff) => return Ok(Decision::Lost { to: Arc::clone(opened) }),
+            // It has acted, whether the opening could name the wish or not.
+            Some(Imported::Done) => (request.restore, request.adopt) = (Restore::Latest, false),
+        }
     }
     // Without the opening nobody knows what that term began with; who wants to go on from before it has to say so.
     if let Some(lost) = facts.lost(term).filter(|_| request.restore == Restore::Latest && !request.adopt) {
         return Err(Refusal::Unusable { path: paths::opening(lost), reason: "it is missing".to_string() });
     }
-    let request = &wished(request, opened);
+    let request = &request;
     if !request.adopt && is_anothers(request, opened) {
         let (owner, cluster) = (opened.owner.clone(), opened.cluster.clone());
         return Err(Refusal::OwnedByAnother { owner, cluster });
@@ -207,7 +254,9 @@ fn step(request: &Request, facts: &Facts, asked: Option<Term>, now: Millis) -> R
         Some((_, SlotFact::Seal(_))) => {
             let restores = restores?;
             let term = facts.free_term();
-            let next = if request.resume {
+            // No worker has ever run an attempt that is there for a savepoint to be brought in.
+            let imports = is_savepoint(&opened.restores) || is_savepoint(&restores.restores);
+            let next = if request.release || (request.resume && !imports) {
                 resumption(request, term, opened, restores)
             } else {
                 opening(request, term, opened.attempt.next(), restores)
@@ -225,6 +274,48 @@ fn step(request: &Request, facts: &Facts, asked: Option<Term>, now: Millis) -> R
             Ok(Decision::CreateSeal(Seal { version: request.format, term, number, by, at_ms: now.0 }))
         }
     }
+}
+
+const fn is_savepoint(restores: &Restores) -> bool {
+    matches!(restores, Restores::Savepoint { .. })
+}
+
+/// What has become of a savepoint in the term that was opened for it.
+enum Imported {
+    /// Its record is not there yet.
+    Not(Import),
+    /// Its record stands.
+    Done,
+    /// Another has sealed the term before.
+    SealedOff,
+}
+
+/// None where the newest term was not opened for a savepoint.
+fn import(facts: &Facts, newest: &TermFacts, opened: &Arc<Opening>) -> Option<Imported> {
+    let Restores::Savepoint { location, id } = &opened.restores else { return None };
+    Some(match newest.slots.get(&RecordNumber(1)) {
+        None => Imported::Not(Import {
+            opening: Arc::clone(opened),
+            location: location.clone(),
+            savepoint: *id,
+            id: facts.records().map(|record| record.id).max().unwrap_or_default().next(),
+        }),
+        Some(SlotFact::Seal(_)) => Imported::SealedOff,
+        Some(_) => Imported::Done,
+    })
+}
+
+impl Wanted {
+    /// As an opening has it, where its key groups are the job's.
+    fn restores(&self, request: &Request) -> Result<Restores, Refusal> {
+        same_groups(self.max_parallelism, request)?;
+        Ok(Restores::Savepoint { location: self.location.clone(), id: self.id })
+    }
+}
+
+fn same_groups(was: u32, request: &Request) -> Result<(), Refusal> {
+    let wanted = request.max_parallelism;
+    if was == wanted { Ok(()) } else { Err(Refusal::MaxParallelismChanged { was, wanted }) }
 }
 
 /// The user's wish has acted: an opening of this owner names it, and none after it another.
@@ -259,9 +350,9 @@ pub fn is_anothers(request: &Request, opened: &Opening) -> bool {
 }
 
 /// What the next opening says of where its attempt begins.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct RestorePoint {
-    restores: Option<RecordRef>,
+    restores: Restores,
     commits: Option<RecordRef>,
     accepts_lost: bool,
 }
@@ -270,7 +361,8 @@ impl RestorePoint {
     /// The version of an opening that says this. The build before knows no commits beside what is restored: it must not read such an
     /// opening as one without.
     fn version(&self, request: &Request) -> u32 {
-        if self.commits.is_some() || self.accepts_lost { request.format.max(2) } else { request.format }
+        let new = self.commits.is_some() || self.accepts_lost || is_savepoint(&self.restores);
+        if new { request.format.max(2) } else { request.format }
     }
 }
 
@@ -285,26 +377,31 @@ fn restore_point(
     opened: &Opening,
 ) -> Result<RestorePoint, Refusal> {
     let end = newest.end().map(|(number, fact)| Ok(fact.record_at(&paths::slot(term, number))?.reference()));
-    let is_new = end.is_some();
+    // The first record of a term that was opened for a savepoint was made of that, by no worker: what was due before is due.
+    let imported = is_savepoint(&opened.restores);
+    let is_new = end.is_some() && !imported;
     let due = |end: Option<Result<RecordRef, Refusal>>| match end {
+        Some(_) if imported => Ok(opened.commits),
         Some(end) => promised(request, end),
         None => Ok(opened.commits.or(opened.restores.record())),
     };
-    let (restores, commits) = match (request.restore, end) {
-        (Restore::Latest, Some(end)) => (Some(end?), None),
-        (Restore::Latest, None) => (opened.restores.record(), opened.commits),
+    let (restores, commits) = match (&request.restore, end) {
+        (Restore::Latest, Some(end)) => (Restores::Record(end?), opened.commits.filter(|_| imported)),
+        // A savepoint that was not brought in whole is brought in anew.
+        (Restore::Latest, None) => (opened.restores.clone(), opened.commits),
         (Restore::Record(chosen), end) => {
-            is_retained(request, facts, opened, chosen)?;
-            (Some(chosen), due(end)?.filter(|due| *due != chosen))
+            is_retained(request, facts, opened, *chosen)?;
+            (Restores::Record(*chosen), due(end)?.filter(|due| due != chosen))
         }
-        (Restore::Nothing, end) => (None, due(end)?),
+        (Restore::Savepoint(wanted), end) => (wanted.restores(request)?, due(end)?),
+        (Restore::Nothing, end) => (Restores::Nothing, due(end)?),
     };
-    if let Some(reference) = restores {
-        let record = facts.record(reference)?;
-        if record.max_parallelism != request.max_parallelism {
-            let (was, wanted) = (record.max_parallelism, request.max_parallelism);
-            return Err(Refusal::MaxParallelismChanged { was, wanted });
+    match &restores {
+        Restores::Record(reference) => same_groups(facts.record(*reference)?.max_parallelism, request)?,
+        Restores::Savepoint { .. } if request.restore == Restore::Latest => {
+            same_groups(opened.max_parallelism, request)?;
         }
+        Restores::Savepoint { .. } | Restores::Nothing => {}
     }
     let commits = match commits.map(|reference| promised(request, facts.record(reference).map(|_| reference))) {
         Some(readable) => readable?,
@@ -343,7 +440,7 @@ fn opening(request: &Request, term: Term, attempt: Attempt, from: RestorePoint) 
         coordinator: request.coordinator.clone(),
         owner: request.owner.clone(),
         cluster: request.cluster.clone(),
-        restores: Restores::from(from.restores),
+        restores: from.restores,
         commits: from.commits,
         accepts_lost_output: from.accepts_lost,
         workers: request.workers,
@@ -362,7 +459,7 @@ fn resumption(request: &Request, term: Term, of: &Opening, from: RestorePoint) -
         coordinator: request.coordinator.clone(),
         owner: if request.release { String::new() } else { request.owner.clone() },
         cluster: request.cluster.clone(),
-        restores: Restores::from(from.restores),
+        restores: from.restores,
         commits: from.commits,
         accepts_lost_output: from.accepts_lost,
         ..of.clone()

@@ -379,13 +379,18 @@ pub enum UpgradeMode {
 /// The checkpoint to go back to. A value acts once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("has(self.record) != (has(self.previous) && self.previous)", "name one: a record, or previous: true"))]
+#[x_kube(validation = ("(has(self.record) ? 1 : 0) + (has(self.savepoint) ? 1 : 0) + (has(self.previous) && self.previous ? 1 : 0) == 1", "name one: a record, a savepoint, or previous: true"))]
 pub struct RestoreFrom {
     /// The path or URL of a retained checkpoint's record, as `status.checkpoint.latest.record` and `weir checkpoints` show
     /// them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048))]
     pub record: Option<String>,
+    /// The URL of a savepoint, which may be another job's: `s3://bucket/prefix`, read with the endpoint and the credentials of
+    /// `checkpoint.storage`. It is copied into this job's storage. What its own job has promised to publish stays that job's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 2048))]
+    pub savepoint: Option<String>,
     /// If true, the newest checkpoint below the prefix, also one of another owner: a job of another cluster, or a `weir run`.
     /// The other can complete no checkpoint any more, and stops. A job that was deleted and applied again in its own cluster
     /// resumes without it.

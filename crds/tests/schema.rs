@@ -253,6 +253,12 @@ fn bad_values_are_refused_with_field_place_and_remedy() {
             replaced("sql:", "restoreFrom: {record: a, previous: true}\n  sql:"),
             &["spec.restoreFrom: name one"],
         ),
+        (
+            "a record and a savepoint",
+            replaced("sql:", "restoreFrom: {record: a, savepoint: s3://b/c}\n  sql:"),
+            &["spec.restoreFrom: name one"],
+        ),
+        ("no restore", replaced("sql:", "restoreFrom: {previous: false}\n  sql:"), &["spec.restoreFrom: name one"]),
     ]);
 }
 

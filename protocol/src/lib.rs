@@ -7,6 +7,7 @@ pub mod ids;
 pub mod part;
 pub mod paths;
 pub mod record;
+pub mod savepoint;
 pub mod script;
 pub mod settings;
 pub mod start;

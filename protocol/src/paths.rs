@@ -44,6 +44,21 @@ pub fn inputs(attempt: Attempt, worker: &WorkerId) -> String {
     format!("{INPUTS}/{:06}-{worker}", attempt.0)
 }
 
+/// `savepoint`, below a savepoint's own location: its manifest, which makes it complete.
+pub const SAVEPOINT: &str = "savepoint";
+/// `begun`, below a savepoint's own location: somebody takes one there.
+pub const SAVEPOINT_BEGUN: &str = "begun";
+
+/// `state/<n>`, below a savepoint's own location.
+pub fn saved_state(n: usize) -> String {
+    format!("{STATE}/{n:08}")
+}
+
+/// `parts/<n>`, below a savepoint's own location.
+pub fn saved_part(n: usize) -> String {
+    format!("{PARTS}/{n:06}")
+}
+
 /// What an object below a job's prefix is, read back from its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {

@@ -36,6 +36,57 @@ fn holds<T: Stored + Serialize + PartialEq + std::fmt::Debug>(version: u32, name
     }
 }
 
+/// The manifest of a savepoint has versions of its own.
+#[test]
+fn savepoints() {
+    use weir_protocol::{
+        record::decode,
+        savepoint::{Begun, Form, Output, SAVEPOINT_VERSION, SavedObject, Savepoint},
+    };
+    let savepoint = Savepoint {
+        version: SAVEPOINT_VERSION,
+        build: "0.1.0".into(),
+        job: job(),
+        owner: "2f1c6c8e-0001-4c1d-9d1e-6f2f00000001".into(),
+        cluster: "local".into(),
+        checkpoint: reference(),
+        form: Form::Native,
+        is_final: false,
+        parallelism: 4,
+        max_parallelism: 128,
+        fingerprint: "0123456789abcdef0123456789abcdef".into(),
+        completed_at_ms: 1_700_000_000_000,
+        state_bytes: 4096,
+        output: Output::Published,
+        parts: vec![PartRef {
+            worker: WorkerId("0123abcd4567".into()),
+            path: weir_protocol::paths::saved_part(0),
+            length: 900,
+            crc32c: 7,
+            inline: None,
+        }],
+        objects: vec![SavedObject { path: weir_protocol::paths::saved_state(0), length: 4096 }],
+    };
+    let begun =
+        Begun { version: SAVEPOINT_VERSION, job: job(), by: "host:17:0a1b2c3d".into(), checkpoint: CheckpointId(41) };
+    let golden = |name: &str, written: Vec<u8>| {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/savepoint-v1-{name}.json"));
+        if std::env::var_os("UPDATE").is_some() && !path.exists() {
+            std::fs::write(&path, &written).unwrap();
+        }
+        let golden = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert_eq!(String::from_utf8(written).unwrap(), String::from_utf8(golden.clone()).unwrap().trim_end());
+        golden
+    };
+    let bytes = golden("manifest", encode(&savepoint));
+    assert_eq!(decode::<Savepoint>("savepoint", &bytes, SAVEPOINT_VERSION).unwrap(), savepoint);
+    let bytes = golden("begun", encode(&begun));
+    assert_eq!(decode::<Begun>("begun", &bytes, SAVEPOINT_VERSION).unwrap(), begun);
+    let later = String::from_utf8(encode(&savepoint)).unwrap().replace("\"version\": 1", "\"version\": 2");
+    let error = decode::<Savepoint>("savepoint", later.as_bytes(), SAVEPOINT_VERSION).unwrap_err();
+    assert!(matches!(error, FormatError::Version { found: 2, .. }), "{error}");
+}
+
 fn reference() -> RecordRef {
     RecordRef { id: CheckpointId(41), term: Term(8), number: RecordNumber(12) }
 }

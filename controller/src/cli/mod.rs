@@ -5,6 +5,7 @@ mod checkpoints;
 mod controller;
 mod probe;
 mod run;
+mod savepoint;
 mod show_plan;
 mod sql;
 
@@ -81,6 +82,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Copy the newest checkpoint of a job, with all that it names, to a place of its own; or show what such a place holds.
+    #[command(after_help = EXIT_CODES, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+    Savepoint(savepoint::SavepointArgs),
     /// Ask a controller or a worker over HTTP how it is; for tests of an installation.
     #[command(hide = true)]
     Probe {
@@ -111,8 +115,9 @@ struct RunArgs {
     /// Where logs, local state and the lock are. [default: .weir/<namespace>-<name>]
     #[arg(long)]
     state_dir: Option<PathBuf>,
-    /// Go back to a record that `weir checkpoints` lists, or `previous`: the newest, also one of another owner.
-    #[arg(long, value_name = "RECORD|previous")]
+    /// Go back to a record that `weir checkpoints` lists, or begin from a savepoint, by its folder or URL; or `previous`: the newest
+    /// record, also one of another owner.
+    #[arg(long, value_name = "RECORD|SAVEPOINT|previous")]
     restore: Option<String>,
     /// The version in which checkpoints are written: 2 while the build before is to be able to read them. [default: 3]
     #[arg(long, env = FORMAT_VARIABLE, value_parser = format_of, default_value = "", hide_default_value = true)]
@@ -261,6 +266,7 @@ async fn execute(command: Command) -> Result<(), Failure> {
             let job = Job::local(&job.file, &Overrides::default())?;
             checkpoints::list(&job, json).await
         }
+        Command::Savepoint(args) => savepoint::run(args).await,
         Command::Probe { url, within } => probe::probe(&url, within).await,
     }
 }

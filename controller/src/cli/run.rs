@@ -16,7 +16,7 @@ use weir_storage::JobStore;
 
 use super::{Exit, Failure, RunArgs};
 use crate::{
-    effects::{find_record, read_facts, wish_has_acted},
+    effects::{WishError, find_restore, read_facts, wish_has_acted},
     job::{Job, Overrides, RestoreWish},
     platform::local::{Local, check_version, worker_binary},
     state_dir::{LocalObserver, RESTORED_FILE, STATUS_FILE, StateDir},
@@ -54,17 +54,18 @@ pub async fn run(args: RunArgs) -> Result<(), Failure> {
     // Only now is anything written.
     let state_dir = Arc::new(StateDir::open(&args.state_dir.unwrap_or_else(|| job.default_state_dir()))?);
     let store = JobStore::open(&job.settings.storage, &job.name)?;
-    let (wish, from_yaml) = restore_wish(args.restore.as_deref(), &job, &state_dir);
+    let (wish, from_yaml) = restore_wish(args.restore.as_deref(), &job, &state_dir)?;
     let restored = wish.as_ref().filter(|_| from_yaml).map(RestoreWish::as_text);
     let acted = match &restored {
         Some(wish) => wish_has_acted(&store, wish, state_dir.owner(), CLUSTER).await?,
         None => false,
     };
     let wish = wish.filter(|_| !acted);
-    let restore = match wish.as_ref().and_then(|wish| wish.record.as_ref()) {
-        Some(record) => {
-            Restore::Record(find_record(&store, record).await.map_err(|error| Failure::new(Exit::BadInput, error))?)
-        }
+    let restore = match wish.as_ref().and_then(|wish| wish.named.as_ref()) {
+        Some(named) => find_restore(&store, named).await.map_err(|error| {
+            let exit = if matches!(error, WishError::Unreachable { .. }) { Exit::Environment } else { Exit::BadInput };
+            Failure::new(exit, error)
+        })?,
         None => Restore::Latest,
     };
 
@@ -93,7 +94,7 @@ pub async fn run(args: RunArgs) -> Result<(), Failure> {
         binary,
         fingerprint: plan.fingerprint,
         restore,
-        adopt: wish.as_ref().is_some_and(|wish| wish.record.is_none()),
+        adopt: wish.as_ref().is_some_and(|wish| wish.named.is_none()),
         accept_lost_output: args.accept_lost_output || wish.is_some_and(|wish| wish.accept_lost_output),
         format: args.state_format,
         acts: restored.clone().filter(|_| !acted),
@@ -237,13 +238,24 @@ fn listen(state_dir: Weak<StateDir>, control: mpsc::Sender<Control>) {
 }
 
 /// What is to be restored, and whether the YAML says so: there a value acts once.
-fn restore_wish(argument: Option<&str>, job: &Job, state_dir: &StateDir) -> (Option<RestoreWish>, bool) {
+fn restore_wish(
+    argument: Option<&str>,
+    job: &Job,
+    state_dir: &StateDir,
+) -> Result<(Option<RestoreWish>, bool), Failure> {
     if let Some(text) = argument {
-        return (Some(RestoreWish::parse(text)), false);
+        let wish = RestoreWish::argument(text, &here()?).map_err(|error| Failure::new(Exit::BadInput, error))?;
+        return Ok((Some(wish), false));
     }
     let done = state_dir.read(RESTORED_FILE);
     let wish = job.restore_from.clone().filter(|wish| done.as_deref() != Some(&*wish.as_text()));
-    (wish, true)
+    Ok((wish, true))
+}
+
+/// From where folders on the command line are meant.
+pub(super) fn here() -> Result<PathBuf, Failure> {
+    std::env::current_dir()
+        .map_err(|error| Failure::new(Exit::Environment, format!("the working directory cannot be told: {error}")))
 }
 
 /// The newest record that the last run here has made, where nothing can be restored from its storage any more. A run with
@@ -257,7 +269,7 @@ async fn lost(store: &JobStore, state_dir: &StateDir) -> Option<String> {
 }
 
 /// Host, process id and a random end: two processes never share it, and people can find the process.
-fn coordinator_name() -> String {
+pub(super) fn coordinator_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
     format!("{host}:{}:{}", std::process::id(), random_digits(8))
@@ -304,6 +316,10 @@ pub(super) fn ended(outcome: Outcome) -> Result<(), Failure> {
                 Some(Refusal::NotRetained { .. }) => {
                     (Exit::BadInput, "; `weir checkpoints` lists what can be restored")
                 }
+                Some(Refusal::SavepointUnusable { .. }) => (
+                    Exit::Environment,
+                    "; put it back from a copy, or go back to a checkpoint: `weir checkpoints` lists them, and `weir run --restore <record>` restores one",
+                ),
                 Some(Refusal::Gone { .. }) => (
                     Exit::Environment,
                     "; what it wrote up to then stands. Put the checkpoints back, or begin anew: running again starts from nothing",

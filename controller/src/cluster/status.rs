@@ -681,6 +681,10 @@ pub fn refused(refusal: Option<&Refusal>, reason: &str) -> Problem {
         Some(Refusal::NotRetained { .. }) => {
             (reasons::RECORD_NOT_FOUND, "; `weir checkpoints` lists what can be restored")
         }
+        Some(Refusal::SavepointUnusable { .. }) => (
+            reasons::SAVEPOINT_UNUSABLE,
+            "; put it back from a copy, or set restoreFrom to another savepoint or to a record: `weir checkpoints` lists these",
+        ),
         Some(Refusal::Gone { .. }) => (
             reasons::CHECKPOINT_CORRUPT,
             "; put them back from a copy, or name another checkpoint.storage.url to begin from nothing",

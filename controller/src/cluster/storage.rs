@@ -40,7 +40,8 @@ impl Storage {
             Some(keys) => JobStore::open_with(settings, &job.name, keys),
             None => {
                 self.allows(&job.name.namespace, settings)?;
-                JobStore::open(settings, &job.name)
+                // What is allowed is this place, and none that a savepoint's URL names.
+                JobStore::open(settings, &job.name).map(JobStore::confined)
             }
         };
         let opened = opened.map(|store| store.sharing(&self.memory));

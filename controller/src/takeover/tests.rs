@@ -27,7 +27,12 @@ fn request() -> Request {
 fn opened(term: u64, attempt: u64, restores: Option<RecordRef>) -> Opening {
     Opening {
         coordinator: "c1".into(),
-        ..opening(&request(), Term(term), Attempt(attempt), RestorePoint { restores, ..RestorePoint::default() })
+        ..opening(
+            &request(),
+            Term(term),
+            Attempt(attempt),
+            RestorePoint { restores: restores.into(), ..RestorePoint::default() },
+        )
     }
 }
 
@@ -105,7 +110,7 @@ impl Storage {
 }
 
 fn opens(term: u64, attempt: u64, restores: Option<RecordRef>) -> Decision {
-    let from = RestorePoint { restores, ..RestorePoint::default() };
+    let from = RestorePoint { restores: restores.into(), ..RestorePoint::default() };
     Decision::CreateOpening(opening(&request(), Term(term), Attempt(attempt), from))
 }
 
@@ -160,7 +165,7 @@ fn a_record_deleted_between_list_and_read_still_counts_for_the_next_number() {
 #[test]
 fn the_own_opening_is_recognized_and_brings_all_standing_records() {
     let restored = reference(1, 3, 6);
-    let from = RestorePoint { restores: Some(restored), ..RestorePoint::default() };
+    let from = RestorePoint { restores: Restores::Record(restored), ..RestorePoint::default() };
     let mine = opening(&request(), Term(2), Attempt(2), from);
     let storage = Storage::default()
         .opening(&opened(1, 1, None))
@@ -308,7 +313,7 @@ fn what_the_end_of_the_chain_has_promised_is_published_whatever_is_restored() {
         (Restore::Record(older), Some(older), Some(newest)),
         (Restore::Nothing, None, Some(newest)),
     ] {
-        let (restored, promised, opening) = opens(storage(), restore);
+        let (restored, promised, opening) = opens(storage(), restore.clone());
         assert_eq!((restored, promised), (restores, commits), "{restore:?}");
         // Where no record comes to stand, the next attempt begins the same, and a further wish takes nothing away.
         let end = commits.or(restores);
@@ -423,4 +428,118 @@ fn of_old_terms_only_standing_records_are_read() {
     let listed = storage.0.iter().map(|(path, bytes)| (path.as_str(), bytes.len() as u64));
     let expected = [paths::opening(Term(2)), reference(1, 2, 2).path(), paths::slot(Term(2), RecordNumber(1))];
     assert_eq!(reads(listed), expected);
+}
+
+fn savepoint() -> Restores {
+    Restores::Savepoint { location: "file:///kept".into(), id: CheckpointId(9) }
+}
+
+fn wants_it() -> Request {
+    let wanted = Wanted { location: "file:///kept".into(), id: CheckpointId(9), max_parallelism: 128 };
+    Request { restore: Restore::Savepoint(Arc::new(wanted)), ..request() }
+}
+
+/// Goes on until nothing is left to be done; a record is made of a savepoint where that is asked for. So many steps before the end
+/// the process dies.
+fn course(request: &Request, facts: &mut Facts, mut left: usize) -> Option<Opened> {
+    let mut asked = None;
+    loop {
+        let decision = decide(request, facts, asked, Millis(5));
+        if let Decision::Opened(opened) = decision {
+            return Some(*opened);
+        }
+        left = left.checked_sub(1)?;
+        let (term, number, fact) = match decision {
+            Decision::CreateSeal(seal) => (seal.term, seal.number, SlotFact::Seal(seal)),
+            Decision::CreateOpening(opening) => {
+                asked = Some(opening.term);
+                let term = facts.terms.entry(opening.term).or_default();
+                (term.opened, term.opening) = (true, Some(Arc::new(opening)));
+                continue;
+            }
+            Decision::Import(import) => {
+                let reference = RecordRef { id: import.id, term: import.opening.term, number: RecordNumber(1) };
+                let made = Record { attempt: import.opening.attempt, ..record(reference) };
+                (reference.term, reference.number, SlotFact::Record(Arc::new(made)))
+            }
+            other => panic!("{other:?}"),
+        };
+        facts.terms.get_mut(&term).unwrap().slots.insert(number, fact);
+    }
+}
+
+fn with_a_chain() -> Facts {
+    let mut facts = Facts::default();
+    let first = facts.terms.entry(Term(1)).or_default();
+    (first.opened, first.opening) = (true, Some(Arc::new(opened(1, 1, None))));
+    first.slots.insert(RecordNumber(1), SlotFact::Record(Arc::new(record(reference(1, 1, 40)))));
+    facts
+}
+
+/// Whoever dies at whatever step, with the wish or without it the next one begins from the savepoint, once, and what the chain that was
+/// left has promised is due until an attempt has begun.
+#[test]
+fn a_savepoint_is_restored_whoever_dies_at_which_step() {
+    for wish in [None, Some("file:///kept".to_string())] {
+        for dies_after in 0..7 {
+            let mut facts = with_a_chain();
+            let request = Request { wish: wish.clone(), ..wants_it() };
+            let opened = match course(&request, &mut facts, dies_after) {
+                Some(opened) => opened,
+                None => {
+                    let begun = facts.newest_opening().is_some_and(|opening| opening.restores == savepoint());
+                    // The YAML says it still; from the command line it is said once more, unless the chain has it already.
+                    let again = if wish.is_some() || !begun { request } else { super::tests::request() };
+                    let again = Request { coordinator: "c3".into(), ..again };
+                    course(&again, &mut facts, 20).unwrap()
+                }
+            };
+            let what = format!("{wish:?}, dies after {dies_after}");
+            let restored = opened.restored.expect(&what);
+            assert!(restored.id > CheckpointId(40), "{what}: ids are never used again");
+            assert_eq!(opened.opening.restores, Restores::Record(restored.reference()), "{what}");
+            assert_eq!(opened.opening.commits, Some(reference(1, 1, 40)), "{what}: what was promised is published");
+            assert!(opened.opening.attempt > restored.attempt, "{what}");
+            assert_eq!(opened.opening.wish, wish, "{what}");
+            // It acts once: the next attempt goes on from the end of the chain, and no savepoint is looked at.
+            let later = Request { coordinator: "c4".into(), wish: wish.clone(), ..super::tests::request() };
+            let next = course(&later, &mut facts, 20);
+            assert_eq!(next.unwrap().opening.restores, Restores::Record(restored.reference()), "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_new_job_begins_from_a_savepoint_and_owes_nobody_anything() {
+    let mut facts = Facts::default();
+    let opened = course(&wants_it(), &mut facts, 20).unwrap();
+    assert_eq!(opened.opening.commits, None);
+    assert_eq!(opened.restored.unwrap().id, CheckpointId(1));
+    let import = facts.terms.values().next().unwrap().opening.as_ref().unwrap();
+    assert_eq!(import.restores, savepoint());
+}
+
+#[test]
+fn a_savepoint_of_other_key_groups_is_refused_before_anything_is_touched() {
+    for facts in [Facts::default(), with_a_chain()] {
+        let request = Request { max_parallelism: 64, ..wants_it() };
+        let decision = decide(&request, &facts, None, Millis(5));
+        let refused = Decision::Refuse(Refusal::MaxParallelismChanged { was: 128, wanted: 64 });
+        assert_eq!(decision, refused);
+    }
+}
+
+#[test]
+fn workers_that_run_are_not_resumed_over_a_savepoint_that_was_not_brought_in() {
+    let mut facts = with_a_chain();
+    assert!(course(&wants_it(), &mut facts, 3).is_none());
+    let resuming = Request { resume: true, coordinator: "c3".into(), ..request() };
+    let opened = course(&resuming, &mut facts, 20).unwrap();
+    assert!(opened.opening.attempt > Attempt(2), "{:?}", opened.opening);
+    // Whoever lets go of the job brings nothing in.
+    let mut facts = with_a_chain();
+    assert!(course(&wants_it(), &mut facts, 2).is_none());
+    let release = Request { resume: true, release: true, coordinator: "c3".into(), ..request() };
+    let left = course(&release, &mut facts, 20).unwrap();
+    assert_eq!((left.opening.owner.as_str(), &left.opening.restores), ("", &savepoint()));
 }

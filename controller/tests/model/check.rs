@@ -218,17 +218,17 @@ pub fn publish(state: &mut State, transaction: Transaction) -> Result<(), Violat
 
 /// What an opening restores is what was wished for, else the end of the chain, for ever: nothing may come after it in the term
 /// before. A wish begins a line.
-fn restores(bounds: &Bounds, state: &mut State, opening: &Opening, wish: Restore) -> Result<(), Violation> {
+fn restores(bounds: &Bounds, state: &mut State, opening: &Opening, wish: &Restore) -> Result<(), Violation> {
     let expected = match wish {
         Restore::Latest => state.end,
-        Restore::Record(record) => Some(record),
-        Restore::Nothing => None,
+        Restore::Record(record) => Some(*record),
+        Restore::Nothing | Restore::Savepoint(_) => None,
     };
     if opening.restores.record() != expected {
         let what = format!("term {} restores {:?}, not {expected:?}", opening.term, opening.restores);
         return violation("I3", what);
     }
-    if wish == Restore::Latest {
+    if *wish == Restore::Latest {
         return Ok(());
     }
     let last = state.lines.len() - 1;
@@ -253,7 +253,7 @@ pub fn land(bounds: &Bounds, state: &mut State, create: &Create) -> Result<bool,
             if state.store.openings.contains_key(&opening.term) {
                 return Ok(false);
             }
-            restores(bounds, state, opening, *wish)?;
+            restores(bounds, state, opening, wish)?;
             state.store.edit(|store| store.openings.insert(opening.term, Arc::clone(opening)));
             Ok(true)
         }

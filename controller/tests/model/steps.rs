@@ -487,7 +487,7 @@ impl World {
 
     fn decide(&self, state: &mut State, process: usize) -> Result<(), Halt> {
         let Process::TakingOver { resume, wish, asked, .. } = &*state.processes[process] else { return Ok(()) };
-        let (resume, wish, mut asked) = (*resume, *wish, *asked);
+        let (resume, wish, mut asked) = (*resume, wish.clone(), *asked);
         let mut facts = facts(&state.store);
         if self.bounds.broken == Broken::NoSeal
             && let Some((term, newest)) = facts.terms.iter_mut().next_back()
@@ -496,7 +496,7 @@ impl World {
             let seal = Seal { version: 1, term: *term, number, by: String::new(), at_ms: 0 };
             newest.slots.insert(number, SlotFact::Seal(seal));
         }
-        let intent = match takeover::decide(&self.request(process, resume, wish), &facts, asked, NOW) {
+        let intent = match takeover::decide(&self.request(process, resume, wish.clone()), &facts, asked, NOW) {
             Decision::CreateSeal(seal) => Create::Seal(seal),
             Decision::CreateOpening(mut opening) => {
                 if self.bounds.broken == Broken::RestoreOlder {
@@ -507,13 +507,14 @@ impl World {
                     opening.commits = None;
                 }
                 asked = Some(opening.term);
-                Create::Opening(Arc::new(opening), wish)
+                Create::Opening(Arc::new(opening), wish.clone())
             }
             Decision::Opened(opened) => {
                 self.write_start(state, &opened);
                 set(state, process, Process::Deploying { opened: Arc::new(OpenedTerm(*opened)), next: 0 });
                 return Ok(());
             }
+            Decision::Import(_) => return Ok(violation("I3", "nobody wishes for a savepoint".to_string())?),
             Decision::Lost { .. } => {
                 set(state, process, Process::Idle);
                 return Ok(());
@@ -550,7 +551,7 @@ impl World {
 
     fn create(&self, state: &mut State, process: usize) -> Result<(), Halt> {
         if let Process::TakingOver { resume, wish, asked, intent } = &*state.processes[process] {
-            let (resume, wish, asked, intent) = (*resume, *wish, *asked, intent.clone());
+            let (resume, wish, asked, intent) = (*resume, wish.clone(), *asked, intent.clone());
             check::land(&self.bounds, state, &intent.expect("enabled"))?;
             set(state, process, Process::TakingOver { resume, wish, asked, intent: None });
             return self.decide_at_once(state, process);
@@ -571,7 +572,7 @@ impl World {
     fn create_in_doubt(&self, state: &mut State, process: usize) -> Result<(), Halt> {
         state.doubts += 1;
         if let Process::TakingOver { resume, wish, asked, intent } = &*state.processes[process] {
-            let (resume, wish, asked, intent) = (*resume, *wish, *asked, intent.clone());
+            let (resume, wish, asked, intent) = (*resume, wish.clone(), *asked, intent.clone());
             state.flights.edit(|flights| flights.extend(intent.map(Flight::Create)));
             set(state, process, Process::TakingOver { resume, wish, asked, intent: None });
             return Ok(());

@@ -66,8 +66,23 @@ pub fn copy_into_place(from: &Path, to: &Path) -> io::Result<u64> {
     }
 }
 
+/// Gives a file that never changes a second name, durably: a link where the file system has that, else a copy.
+pub fn share_into_place(from: &Path, to: &Path) -> io::Result<u64> {
+    let folder = to.parent().ok_or_else(|| io::Error::other("an object needs a folder"))?;
+    create_folders(folder)?;
+    match fs::hard_link(from, to) {
+        Ok(()) => {
+            fs::File::open(folder)?.sync_all()?;
+            Ok(fs::metadata(to)?.len())
+        }
+        Err(error) if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound) => Err(error),
+        // Another file system, or one without links.
+        Err(_) => link_into_place(to, |file| io::copy(&mut fs::File::open(from)?, file)),
+    }
+}
+
 /// Creates the folders that are missing and makes each new name durable in its parent.
-fn create_folders(folder: &Path) -> io::Result<()> {
+pub fn create_folders(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
     }
@@ -83,7 +98,7 @@ fn create_folders(folder: &Path) -> io::Result<()> {
 }
 
 /// `LocalFileSystem` hides names that end in `#<digits>` from listings; staged files use that.
-fn staged_name(to: &Path) -> PathBuf {
+pub fn staged_name(to: &Path) -> PathBuf {
     let mut name = to.as_os_str().to_os_string();
     name.push(format!("#{}", rand::random::<u64>()));
     PathBuf::from(name)

@@ -181,6 +181,26 @@ pub struct JobStore {
     folder: Option<Arc<std::path::PathBuf>>,
     /// Room for what is read of it.
     memory: Memory,
+    /// What opens another place with the same credentials.
+    origin: Origin,
+}
+
+/// What a store was opened with.
+#[derive(Debug)]
+struct Access {
+    settings: StorageSettings,
+    keys: Option<S3Keys>,
+}
+
+/// Where a store came from.
+#[derive(Clone, Debug)]
+enum Origin {
+    /// Opened from settings, with these keys or with the environment's.
+    Opened(Arc<Access>),
+    /// Given as it is: all places are within it.
+    Given,
+    /// Opened by an identity that others must not use for a place that they name.
+    Confined,
 }
 
 impl JobStore {
@@ -205,7 +225,45 @@ impl JobStore {
             name,
             folder: None,
             memory: Memory::default(),
+            origin: Origin::Given,
         }
+    }
+
+    /// A place that belongs to the user, such as a savepoint's: exactly what `url` names, with the endpoint and the credentials of this
+    /// store. `create`: a folder that is missing is made, and tried for writing; else nothing is touched.
+    pub fn beside(&self, url: &str, create: bool) -> Result<Self, StorageError> {
+        let refuse = |message: &str| StorageError::Settings { url: url.to_string(), message: message.to_string() };
+        let store = match &self.origin {
+            Origin::Confined => {
+                return Err(refuse(
+                    "the controller's own identity is for checkpoints only; name a Secret with keys in checkpoint.storage.secretRef",
+                ));
+            }
+            // Keys are a bucket's. A folder would be one of whoever does this for the user.
+            Origin::Opened(access) if access.keys.is_some() && !url.starts_with("s3://") => {
+                return Err(refuse("it is no place in a bucket; write s3://bucket/prefix"));
+            }
+            Origin::Opened(access) => {
+                let settings = StorageSettings { url: url.to_string(), ..access.settings.clone() };
+                open::open_place(&settings, access.keys.as_ref(), create)?
+            }
+            Origin::Given => {
+                let prefix = url.split_once("://").map_or(url, |(_, prefix)| prefix);
+                Self::with_object_store(Arc::clone(&self.store), prefix)
+            }
+        };
+        Ok(store.sharing(&self.memory))
+    }
+
+    /// The same objects, and no place beside them.
+    #[must_use]
+    pub fn confined(self) -> Self {
+        Self { origin: Origin::Confined, ..self }
+    }
+
+    /// The place that settings name, without a job's name behind it. See [`Self::beside`].
+    pub fn open_place(settings: &StorageSettings, create: bool) -> Result<Self, StorageError> {
+        open::open_place(settings, None, create)
     }
 
     /// The same, in room that it shares with others.
@@ -447,5 +505,6 @@ impl JobStore {
     }
 }
 
+mod copy;
 #[cfg(test)]
 mod tests;

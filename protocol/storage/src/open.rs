@@ -10,7 +10,7 @@ use object_store::{
 use url::Url;
 use weir_protocol::{JobName, settings::StorageSettings};
 
-use crate::{JobStore, Memory, S3Keys, StorageError, durable::DurableFolder, guard::Guarded};
+use crate::{Access, JobStore, Memory, Origin, S3Keys, StorageError, durable::DurableFolder, guard::Guarded};
 
 /// What may say where the S3 endpoint is, where the settings do not: the names that AWS's own tools read.
 const ENDPOINT: AmazonS3ConfigKey = AmazonS3ConfigKey::Endpoint;
@@ -59,29 +59,49 @@ fn builder(name: &str, endpoint: Option<&str>, region: Option<&str>, keys: Optio
 }
 
 pub fn open(settings: &StorageSettings, job: &JobName, keys: Option<&S3Keys>) -> Result<JobStore, StorageError> {
+    for piece in [&job.namespace, &job.name] {
+        if piece.is_empty() || piece.contains('/') || piece == "." || piece == ".." {
+            let message = format!("{piece:?} cannot be a folder in it");
+            return Err(StorageError::Settings { url: settings.url.clone(), message });
+        }
+    }
+    open_below(settings, &[&job.namespace, &job.name], keys, true)
+}
+
+/// Exactly the place that the settings name. `create`: a folder that is missing is made, and tried for writing.
+pub fn open_place(settings: &StorageSettings, keys: Option<&S3Keys>, create: bool) -> Result<JobStore, StorageError> {
+    open_below(settings, &[], keys, create)
+}
+
+fn open_below(
+    settings: &StorageSettings,
+    below: &[&str],
+    keys: Option<&S3Keys>,
+    create: bool,
+) -> Result<JobStore, StorageError> {
     let refuse = |message: String| StorageError::Settings { url: settings.url.clone(), message };
     let url = Url::parse(&settings.url)
         .map_err(|error| refuse(format!("not a URL ({error}); write file:///folder or s3://bucket/prefix")))?;
-    for piece in [&job.namespace, &job.name] {
-        if piece.is_empty() || piece.contains('/') || piece == "." || piece == ".." {
-            return Err(refuse(format!("{piece:?} cannot be a folder in it")));
-        }
-    }
+    let origin = Origin::Opened(Arc::new(Access { settings: settings.clone(), keys: keys.cloned() }));
     match url.scheme() {
         "file" => {
             let root = url.to_file_path().map_err(|()| refuse("a file URL needs an absolute path".into()))?;
-            let folder = root.join(&job.namespace).join(&job.name);
-            try_writing(&folder).map_err(|error| {
-                refuse(format!(
-                    "{} cannot be written: {error}; choose another folder or mend its permissions",
-                    root.display()
-                ))
-            })?;
+            let folder = below.iter().fold(root.clone(), |folder, piece| folder.join(piece));
+            if create {
+                try_writing(&folder).map_err(|error| {
+                    refuse(format!(
+                        "{} cannot be written: {error}; choose another folder or mend its permissions",
+                        root.display()
+                    ))
+                })?;
+            } else if !folder.is_dir() {
+                return Err(refuse(format!("there is no folder {}", folder.display())));
+            }
             let store = DurableFolder::new(&folder).map_err(|error| refuse(error.to_string()))?;
             let name = format!("file://{}", folder.display()).into();
             let (store, folder): (Arc<dyn ObjectStore>, _) = (Arc::new(store), Some(Arc::new(folder)));
             let (once, prefix) = (Arc::clone(&store), ObjectPath::default());
-            Ok(JobStore { once, store, prefix, name, folder, memory: Memory::default() })
+            Ok(JobStore { once, store, prefix, name, folder, memory: Memory::default(), origin })
         }
         "s3" => {
             let bucket = url.host_str().ok_or_else(|| refuse("the bucket is missing: s3://bucket/prefix".into()))?;
@@ -89,13 +109,23 @@ pub fn open(settings: &StorageSettings, job: &JobName, keys: Option<&S3Keys>) ->
             let client = |builder: AmazonS3Builder| builder.build().map_err(|error| refuse(error.to_string()));
             let store: Arc<dyn ObjectStore> = Arc::new(client(builder.clone())?);
             let once: Arc<dyn ObjectStore> = Arc::new(client(builder.with_retry(NEVER))?);
-            let prefix =
-                ObjectPath::from(url.path().trim_matches('/')).join(job.namespace.as_str()).join(job.name.as_str());
+            let top = ObjectPath::from(url.path().trim_matches('/'));
+            let prefix = below.iter().fold(top, |prefix, piece| prefix.join(*piece));
             let name = format!("s3://{bucket}/{prefix}").into();
-            Ok(JobStore { store, once, prefix, name, folder: None, memory: Memory::default() })
+            Ok(JobStore { store, once, prefix, name, folder: None, memory: Memory::default(), origin })
         }
         other => Err(refuse(format!("{other}:// is not supported; write file:///folder or s3://bucket/prefix"))),
     }
+}
+
+/// Both are of one bucket at one endpoint, so that it copies by itself.
+pub fn same_bucket(one: &StorageSettings, other: &StorageSettings) -> bool {
+    let bucket = |settings: &StorageSettings| {
+        let url = Url::parse(&settings.url).ok().filter(|url| url.scheme() == "s3");
+        url.and_then(|url| url.host_str().map(str::to_string))
+    };
+    let (here, there) = (bucket(one), bucket(other));
+    here.is_some() && here == there && one.endpoint == other.endpoint && one.region == other.region
 }
 
 /// Creates the folder and a file in it, so that a read-only or full disk is told before work starts.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use weir_protocol::{record::RecordRef, tls::WORKER_NAME};
+use weir_protocol::tls::WORKER_NAME;
 use weir_runtime::{clock, tasks};
 use weir_storage::{JobStore, S3Keys};
 
@@ -22,7 +22,7 @@ use crate::{
         storage::Storage,
         validate::ValidJob,
     },
-    effects::{WishError, chain, find_record, wish_has_acted},
+    effects::{WishError, chain, find_restore, wish_has_acted},
     facts::{Fact, told::Told},
     job::{Job, RestoreWish},
     platform::kubernetes::Kubernetes,
@@ -47,23 +47,21 @@ pub fn session_tls(authority: &Authority) -> SessionTls {
     }
 }
 
-/// The record that a wish names; none for the newest, whoever owns it.
-pub async fn find(
-    storage: &Storage,
-    job: &Job,
-    keys: Option<&S3Keys>,
-    wish: &str,
-) -> Result<Option<RecordRef>, Problem> {
-    let Some(wish) = RestoreWish::parse(wish).record else { return Ok(None) };
+/// What a wish names; none for the newest record, whoever owns it.
+pub async fn find(storage: &Storage, job: &Job, keys: Option<&S3Keys>, wish: &str) -> Result<Option<Restore>, Problem> {
+    let Some(wish) = RestoreWish::parse(wish).named else { return Ok(None) };
     let store = storage.open(job, keys)?;
-    match storage.look(FIND_RECORD, find_record(&store, &wish)).await {
-        Some(Ok(record)) => Ok(Some(record)),
+    match storage.look(FIND_RECORD, find_restore(&store, &wish)).await {
+        Some(Ok(found)) => Ok(Some(found)),
         Some(Err(error @ WishError::Unreachable { .. })) => {
             Err(Problem { reason: reasons::STORAGE_UNREACHABLE, message: chain(&error) })
         }
+        Some(Err(error @ WishError::Savepoint(_))) => {
+            Err(Problem { reason: reasons::SAVEPOINT_UNUSABLE, message: chain(&error) })
+        }
         Some(Err(error)) => Err(Problem { reason: reasons::RECORD_NOT_FOUND, message: chain(&error) }),
         None => {
-            let message = format!("{wish} cannot be read: storage does not answer; tried again");
+            let message = format!("{} cannot be read: storage does not answer; tried again", wish.text());
             Err(Problem { reason: reasons::STORAGE_UNREACHABLE, message })
         }
     }
@@ -121,12 +119,12 @@ pub async fn start(
         coordinator: context.coordinator_name(),
         cluster: context.cluster.clone(),
         owner: identity.uid.clone(),
+        // Workers that are there have other state than that of a wish.
+        resume: restore == Restore::Latest,
         restore,
         adopt,
         wish: wish.clone(),
         accept_lost_output: wish.as_deref().is_some_and(|wish| RestoreWish::parse(wish).accept_lost_output),
-        // Workers that are there have other state than that of a wish.
-        resume: restore == Restore::Latest,
         failed: report.facts().failed,
         format: context.options.state_format,
         store,
@@ -164,7 +162,7 @@ async fn begins_from(
         Begin::Nothing => (Restore::Nothing, false),
         Begin::Wish(wish) if acted(context, store, wish, owner).await? => (Restore::Latest, false),
         Begin::Wish(wish) => match find(&context.storage, job, keys, wish).await? {
-            Some(record) => (Restore::Record(record), false),
+            Some(restore) => (restore, false),
             None => (Restore::Latest, true),
         },
     })
