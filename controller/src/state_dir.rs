@@ -7,7 +7,7 @@ mod asking;
 mod observer;
 
 pub use asking::Asking;
-pub use observer::{LocalObserver, RESTORED_FILE, STATUS_FILE};
+pub use observer::{HISTORY_FILE, LocalObserver, RESTORED_FILE, STATUS_FILE};
 
 use std::{
     env,

@@ -32,7 +32,7 @@ use crate::{
     attempt::{self, AttemptMachine, End},
     coordinator::{self, Coordinator},
     effects::TakeOver,
-    facts::{Fact, observer::Observer, recovery::Breakdown},
+    facts::{Fact, history::History, observer::Observer, recovery::Breakdown},
     job::Job,
     platform::{Platform, PlatformEvent, Trouble},
     takeover::{Opened, Refusal, Request},
@@ -107,6 +107,9 @@ pub struct Supervisor {
     probe: Probe,
     /// Checkpoints that somebody waits for.
     asked: Asked,
+    history: History,
+    /// The next checkpoint is the attempt's last.
+    takes_last: bool,
     request: Request,
     store: JobStore,
     platform: Box<dyn Platform>,
@@ -177,6 +180,8 @@ pub async fn run(parts: Parts) -> Outcome {
         trouble: None,
         probe: Probe::default(),
         asked: Asked::default(),
+        history: History::default(),
+        takes_last: false,
         traffic: Traffic::new(job.name.to_string(), parts.failed),
         job,
         store: parts.store,

@@ -78,6 +78,12 @@ enum Command {
     Checkpoints {
         #[command(flatten)]
         job: JobArgs,
+        /// Instead, the last 32 of the job's newest run on this machine: what each was spent on, who held it up, and why one failed.
+        #[arg(long)]
+        history: bool,
+        /// Where that run works, or has worked. [default: .weir/<namespace>-<name>]
+        #[arg(long, requires = "history")]
+        state_dir: Option<PathBuf>,
         /// As JSON.
         #[arg(long)]
         json: bool,
@@ -262,8 +268,11 @@ async fn execute(command: Command) -> Result<(), Failure> {
             Ok(())
         }
         Command::Checkpoint { target } => checkpoint::take(&target).await,
-        Command::Checkpoints { job, json } => {
+        Command::Checkpoints { job, history, state_dir, json } => {
             let job = Job::local(&job.file, &Overrides::default())?;
+            if history {
+                return checkpoints::history(&state_dir.unwrap_or_else(|| job.default_state_dir()), json);
+            }
             checkpoints::list(&job, json).await
         }
         Command::Savepoint(args) => savepoint::run(args).await,

@@ -38,6 +38,10 @@ impl Answers for Health {
         self.metrics.encode()
     }
 
+    fn page(&self, path: &str) -> Option<String> {
+        self.metrics.page(path)
+    }
+
     fn not_ready(&self) -> Option<String> {
         if let Some(complaint) = self.complaint.lock().clone() {
             return Some(complaint);

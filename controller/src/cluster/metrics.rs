@@ -1,7 +1,7 @@
 //! The controller's metrics. Labels are bounded: kinds and states, never names of jobs' parts. One series a job is the most that
 //! there is, and it goes with the job.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use prometheus_client::{
@@ -15,6 +15,8 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use crate::facts::history::{self, Entry, History, Phases};
+
 /// How a reconciliation or a checkpoint went.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Result {
@@ -27,6 +29,13 @@ pub struct Result {
 pub struct State {
     /// One word.
     pub state: &'static str,
+}
+
+/// What a part of a checkpoint's time was spent on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Phase {
+    /// One word.
+    pub phase: &'static str,
 }
 
 /// Whose series it is.
@@ -59,6 +68,9 @@ pub struct Metrics {
     jobs: Family<State, Gauge>,
     checkpoints: Family<Result, Counter>,
     checkpoint_seconds: Histogram,
+    phase_seconds: Family<Phase, Histogram>,
+    /// What the last checkpoints of each job were spent on. No metric: a page.
+    histories: Arc<Mutex<BTreeMap<(String, String), History>>>,
     recovery_seconds: Histogram,
     last_checkpoint: Family<JobLabels, Gauge>,
     workers_lost: Counter,
@@ -76,6 +88,8 @@ impl Default for Metrics {
             jobs: Family::default(),
             checkpoints: Family::default(),
             checkpoint_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 16)),
+            phase_seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 4.0, 10))),
+            histories: Arc::default(),
             recovery_seconds: Histogram::new(exponential_buckets(0.05, 2.0, 14)),
             last_checkpoint: Family::default(),
             workers_lost: Counter::default(),
@@ -107,6 +121,12 @@ impl Metrics {
             self.checkpoint_seconds.clone(),
         );
         weir.register_with_unit(
+            "checkpoint_phase",
+            "What complete checkpoints were spent on, by phase",
+            Unit::Seconds,
+            self.phase_seconds.clone(),
+        );
+        weir.register_with_unit(
             "recovery",
             "From a failure that was seen to running again",
             Unit::Seconds,
@@ -130,6 +150,41 @@ impl Metrics {
         // Writing to a String does not fail.
         let _ = text::encode(&mut out, &registry);
         out
+    }
+
+    /// A checkpoint has ended, or was published.
+    pub fn checkpoint_ended(&self, labels: &JobLabels, ended: &Entry, history: &History) {
+        let key = (labels.namespace.clone(), labels.job.clone());
+        self.histories.lock().insert(key, history.clone());
+        if ended.result != history::Result::Complete {
+            return;
+        }
+        let Phases { align_us, freeze_us, persist_us, upload_us, record_us, commit_us, .. } = ended.phases;
+        let spent = match commit_us {
+            Some(commit) => vec![("commit", commit)],
+            None => vec![
+                ("align", align_us),
+                ("freeze", freeze_us),
+                ("persist", persist_us),
+                ("upload", upload_us),
+                ("record", record_us),
+            ],
+        };
+        for (phase, us) in spent {
+            self.phase_seconds.get_or_create(&Phase { phase }).observe(Duration::from_micros(us).as_secs_f64());
+        }
+    }
+
+    /// A job is not looked after here any more.
+    pub fn forget_history(&self, labels: &JobLabels) {
+        self.histories.lock().remove(&(labels.namespace.clone(), labels.job.clone()));
+    }
+
+    /// The page `/jobs/<namespace>/<name>/checkpoints`, as JSON; none for any other, and for a job that has taken none here.
+    pub fn page(&self, path: &str) -> Option<String> {
+        let (namespace, name) = path.strip_prefix("/jobs/")?.strip_suffix("/checkpoints")?.split_once('/')?;
+        let histories = self.histories.lock();
+        serde_json::to_string(histories.get(&(namespace.to_string(), name.to_string()))?).ok()
     }
 
     /// One reconciliation.

@@ -35,6 +35,7 @@ use crate::{
     effects::chain,
     facts::{
         Fact,
+        history::{Entry, History},
         observer::{Observer, StatusAnswer, StatusWrite},
         told::Told,
         why::Why,
@@ -201,6 +202,7 @@ impl Report {
     pub fn stop(&self) {
         self.stop.send_replace(true);
         self.metrics.forget(&self.labels());
+        self.metrics.forget_history(&self.labels());
     }
 
     fn labels(&self) -> JobLabels {
@@ -277,6 +279,10 @@ impl Observer for ReportObserver {
         state.answers.push((write.pointer.term.0, answer));
         state.dirty = true;
         self.report.dirty.notify_one();
+    }
+
+    fn checkpoint(&mut self, ended: &Entry, history: &History) {
+        self.report.metrics.checkpoint_ended(&self.report.labels(), ended, history);
     }
 
     fn view(&mut self, _: &View) {}

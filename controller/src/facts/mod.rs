@@ -3,6 +3,7 @@
 //! How a fact is told, as a line for people, as an event in a cluster, or as a line for programs, stands in one table
 //! ([`telling`]); what it changes in a job's status is `cluster/status.rs`'s.
 
+pub mod history;
 pub mod observer;
 pub mod recovery;
 pub mod telling;

@@ -6,7 +6,10 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use tokio::sync::oneshot;
 use weir_crds::LatestCheckpoint;
 
-use super::Fact;
+use super::{
+    Fact,
+    history::{Entry, History},
+};
 use crate::{
     coordinator::{StatusOutcome, StatusPointer},
     time::Millis,
@@ -23,6 +26,9 @@ pub trait Observer: Send {
     /// newest wins; `coordinator::StatusOutcome` says what a write must hold to. Dropping `answer` says that the write is
     /// in doubt, and it is asked for again.
     fn write_status(&mut self, write: StatusWrite, answer: StatusAnswer);
+
+    /// A checkpoint has ended, or was published: this one, of these.
+    fn checkpoint(&mut self, ended: &Entry, history: &History);
 
     /// The state of things, several times a second.
     fn view(&mut self, view: &View);

@@ -1,15 +1,21 @@
 //! What `weir run` does with what happens: it is shown, and written into the state folder for scripts and tests to read.
 
-use std::{io::Write, sync::Arc};
+use std::{
+    io::Write,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 use weir_crds::{CheckpointStatus, StreamJobStatus};
+use weir_runtime::clock;
 
 use super::StateDir;
 use crate::{
     coordinator::StatusOutcome,
     facts::{
         Fact,
+        history::{Entry, History},
         observer::{Observer, StatusAnswer, StatusWrite},
     },
     time::Millis,
@@ -22,6 +28,10 @@ pub const STATUS_FILE: &str = "status.json";
 const WORKERS_FILE: &str = "workers.json";
 /// One line of JSON for each event of the run.
 pub(super) const EVENTS_FILE: &str = "events.jsonl";
+/// The last checkpoints of the run, as `weir checkpoints --history` shows them.
+pub const HISTORY_FILE: &str = "checkpoints.json";
+/// The history is written at most once in this time, and at the end: a job may take a hundred checkpoints a second.
+const HISTORY_INTERVAL: Duration = Duration::from_millis(500);
 /// The YAML's wish to restore that has acted last.
 pub const RESTORED_FILE: &str = "restored-from";
 
@@ -30,12 +40,25 @@ pub struct LocalObserver {
     state_dir: Arc<StateDir>,
     ui: Box<dyn Ui>,
     restore_wish: Option<String>,
+    /// What has not been written yet.
+    history: Option<History>,
+    written: Option<Instant>,
 }
 
 impl LocalObserver {
     /// `restore_wish` is the YAML's wish to restore: it is written down once it has acted.
     pub fn new(state_dir: Arc<StateDir>, ui: Box<dyn Ui>, restore_wish: Option<String>) -> Self {
-        Self { state_dir, ui, restore_wish }
+        Self { state_dir, ui, restore_wish, history: None, written: None }
+    }
+
+    /// Writes down what the last checkpoints were spent on. Failing to is no reason to disturb the job.
+    fn write_history(&mut self) {
+        if let Some(history) = self.history.take()
+            && let Ok(bytes) = serde_json::to_vec(&history)
+        {
+            let _ = self.state_dir.write(HISTORY_FILE, &bytes);
+            self.written = Some(clock::now());
+        }
     }
 
     /// Writes an event down for programs. Failing to is no reason to disturb the job.
@@ -110,11 +133,22 @@ impl Observer for LocalObserver {
         });
     }
 
+    fn checkpoint(&mut self, _: &Entry, history: &History) {
+        self.history = Some(history.clone());
+        if self.written.is_none_or(|written| clock::since(written) >= HISTORY_INTERVAL) {
+            self.write_history();
+        }
+    }
+
     fn view(&mut self, view: &View) {
+        if self.written.is_none_or(|written| clock::since(written) >= HISTORY_INTERVAL) {
+            self.write_history();
+        }
         self.ui.show(view);
     }
 
     fn finish(&mut self, view: &View) {
+        self.write_history();
         self.ui.finish(view);
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     effects::{self, TakeOver},
     facts::{
         Fact,
+        history::History,
         observer::{StatusAnswer, StatusWrite},
         recovery::Breakdown,
         why::Why,
@@ -53,11 +54,19 @@ impl Supervisor {
             Action::DropCoordinator => {
                 self.coordinator = None;
                 self.asked.given_up();
+                self.takes_last = false;
+                self.note_checkpoint(History::given_up);
             }
             Action::Deploy { opening, workers, .. } => self.deploy(&opening, &workers),
             Action::Run { opening, workers, resumed } => self.start_coordinator(&opening, &workers, resumed),
-            Action::TakeLast => self.inputs.push_back(Input::Coordinator(coordinator::Event::TakeLast)),
-            Action::CarryOn => self.inputs.push_back(Input::Coordinator(coordinator::Event::CarryOn)),
+            Action::TakeLast => {
+                self.takes_last = true;
+                self.inputs.push_back(Input::Coordinator(coordinator::Event::TakeLast));
+            }
+            Action::CarryOn => {
+                self.takes_last = false;
+                self.inputs.push_back(Input::Coordinator(coordinator::Event::CarryOn));
+            }
             Action::Checkpoint => self.inputs.push_back(Input::Coordinator(coordinator::Event::TriggerNow)),
             Action::StopWorker { worker } => {
                 let Some(process) = self.roster.process_of(&worker) else { return };

@@ -22,11 +22,12 @@ impl Asked {
         !self.0.is_empty()
     }
 
-    /// A checkpoint was triggered: it serves all who have asked up to now.
-    pub(super) fn triggered(&mut self, id: CheckpointId) {
+    /// A checkpoint was triggered: it serves all who have asked up to now. Whether there is any.
+    pub(super) fn triggered(&mut self, id: CheckpointId) -> bool {
         for (_, serves) in &mut self.0 {
             serves.get_or_insert(id);
         }
+        self.0.iter().any(|(_, serves)| *serves == Some(id))
     }
 
     /// The attempt is over, and its checkpoints with it: another one has to serve.
@@ -50,10 +51,10 @@ mod tests {
     fn whoever_asks_is_served_by_the_first_checkpoint_that_is_triggered_afterwards() {
         let mut asked = Asked::default();
         assert!(!asked.waits());
-        asked.triggered(CheckpointId(1));
+        assert!(!asked.triggered(CheckpointId(1)));
         asked.ask("a".to_string());
         assert!(asked.ended(CheckpointId(1)).is_empty(), "that one began before");
-        asked.triggered(CheckpointId(2));
+        assert!(asked.triggered(CheckpointId(2)));
         asked.ask("b".to_string());
         asked.ask("a".to_string());
         assert_eq!(asked.ended(CheckpointId(2)), ["a"]);

@@ -214,6 +214,8 @@ impl Supervisor {
             }
             Message::Acked(acked) => {
                 self.traffic.acked(&acked);
+                let name = worker.name.clone();
+                self.history.acked(self.clock.now(), &name, &acked);
                 self.inputs.push_back(Input::Coordinator(coordinator::Event::Acked(roster::ack(id, acked))));
             }
             Message::Declined(declined) => {

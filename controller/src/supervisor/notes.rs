@@ -1,11 +1,16 @@
 //! From what the two state machines note to what the observer is told, and to what stands in the view.
 
-use weir_protocol::CheckpointId;
+use weir_protocol::{Attempt, CheckpointId};
 
 use super::Supervisor;
 use crate::{
     attempt, coordinator,
-    facts::{Fact, recovery::Breakdown},
+    facts::{
+        Fact,
+        history::{Entry, History, Kind},
+        recovery::Breakdown,
+    },
+    time::Millis,
 };
 
 impl Supervisor {
@@ -83,6 +88,14 @@ impl Supervisor {
         }
     }
 
+    /// Something has become of a checkpoint.
+    pub(super) fn note_checkpoint(&mut self, became: impl FnOnce(&mut History, Millis) -> Option<&Entry>) {
+        let ended = became(&mut self.history, self.clock.now()).cloned();
+        if let Some(ended) = ended {
+            self.observer.checkpoint(&ended, &self.history);
+        }
+    }
+
     /// A checkpoint has ended, and those who asked for it hear of it.
     fn tell_who_asked(&mut self, id: CheckpointId, failure: Option<&str>) {
         for value in self.asked.ended(id) {
@@ -94,12 +107,22 @@ impl Supervisor {
         use coordinator::Note;
         let fact = match note {
             Note::Triggered { id } => {
-                self.asked.triggered(id);
+                let asked = self.asked.triggered(id);
+                let kind = if self.takes_last {
+                    Kind::Last
+                } else if asked {
+                    Kind::Requested
+                } else {
+                    Kind::Regular
+                };
+                let attempt = self.opened.as_ref().map_or(Attempt(0), |opened| opened.opening.attempt);
+                self.history.triggered(self.clock.now(), id, attempt, kind);
                 return;
             }
             Note::Completed { record } => {
                 self.probe.completed();
                 let (id, pause) = (record.id, self.traffic.completed(&record));
+                self.note_checkpoint(|history, now| history.completed(now, &record));
                 self.tell(&Fact::Completed { record, pause });
                 self.tell_who_asked(id, None);
                 return;
@@ -107,12 +130,16 @@ impl Supervisor {
             Note::Aborted { id, reason, failed, beyond_tolerable } => {
                 self.probe.failed();
                 self.traffic.failed(failed);
+                self.note_checkpoint(|history, now| history.failed(now, id, &reason));
                 self.tell(&Fact::Aborted { id, reason: reason.clone(), failed, beyond_tolerable });
                 self.tell_who_asked(id, Some(&reason));
                 return;
             }
             Note::RecordInDoubt { record, reason, tries } => Fact::RecordInDoubt { record, reason, tries },
-            Note::Committed { id } => Fact::Committed { id },
+            Note::Committed { id } => {
+                self.note_checkpoint(|history, now| history.committed(now, id));
+                Fact::Committed { id }
+            }
             Note::HeldBack { commits } => Fact::HeldBack { waiting: Some(commits) },
             Note::LetGo => Fact::HeldBack { waiting: None },
         };

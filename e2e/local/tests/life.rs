@@ -193,6 +193,13 @@ fn a_checkpoint_is_taken_when_somebody_asks_for_it() {
         assert!(said.starts_with(&format!("checkpoint {id} in ")) && said.contains("state "), "{said}");
         assert_eq!(job.newest_id(), id, "it stands in storage when that is said");
     }
+    let history = || weir(&["checkpoints", &yaml, "--history", "--state-dir", &folder]).1;
+    run.until("both are told of", || history().matches(" requested ").count() == 2);
+    let told = history();
+    assert!(told.contains("slowest") && told.contains(", subtask ") && told.contains(" on worker "), "{told}");
+    let (code, as_json) = weir(&["checkpoints", &yaml, "--history", "--state-dir", &folder, "--json"]);
+    let as_json: serde_json::Value = serde_json::from_str(&as_json).expect("a list");
+    assert!(code == 0 && as_json[0]["id"] == 2 && as_json[0]["result"] == "complete", "{as_json}");
     run.kill();
     let (code, said) = weir(&["checkpoint", &folder]);
     assert!(code == 3 && said.contains("no `weir run` works in"), "{code}: {said}");

@@ -1,5 +1,5 @@
 //! Three pages for the platform, over plain HTTP/1.1: `/healthz` (is the process well; `/livez` is the same), `/readyz` (may it be
-//! given work) and `/metrics`.
+//! given work) and `/metrics`. Beside the last a process may have pages of its own.
 //!
 //! Whoever reaches the port may read them: what answers puts names and numbers into them, and no data. A connection is answered once
 //! and closed. They are bounded in number and time, and the newest is always let in: nobody keeps others out by opening many and
@@ -37,12 +37,17 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// The text format of OpenMetrics.
 const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// What is answered. Asked at each request, so an answer waits for nothing.
 pub trait Answers: Send + Sync + 'static {
     /// The metrics, as text.
     fn metrics(&self) -> String;
+    /// A page of its own, as JSON; none where there is none of this path. Served beside the metrics.
+    fn page(&self, _path: &str) -> Option<String> {
+        None
+    }
     /// Why this process is not ready; none if it is.
     fn not_ready(&self) -> Option<String>;
     /// Why it should be ended and begun anew; none if it is well.
@@ -96,6 +101,7 @@ fn answer(method: &Method, path: &str, scope: Scope, answers: &dyn Answers) -> R
         None => (StatusCode::OK, TEXT, "ok\n".to_string()),
         Some(problem) => (StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{problem}\n")),
     };
+    let nothing = || (StatusCode::NOT_FOUND, TEXT, "there are /healthz, /readyz and /metrics\n".to_string());
     let (status, kind, body) = match (method, path) {
         (&Method::GET | &Method::HEAD, "/metrics") if scope == Scope::All => {
             (StatusCode::OK, METRICS, answers.metrics())
@@ -108,7 +114,11 @@ fn answer(method: &Method, path: &str, scope: Scope, answers: &dyn Answers) -> R
         (_, "/metrics" | "/healthz" | "/livez" | "/readyz") => {
             (StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET it\n".to_string())
         }
-        _ => (StatusCode::NOT_FOUND, TEXT, "there are /healthz, /readyz and /metrics\n".to_string()),
+        (&Method::GET | &Method::HEAD, path) if scope == Scope::All => match answers.page(path) {
+            Some(page) => (StatusCode::OK, JSON, page),
+            None => nothing(),
+        },
+        _ => nothing(),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
@@ -133,6 +143,10 @@ mod tests {
     impl Answers for Busy {
         fn metrics(&self) -> String {
             "# EOF\n".to_string()
+        }
+
+        fn page(&self, path: &str) -> Option<String> {
+            (path == "/jobs").then(|| "[]".to_string())
         }
 
         fn not_ready(&self) -> Option<String> {
@@ -166,6 +180,15 @@ mod tests {
         assert!(get(address, "GET /healthz").await.starts_with("HTTP/1.1 200"));
         let metrics = get(address, "GET /metrics").await;
         assert!(metrics.starts_with("HTTP/1.1 404") && metrics.contains("another port"), "{metrics}");
+        assert!(get(address, "GET /jobs").await.starts_with("HTTP/1.1 404"));
+        let address = served(Scope::All).await;
+        let page = get(address, "GET /jobs").await;
+        assert!(
+            page.starts_with("HTTP/1.1 200") && page.contains("application/json") && page.ends_with("[]"),
+            "{page}"
+        );
+        assert!(get(address, "GET /other").await.starts_with("HTTP/1.1 404"));
+        assert!(get(address, "POST /jobs").await.starts_with("HTTP/1.1 404"));
     }
 
     #[tokio::test]

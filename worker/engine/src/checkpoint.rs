@@ -343,6 +343,7 @@ impl Checkpoints {
             upload_us: longest(&done, SubtaskDone::upload),
             ..Acked::default()
         };
+        self.add_slowest(&mut ack, &done);
         let positions = self.positions_of(&done);
         self.positions.insert(id, positions);
         let mut part = Part {
@@ -371,6 +372,15 @@ impl Checkpoints {
         self.taken.insert(id, snapshots);
         self.parts.insert(id, false);
         Some(ReadyPart { ack, object: Some(bytes) })
+    }
+
+    /// Says who held the checkpoint up here.
+    fn add_slowest(&self, ack: &mut Acked, done: &BTreeMap<(StageId, u32), SubtaskDone>) {
+        let Some(((stage, subtask), slowest)) = done.iter().max_by_key(|(_, done)| done.took()) else { return };
+        let stage = self.settings.graph.stages.get(stage.0 as usize);
+        ack.slowest_stage = stage.map(|stage| stage.name.clone()).unwrap_or_default();
+        ack.slowest_subtask = *subtask;
+        ack.slowest_us = slowest.took().as_micros() as u64;
     }
 
     /// Pending commits stand with the first local subtask of their sink's stage: any subtask can carry them out.

@@ -147,6 +147,11 @@ impl SubtaskDone {
         Duration::from_millis(self.stats.write_ms + self.stats.snapshot_ms)
     }
 
+    /// From its first barrier until it was durable, but for waiting its turn.
+    pub fn took(&self) -> Duration {
+        self.align + self.pause + self.persist() + self.upload()
+    }
+
     /// What uploading the snapshot and finishing the sink's transaction took.
     pub fn upload(&self) -> Duration {
         Duration::from_millis(self.stats.upload_ms) + self.prepare
