@@ -604,7 +604,7 @@ fn local_time(number: i64, milliseconds: i64) -> Option<i64> {
     number.checked_mul(milliseconds).filter(|millis| (first..last).contains(millis))
 }
 
-/// TO_TIMESTAMP_LTZ: numbers of seconds or, which is the default, of milliseconds.
+/// `TO_TIMESTAMP_LTZ`: numbers of seconds or, which is the default, of milliseconds.
 fn local_times(numbers: &ArrayRef, precisions: Option<&ColumnarValue>, length: usize) -> Result<ArrayRef> {
     let numbers = numbers.as_primitive::<Int64Type>();
     let times: TimestampMillisecondArray = match precisions {
