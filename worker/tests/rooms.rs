@@ -87,7 +87,9 @@ fn in_circles(mut named: Named) -> Named {
             return named;
         }
         named.retain(|room, _| !free.contains(room));
-        named.values_mut().for_each(|others| others.retain(|other| !free.contains(other)));
+        for others in named.values_mut() {
+            others.retain(|other| !free.contains(other));
+        }
     }
 }
 
