@@ -3,14 +3,16 @@
 #![allow(clippy::panic, clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rand::RngExt;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::runtime::Runtime;
 use weir_e2e_local::{Job, Settings, Weir, seeded};
-use weir_kafka::testing::{Kafka, Wishes};
+use weir_kafka::testing::{Kafka, PASSWORD, USER, Wishes};
 use weir_kafka::{
     Assigned, At, Client, Fetcher, FetcherSettings, Identity, Isolation, NewTopic, Producer, ProducerSettings, Row,
 };
@@ -287,4 +289,97 @@ fn the_example_of_the_documentation_runs() {
     let last = |customer: &str| rows.iter().rfind(|row| row["customer"] == customer).expect("a row").clone();
     assert_eq!(last("ada"), serde_json::json!({"customer": "ada", "orders": 2, "amount": 15.00}));
     assert_eq!(last("bob"), serde_json::json!({"customer": "bob", "orders": 1, "amount": 1.25}));
+}
+
+/// An authority, and what it signs for the broker and for a client, as files.
+fn certificates(folder: &Path) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&key).unwrap();
+    std::fs::write(folder.join("authority.pem"), authority.pem()).unwrap();
+    let issuer = Issuer::from_params(&params, &key);
+    for (name, host) in [("broker", "127.0.0.1"), ("client", "client")] {
+        let key = KeyPair::generate().unwrap();
+        let signed = CertificateParams::new(vec![host.to_string()]).unwrap().signed_by(&key, &issuer).unwrap();
+        std::fs::write(folder.join(format!("{name}.pem")), format!("{}{}", key.serialize_pem(), signed.pem())).unwrap();
+    }
+}
+
+/// Every worker of a job shows what the broker demands: a name and password in each way, or a certificate.
+#[test]
+fn a_job_reads_and_writes_where_the_broker_demands_certificates_or_passwords() {
+    let folder = tempfile::tempdir().unwrap();
+    certificates(folder.path());
+    let file = |name: &str| folder.path().join(name);
+    let wishes = Wishes { tls: Some((file("broker.pem"), file("authority.pem"))), ..Wishes::default() };
+    let Some(kafka) = Kafka::start("a_job_reads_and_writes_where_the_broker_demands", &wishes) else { return };
+    let (client, runtime) = (kafka.client(), Runtime::new().unwrap());
+    let rows = 1_000;
+    let trust = format!("'properties.ssl.truststore.location' = '{}'", file("authority.pem").display());
+    let sasl = |mechanism: &str, module: &str, password: &str| {
+        format!(
+            "'properties.bootstrap.servers' = '{}', {trust}, 'properties.security.protocol' = 'SASL_SSL', 'properties.sasl.mechanism' = '{mechanism}',
+  'properties.sasl.jaas.config' = 'org.apache.kafka.common.security.{module} required username=\"{USER}\" password=\"{password}\";'",
+            kafka.sasl_server()
+        )
+    };
+    let tls = format!(
+        "'properties.bootstrap.servers' = '{}', {trust}, 'properties.security.protocol' = 'SSL', 'properties.ssl.keystore.location' = '{}'",
+        kafka.tls_server(),
+        file("client.pem").display()
+    );
+    let ways = [
+        sasl("SCRAM-SHA-512", "scram.ScramLoginModule", PASSWORD),
+        sasl("SCRAM-SHA-256", "scram.ScramLoginModule", PASSWORD),
+        sasl("PLAIN", "plain.PlainLoginModule", PASSWORD),
+        tls,
+    ];
+    // Each is written in one way and read in the next.
+    let topics: Vec<_> = (0..ways.len()).map(|way| format!("secured-{way}")).collect();
+    for topic in &topics {
+        runtime.block_on(client.create_topic(&NewTopic::new(topic, PARTITIONS))).unwrap();
+    }
+    let once = "'sink.delivery-guarantee' = 'exactly-once', 'properties.transaction.timeout.ms' = '60000'";
+    let table = |name: &str, topic: &str, more: &str| {
+        format!(
+            "CREATE TABLE {name} (n BIGINT) WITH ('connector' = 'kafka', 'topic' = '{topic}', 'format' = 'json', {more});\n"
+        )
+    };
+    for (way, secured) in ways.iter().enumerate() {
+        let mut sql = if way == 0 {
+            let rows = format!(
+                "'connector' = 'datagen', 'number-of-rows' = '{rows}', 'fields.n.kind' = 'sequence', 'fields.n.start' = '1', 'fields.n.end' = '{rows}'"
+            );
+            format!("CREATE TABLE source (n BIGINT) WITH ({rows});\n")
+        } else {
+            let bounds = "'scan.startup.mode' = 'earliest-offset', 'scan.bounded.mode' = 'latest-offset'";
+            table("source", &topics[way - 1], &format!("{}, {bounds}", ways[way]))
+        };
+        sql += &table("sink", &topics[way], &format!("{secured}, {once}"));
+        sql += "INSERT INTO sink SELECT n FROM source;";
+        let settings = Settings { workers: 1, ..Settings::default() };
+        start(&Job::new(&format!("secured-{way}"), &settings, &sql)).succeed();
+        let mut seen: Vec<_> = committed(&runtime, &client, &topics[way], PARTITIONS)
+            .iter()
+            .map(|value| value["n"].as_i64().unwrap())
+            .collect();
+        seen.sort_unstable();
+        assert!(seen.iter().copied().eq(1..=rows), "way {way}: {} rows", seen.len());
+    }
+    let wrong = table(
+        "source",
+        &topics[0],
+        &format!(
+            "{}, 'scan.startup.mode' = 'earliest-offset', 'scan.bounded.mode' = 'latest-offset'",
+            sasl("PLAIN", "plain.PlainLoginModule", "not it")
+        ),
+    );
+    let sql = format!(
+        "{wrong}CREATE TABLE sink (n BIGINT) WITH ('connector' = 'blackhole');\nINSERT INTO sink SELECT n FROM source;"
+    );
+    let settings = Settings { workers: 1, more: "  restart: {maxFailures: 0}\n".to_string(), ..Settings::default() };
+    let (status, said) = start(&Job::new("secured-wrong", &settings, &sql)).wait();
+    assert!(!status.success(), "{said}");
+    assert!(said.contains("properties.sasl.jaas.config") && !said.contains("not it"), "{said}");
 }
