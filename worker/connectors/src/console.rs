@@ -5,6 +5,8 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::datatypes::DataType;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use async_trait::async_trait;
 use weir_engine::api::batch::Batch;
@@ -163,18 +165,15 @@ struct PrintSink<W> {
 impl<W: Write + Send> Sink for PrintSink<W> {
     fn write(&mut self, batch: Batch) -> Result<(), SinkError> {
         let options = FormatOptions::default().with_null("null");
-        let columns = batch
-            .rows
-            .columns()
-            .iter()
-            .map(|column| ArrayFormatter::try_new(column, &options))
-            .collect::<Result<Vec<_>, _>>()?;
+        let columns =
+            batch.rows.columns().iter().map(|column| Printed::of(column, &options)).collect::<Result<Vec<_>, _>>()?;
         self.text.clear();
         for row in 0..batch.len() {
             write!(self.text, "{}{}[", self.prefix, batch.kind(row).short())?;
             for (i, column) in columns.iter().enumerate() {
                 let comma = if i == 0 { "" } else { ", " };
-                write!(self.text, "{comma}{}", column.value(row))?;
+                write!(self.text, "{comma}")?;
+                column.write(row, &mut self.text)?;
             }
             self.text.extend_from_slice(b"]\n");
         }
@@ -189,9 +188,81 @@ impl<W: Write + Send> Sink for PrintSink<W> {
     }
 }
 
+/// A column as Flink prints it: a ROW as `+I[1, a]`, an ARRAY as `[1, 2]`, a MAP as `{a=1}`.
+enum Printed<'a> {
+    Plain(ArrayFormatter<'a>),
+    Row(&'a dyn Array, Vec<Self>),
+    List(&'a dyn Array, &'a [i32], Box<Self>),
+    Map(&'a dyn Array, &'a [i32], Box<(Self, Self)>),
+}
+
+const fn separator(first: bool) -> &'static [u8] {
+    if first { b"" } else { b", " }
+}
+
+impl<'a> Printed<'a> {
+    fn of(column: &'a ArrayRef, options: &FormatOptions<'a>) -> Result<Self, SinkError> {
+        Ok(match column.data_type() {
+            DataType::Struct(_) => {
+                let fields = column.as_struct().columns().iter().map(|field| Self::of(field, options));
+                Self::Row(column, fields.collect::<Result<_, _>>()?)
+            }
+            DataType::List(_) => {
+                let list = column.as_list::<i32>();
+                Self::List(column, list.value_offsets(), Box::new(Self::of(list.values(), options)?))
+            }
+            DataType::Map(..) => {
+                let map = column.as_map();
+                let entry = (Self::of(map.keys(), options)?, Self::of(map.values(), options)?);
+                Self::Map(column, map.value_offsets(), Box::new(entry))
+            }
+            _ => Self::Plain(ArrayFormatter::try_new(column, options)?),
+        })
+    }
+
+    fn write(&self, row: usize, to: &mut Vec<u8>) -> Result<(), SinkError> {
+        match self {
+            Self::Plain(column) => write!(to, "{}", column.value(row))?,
+            Self::Row(column, ..) | Self::List(column, ..) | Self::Map(column, ..) if column.is_null(row) => {
+                to.extend_from_slice(b"null");
+            }
+            Self::Row(_, fields) => {
+                to.extend_from_slice(b"+I[");
+                for (at, field) in fields.iter().enumerate() {
+                    to.extend_from_slice(separator(at == 0));
+                    field.write(row, to)?;
+                }
+                to.push(b']');
+            }
+            Self::List(_, offsets, elements) => {
+                to.push(b'[');
+                for at in offsets[row]..offsets[row + 1] {
+                    to.extend_from_slice(separator(at == offsets[row]));
+                    elements.write(at as usize, to)?;
+                }
+                to.push(b']');
+            }
+            Self::Map(_, offsets, entry) => {
+                to.push(b'{');
+                for at in offsets[row]..offsets[row + 1] {
+                    to.extend_from_slice(separator(at == offsets[row]));
+                    entry.0.write(at as usize, to)?;
+                    to.push(b'=');
+                    entry.1.write(at as usize, to)?;
+                }
+                to.push(b'}');
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
+    use arrow::array::{
+        Int64Array, Int64Builder, ListBuilder, MapBuilder, RecordBatch, StringArray, StringBuilder, StructArray,
+        TimestampMillisecondArray,
+    };
     use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
     use weir_engine::api::batch::RowKind;
 
@@ -222,6 +293,33 @@ mod tests {
             String::from_utf8(sink.to).unwrap(),
             "out:2> -U[1, a, 1970-01-01T00:00:00]\nout:2> +U[null, b, 1970-01-01T00:00:01.500]\n"
         );
+    }
+
+    #[test]
+    fn what_holds_values_is_printed_as_flink_prints_it() {
+        let mut maps = MapBuilder::new(None, StringBuilder::new(), Int64Builder::new());
+        maps.keys().append_value("a");
+        maps.values().append_value(1);
+        maps.keys().append_value("b");
+        maps.values().append_null();
+        maps.append(true).unwrap();
+        maps.append(false).unwrap();
+        let maps = maps.finish();
+        let mut lists = ListBuilder::new(Int64Builder::new());
+        lists.append_value([Some(1), None]);
+        lists.append_null();
+        let lists = lists.finish();
+        let rows = StructArray::new(
+            vec![Field::new("l", lists.data_type().clone(), true), Field::new("m", maps.data_type().clone(), true)]
+                .into(),
+            vec![Arc::new(lists), Arc::new(maps)],
+            None,
+        );
+        let schema = Schema::new(vec![Field::new("r", rows.data_type().clone(), true)]);
+        let batch = RecordBatch::try_new(Arc::new(schema), vec![Arc::new(rows)]).unwrap();
+        let mut sink = PrintSink { prefix: String::new(), to: Vec::new(), text: Vec::new() };
+        sink.write(Batch::from(batch)).unwrap();
+        assert_eq!(String::from_utf8(sink.to).unwrap(), "+I[+I[[1, null], {a=1, b=null}]]\n+I[+I[null, null]]\n");
     }
 
     #[test]

@@ -113,6 +113,14 @@ pub fn type_name(data_type: &DataType) -> String {
                 fields.iter().map(|field| format!("{} {}", field.name(), type_name(field.data_type()))).collect();
             return format!("ROW<{}>", fields.join(", "));
         }
+        DataType::List(element) => return format!("ARRAY<{}>", type_name(element.data_type())),
+        DataType::Map(entries, _) => {
+            let of = match entries.data_type() {
+                DataType::Struct(fields) => fields.iter().map(|field| type_name(field.data_type())).collect(),
+                other => vec![type_name(other)],
+            };
+            return format!("MAP<{}>", of.join(", "));
+        }
         // Neither a key nor a row can have these; the name only has to be another than all above.
         other => return format!("UNKNOWN<{other}>"),
     };

@@ -1,14 +1,17 @@
 //! Columns that rows are gathered in. A record whose last field cannot be read is taken out of all of them again, which Arrow's
 //! builders cannot do.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array, Int8Array,
-    Int16Array, Int32Array, Int64Array, StringArray, StructArray, Time32MillisecondArray, TimestampMicrosecondArray,
-    TimestampMillisecondArray, TimestampNanosecondArray, TimestampSecondArray,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float32Array, Float64Array,
+    Int8Array, Int16Array, Int32Array, Int64Array, ListArray, MapArray, StringArray, StructArray,
+    Time32MillisecondArray, TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,
+    TimestampSecondArray, UInt32Array,
 };
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow::compute::take;
 use arrow::datatypes::{ArrowNativeType, DataType, FieldRef, Fields, TimeUnit};
 use arrow::error::ArrowError;
 
@@ -40,6 +43,17 @@ enum Values {
         ends: Vec<i32>,
     },
     Row(Vec<Column>),
+    /// Elements of arrays, each array to its end.
+    List {
+        elements: Box<Column>,
+        ends: Vec<i32>,
+    },
+    /// Entries of maps, each map to its end. One key may be there several times: the last counts.
+    Map {
+        keys: Box<Column>,
+        values: Box<Column>,
+        ends: Vec<i32>,
+    },
 }
 
 /// What a value is read from.
@@ -98,8 +112,19 @@ impl<'a> Text<'a> {
 pub(crate) fn is_carried(data_type: &DataType) -> bool {
     match data_type {
         DataType::Struct(fields) => fields.iter().all(|field| is_carried(field.data_type())),
+        DataType::List(element) => is_carried(element.data_type()),
+        // The name of an object's member is its key.
+        DataType::Map(..) => entry(data_type)
+            .is_some_and(|[key, value]| *key.data_type() == DataType::Utf8 && is_carried(value.data_type())),
         other => Values::new(other).is_some(),
     }
+}
+
+/// Key and value of a map.
+fn entry(data_type: &DataType) -> Option<&[FieldRef; 2]> {
+    let DataType::Map(entries, _) = data_type else { return None };
+    let DataType::Struct(fields) = entries.data_type() else { return None };
+    fields.as_ref().try_into().ok()
 }
 
 impl Values {
@@ -115,6 +140,12 @@ impl Values {
             DataType::Decimal128(..) => Self::Decimal(Vec::new()),
             DataType::Utf8 | DataType::Binary => Self::Bytes { bytes: Vec::new(), ends: Vec::new() },
             DataType::Struct(fields) => Self::Row(fields.iter().map(Column::new).collect::<Option<_>>()?),
+            DataType::List(element) => Self::List { elements: Box::new(Column::new(element)?), ends: Vec::new() },
+            DataType::Map(..) => {
+                let [key, value] = entry(data_type)?;
+                let (keys, values) = (Box::new(Column::new(key)?), Box::new(Column::new(value)?));
+                Self::Map { keys, values, ends: Vec::new() }
+            }
             _ => return None,
         })
     }
@@ -131,6 +162,8 @@ impl Values {
             Self::Decimal(all) => all.push(0),
             Self::Bytes { bytes, ends } => ends.push(bytes.len() as i32),
             Self::Row(fields) => fields.iter_mut().for_each(Column::push_missing),
+            Self::List { elements, ends } => ends.push(elements.len() as i32),
+            Self::Map { keys, ends, .. } => ends.push(keys.len() as i32),
         }
     }
 
@@ -149,6 +182,16 @@ impl Values {
                 bytes.truncate(ends.last().map_or(0, |&end| end as usize));
             }
             Self::Row(fields) => fields.iter_mut().for_each(|field| field.truncate(rows)),
+            Self::List { elements, ends } => {
+                ends.truncate(rows);
+                elements.truncate(ends.last().map_or(0, |&end| end as usize));
+            }
+            Self::Map { keys, values, ends } => {
+                ends.truncate(rows);
+                let entries = ends.last().map_or(0, |&end| end as usize);
+                keys.truncate(entries);
+                values.truncate(entries);
+            }
         }
     }
 }
@@ -199,6 +242,34 @@ impl Column {
 
     pub(super) const fn is_row(&self) -> bool {
         matches!(self.values, Values::Row(_))
+    }
+
+    /// The elements of an array; none of anything else.
+    pub(super) fn elements(&mut self) -> Option<&mut Self> {
+        match &mut self.values {
+            Values::List { elements, .. } => Some(elements),
+            _ => None,
+        }
+    }
+
+    /// Keys and values of a map; none of anything else.
+    pub(super) fn entries(&mut self) -> Option<(&mut Self, &mut Self)> {
+        match &mut self.values {
+            Values::Map { keys, values, .. } => Some((keys, values)),
+            _ => None,
+        }
+    }
+
+    /// The elements or entries of an array or map have all been given.
+    pub(super) fn push_all(&mut self) -> Result<(), String> {
+        let (ends, count) = match &mut self.values {
+            Values::List { elements, ends } => (ends, elements.len()),
+            Values::Map { keys, ends, .. } => (ends, keys.len()),
+            _ => return Err(self.unreadable("")),
+        };
+        ends.push(i32::try_from(count).map_err(|_| "a batch has too many elements".to_string())?);
+        self.valid.push(true);
+        Ok(())
     }
 
     /// Whether a text of any content is a value of it.
@@ -256,7 +327,7 @@ impl Column {
                 }
                 ends.push(i32::try_from(bytes.len()).ok()?);
             }
-            Values::Row(_) => return None,
+            Values::Row(_) | Values::List { .. } | Values::Map { .. } => return None,
         }
         Some(true)
     }
@@ -283,7 +354,9 @@ impl Column {
                 }
                 ends.push(i32::try_from(all.len()).map_err(|_| "a batch has too many bytes".to_string())?);
             }
-            Values::Decimal(_) | Values::Row(_) => return Err(self.unreadable("")),
+            Values::Decimal(_) | Values::Row(_) | Values::List { .. } | Values::Map { .. } => {
+                return Err(self.unreadable(""));
+            }
         }
         self.valid.push(true);
         Ok(())
@@ -353,8 +426,43 @@ impl Column {
                 let fields: Fields = columns.iter().map(|column| Arc::clone(&column.field)).collect();
                 Arc::new(StructArray::try_new_with_length(fields, arrays, nulls, rows)?)
             }
+            Values::List { elements, ends } => {
+                let field = Arc::clone(&elements.field);
+                Arc::new(ListArray::try_new(field, offsets(std::mem::take(ends)), elements.finish()?, nulls)?)
+            }
+            Values::Map { keys, values, ends } => {
+                let DataType::Map(field, sorted) = data_type else {
+                    return Err(ArrowError::SchemaError(format!("{data_type} is no map")));
+                };
+                let fields = Fields::from(vec![Arc::clone(&keys.field), Arc::clone(&values.field)]);
+                let (keys, values, ends) = last_of_each(keys.finish()?, values.finish()?, std::mem::take(ends))?;
+                let entries = StructArray::try_new(fields, vec![keys, values], None)?;
+                Arc::new(MapArray::try_new(Arc::clone(field), offsets(ends), entries, nulls, *sorted)?)
+            }
         })
     }
+}
+
+fn offsets(ends: Vec<i32>) -> OffsetBuffer<i32> {
+    OffsetBuffer::new(ScalarBuffer::from(std::iter::once(0).chain(ends).collect::<Vec<_>>()))
+}
+
+/// The entries of maps in the order of their keys, of those of one key only the last.
+fn last_of_each(
+    keys: ArrayRef,
+    values: ArrayRef,
+    ends: Vec<i32>,
+) -> Result<(ArrayRef, ArrayRef, Vec<i32>), ArrowError> {
+    let Some(names) = keys.as_string_opt::<i32>() else { return Ok((keys, values, ends)) };
+    let (mut kept, mut kept_ends, mut start) = (Vec::with_capacity(keys.len()), Vec::with_capacity(ends.len()), 0);
+    for &end in &ends {
+        let entries: BTreeMap<&str, u32> = (start..end as usize).map(|at| (names.value(at), at as u32)).collect();
+        kept.extend(entries.into_values());
+        kept_ends.push(kept.len() as i32);
+        start = end as usize;
+    }
+    let kept = UInt32Array::from(kept);
+    Ok((take(&keys, &kept, None)?, take(&values, &kept, None)?, kept_ends))
 }
 
 fn taken<T: ArrowNativeType>(values: &mut Vec<T>) -> ScalarBuffer<T> {
@@ -378,6 +486,8 @@ fn name(data_type: &DataType) -> String {
         DataType::Timestamp(_, Some(_)) => "TIMESTAMP_LTZ".to_string(),
         DataType::Binary => "BYTES in base64".to_string(),
         DataType::Struct(_) => "ROW".to_string(),
+        DataType::List(_) => "ARRAY".to_string(),
+        DataType::Map(..) => "MAP".to_string(),
         _ => "STRING".to_string(),
     }
 }

@@ -203,6 +203,9 @@ enum Values<'a> {
     Time(&'a PrimitiveArray<Time32MillisecondType>),
     Timestamp(Timestamps<'a>),
     Row(Vec<Column<'a>>),
+    /// Where the elements of each row begin and end.
+    List(&'a [i32], Box<Column<'a>>),
+    Map(&'a [i32], &'a StringArray, Box<Column<'a>>),
 }
 
 struct Timestamps<'a> {
@@ -245,6 +248,16 @@ impl<'a> Column<'a> {
                 let row = array.as_struct();
                 let columns = fields.iter().zip(row.columns()).map(|(field, array)| Self::of(field, array, iso));
                 Values::Row(columns.collect::<Result<_, _>>()?)
+            }
+            DataType::List(element) => {
+                let list = array.as_list::<i32>();
+                Values::List(list.value_offsets(), Box::new(Self::of(element, list.values(), iso)?))
+            }
+            DataType::Map(..) if array.as_map().key_type() == &DataType::Utf8 => {
+                let map = array.as_map();
+                let entries = map.entries();
+                let values = Self::of(&entries.fields()[1], map.values(), iso)?;
+                Values::Map(map.value_offsets(), map.keys().as_string(), Box::new(values))
             }
             other => {
                 let message = format!("the column '{}' of type {other} cannot be written to files", field.name());
@@ -294,6 +307,30 @@ impl<'a> Column<'a> {
             }
             Values::Timestamp(all) => all.write(row, to).ok_or_else(|| self.beyond(row))?,
             Values::Row(columns) => return write_object(columns, row, to),
+            Values::List(offsets, elements) => {
+                to.push('[');
+                for at in offsets[row]..offsets[row + 1] {
+                    if at > offsets[row] {
+                        to.push(',');
+                    }
+                    elements.write_json(at as usize, to)?;
+                }
+                to.push(']');
+                Ok(())
+            }
+            Values::Map(offsets, keys, values) => {
+                to.push('{');
+                for at in offsets[row]..offsets[row + 1] {
+                    if at > offsets[row] {
+                        to.push(',');
+                    }
+                    quote(keys.value(at as usize), to);
+                    to.push(':');
+                    values.write_json(at as usize, to)?;
+                }
+                to.push('}');
+                Ok(())
+            }
         };
         Ok(())
     }

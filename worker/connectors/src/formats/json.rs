@@ -144,6 +144,8 @@ impl<'a> Parser<'a> {
                 column.push_row();
                 Ok(())
             }
+            Some(b'[') if column.elements().is_some() => self.array(column),
+            Some(b'{') if column.entries().is_some() => self.map(column),
             Some(b'{' | b'[') => {
                 let start = self.at;
                 let mut room = std::mem::take(&mut self.room);
@@ -165,6 +167,41 @@ impl<'a> Parser<'a> {
             Some(b'f') => column.push(Text::Word(self.word("false")?)),
             _ => column.push(Text::Number(self.number()?)),
         }
+    }
+
+    /// An array's elements, and the array.
+    fn array(&mut self, column: &mut Column) -> Result<(), String> {
+        self.take(b'[', "an array")?;
+        self.enter()?;
+        let mut more = self.any(b']');
+        while more {
+            if let Some(elements) = column.elements() {
+                self.value(elements.len(), elements)?;
+            }
+            more = self.more(b']')?;
+        }
+        column.push_all()
+    }
+
+    /// A map's entries, which are an object's members, and the map.
+    fn map(&mut self, column: &mut Column) -> Result<(), String> {
+        self.take(b'{', "an object")?;
+        self.enter()?;
+        let mut more = self.any(b'}');
+        while more {
+            let name = self.quoted("a name in double quotes")?;
+            if let Some((keys, _)) = column.entries() {
+                keys.push(Text::Quoted(self.unescaped(name)?))?;
+            }
+            self.space();
+            self.take(b':', "':'")?;
+            self.space();
+            if let Some((_, values)) = column.entries() {
+                self.value(values.len(), values)?;
+            }
+            more = self.more(b'}')?;
+        }
+        column.push_all()
     }
 
     fn word(&mut self, word: &'static str) -> Result<&'static str, String> {

@@ -171,3 +171,53 @@ fn changes_are_written_as_flink_writes_them() {
         }
     }
 }
+
+#[test]
+fn arrays_maps_and_rows_of_any_depth_are_read_and_written() {
+    let list = |data_type: DataType| DataType::List(Arc::new(Field::new("item", data_type, true)));
+    let map = |value: DataType| {
+        let entry = vec![Field::new("key", DataType::Utf8, false), Field::new("value", value, true)];
+        DataType::Map(Arc::new(Field::new("entries", DataType::Struct(entry.into()), false)), false)
+    };
+    let row = DataType::Struct(
+        vec![Field::new("x", list(DataType::Int32), true), Field::new("y", map(DataType::Utf8), true)].into(),
+    );
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("l", list(row.clone()), true),
+        Field::new("m", map(list(DataType::Int64)), true),
+        Field::new("r", row, true),
+    ]));
+    let json = format("json", &[]);
+    for (message, written) in [
+        (r#"{"l":[{"x":[1,null],"y":{"a":"b"}},null,{"y":{}}],"m":{"k":[1],"n":null},"r":{"x":[],"y":null}}"#, None),
+        (r#"{"l":[],"m":{},"r":null}"#, None),
+        (
+            r#"{ "m" : { "k" : [ 1 ] , "j" : [] , "k" : [ 2, 3 ] } }"#,
+            Some(r#"{"l":null,"m":{"j":[],"k":[2,3]},"r":null}"#),
+        ),
+        (
+            r#"{"l":[{"x":null,"y":{"a":{"b":1}}}],"m":null,"r":null}"#,
+            Some(r#"{"l":[{"x":null,"y":{"a":"{\"b\":1}"}}],"m":null,"r":null}"#),
+        ),
+    ] {
+        let rows = read(&json, &schema, Some(message.as_bytes())).unwrap().unwrap();
+        let mut bytes = Vec::new();
+        Messages::of(&json, &rows).unwrap().write(0, RowKind::Insert, &mut bytes).unwrap();
+        let written =
+            written.map_or_else(|| message.replace(r#"{"y":{}}"#, r#"{"x":null,"y":{}}"#), ToString::to_string);
+        assert_eq!(String::from_utf8(bytes).unwrap(), written);
+    }
+    for message in
+        [r#"{"l":[1]}"#, r#"{"l":{"x":1}}"#, r#"{"m":[1]}"#, r#"{"m":{"a":1}}"#, r#"{"l":[{"x":["a"]}]}"#, r#"{"l":[}"#]
+    {
+        // What was read of the bad one leaves nothing behind.
+        let mut rows = Rows::new(&json, &schema, &[0, 1, 2]).unwrap();
+        assert!(rows.push_message(Some(br#"{"l":[{"x":[7]}],"m":{"a":[8]}}"#), 0).unwrap());
+        assert!(rows.push_message(Some(message.as_bytes()), 1).is_err(), "{message}");
+        rows.truncate(1);
+        let rows = RecordBatch::try_new(Arc::clone(&schema), rows.finish().unwrap()).unwrap();
+        let mut bytes = Vec::new();
+        Messages::of(&json, &rows).unwrap().write(0, RowKind::Insert, &mut bytes).unwrap();
+        assert_eq!(String::from_utf8(bytes).unwrap(), r#"{"l":[{"x":[7],"y":null}],"m":{"a":[8]},"r":null}"#);
+    }
+}

@@ -6,6 +6,7 @@ pub(crate) mod dedup;
 pub(crate) mod due;
 pub(crate) mod index;
 pub(crate) mod materialize;
+pub(crate) mod nested;
 pub(crate) mod over;
 pub(crate) mod rowcodec;
 pub(crate) mod topn;

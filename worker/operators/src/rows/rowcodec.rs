@@ -6,6 +6,8 @@
 //! | each fixed-width column | its value, little-endian; a Boolean is a byte; zeros if null |
 //! | 4 for each string or binary column | its length |
 //! | the rest | the strings' bytes, in the order of the columns |
+//!
+//! A ROW, an ARRAY or a MAP is a binary of the bytes that [`nested`] gives it.
 
 use std::sync::Arc;
 
@@ -16,6 +18,7 @@ use arrow::datatypes::{DataType, Field};
 use weir_engine::OperatorError;
 
 use crate::rows::column::BytesColumn;
+use crate::rows::nested;
 use crate::spec::{SpecError, is_bytes};
 
 #[derive(Debug, Clone, Copy)]
@@ -79,7 +82,7 @@ impl RowCodec {
         for field in &fields {
             let (cell, width) = match field.data_type() {
                 DataType::Boolean => (Cell::Boolean { at }, 1),
-                t if is_bytes(t) => (Cell::Bytes { at }, 4),
+                t if is_bytes(t) || nested::is_nested(t) => (Cell::Bytes { at }, 4),
                 t => match t.primitive_width() {
                     Some(width) => (Cell::Fixed { at, width }, width),
                     None => {
@@ -95,6 +98,13 @@ impl RowCodec {
 
     /// Encodes these rows of the columns, each behind `header` bytes that the caller fills in.
     pub fn encode(&self, columns: &[ArrayRef], rows: &[u32], header: usize, out: &mut EncodedRows) {
+        let plain: Vec<ArrayRef>;
+        let columns = if columns.iter().any(|column| column.data_type().is_nested()) {
+            plain = columns.iter().map(flat).collect();
+            &plain
+        } else {
+            columns
+        };
         let bytes_columns: Vec<Option<BytesColumn>> = columns.iter().map(BytesColumn::new).collect();
         out.starts.clear();
         out.starts.push(0);
@@ -231,10 +241,18 @@ impl RowCodec {
                     offsets.push(bytes.len() as i32);
                 }
                 let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
+                if t.is_nested() {
+                    return nested::from_bytes(&BinaryArray::try_new(offsets, bytes.into(), nulls)?, t);
+                }
                 cast(&BinaryArray::try_new(offsets, bytes.into(), nulls)?, t)?
             }
         })
     }
+}
+
+/// A column as what a cell holds: of one whose values hold others, their bytes.
+fn flat(column: &ArrayRef) -> ArrayRef {
+    if column.data_type().is_nested() { nested::to_bytes(column) } else { Arc::clone(column) }
 }
 
 /// The length of a string or binary that stands there.

@@ -4,7 +4,7 @@
 
 use std::cell::Cell;
 
-use arrow::datatypes::{DataType, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
 use datafusion_common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion_common::{DFSchema, Result, ScalarValue, internal_err, plan_err};
 use datafusion_expr::expr::{BinaryExpr, Case, InList, ScalarFunction};
@@ -16,7 +16,7 @@ use crate::names::functions::compare::kernel_of;
 use crate::names::functions::decimal::{self, Operation, as_decimal};
 use crate::names::functions::kernel::{Kernel, function};
 use crate::names::functions::{cast, like, numbers};
-use crate::parse::types::flink_name;
+use crate::parse::types::{array_of, entry_of, flink_name, map_of};
 
 /// What may still be written several times where SQL has it once, as the operand of BETWEEN: within each other such operators
 /// would double it at each step.
@@ -252,6 +252,10 @@ fn comparison(left: Expr, op: Operator, right: Expr, types: &(DataType, DataType
     let both = |test: fn(&DataType) -> bool| test(&types.0) && test(&types.1);
     Ok(match types {
         (DataType::Null, _) | (_, DataType::Null) => binary(left, op, right),
+        (a, b) if a.is_nested() || b.is_nested() => {
+            let (left, right) = (flink_name(a), flink_name(b));
+            return plan_err!("{op} does not take {left} and {right}: compare what they hold, or write a CAST");
+        }
         (a, b) if is_float(a) && a == b => {
             // The planner of Flink knows that a column equals itself, and does not ask whether it is NaN.
             if matches!(left, Expr::Column(_)) && left == right && matches!(op, Operator::Eq | Operator::NotEq) {
@@ -421,7 +425,7 @@ fn one_type(types: &[DataType]) -> Option<DataType> {
         }
         if is_exact(&found) && is_exact(next) { common_decimal(&found, next) } else { None }
     });
-    found.filter(|data_type| !is_float(data_type))
+    found.filter(|data_type| !is_float(data_type) && !data_type.is_nested())
 }
 
 fn cast_unless_null(expr: Expr, to: &DataType, schema: &DFSchema) -> Result<Expr> {
@@ -429,7 +433,7 @@ fn cast_unless_null(expr: Expr, to: &DataType, schema: &DFSchema) -> Result<Expr
 }
 
 /// The type that alternatives of these types have together; none if there is no such.
-fn common(types: &[DataType]) -> Option<DataType> {
+pub fn common(types: &[DataType]) -> Option<DataType> {
     let mut types = types.iter().filter(|data_type| **data_type != DataType::Null);
     let first = types.next()?.clone();
     types.try_fold(first, |found, next| {
@@ -447,6 +451,20 @@ fn common(types: &[DataType]) -> Option<DataType> {
             (DataType::Timestamp(a, _), DataType::Timestamp(b, _)) => {
                 DataType::Timestamp(if finer(*a, *b) { *a } else { *b }, Some("UTC".into()))
             }
+            (DataType::List(a), DataType::List(b)) => {
+                array_of(common(&[a.data_type().clone(), b.data_type().clone()])?)
+            }
+            (DataType::Map(..), DataType::Map(..)) => {
+                let ((a, b), (c, d)) = entry_of(&found).zip(entry_of(next))?;
+                map_of(common(&[a.clone(), c.clone()])?, common(&[b.clone(), d.clone()])?)
+            }
+            (DataType::Struct(a), DataType::Struct(b)) if a.len() == b.len() => {
+                let field = |(a, b): (&FieldRef, &FieldRef)| {
+                    let both = common(&[a.data_type().clone(), b.data_type().clone()])?;
+                    Some(Field::new(a.name(), both, a.is_nullable() || b.is_nullable()))
+                };
+                DataType::Struct(a.iter().zip(b).map(field).collect::<Option<_>>()?)
+            }
             _ => return None,
         })
     })
@@ -455,10 +473,14 @@ fn common(types: &[DataType]) -> Option<DataType> {
 /// These expressions in the type that they have together.
 fn unified(exprs: Vec<Expr>, what: &str, schema: &DFSchema) -> Result<Vec<Expr>> {
     let types = exprs.iter().map(|expr| expr.get_type(schema)).collect::<Result<Vec<_>>>()?;
-    if types.iter().all(|data_type| *data_type == DataType::Null) || !types.iter().all(is_basic) {
+    let is_known = |data_type: &DataType| is_basic(data_type) || data_type.is_nested();
+    if types.iter().all(|data_type| *data_type == DataType::Null) || !types.iter().all(is_known) {
         return Ok(exprs);
     }
     match common(&types) {
+        Some(common) if common.is_nested() => {
+            exprs.into_iter().map(|expr| cast_unless_null(expr, &common, schema)).collect()
+        }
         Some(common) => exprs.into_iter().map(|expr| cast_into(expr, &common, schema)).collect(),
         None => {
             let names: Vec<String> = types.iter().map(flink_name).collect();

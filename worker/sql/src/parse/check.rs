@@ -5,17 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use datafusion_sql::sqlparser::ast::{
-    self, CeilFloorKind, Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
-    FunctionArguments, GroupByExpr, Ident, ObjectName, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier,
-    Spanned, TableFactor, Value, VisitMut, VisitorMut,
+    self, AccessExpr, CeilFloorKind, Distinct, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments,
+    GroupByExpr, Ident, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier, Spanned, Subscript,
+    TableFactor, Value, VisitMut, VisitorMut,
 };
+use datafusion_sql::sqlparser::tokenizer::Span;
 
 use crate::error::{Place, PlanError, suggest};
 use crate::names::functions::Functions;
+use crate::names::functions::nested::{ARRAY, ITEM};
 use crate::names::functions::rank::function_of;
 use crate::names::functions::time::{CEIL_TO, FLOOR_TO};
 use crate::parse::bounds;
-use crate::parse::dialect::{PARTITION_PREFIX, TABLE_PREFIX, single};
+use crate::parse::dialect::{PARTITION_PREFIX, TABLE_PREFIX, call_at, single};
 use crate::parse::joins::check_joins;
 use crate::parse::subqueries::check_subqueries;
 
@@ -135,6 +137,26 @@ impl Checker<'_> {
             None => "a function of your own goes into a worker binary of your own, named by workers.image".to_string(),
         };
         self.refuse(place, format!("there is no function {}", call.name), remedy)
+    }
+}
+
+impl Checker<'_> {
+    /// `ARRAY[…]`, and what reads values that others hold.
+    fn check_nested(&self, place: Place, expr: &mut Expr) -> ControlFlow<Box<PlanError>> {
+        let meant = match expr {
+            Expr::CompoundFieldAccess { root, access_chain } => access(root, access_chain),
+            Expr::Array(array) => {
+                let elements = std::mem::take(&mut array.elem);
+                Some(call_at(array.span(), ARRAY, elements))
+            }
+            _ => None,
+        };
+        let Some(meant) = meant else {
+            let remedy = "write a field as row.field, an element as array[1], a value as map['key']";
+            return self.refuse(place, format!("{expr} cannot be read"), remedy);
+        };
+        *expr = meant;
+        ControlFlow::Continue(())
     }
 }
 
@@ -291,6 +313,7 @@ impl VisitorMut for Checker<'_> {
                     "write one such as INTERVAL '1-2' YEAR TO MONTH or INTERVAL '1 02:03:04.5' DAY TO SECOND",
                 ),
             },
+            Expr::CompoundFieldAccess { .. } | Expr::Array(_) => self.check_nested(place, expr),
             Expr::RLike { .. } => {
                 self.refuse(place, "RLIKE is not supported", "write REGEXP(text, pattern), which takes any pattern")
             }
@@ -393,17 +416,35 @@ fn in_one_unit(interval: &ast::Interval) -> Option<ast::Interval> {
 }
 
 fn call(name: &str, args: Vec<Expr>) -> Expr {
-    let args = args.into_iter().map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg))).collect();
-    Expr::Function(Function {
-        name: ObjectName::from(vec![Ident::new(name)]),
-        uses_odbc_syntax: false,
-        parameters: FunctionArguments::None,
-        args: FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() }),
-        filter: None,
-        null_treatment: None,
-        over: None,
-        within_group: Vec::new(),
-    })
+    call_at(Span::empty(), name, args)
+}
+
+/// `a.b[1].c` as calls: names that stand first are a column and its fields, which the planner finds.
+fn access(root: &Expr, chain: &[AccessExpr]) -> Option<Expr> {
+    let mut chain = chain.iter().peekable();
+    let mut found = root.clone();
+    if let Expr::Identifier(first) = root {
+        let mut parts = vec![first.clone()];
+        while let Some(AccessExpr::Dot(Expr::Identifier(name))) = chain.peek() {
+            parts.push(name.clone());
+            chain.next();
+        }
+        if parts.len() > 1 {
+            found = Expr::CompoundIdentifier(parts);
+        }
+    }
+    for step in chain {
+        let span = root.span();
+        found = match step {
+            AccessExpr::Dot(Expr::Identifier(name)) => {
+                let name = Value::SingleQuotedString(name.value.clone());
+                call_at(span, "get_field", vec![found, Expr::value(name)])
+            }
+            AccessExpr::Subscript(Subscript::Index { index }) => call_at(span, ITEM, vec![found, index.clone()]),
+            _ => return None,
+        };
+    }
+    Some(found)
 }
 
 /// Names what the SELECT list leaves without a name, as Flink does: a field of a ROW by its own name, a computed value

@@ -3,7 +3,10 @@
 //! Queries and expressions are read by sqlparser; what it does not know (WATERMARK, computed columns, METADATA, ROW types,
 //! options) is read here, on its tokens. Names are case-sensitive, backticks quote them.
 
-use datafusion_sql::sqlparser::ast::{Expr, Ident, ObjectName, Query, Spanned, TrimWhereField};
+use datafusion_sql::sqlparser::ast::{
+    CastKind, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, ObjectName,
+    Query, Spanned, TrimWhereField,
+};
 use datafusion_sql::sqlparser::dialect::Dialect;
 use datafusion_sql::sqlparser::keywords::Keyword;
 use datafusion_sql::sqlparser::parser::{Parser, ParserError};
@@ -12,10 +15,11 @@ use datafusion_sql::sqlparser::tokenizer::{Span, Token};
 use arrow::datatypes::DataType;
 
 use crate::error::{Place, PlanError};
+use crate::names::functions::nested::MAP;
 use crate::parse::like::{Like, parse_like};
 use crate::parse::loose::{Hints, Pieces, pieces};
 use crate::parse::statements::{CreateCatalog, Name, Statement, parse_name, parse_statement};
-use crate::parse::types::{consume_word, expect_word, expected, parse_type, parser_error, word_at};
+use crate::parse::types::{consume_word, expect_word, expected, parse_nested_cast, parse_type, parser_error, word_at};
 
 /// The prefix under which `TABLE t` stands among a function's arguments.
 pub const TABLE_PREFIX: &str = "TABLE";
@@ -56,10 +60,13 @@ impl Dialect for FlinkDialect {
         true
     }
 
-    /// `TABLE t` as an argument, and `TRIM(LEADING FROM text)`.
+    /// `TABLE t` as an argument, `TRIM(LEADING FROM text)`, casts to Flink's types, `MAP['k', 1]`.
     fn parse_prefix(&self, parser: &mut Parser<'_>) -> Option<Result<Expr, ParserError>> {
         if let Some(side) = trimmed_side(parser) {
             return Some(parse_trim(parser, side));
+        }
+        if let Some(parsed) = parse_cast(parser).or_else(|| parse_map(parser)) {
+            return Some(parsed);
         }
         let is_table = word_at(parser, 0, "TABLE") && matches!(parser.peek_nth_token_ref(1).token, Token::Word(_));
         is_table.then(|| {
@@ -111,6 +118,59 @@ fn parse_trim(parser: &mut Parser<'_>, side: TrimWhereField) -> Result<Expr, Par
     let expr = Box::new(parser.parse_expr()?);
     parser.expect_token(&Token::RParen)?;
     Ok(Expr::Trim { expr, trim_where: Some(side), trim_what: None, trim_characters: None })
+}
+
+/// `CAST(x AS type)`, whose type may be one that holds others.
+fn parse_cast(parser: &mut Parser<'_>) -> Option<Result<Expr, ParserError>> {
+    let kind = match (word_at(parser, 0, "CAST"), word_at(parser, 0, "TRY_CAST")) {
+        (true, _) => CastKind::Cast,
+        (_, true) => CastKind::TryCast,
+        _ => return None,
+    };
+    if parser.peek_nth_token_ref(1).token != Token::LParen {
+        return None;
+    }
+    Some((|| {
+        parser.next_token();
+        parser.next_token();
+        let expr = Box::new(parser.parse_expr()?);
+        parser.expect_keyword(Keyword::AS)?;
+        let data_type = match parse_nested_cast(parser) {
+            Some(nested) => nested?,
+            None => parser.parse_data_type()?,
+        };
+        parser.expect_token(&Token::RParen)?;
+        Ok(Expr::Cast { kind, expr, data_type, array: false, format: None })
+    })())
+}
+
+/// `MAP['key', value, …]`, as a call.
+fn parse_map(parser: &mut Parser<'_>) -> Option<Result<Expr, ParserError>> {
+    if !word_at(parser, 0, "MAP") || parser.peek_nth_token_ref(1).token != Token::LBracket {
+        return None;
+    }
+    let span = parser.next_token().span;
+    parser.next_token();
+    Some((|| {
+        let values = parser.parse_comma_separated0(Parser::parse_expr, Token::RBracket)?;
+        parser.expect_token(&Token::RBracket)?;
+        Ok(call_at(span, MAP, values))
+    })())
+}
+
+/// A call of a function of this name, which stands here.
+pub fn call_at(span: Span, name: &str, args: Vec<Expr>) -> Expr {
+    let args = args.into_iter().map(|arg| FunctionArg::Unnamed(FunctionArgExpr::Expr(arg))).collect();
+    Expr::Function(Function {
+        name: ObjectName::from(vec![Ident::with_span(span, name)]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
 }
 
 /// `CREATE TABLE …`.

@@ -15,6 +15,7 @@ use datafusion_sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
 use crate::error::{Place, PlanError, suggest};
 use crate::names::functions::cast::Shape;
+use crate::parse::dialect::FlinkDialect;
 
 const NAMES: &[&str] = &[
     "BOOLEAN",
@@ -36,6 +37,8 @@ const NAMES: &[&str] = &[
     "TIMESTAMP",
     "TIMESTAMP_LTZ",
     "ROW",
+    "ARRAY",
+    "MAP",
 ];
 
 /// The type of `TIMESTAMP(3)`, which event time has.
@@ -46,16 +49,83 @@ pub fn timestamp_ltz() -> DataType {
     DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()))
 }
 
-/// ROWs within each other. All that handles a value recurses over its type, on stacks of every size.
+/// ROWs, ARRAYs and MAPs within each other. All that handles a value recurses over its type, on stacks of every size.
 const MAX_ROWS: usize = 32;
+
+/// The name under which a CAST holds a type that the SQL parser's own grammar has not, as a text.
+pub const TYPE_TEXT: &str = "$type";
+
+/// The type of `ARRAY<element>`. Any element may be NULL, whatever is declared.
+pub fn array_of(element: DataType) -> DataType {
+    DataType::List(Arc::new(Field::new("item", element, true)))
+}
+
+/// The type of `MAP<key, value>`. No key is NULL.
+pub fn map_of(key: DataType, value: DataType) -> DataType {
+    let entry = Fields::from(vec![Field::new("key", key, false), Field::new("value", value, true)]);
+    DataType::Map(Arc::new(Field::new("entries", DataType::Struct(entry), false)), false)
+}
+
+/// Key and value of a MAP.
+pub fn entry_of(data_type: &DataType) -> Option<(&DataType, &DataType)> {
+    let DataType::Map(entries, _) = data_type else { return None };
+    let DataType::Struct(fields) = entries.data_type() else { return None };
+    Some((fields.first()?.data_type(), fields.get(1)?.data_type()))
+}
 
 /// Reads a type where the parser stands. Says whether `NOT NULL` followed as `false` for nullable.
 pub fn parse_type(parser: &mut Parser<'_>) -> Result<(DataType, bool), PlanError> {
     parse_type_within(parser, 0)
 }
 
-/// Within so many ROWs.
+/// Within so many ROWs, ARRAYs and MAPs. `INT ARRAY` is another way to write `ARRAY<INT>`.
 fn parse_type_within(parser: &mut Parser<'_>, rows: usize) -> Result<(DataType, bool), PlanError> {
+    let (mut data_type, mut nullable) = parse_one_type(parser, rows)?;
+    let mut rows = rows;
+    while word_at(parser, 0, "ARRAY") || word_at(parser, 0, "MULTISET") {
+        let token = parser.next_token();
+        let is_multiset = matches!(&token.token, Token::Word(word) if word.value.eq_ignore_ascii_case("MULTISET"));
+        if is_multiset {
+            return Err(no_column_of(token.span.into(), "MULTISET"));
+        }
+        rows += 1;
+        within_bounds(token.span.into(), "ARRAY", rows)?;
+        data_type = array_of(data_type);
+        nullable = parse_nullable(parser)?;
+    }
+    Ok((data_type, nullable))
+}
+
+fn no_column_of(place: Place, name: &str) -> PlanError {
+    PlanError::new(
+        place,
+        format!("values of type {name} are not supported"),
+        "declare it as STRING, or leave it out of the table",
+    )
+}
+
+fn within_bounds(place: Place, name: &str, rows: usize) -> Result<(), PlanError> {
+    if rows <= MAX_ROWS {
+        return Ok(());
+    }
+    Err(PlanError::new(
+        place,
+        format!("a {name} within {MAX_ROWS} others is not supported"),
+        "declare the inner one as STRING, or leave it out of the table",
+    ))
+}
+
+/// `NOT NULL`, `NULL` or nothing.
+fn parse_nullable(parser: &mut Parser<'_>) -> Result<bool, PlanError> {
+    if consume_word(parser, "NOT") {
+        expect_word(parser, "NULL")?;
+        return Ok(false);
+    }
+    consume_word(parser, "NULL");
+    Ok(true)
+}
+
+fn parse_one_type(parser: &mut Parser<'_>, rows: usize) -> Result<(DataType, bool), PlanError> {
     let token = parser.next_token();
     let Token::Word(word) = &token.token else {
         return Err(expected("a data type", &token));
@@ -106,21 +176,19 @@ fn parse_type_within(parser: &mut Parser<'_>, rows: usize) -> Result<(DataType, 
             let precision = parse_numbers(parser)?.first().copied();
             timestamp(place, precision, true)?
         }
-        "ROW" if rows == MAX_ROWS => {
-            return Err(PlanError::new(
-                place,
-                format!("a ROW within {MAX_ROWS} others is not supported"),
-                "declare the inner one as STRING, or leave it out of the table",
-            ));
+        "ROW" | "ARRAY" | "MAP" => {
+            within_bounds(place, &name, rows + 1)?;
+            match name.as_str() {
+                "ROW" => DataType::Struct(parse_row(parser, rows + 1)?),
+                "ARRAY" => array_of(parse_arguments(parser, &name, 1, rows + 1)?.remove(0)),
+                _ => {
+                    let mut arguments = parse_arguments(parser, &name, 2, rows + 1)?;
+                    let value = arguments.remove(1);
+                    map_of(arguments.remove(0), value)
+                }
+            }
         }
-        "ROW" => DataType::Struct(parse_row(parser, rows + 1)?),
-        "ARRAY" | "MAP" | "MULTISET" | "RAW" | "VARIANT" => {
-            return Err(PlanError::new(
-                place,
-                format!("columns of type {name} are not supported"),
-                "declare the column as STRING, or leave it out of the table",
-            ));
-        }
+        "MULTISET" | "RAW" | "VARIANT" => return Err(no_column_of(place, &name)),
         _ => {
             return Err(PlanError::new(
                 place,
@@ -129,14 +197,76 @@ fn parse_type_within(parser: &mut Parser<'_>, rows: usize) -> Result<(DataType, 
             ));
         }
     };
-    let nullable = if consume_word(parser, "NOT") {
-        expect_word(parser, "NULL")?;
-        false
-    } else {
-        consume_word(parser, "NULL");
+    let nullable = parse_nullable(parser)?;
+    Ok((data_type, nullable))
+}
+
+/// `<INT>`, `<STRING, INT>`.
+fn parse_arguments(parser: &mut Parser<'_>, name: &str, count: usize, rows: usize) -> Result<Vec<DataType>, PlanError> {
+    let open = parser.next_token();
+    if open.token != Token::Lt {
+        return Err(expected(&format!("'<' after {name}"), &open));
+    }
+    let mut arguments = Vec::with_capacity(count);
+    for argument in 0..count {
+        arguments.push(parse_type_within(parser, rows)?.0);
+        let (token, wanted) = (parser.next_token(), if argument + 1 < count { Token::Comma } else { Token::Gt });
+        if token.token != wanted {
+            return Err(expected(&format!("'{wanted}'"), &token));
+        }
+    }
+    Ok(arguments)
+}
+
+/// A type in `CAST(x AS …)` that holds others, as a text in the place of a type of the SQL parser's; none for a type that does not.
+pub fn parse_nested_cast(parser: &mut Parser<'_>) -> Option<Result<ast::DataType, ParserError>> {
+    let is_nested = ["ROW", "ARRAY", "MAP", "MULTISET", "RAW"].iter().any(|word| word_at(parser, 0, word));
+    is_nested.then(|| {
+        let span = parser.peek_token_ref().span;
+        let mut tokens = Vec::new();
+        let mut ahead = Parser::new(&FlinkDialect).with_tokens_with_locations(rest_of(parser));
+        let before = ahead.index();
+        parse_type(&mut ahead).map_err(into_parser)?;
+        for _ in before..ahead.index() {
+            let token = parser.next_token();
+            let is_sized = ["CHAR", "VARCHAR", "BINARY", "VARBINARY"].iter().any(|name| is_word(&token, name))
+                && parser.peek_token_ref().token == Token::LParen;
+            if is_sized {
+                let what = format!("CAST to a type that holds {token} of a length is not supported");
+                return Err(into_parser(PlanError::new(token.span, what, "write STRING or BYTES")));
+            }
+            tokens.push(token.token.to_string());
+        }
+        let name = ast::ObjectName::from(vec![ast::Ident::with_span(span, TYPE_TEXT)]);
+        Ok(ast::DataType::Custom(name, vec![tokens.join(" ")]))
+    })
+}
+
+/// What is still to be read, up to the parenthesis that closes what it stands in.
+fn rest_of(parser: &Parser<'_>) -> Vec<TokenWithSpan> {
+    let mut open = 0;
+    let is_within = |token: &&TokenWithSpan| {
+        match token.token {
+            Token::LParen => open += 1,
+            Token::RParen if open > 0 => open -= 1,
+            Token::RParen | Token::EOF => return false,
+            _ => {}
+        }
         true
     };
-    Ok((data_type, nullable))
+    let tokens = (parser.index()..).map(|at| parser.token_at(at)).take_while(is_within);
+    tokens.filter(|token| !matches!(token.token, Token::Whitespace(_))).cloned().collect()
+}
+
+fn is_word(token: &TokenWithSpan, name: &str) -> bool {
+    matches!(&token.token, Token::Word(word) if word.value.eq_ignore_ascii_case(name))
+}
+
+/// Our error as a parser's, which holds its place in its text.
+pub fn into_parser(error: PlanError) -> ParserError {
+    let remedy = if error.remedy.is_empty() { String::new() } else { format!(": {}", error.remedy) };
+    let place = error.place();
+    ParserError::ParserError(format!("{}{remedy} at Line: {}, Column: {}", error.message, place.line, place.column))
 }
 
 /// `<a INT, b STRING>` or `(a INT, b STRING)`.
@@ -273,6 +403,11 @@ pub fn flink_name(data_type: &DataType) -> String {
                 fields.iter().map(|field| format!("{} {}", field.name(), flink_name(field.data_type()))).collect();
             format!("ROW<{}>", fields.join(", "))
         }
+        DataType::List(element) => format!("ARRAY<{}>", flink_name(element.data_type())),
+        DataType::Map(..) => match entry_of(data_type) {
+            Some((key, value)) => format!("MAP<{}, {}>", flink_name(key), flink_name(value)),
+            None => data_type.to_string(),
+        },
         other => other.to_string(),
     }
 }
@@ -300,6 +435,11 @@ pub fn casts_implicitly(from: &DataType, to: &DataType) -> bool {
             from.len() == to.len()
                 && from.iter().zip(to.iter()).all(|(from, to)| casts_implicitly(from.data_type(), to.data_type()))
         }
+        (DataType::List(from), DataType::List(to)) => casts_implicitly(from.data_type(), to.data_type()),
+        (DataType::Map(..), DataType::Map(..)) => match (entry_of(from), entry_of(to)) {
+            (Some(from), Some(to)) => casts_implicitly(from.0, to.0) && casts_implicitly(from.1, to.1),
+            _ => false,
+        },
         _ => false,
     }
 }
@@ -342,6 +482,14 @@ impl TypePlanner for FlinkTypes {
             }
             Sql::Custom(name, arguments) if name.to_string().eq_ignore_ascii_case("TIMESTAMP_LTZ") => {
                 timestamp(nowhere, arguments.first().and_then(|precision| precision.parse().ok()), true)
+            }
+            Sql::Custom(name, text) if name.to_string() == TYPE_TEXT => {
+                let text = text.first().map(String::as_str).unwrap_or_default();
+                Parser::new(&FlinkDialect)
+                    .try_with_sql(text)
+                    .map_err(parser_error)
+                    .and_then(|mut parser| parse_type(&mut parser))
+                    .map(|(data_type, _)| data_type)
             }
             Sql::Custom(name, _) if name.to_string().eq_ignore_ascii_case("BYTES") => Ok(DataType::Binary),
             Sql::Interval { .. } => Ok(DataType::Interval(IntervalUnit::MonthDayNano)),

@@ -60,10 +60,10 @@ fn a_script_that_does_not_parse_says_where() {
         "did you mean BIGINT?",
     );
     refused(
-        "CREATE TABLE x (a ARRAY<INT>) WITH ('connector' = 'test')",
+        "CREATE TABLE x (a MULTISET<INT>) WITH ('connector' = 'test')",
         1,
         19,
-        "type ARRAY are not supported",
+        "type MULTISET are not supported",
         "STRING",
     );
     refused("INSERT INTO one SELECT auction FROM bid INSERT INTO one SELECT price FROM bid", 1, 48, "expected ';'", "");

@@ -32,6 +32,7 @@ use crate::logical::optimize::{analyze, optimize};
 use crate::names::catalog::{Column, Names, Origin, Table};
 use crate::parse::check::{check_expr, check_query};
 use crate::parse::dialect::{CreateTable, FlinkDialect};
+use crate::parse::loose::pieces;
 use crate::parse::statements::Name;
 use crate::parse::types::{flink_name, parse_type};
 
@@ -285,10 +286,11 @@ fn queried(sql: &str, schema: &Schema) -> Result<datafusion_expr::Expr, PlanErro
         column_places: Vec::new(),
     });
     let text = format!("SELECT {sql} AS answer, id FROM t");
-    let mut query = Parser::new(&FlinkDialect)
-        .try_with_sql(&text)
-        .and_then(|mut parser| {
-            let query = parser.parse_query()?;
+    let tokens = pieces(&text)?.all.remove(0).tokens;
+    let mut parser = Parser::new(&FlinkDialect).with_tokens_with_locations(tokens);
+    let mut query = parser
+        .parse_query()
+        .and_then(|query| {
             parser.expect_token(&datafusion_sql::sqlparser::tokenizer::Token::EOF)?;
             Ok(query)
         })
@@ -385,9 +387,12 @@ impl VisitorMut for Constants<'_> {
 fn of_constants(row: &Asked) -> Answer {
     let refused = |error: PlanError| Answer::Refused(error.message);
     let names = Names::new(Functions::builtin());
-    let parsed = Parser::new(&FlinkDialect)
-        .try_with_sql(&format!("SELECT {}", row.sql))
-        .and_then(|mut parser| parser.parse_query());
+    let text = format!("SELECT {}", row.sql);
+    let parsed = pieces(&text).and_then(|mut cut| {
+        let tokens = cut.all.remove(0).tokens;
+        let mut parser = Parser::new(&FlinkDialect).with_tokens_with_locations(tokens);
+        parser.parse_query().map_err(|error| PlanError::from_parser(&error))
+    });
     let expr = match parsed {
         Ok(query) => match *query.body {
             SetExpr::Select(mut select) => match select.projection.remove(0) {
@@ -504,9 +509,12 @@ fn the_table_has_every_function_of_a_row() {
         "CURRENT_DATE",
         "GET_FIELD",
     ];
+    // Not asked yet: what holds values has no text in the table. `tests/it/nested.rs` runs them.
+    let nested = ["CARDINALITY", "ELEMENT", "ROW"];
     let functions = Functions::builtin();
     for name in functions.scalar.keys().filter(|name| !name.starts_with('$')).map(|name| name.to_ascii_uppercase()) {
-        let is_asked = table.contains(&format!("{name}(")) || clocks.contains(&name.as_str());
+        let is_asked =
+            table.contains(&format!("{name}(")) || clocks.contains(&name.as_str()) || nested.contains(&name.as_str());
         assert!(is_asked, "{name} is not in the table of answers");
     }
 }

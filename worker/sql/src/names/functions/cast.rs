@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, BinaryArray, BooleanArray, PrimitiveArray, StringBuilder,
-    builder::Decimal128Builder,
+    builder::Decimal128Builder, new_null_array,
 };
 use arrow::compute::cast as arrow_cast;
 use arrow::datatypes::{
@@ -21,6 +21,7 @@ use datafusion_expr::{
 use super::bounded::{MAX_CONSTANT, all_of_one_length};
 use super::decimal::{self, fits, power, rescale};
 use super::floats::{parse, write_double, write_float};
+use super::nested::{convert_nested, is_convertible};
 use super::pattern::{DAY, days_in, days_of};
 use super::time::to_text;
 use crate::parse::types::flink_name;
@@ -84,6 +85,18 @@ pub enum Way {
 pub fn way(from: &DataType, field: &Field, lenient: bool) -> Result<Way> {
     let to = field.data_type();
     let shape = Shape::of(field);
+    if (from.is_nested() || to.is_nested()) && *from != DataType::Null {
+        if from == to {
+            return Ok(Way::Same);
+        }
+        if !is_convertible(from, to, is_allowed) {
+            return plan_err!("CAST from {} to {} is not supported", flink_name(from), flink_name(to));
+        }
+        if lenient && to.is_nested() {
+            return plan_err!("TRY_CAST from {} to {} is not supported", flink_name(from), flink_name(to));
+        }
+        return Ok(Way::By(function(format!("cast to {}", flink_name(to)), to, shape, lenient)));
+    }
     if !is_known(from) || !is_known(to) {
         return Ok(Way::Plain);
     }
@@ -185,9 +198,25 @@ impl ScalarUDFImpl for Cast {
     }
 }
 
+/// Values as a CAST to this type makes them.
+pub fn convert(values: &ArrayRef, to: &DataType, lenient: bool) -> Result<ArrayRef> {
+    if values.data_type() == to {
+        return Ok(Arc::clone(values));
+    }
+    if *values.data_type() == DataType::Null {
+        return Ok(new_null_array(to, values.len()));
+    }
+    let signature = Signature::any(1, Volatility::Immutable);
+    Cast { name: String::new(), to: to.clone(), shape: Shape::Any, lenient, signature }.apply(values)
+}
+
 impl Cast {
     fn apply(&self, values: &ArrayRef) -> Result<ArrayRef> {
         let from = values.data_type();
+        if from.is_nested() || self.to.is_nested() {
+            let converted = convert_nested(values, &self.to, self.lenient)?;
+            return if self.to == DataType::Utf8 { self.cut_texts(&converted) } else { Ok(converted) };
+        }
         match &self.to {
             DataType::Utf8 => self.cut_texts(&texts(values)?),
             DataType::Binary => self.cut_bytes(values),

@@ -61,6 +61,15 @@ impl<'a> Call<'a> {
         &self.arrays[position].0
     }
 
+    /// An argument with a value for each row.
+    pub fn full(&self, position: usize) -> Result<ArrayRef> {
+        let (array, constant) = &self.arrays[position];
+        if !constant || self.rows == 1 {
+            return Ok(ArrayRef::clone(array));
+        }
+        Ok(arrow::compute::take(array, &arrow::array::UInt32Array::from(vec![0; self.rows]), None)?)
+    }
+
     /// Other values in the place of an argument, constant if that is.
     pub fn column(&self, position: usize, values: ArrayRef) -> ColumnarValue {
         match ScalarValue::try_from_array(&values, 0) {

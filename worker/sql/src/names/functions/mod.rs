@@ -13,6 +13,7 @@ mod floats;
 pub mod java_regex;
 pub mod kernel;
 pub mod like;
+pub mod nested;
 pub mod numbers;
 pub mod pattern;
 pub mod rank;
@@ -49,6 +50,9 @@ impl Functions {
         }
         functions.scalar.insert("ifnull".to_string(), core::nvl());
         for kernel in numbers::KERNELS.iter().chain(&strings::KERNELS).filter(|kernel| !kernel.name.starts_with('$')) {
+            functions.add(Arc::new(kernel::function(kernel)));
+        }
+        for kernel in &nested::KERNELS {
             functions.add(Arc::new(kernel::function(kernel)));
         }
         for function in time::functions().into_iter().chain(text::functions()).chain(rewrite::functions()) {
