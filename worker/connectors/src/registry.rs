@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use weir_engine::api::lookup::Reload;
 use weir_engine::api::sink::SinkFactory;
 use weir_engine::api::source::SourceFactory;
 
@@ -67,6 +68,11 @@ impl ConnectorRegistry {
     /// The table as a source; option names are checked first.
     pub fn source(&self, table: &TableSpec) -> Result<Arc<dyn SourceFactory>, ConnectorError> {
         self.checked(table)?.source(&self.told(table))
+    }
+
+    /// When the table, in which rows are looked up, is read again; option names are checked first.
+    pub fn lookup(&self, table: &TableSpec) -> Result<Option<Reload>, ConnectorError> {
+        self.checked(table)?.lookup(&self.told(table))
     }
 
     /// The table as a sink; option names are checked first.

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
+use weir_engine::api::lookup::Reload;
 use weir_engine::api::sink::SinkFactory;
 use weir_engine::api::source::SourceFactory;
 
 use crate::error::ConnectorError;
+use crate::options::Options;
 
 /// One table of a script, as its declaration says.
 #[derive(Clone, Debug)]
@@ -129,6 +131,16 @@ pub struct OptionDoc {
 pub trait ConnectorFactory: Send + Sync {
     /// The table as a source.
     fn source(&self, table: &TableSpec) -> Result<Arc<dyn SourceFactory>, ConnectorError>;
+
+    /// Rows are looked up in the table, all of which [`Self::source`] reads: when it is read again, or never. Refused unless a connector
+    /// says that its tables can be read whole.
+    fn lookup(&self, table: &TableSpec) -> Result<Option<Reload>, ConnectorError> {
+        Err(Options::of(table).unsupported(
+            None,
+            "its connector cannot look rows up",
+            "look them up in a table of 'connector' = 'filesystem', or join the table as a stream, without FOR SYSTEM_TIME AS OF",
+        ))
+    }
 
     /// The table as a sink.
     fn sink(&self, table: &TableSpec) -> Result<Arc<dyn SinkFactory>, ConnectorError>;

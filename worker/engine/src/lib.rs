@@ -35,4 +35,6 @@ pub use api::operator::{
 pub use api::sink::{CommitContext, Committer, OutputOwner, PrepareJob, Sink, SinkContext, SinkFactory};
 pub use api::source::{Source, SourceContext, SourceFactory, SourcePoll, Waker};
 pub use api::time::{MAX_WATERMARK, MIN_WATERMARK, Timestamp};
+/// Where what an operator or a source does beside its thread runs.
+pub use tokio::runtime::Handle as Runtime;
 pub use weir_protocol::part::{Item, ItemKind};

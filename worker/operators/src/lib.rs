@@ -18,6 +18,7 @@ mod window;
 pub use aggregate::keyed::KeyedAggregate;
 pub use aggregate::local::LocalAggregate;
 pub use join::interval::IntervalJoin;
+pub use join::lookup::LookupJoin;
 pub use join::not_in::NotIn;
 pub use join::regular::RegularJoin;
 pub use rows::conflict::Conflict;
@@ -28,9 +29,10 @@ pub use rows::topn::TopN;
 pub use rows::windowtopn::WindowTopN;
 pub use spec::{
     AggregateFunction, AggregateInput, AggregateSpec, Aggregation, ConflictSpec, DeduplicateSpec, ExpandSpec,
-    IntervalJoinSpec, JoinInput, JoinKind, Keep, KeyedAggregateSpec, LocalAggregateSpec, NotInSpec, OnConflict,
-    OverCall, OverFrame, OverSpec, RankFunction, RegularJoinSpec, SessionSpec, SpecError, TimeColumn, TimeSource,
-    TopNSpec, UpsertMaterializeSpec, WindowAggregateSpec, WindowAssignSpec, WindowKind, WindowShape, WindowTopNSpec,
+    IntervalJoinSpec, JoinInput, JoinKind, Keep, KeyedAggregateSpec, LocalAggregateSpec, LookupJoinSpec, NotInSpec,
+    OnConflict, OverCall, OverFrame, OverSpec, RankFunction, RegularJoinSpec, SessionSpec, SpecError, TimeColumn,
+    TimeSource, TopNSpec, UpsertMaterializeSpec, WindowAggregateSpec, WindowAssignSpec, WindowKind, WindowShape,
+    WindowTopNSpec,
 };
 pub use stateless::expand::Expand;
 pub use stateless::oversized::{MAX_VALUE, Oversized};

@@ -9,6 +9,8 @@ use arrow::array::{Array, ArrayRef};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use datafusion_physical_expr::PhysicalExpr;
 use thiserror::Error;
+use weir_engine::BatchFn;
+use weir_engine::api::lookup::FullTable;
 use weir_state::SortOrder;
 
 /// Why an operator cannot be made from its spec. It is the plan's fault, never the data's.
@@ -715,6 +717,23 @@ pub struct IntervalJoinSpec {
     pub upper: i64,
     /// Rows that are not after the watermark are dropped, and not joined with what is still there.
     pub drops_late: bool,
+    /// What must hold beside, compiled against the columns of the left and then of the right.
+    pub residual: Option<Arc<dyn PhysicalExpr>>,
+}
+
+/// `a JOIN b FOR SYSTEM_TIME AS OF a.proctime ON a.x = b.y`.
+#[derive(Clone)]
+pub struct LookupJoinSpec {
+    /// The rows. They are only added.
+    pub left: JoinInput,
+    /// The table.
+    pub right: JoinInput,
+    /// Inner or left.
+    pub kind: JoinKind,
+    /// How the table is read.
+    pub table: FullTable,
+    /// Makes the columns of `right` of what is read, and leaves rows out that are not joined.
+    pub prepare: Arc<dyn BatchFn>,
     /// What must hold beside, compiled against the columns of the left and then of the right.
     pub residual: Option<Arc<dyn PhysicalExpr>>,
 }

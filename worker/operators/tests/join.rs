@@ -4,6 +4,8 @@
 
 #[path = "join/interval.rs"]
 mod interval;
+#[path = "join/lookup.rs"]
+mod lookup;
 mod support;
 
 use std::collections::BTreeMap;

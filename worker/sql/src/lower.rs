@@ -6,6 +6,7 @@ mod calc;
 pub(crate) mod constant;
 mod dedup;
 mod join;
+pub(crate) mod lookup;
 mod materialize;
 mod over;
 pub(crate) mod scan;
@@ -110,6 +111,7 @@ impl Lowering<'_> {
             Op::WindowAggregate(spec) => self.window_aggregate(node, spec),
             Op::Deduplicate(dedup) => self.deduplicate(id, node, dedup),
             Op::Join(join) => self.join(node, join),
+            Op::Lookup(lookup) => self.lookup(node, lookup),
             // The rows of a join's sides meet where they are joined.
             Op::Exchange(_) if self.into_joins.contains(&id) => self.seat_of(node),
             Op::TopN(top) => self.top_n(id, node, top),
@@ -303,8 +305,12 @@ fn keeps(op: &Op) -> bool {
         | Op::Conflict(_)
         | Op::Join(_)
         | Op::Sink(_) => true,
-        Op::Calc(_) | Op::Expand(_) | Op::WindowAssign(_) | Op::LocalAggregate(_) | Op::Exchange(_) | Op::Union => {
-            false
-        }
+        Op::Calc(_)
+        | Op::Expand(_)
+        | Op::WindowAssign(_)
+        | Op::LocalAggregate(_)
+        | Op::Lookup(_)
+        | Op::Exchange(_)
+        | Op::Union => false,
     }
 }

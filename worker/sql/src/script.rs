@@ -4,6 +4,7 @@ pub(crate) mod answers;
 mod hints;
 mod names;
 mod results;
+mod versions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -294,6 +295,7 @@ impl Script<'_> {
             primary_key,
             options: create.options,
             column_places,
+            as_of: None,
         };
         if let Some(watermark) = create.watermark {
             self.watermark(&mut table, watermark)?;
@@ -381,7 +383,9 @@ impl Script<'_> {
     /// Plans a query and types it.
     fn query(&self, query: &Query, place: Place) -> Result<LogicalPlan, PlanError> {
         let attempt = |query: Query| {
-            plan_query(query, &self.names, Place::default()).and_then(|plan| analyze(plan, Place::default()))
+            let plan = plan_query(query, &self.names, Place::default())?;
+            versions::check_versions(&plan)?;
+            analyze(plan, Place::default())
         };
         attempt(query.clone()).map_err(|error| {
             if error.line.is_some() {
@@ -394,6 +398,7 @@ impl Script<'_> {
     /// Checks and rewrites a query.
     fn checked(&mut self, query: &mut Query, place: Place) -> Result<(), PlanError> {
         self.obey_hints(query)?;
+        self.versions(query)?;
         check_query(query, self.names.functions(), place)
     }
 

@@ -39,8 +39,10 @@ mod stream;
 
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use arrow::datatypes::{DataType, Field};
+use weir_engine::api::lookup::Reload;
 use weir_engine::api::sink::SinkFactory;
 use weir_engine::api::source::SourceFactory;
 
@@ -64,6 +66,14 @@ const DEFAULT_ROLL_AT: u64 = 128 << 20;
 /// `'connector' = 'filesystem'`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Filesystem;
+
+const RELOAD_STRATEGY: &str = "lookup.full-cache.reload-strategy";
+const RELOAD_EVERY: &str = "lookup.full-cache.periodic-reload.interval";
+const RELOAD_MODE: &str = "lookup.full-cache.periodic-reload.schedule-mode";
+const RELOAD_FORM: &str = "a time such as '10 min', of a second at least";
+
+/// Reading a table without a pause would be all that a worker does.
+const LEAST_RELOAD: Duration = Duration::from_secs(1);
 
 const CSV_HEADER: &str = "csv.header";
 const PATH_FORM: &str = "a path, 'file:///path' or 's3://bucket/prefix'";
@@ -104,6 +114,30 @@ const OWN_OPTIONS: &[OptionDoc] = &[
         expects: "a whole number of rows per second, at least 1",
         default: Some("no limit"),
         about: "Source: rows per second for the whole job.",
+    },
+    OptionDoc {
+        name: "lookup.cache",
+        expects: "'FULL'",
+        default: Some("FULL"),
+        about: "As a table in which rows are looked up: all of it is in the memory of each worker.",
+    },
+    OptionDoc {
+        name: RELOAD_STRATEGY,
+        expects: "'PERIODIC'",
+        default: Some("PERIODIC"),
+        about: "As a table in which rows are looked up: how it is said when it is read again.",
+    },
+    OptionDoc {
+        name: RELOAD_EVERY,
+        expects: RELOAD_FORM,
+        default: Some("read once, whenever the job starts or is restored"),
+        about: "As a table in which rows are looked up: it is read again after so long, files that have come meanwhile included.",
+    },
+    OptionDoc {
+        name: RELOAD_MODE,
+        expects: "'FIXED_DELAY' or 'FIXED_RATE'",
+        default: Some("FIXED_DELAY"),
+        about: "As a table in which rows are looked up: whether the interval begins when the table has been read, or when that began.",
     },
     OptionDoc {
         name: "source.monitor-interval",
@@ -150,6 +184,32 @@ impl ConnectorFactory for Filesystem {
             rate_limit: options.count("scan.rate-limit")?,
             format,
         }))
+    }
+
+    fn lookup(&self, table: &TableSpec) -> Result<Option<Reload>, ConnectorError> {
+        let options = Options::of(table);
+        let is =
+            |option: &str, expected: &str| options.text(option).is_none_or(|text| text.eq_ignore_ascii_case(expected));
+        if !is("lookup.cache", "FULL") {
+            return Err(options.invalid("lookup.cache", "'FULL': files are read whole"));
+        }
+        if !is(RELOAD_STRATEGY, "PERIODIC") {
+            return Err(options.invalid(RELOAD_STRATEGY, "'PERIODIC', with an interval"));
+        }
+        let from_begin = options.text(RELOAD_MODE).is_some_and(|mode| mode.eq_ignore_ascii_case("FIXED_RATE"));
+        if !from_begin && !is(RELOAD_MODE, "FIXED_DELAY") {
+            return Err(options.invalid(RELOAD_MODE, "'FIXED_DELAY' or 'FIXED_RATE'"));
+        }
+        match options.duration(RELOAD_EVERY, RELOAD_FORM)? {
+            None if options.text(RELOAD_MODE).is_some() => Err(options.unsupported(
+                Some(RELOAD_MODE),
+                "the table is read once, and this says when it is read again",
+                "say how often: 'lookup.full-cache.periodic-reload.interval' = '10 min'; or take it out",
+            )),
+            None => Ok(None),
+            Some(every) if every < LEAST_RELOAD => Err(options.invalid(RELOAD_EVERY, RELOAD_FORM)),
+            Some(every) => Ok(Some(Reload { every, from_begin })),
+        }
     }
 
     fn sink(&self, table: &TableSpec) -> Result<Arc<dyn SinkFactory>, ConnectorError> {

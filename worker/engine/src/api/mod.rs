@@ -7,6 +7,7 @@ pub mod counters;
 pub mod error;
 pub mod failure;
 pub mod graph;
+pub mod lookup;
 pub mod operator;
 pub mod sink;
 pub mod source;

@@ -50,6 +50,8 @@ pub struct OperatorContext {
     pub counters: Arc<Counters>,
     /// Processing time.
     pub clock: Arc<dyn Clock>,
+    /// Where an operator's own I/O runs.
+    pub runtime: tokio::runtime::Handle,
     /// Bytes that this operator may keep in caches of its own, beside its tables.
     pub cache_bytes: usize,
 }

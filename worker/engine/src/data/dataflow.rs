@@ -635,6 +635,7 @@ impl Maker {
                 restored_watermarks: restored.event_time(&node.identity).clone(),
                 counters: Arc::clone(&self.counters),
                 clock: Arc::clone(&build.clock),
+                runtime: build.runtime.clone(),
                 cache_bytes,
             };
             let operator = node.factory.create(&ctx).map_err(|error| error.in_operator(&node.name))?;

@@ -153,6 +153,7 @@ impl World {
                 restored_watermarks: floors.clone(),
                 counters: counters.clone(),
                 clock: self.clock.clone(),
+                runtime: self.runtime.handle().clone(),
                 cache_bytes: 1 << 20,
             })
             .unwrap();

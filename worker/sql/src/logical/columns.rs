@@ -3,7 +3,7 @@
 
 use datafusion_common::JoinType;
 use datafusion_expr::utils::split_conjunction;
-use datafusion_expr::{Expr, Join, LogicalPlan};
+use datafusion_expr::{Expr, Join, LogicalPlan, TableScan};
 use weir_operators::WindowShape;
 
 use crate::logical::grouping::Expand;
@@ -162,6 +162,12 @@ fn of_join(join: &Join, more: &[&Expr]) -> Vec<Traits> {
     let (left, right) = (traits(&join.left), traits(&join.right));
     let width = join.schema.fields().len();
     let plain = vec![Traits::default(); width];
+    if as_of(&join.right).is_some() {
+        // Rows pass as they come; what is found beside them is plain.
+        let mut all = left;
+        all.resize(width, Traits::default());
+        return all;
+    }
     let equal: Vec<Expr> = join.on.iter().map(|(left, right)| left.clone().eq(right.clone())).collect();
     let own = join.filter.iter().flat_map(split_conjunction).chain(&equal);
     // What stands above an outer join does not bound it.
@@ -193,6 +199,20 @@ fn of_join(join: &Join, more: &[&Expr]) -> Vec<Traits> {
     };
     let [of_left, of_right] = keeps_times(join.join_type);
     [kept(&left, bounds.columns.0, of_left), kept(&right, bounds.columns.1, of_right)].concat()
+}
+
+/// The table of a join's side that is looked at as it is at a time.
+pub fn as_of(side: &LogicalPlan) -> Option<(&TableScan, &Table)> {
+    match side {
+        LogicalPlan::SubqueryAlias(alias) => as_of(&alias.input),
+        LogicalPlan::Filter(filter) => as_of(&filter.input),
+        LogicalPlan::Projection(projection) => as_of(&projection.input),
+        LogicalPlan::TableScan(scan) => {
+            let table = scan.source.downcast_ref::<Table>()?;
+            table.as_of.is_some().then_some((scan, table))
+        }
+        _ => None,
+    }
 }
 
 /// Of which side a join's times are never null: those of the left, of the right.

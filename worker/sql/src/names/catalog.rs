@@ -101,6 +101,17 @@ pub struct Table {
     pub options: Vec<OptionDef>,
     /// Where each column's name stands.
     pub column_places: Vec<Place>,
+    /// It is looked at as it is at this time.
+    pub as_of: Option<AsOf>,
+}
+
+/// `FOR SYSTEM_TIME AS OF a.p`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AsOf {
+    /// Where the column stands.
+    pub place: Place,
+    /// Its name, with that of its relation before it if that was written.
+    pub column: Vec<String>,
 }
 
 impl Table {
@@ -440,8 +451,8 @@ impl Names {
     }
 }
 
-/// Stands in the names of tables that are read with other options.
-pub const HINTED: &str = " /*+ OPTIONS";
+/// Stands in the names of tables that are read with other options, or as they are at a time.
+pub const HINTED: &str = " /*+";
 
 fn no_table(name: &str) -> String {
     format!("there is no table {name}")

@@ -239,9 +239,11 @@ impl VisitorMut for Checker<'_> {
     fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Self::Break> {
         let place = Place::from(factor.span());
         match factor {
-            TableFactor::Table { version: Some(_), .. } => {
-                self.refuse(place, "FOR SYSTEM_TIME AS OF is not supported yet", "leave it out")
-            }
+            TableFactor::Table { version: Some(_), .. } => self.refuse(
+                place,
+                "such a version of a table is not supported",
+                "write FOR SYSTEM_TIME AS OF a.p behind JOIN, or leave it out",
+            ),
             TableFactor::Table { sample: Some(_), .. } | TableFactor::Derived { sample: Some(_), .. } => {
                 self.refuse(place, "TABLESAMPLE is not supported", "filter with WHERE")
             }

@@ -226,14 +226,14 @@ pub fn parse_nested_cast(parser: &mut Parser<'_>) -> Option<Result<ast::DataType
         let mut tokens = Vec::new();
         let mut ahead = Parser::new(&FlinkDialect).with_tokens_with_locations(rest_of(parser));
         let before = ahead.index();
-        parse_type(&mut ahead).map_err(into_parser)?;
+        parse_type(&mut ahead).map_err(|error| into_parser(&error))?;
         for _ in before..ahead.index() {
             let token = parser.next_token();
             let is_sized = ["CHAR", "VARCHAR", "BINARY", "VARBINARY"].iter().any(|name| is_word(&token, name))
                 && parser.peek_token_ref().token == Token::LParen;
             if is_sized {
                 let what = format!("CAST to a type that holds {token} of a length is not supported");
-                return Err(into_parser(PlanError::new(token.span, what, "write STRING or BYTES")));
+                return Err(into_parser(&PlanError::new(token.span, what, "write STRING or BYTES")));
             }
             tokens.push(token.token.to_string());
         }
@@ -263,7 +263,7 @@ fn is_word(token: &TokenWithSpan, name: &str) -> bool {
 }
 
 /// Our error as a parser's, which holds its place in its text.
-pub fn into_parser(error: PlanError) -> ParserError {
+fn into_parser(error: &PlanError) -> ParserError {
     let remedy = if error.remedy.is_empty() { String::new() } else { format!(": {}", error.remedy) };
     let place = error.place();
     ParserError::ParserError(format!("{}{remedy} at Line: {}, Column: {}", error.message, place.line, place.column))

@@ -85,9 +85,13 @@ pub fn kinds(op: &Op, below: &[&Traits]) -> Kinds {
         Op::Scan(_) | Op::WindowAggregate(_) | Op::SessionAssign(_) | Op::Over(_) | Op::WindowTopN(_) => Kinds::INSERTS,
         // An update of a row that does not pass, or no longer passes, is none any more.
         Op::Calc(calc) => Kinds { delete: input.delete || (input.update && calc.predicate.is_some()), ..input },
-        Op::WindowAssign(_) | Op::Expand(_) | Op::LocalAggregate(_) | Op::Exchange(_) | Op::Union | Op::Sink(_) => {
-            input
-        }
+        Op::WindowAssign(_)
+        | Op::Expand(_)
+        | Op::LocalAggregate(_)
+        | Op::Lookup(_)
+        | Op::Exchange(_)
+        | Op::Union
+        | Op::Sink(_) => input,
         // Nothing is put out before it is certain.
         Op::Join(join) if join.within.is_some() => Kinds::INSERTS,
         // A row that stands alone is taken back when it finds another. An update may find other partners: it is a delete and an insert.
@@ -186,6 +190,7 @@ fn required(op: &Op, needed: Need, input: &Traits) -> Need {
         | Op::WindowTopN(_)
         | Op::UpsertMaterialize(_)
         | Op::Conflict(_)
+        | Op::Lookup(_)
         | Op::Join(_) => Need::BeforeAndAfter,
         Op::Sink(sink) => sink.given.need,
     }

@@ -123,7 +123,7 @@ pub fn upsert_keys(op: &Op, below: &[&Traits], schema: &SchemaRef) -> UpsertKeys
         Op::Exchange(Exchange::Hash { keys }) if below.len() == 1 => along(&first(), keys, below),
         Op::Exchange(_) | Op::Union if below.len() == 1 => first(),
         // Rows of two inputs may have the same key and replace nothing.
-        Op::Exchange(_) | Op::Union | Op::LocalAggregate(_) => UpsertKeys::none(),
+        Op::Exchange(_) | Op::Union | Op::LocalAggregate(_) | Op::Lookup(_) => UpsertKeys::none(),
     }
 }
 

@@ -11,10 +11,10 @@ use weir_engine::{Exchange, OperatorFactory, SinkFactory, SourceNode};
 use weir_operators::{
     AggregateInput, Aggregation, Conflict, ConflictSpec, Deduplicate, DeduplicateSpec, Expand, ExpandSpec,
     FilterProject, IntervalJoin, IntervalJoinSpec, JoinInput, JoinKind, KeyedAggregate, KeyedAggregateSpec,
-    LocalAggregate, LocalAggregateSpec, NotIn, NotInSpec, Over, OverSpec, RegularJoin, RegularJoinSpec, SessionAssign,
-    SessionSpec, SpecError, TimeColumn, TimeSource, TopNSpec, UpsertMaterialize, UpsertMaterializeSpec,
-    WindowAggregate, WindowAggregateSpec, WindowAssign, WindowAssignSpec, WindowKind, WindowShape, WindowTopN,
-    WindowTopNSpec,
+    LocalAggregate, LocalAggregateSpec, LookupJoin, LookupJoinSpec, NotIn, NotInSpec, Over, OverSpec, RegularJoin,
+    RegularJoinSpec, SessionAssign, SessionSpec, SpecError, TimeColumn, TimeSource, TopNSpec, UpsertMaterialize,
+    UpsertMaterializeSpec, WindowAggregate, WindowAggregateSpec, WindowAssign, WindowAssignSpec, WindowKind,
+    WindowShape, WindowTopN, WindowTopNSpec,
 };
 
 use crate::logical::columns::Time;
@@ -52,6 +52,8 @@ pub enum Op {
     Conflict(ConflictSpec),
     /// Rows of two inputs that belong together.
     Join(Box<Join>),
+    /// Rows beside those of a table that is looked up in.
+    Lookup(Box<Lookup>),
     /// Rows of all inputs go to the subtask that their key belongs to.
     Exchange(Exchange),
     /// The rows of all inputs.
@@ -220,6 +222,7 @@ impl Op {
             Self::UpsertMaterialize(_) => "UpsertMaterialize",
             Self::Conflict(_) => "Conflict",
             Self::Join(_) => "Join",
+            Self::Lookup(_) => "LookupJoin",
             Self::Exchange(_) => "Exchange",
             Self::Union => "Union",
             Self::Sink(_) => "Sink",
@@ -292,6 +295,19 @@ impl WindowTop {
     }
 }
 
+/// Rows beside those of a table that is looked up in.
+pub struct Lookup {
+    /// What the operator is told.
+    pub spec: LookupJoinSpec,
+}
+
+impl Lookup {
+    /// The operator.
+    pub fn make(&self) -> Result<Made, SpecError> {
+        Ok(made(LookupJoin::new(self.spec.clone())?, LookupJoin::output))
+    }
+}
+
 /// What is known of a join's input.
 pub struct JoinSide {
     /// Its columns.
@@ -359,7 +375,7 @@ impl Join {
     }
 
     /// A condition over the query's columns of both sides, as one over all columns of both inputs.
-    fn over_inputs(&self, condition: &Arc<dyn PhysicalExpr>, left_width: usize) -> Arc<dyn PhysicalExpr> {
+    pub fn over_inputs(&self, condition: &Arc<dyn PhysicalExpr>, left_width: usize) -> Arc<dyn PhysicalExpr> {
         let moved = Arc::clone(condition).transform_up(|expr| {
             let Some(column) = expr.downcast_ref::<PhysicalColumn>() else { return Ok(Transformed::no(expr)) };
             let Some(of_right) = column.index().checked_sub(self.widths.0) else { return Ok(Transformed::no(expr)) };

@@ -97,6 +97,8 @@ fn times(op: &Op, below: &[&Traits], schema: &SchemaRef) -> Vec<ColumnTime> {
             all.push(ColumnTime::of(Some(kind(spec.time))));
             all
         }
+        // Rows pass as they come; what is found beside them is plain.
+        Op::Lookup(lookup) => first().into_iter().take(lookup.spec.left.outputs).collect(),
         // Rows wait until all before them are there: nothing else is known of when they come.
         Op::Over(_) => first().into_iter().map(|time| ColumnTime::of(time.attribute)).collect(),
         Op::Expand(spec) => first().into_iter().take(spec.keep).collect(),
@@ -219,6 +221,10 @@ fn distribution(op: &Op, below: &[&Traits]) -> Distribution {
         | Op::UpsertMaterialize(_)
         | Op::Conflict(_)
         | Op::Sink(_) => first(),
+        Op::Lookup(lookup) => match first() {
+            Distribution::Hash(keys) if keys.iter().any(|&key| key >= lookup.spec.left.outputs) => Distribution::Any,
+            other => other,
+        },
         Op::Calc(calc) => match first() {
             Distribution::Hash(keys) => {
                 let place = |key: &usize| calc.columns.iter().position(|column| passed(column) == Some(*key));
@@ -279,6 +285,7 @@ fn unstable(op: &Op, below: &[&Traits]) -> Key {
         | Op::Over(_)
         | Op::TopN(_)
         | Op::WindowTopN(_)
+        | Op::Lookup(_)
         | Op::UpsertMaterialize(_)
         | Op::Conflict(_) => Key::new(),
         Op::Expand(spec) => {

@@ -80,7 +80,7 @@ impl Script<'_> {
 
     /// A table of other options. Gives the name under which queries find it.
     fn with_options(&mut self, table: &Arc<Table>, options: &[OptionDef]) -> String {
-        let mut called = format!("{}{HINTED}(", table.name);
+        let mut called = format!("{}{HINTED} OPTIONS(", table.name);
         for (index, OptionDef { key, value, .. }) in options.iter().enumerate() {
             // Writing to a text does not fail.
             let _ = write!(called, "{}'{key}'='{value}'", if index == 0 { "" } else { ", " });

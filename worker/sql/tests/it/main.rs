@@ -8,6 +8,7 @@ mod errors;
 mod flink;
 mod identities;
 mod joins;
+mod lookups;
 mod nested;
 mod nexmark;
 #[path = "../../../operators/tests/support/mod.rs"]

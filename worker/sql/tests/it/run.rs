@@ -10,7 +10,7 @@ use arrow::datatypes::SchemaRef;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use weir_connectors::{Accepts, ConnectorError, ConnectorFactory, ConnectorRegistry, OptionDoc, TableSpec};
+use weir_connectors::{Accepts, ConnectorError, ConnectorFactory, ConnectorRegistry, Filesystem, OptionDoc, TableSpec};
 use weir_engine::{
     Batch, Exchange, JobGraph, MAX_WATERMARK, MIN_WATERMARK, RowKind, SinkFactory, SourceFactory, Stage, StageHead,
 };
@@ -63,6 +63,7 @@ pub fn script(text: &str) -> Result<Script, PlanError> {
     let values = Arc::new(Values::default());
     let mut connectors = ConnectorRegistry::new();
     connectors.register("values", Arc::clone(&values) as Arc<dyn ConnectorFactory>);
+    connectors.register("filesystem", Arc::new(Filesystem));
     let request = PlanRequest { script: text.to_string(), base_dir: ".".to_string(), max_parallelism: 128 };
     let graph = plan(&request, &Catalog::new(connectors))?;
     let schemas = std::mem::take(&mut *values.schemas.lock());

@@ -284,6 +284,7 @@ fn queried(sql: &str, schema: &Schema) -> Result<datafusion_expr::Expr, PlanErro
         primary_key: Vec::new(),
         options: Vec::new(),
         column_places: Vec::new(),
+        as_of: None,
     });
     let text = format!("SELECT {sql} AS answer, id FROM t");
     let tokens = pieces(&text)?.all.remove(0).tokens;

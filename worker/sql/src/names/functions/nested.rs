@@ -194,7 +194,7 @@ fn arguments(call: &Call<'_>) -> Result<Vec<ArrayRef>> {
 
 /// Of each row the values of these columns, one after the other.
 fn row_by_row(columns: &[&ArrayRef], rows: usize) -> Result<ArrayRef> {
-    let columns: Vec<&dyn Array> = columns.iter().map(|column| column.as_ref()).collect();
+    let columns: Vec<&dyn Array> = columns.iter().map(AsRef::as_ref).collect();
     let places: Vec<(usize, usize)> =
         (0..rows).flat_map(|row| (0..columns.len()).map(move |column| (column, row))).collect();
     Ok(interleave(&columns, &places)?)

@@ -11,7 +11,7 @@ use weir_operators::{SpecError, TimeColumn};
 
 use crate::error::{Place, PlanError};
 use crate::identity::{Identity, Meaning, list};
-use crate::logical::columns::{Time, WindowJoin, window_join};
+use crate::logical::columns::{Time, WindowJoin, as_of, window_join};
 use crate::logical::exprs::physical;
 use crate::logical::intervals::{TimeBounds, time_bounds};
 use crate::logical::optimize::place_of;
@@ -23,17 +23,20 @@ use crate::physical::ops::{Join, JoinSide, Op, Within, duration};
 use crate::physical::tree::{NewNode, NodeId};
 
 /// One side of a join behind its exchange: the query's columns, and the keys.
-struct Side {
-    node: NodeId,
-    lineage: Lineage,
-    width: usize,
-    keys: Vec<usize>,
+pub(super) struct Side {
+    pub node: NodeId,
+    pub lineage: Lineage,
+    pub width: usize,
+    pub keys: Vec<usize>,
     /// What the keys are.
-    by: Meaning,
+    pub by: Meaning,
 }
 
 impl Builder<'_> {
     pub(super) fn join(&mut self, join: &logical_plan::Join) -> Built<Rows> {
+        if let Some((scan, table)) = as_of(&join.right) {
+            return self.lookup(join, scan, table);
+        }
         let place = place_of(join.on.iter().flat_map(|(left, right)| [left, right]).chain(&join.filter)).or(self.place);
         let (lefts, rights): (Vec<&Expr>, Vec<&Expr>) = join.on.iter().map(|(left, right)| (left, right)).unzip();
         let left = self.side(&join.left, &lefts)?;
@@ -107,7 +110,7 @@ impl Builder<'_> {
     }
 
     /// What must hold beside keys and bounds of time.
-    fn residual(
+    pub(super) fn residual(
         &self,
         join: &logical_plan::Join,
         both: &[Meaning],
@@ -191,7 +194,7 @@ impl Builder<'_> {
     }
 
     /// One side, with its keys as columns.
-    fn side(&mut self, input: &LogicalPlan, keys: &[&Expr]) -> Built<Side> {
+    pub(super) fn side(&mut self, input: &LogicalPlan, keys: &[&Expr]) -> Built<Side> {
         let rows = self.rows(input)?;
         let fields: Vec<Expr> = input.schema().iter().map(|field| Expr::Column(field.into())).collect();
         let width = fields.len();

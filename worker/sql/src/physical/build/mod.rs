@@ -6,6 +6,7 @@ mod constant;
 mod dedup;
 mod expand;
 mod join;
+mod lookup;
 mod over;
 mod rows;
 pub(crate) mod sink;
@@ -175,23 +176,20 @@ impl<'a> Builder<'a> {
         let Some(table) = scan.source.downcast_ref::<Table>() else {
             return Err(self.refused(Place::default(), "this relation", "read from a table or a view"));
         };
+        if let Some(at) = &table.as_of {
+            return Err(PlanError::new(
+                at.place,
+                "FOR SYSTEM_TIME AS OF stands behind a table that is on the right of a JOIN, and nowhere else",
+                "write FROM a JOIN b FOR SYSTEM_TIME AS OF a.p ON a.x = b.y",
+            ));
+        }
         self.read.insert(table.name.clone());
         let own = wanted(scan, table);
         let together = self.shared.get(&table.serial).filter(|reads| reads.times > 1);
         let read = together.map_or_else(|| own.clone(), |reads| reads.columns.iter().copied().collect());
         let planned = plan_source(table, &read, self.settings, self.connectors, self.base_dir)?;
-        let connector = table.options.iter().find(|option| option.key == "connector");
-        let connector = connector.map_or("", |option| option.value.as_str());
-        if let Some(column) = table.declared.partitioned.first().filter(|_| connector == "filesystem") {
-            return Err(PlanError::new(
-                column.span,
-                format!(
-                    "the table {} is PARTITIONED BY {}: values out of folders' names are not read",
-                    table.name, column.value
-                ),
-                "read a table of each folder, without the column, and bring them together with UNION ALL",
-            ));
-        }
+        let connector = connector(table);
+        refuse_partitioned(table)?;
         let identity =
             Identity::of("source", &self.owner, &[&Meaning::same(table.name.as_str()), &Meaning::same(connector)]);
         let place = |column: &usize| planned.columns.iter().position(|read| read == column);
@@ -279,6 +277,25 @@ impl<'a> Builder<'a> {
 /// The columns that a scan reads of its table.
 fn wanted(scan: &TableScan, table: &Table) -> Vec<usize> {
     scan.projection.clone().unwrap_or_else(|| (0..table.columns.len()).collect())
+}
+
+fn refuse_partitioned(table: &Table) -> Built<()> {
+    let Some(column) = table.declared.partitioned.first().filter(|_| connector(table) == "filesystem") else {
+        return Ok(());
+    };
+    Err(PlanError::new(
+        column.span,
+        format!(
+            "the table {} is PARTITIONED BY {}: values out of folders' names are not read",
+            table.name, column.value
+        ),
+        "read a table of each folder, without the column, and bring them together with UNION ALL",
+    ))
+}
+
+fn connector(table: &Table) -> &str {
+    let option = table.options.iter().find(|option| option.key == "connector");
+    option.map_or("", |option| option.value.as_str())
 }
 
 fn lost(column: &str, place: Place) -> PlanError {
