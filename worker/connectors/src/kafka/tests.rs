@@ -324,16 +324,20 @@ struct SinkTest {
     factory: Arc<dyn weir_engine::api::sink::SinkFactory>,
     runtime: Arc<Runtime>,
     job: JobName,
+    /// Each test is a run of its own: whoever cleans aborts what earlier attempts of the same run have open.
+    uid: String,
 }
 
 impl SinkTest {
-    fn new(factory: Arc<dyn weir_engine::api::sink::SinkFactory>) -> Self {
+    fn new(topic: &Topic, factory: Arc<dyn weir_engine::api::sink::SinkFactory>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        Self { factory, runtime: Arc::new(runtime), job: JobName { namespace: "n".into(), name: "j".into() } }
+        let job = JobName { namespace: "n".into(), name: "j".into() };
+        Self { factory, runtime: Arc::new(runtime), job, uid: topic.name.clone() }
     }
 
     fn context(&self, attempt: u64) -> SinkContext {
-        SinkContext { attempt: Attempt(attempt), ..sink_context(&self.job, &self.runtime) }
+        let owner = run_of(&self.uid);
+        SinkContext { attempt: Attempt(attempt), owner, ..sink_context(&self.job, &self.runtime) }
     }
 
     fn create(&self, attempt: u64) -> Box<dyn weir_engine::api::sink::Sink> {
@@ -343,7 +347,7 @@ impl SinkTest {
     fn committer(&self, attempt: u64) -> Arc<dyn weir_engine::api::sink::Committer> {
         let context = CommitContext {
             job: self.job.clone(),
-            owner: run_of("u1"),
+            owner: run_of(&self.uid),
             attempt: Attempt(attempt),
             sink: "sink".to_string(),
         };
@@ -383,7 +387,7 @@ fn rows_written_at_least_once_are_there_when_a_checkpoint_is_prepared() {
     let mut table = topic.table(fields).with("key.format", "raw").with("key.fields", "id");
     table = table.with("value.fields-include", "EXCEPT_KEY");
     table.metadata.insert(2, Metadata { key: "timestamp".to_string(), is_virtual: false });
-    let test = SinkTest::new(Kafka.sink(&table).unwrap());
+    let test = SinkTest::new(&topic, Kafka.sink(&table).unwrap());
     let mut sink = test.create(1);
     let columns: Vec<arrow::array::ArrayRef> = vec![
         Arc::new(StringArray::from(vec![Some("21"), Some("foobar"), None])),
@@ -416,7 +420,7 @@ fn upserts_put_rows_under_their_key_and_take_them_away_with_tombstones() {
     table.options.remove("format");
     table.primary_key = vec![0];
     table.changelog = ChangelogMode::Upsert;
-    let test = SinkTest::new(UpsertKafka.sink(&table).unwrap());
+    let test = SinkTest::new(&topic, UpsertKafka.sink(&table).unwrap());
     let mut sink = test.create(1);
     let columns: Vec<arrow::array::ArrayRef> =
         vec![Arc::new(Int64Array::from(vec![1, 1, 1, 2])), Arc::new(StringArray::from(vec!["a", "a", "b", "c"]))];
@@ -438,7 +442,7 @@ fn a_format_that_says_what_rows_do_takes_changes_and_is_not_read() {
     let table = topic.table(vec![Field::new("n", DataType::Int64, true)]).with("format", "debezium-json");
     assert_eq!(Kafka.accepts(&table).unwrap(), crate::Accepts::Changes);
     assert!(Kafka.source(&table).map(drop).unwrap_err().to_string().contains("not be read yet"));
-    let test = SinkTest::new(Kafka.sink(&TableSpec { changelog: ChangelogMode::Retract, ..table }).unwrap());
+    let test = SinkTest::new(&topic, Kafka.sink(&TableSpec { changelog: ChangelogMode::Retract, ..table }).unwrap());
     let mut sink = test.create(1);
     let rows =
         Batch::with_kinds(batch(&[1, 1, 2]).rows, vec![RowKind::Insert, RowKind::UpdateBefore, RowKind::UpdateAfter]);
@@ -453,7 +457,7 @@ fn a_format_that_says_what_rows_do_takes_changes_and_is_not_read() {
 fn a_checkpoints_rows_appear_with_its_commit_from_any_process_and_once() {
     let Some(topic) = Topic::new("rows_appear_with_commit", 1) else { return };
     let table = exactly_once(&topic);
-    let test = SinkTest::new(Kafka.sink(&table).unwrap());
+    let test = SinkTest::new(&topic, Kafka.sink(&table).unwrap());
     let mut sink = test.create(1);
     sink.write(batch(&[1, 2])).unwrap();
     let first = sink.prepare(CheckpointId(1)).unwrap()().unwrap();
@@ -464,7 +468,7 @@ fn a_checkpoints_rows_appear_with_its_commit_from_any_process_and_once() {
     assert!(topic.committed().is_empty());
     drop(sink);
     // Another process, which has only what the record holds.
-    let other = SinkTest::new(Kafka.sink(&table).unwrap());
+    let other = SinkTest::new(&topic, Kafka.sink(&table).unwrap());
     other.commit(2, &second).unwrap();
     other.commit(2, &first).unwrap();
     other.commit(3, &[first, second].concat()).unwrap();
@@ -474,7 +478,7 @@ fn a_checkpoints_rows_appear_with_its_commit_from_any_process_and_once() {
 #[test]
 fn what_a_dead_attempt_left_open_is_aborted_and_what_a_record_names_is_kept() {
     let Some(topic) = Topic::new("what_a_dead_attempt_left", 1) else { return };
-    let test = SinkTest::new(Kafka.sink(&exactly_once(&topic)).unwrap());
+    let test = SinkTest::new(&topic, Kafka.sink(&exactly_once(&topic)).unwrap());
     let mut dead = test.create(1);
     dead.write(batch(&[1])).unwrap();
     let recorded = dead.prepare(CheckpointId(1)).unwrap()().unwrap();
@@ -483,16 +487,11 @@ fn what_a_dead_attempt_left_open_is_aborted_and_what_a_record_names_is_kept() {
     dead.write(batch(&[3])).unwrap();
     dead.prepare(CheckpointId(3)).unwrap()().unwrap();
     drop(dead);
-    let prefix = |uid: &str| super::ids::Owner::new("weir", &run_of(uid), "sink").prefix;
-    let open = || {
-        let all = topic.runtime.block_on(topic.client.open_transactions(&prefix("u1"))).unwrap();
-        // Other tests write as the same owner.
-        let ours: Vec<_> = recorded.iter().chain(&given_up).map(|v| v["transactionalId"].as_str().unwrap()).collect();
-        all.into_iter().filter(|open| ours.contains(&open.id.as_str())).count()
-    };
-    assert_eq!(open(), 2);
+    let prefix = super::ids::Owner::new("weir", &run_of(&topic.name), "sink").prefix;
+    let open = || topic.runtime.block_on(topic.client.open_transactions(&prefix)).unwrap().len();
+    assert_eq!(open(), 3);
     test.runtime.block_on(test.committer(1).clean(&recorded)).unwrap();
-    assert_eq!(open(), 2, "an attempt does not touch its own");
+    assert_eq!(open(), 3, "an attempt does not touch its own");
     test.runtime.block_on(test.committer(2).clean(&recorded)).unwrap();
     assert_eq!(open(), 1);
     let mut alive = test.create(2);
@@ -510,7 +509,7 @@ fn what_a_dead_attempt_left_open_is_aborted_and_what_a_record_names_is_kept() {
 #[test]
 fn what_a_replaced_attempt_begins_after_the_next_has_cleaned_is_aborted_beside_a_commit() {
     let Some(topic) = Topic::new("what_a_replaced_attempt_begins", 1) else { return };
-    let test = SinkTest::new(Kafka.sink(&exactly_once(&topic)).unwrap());
+    let test = SinkTest::new(&topic, Kafka.sink(&exactly_once(&topic)).unwrap());
     // Cut off, and not stopped.
     let mut replaced = test.create(1);
     let next = test.committer(2);
@@ -535,7 +534,7 @@ fn what_a_replaced_attempt_begins_after_the_next_has_cleaned_is_aborted_beside_a
 fn a_transaction_that_has_timed_out_is_lost_output_and_never_taken_for_committed() {
     let Some(topic) = Topic::new("a_transaction_timed_out", 1) else { return };
     let table = exactly_once(&topic).with("properties.transaction.timeout.ms", "1000");
-    let test = SinkTest::new(Kafka.sink(&table).unwrap());
+    let test = SinkTest::new(&topic, Kafka.sink(&table).unwrap());
     let mut sink = test.create(1);
     sink.write(batch(&[1])).unwrap();
     let pending = sink.prepare(CheckpointId(1)).unwrap()().unwrap();
@@ -558,7 +557,7 @@ fn a_transaction_that_has_timed_out_is_lost_output_and_never_taken_for_committed
 #[test]
 fn names_are_used_again_only_after_their_commit_is_forgotten() {
     let Some(topic) = Topic::new("names_are_used_again", 1) else { return };
-    let test = SinkTest::new(Kafka.sink(&exactly_once(&topic)).unwrap());
+    let test = SinkTest::new(&topic, Kafka.sink(&exactly_once(&topic)).unwrap());
     let mut sink = test.create(1);
     let committer = test.committer(1);
     let (mut ids, mut expected) = (std::collections::BTreeSet::new(), Vec::new());
@@ -580,7 +579,7 @@ fn names_are_used_again_only_after_their_commit_is_forgotten() {
 fn a_time_out_beyond_the_brokers_is_refused_at_the_start() {
     let Some(topic) = Topic::new("a_time_out_beyond", 1) else { return };
     let table = exactly_once(&topic).with("properties.transaction.timeout.ms", "86400000");
-    let test = SinkTest::new(Kafka.sink(&table).unwrap());
+    let test = SinkTest::new(&topic, Kafka.sink(&table).unwrap());
     let error = test.factory.create(&test.context(1)).map(drop).unwrap_err().to_string();
     assert!(error.contains("transaction.max.timeout.ms"), "{error}");
 }
