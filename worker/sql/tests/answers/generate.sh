@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Asks Apache Flink for the tables of answers: ../data/answers.jsonl, ../data/changes.jsonl, ../data/topn.jsonl and worker/operators/tests/data/aggregates.jsonl. Needs JDK 17
+# Asks Apache Flink for the tables of answers: ../data/answers.jsonl, ../data/changes.jsonl, topn.jsonl, joins.jsonl and worker/operators/tests/data/aggregates.jsonl. Needs JDK 17
 # and Maven, and takes some minutes.
 #
 #   worker/sql/tests/answers/generate.sh                 all expressions of Expressions.java, and all of Aggregates.java
 #   worker/sql/tests/answers/generate.sh WORD            only those whose text contains WORD, to standard output, to look at
 #   worker/sql/tests/answers/generate.sh --aggregates    only aggregates, to standard output
-#   worker/sql/tests/answers/generate.sh --changes [topn] only the queries of ../data/changes.sql and topn.sql, or of one of them, into
-#                                                        changes.jsonl and topn.jsonl
+#   worker/sql/tests/answers/generate.sh --changes [topn] only the queries of ../data/changes.sql, topn.sql and joins.sql, or of one of them, into
+#                                                        their tables of answers
 #
 # To add a function, add its lines to Expressions.java and run this. `cargo test -p weir-sql --lib answers`,
 # `cargo test -p weir-sql --test it flink` and `cargo test -p weir-operators --test aggregates` hold Weir against the tables.
@@ -31,13 +31,13 @@ changes() {
 }
 if [ "${1:-}" = --changes ]; then
   shift
-  if [ $# -gt 0 ]; then changes "$@"; else changes changes topn; fi
+  if [ $# -gt 0 ]; then changes "$@"; else changes changes topn joins; fi
 elif [ $# -gt 0 ]; then
   ask "$1"
 else
   ask > "$build/answers.jsonl"
   ask --aggregates > "$build/aggregates.jsonl"
-  changes changes topn
+  changes changes topn joins
   mv "$build/answers.jsonl" "$here/../data/answers.jsonl"
   mv "$build/aggregates.jsonl" "$here/../../../operators/tests/data/aggregates.jsonl"
 fi
