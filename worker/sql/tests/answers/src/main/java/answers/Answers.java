@@ -4,6 +4,7 @@ import java.io.FileDescriptor;
 import java.io.FileOutputStream;
 import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.Collections;
@@ -36,7 +37,7 @@ import org.apache.flink.util.CloseableIterator;
  */
 public final class Answers {
     /** Expressions asked in one query. */
-    private static final int TOGETHER = 24;
+    private static final int TOGETHER = 48;
 
     private final StreamExecutionEnvironment env;
     private final StreamTableEnvironment tables;
@@ -79,6 +80,20 @@ public final class Answers {
                 out.flush();
                 System.exit(0);
             }
+            if (word.equals("--expressions")) {
+                Map<List<String>, List<Asked>> byTypes = new LinkedHashMap<>();
+                for (Asked asked : listed(Path.of(args[1]))) byTypes.computeIfAbsent(asked.types(), t -> new ArrayList<>()).add(asked);
+                for (List<Asked> given : byTypes.values()) {
+                    answers.askAll(given);
+                    for (Asked asked : given) {
+                        String line = answers.lines.remove(asked.key());
+                        if (line != null) out.println(line);
+                    }
+                    out.flush();
+                }
+                out.flush();
+                System.exit(0);
+            }
             List<Asked> all = new Expressions().all().stream().filter(asked -> asked.sql().contains(word)).toList();
             answers.askAll(all);
             for (Asked asked : all) {
@@ -95,6 +110,31 @@ public final class Answers {
         String key() {
             return sql + "\u0000" + types + "\u0000" + values;
         }
+    }
+
+    /** The expressions of a file: a line "types:", lines "row:", and the expressions over these. */
+    private static List<Asked> listed(Path file) throws Exception {
+        List<Asked> all = new ArrayList<>();
+        List<String> types = List.of();
+        List<List<String>> rows = new ArrayList<>();
+        for (String line : Files.readAllLines(file)) {
+            if (line.startsWith("types:")) {
+                types = parts(line.substring(6).strip(), ", ");
+                rows = new ArrayList<>();
+            } else if (line.startsWith("row:")) {
+                List<String> values = new ArrayList<>();
+                String row = line.length() > 5 ? line.substring(5) : "";
+                if (!types.isEmpty()) for (String value : row.split(" \\| ", -1)) values.add(value.equals("NULL") ? null : value);
+                rows.add(values);
+            } else if (!line.isBlank() && !line.startsWith("#")) {
+                for (List<String> row : rows) all.add(new Asked(line, types, row));
+            }
+        }
+        return all;
+    }
+
+    private static List<String> parts(String text, String separator) {
+        return text.isEmpty() ? List.of() : List.of(text.split(separator));
     }
 
     /** Expressions with the same columns and the same rows go together. */
