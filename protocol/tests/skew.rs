@@ -24,6 +24,9 @@ const NEW: &[(&str, &str)] = &[
     ("Deploy.allow_dropped_state", "nothing may be left behind"),
     ("Deployed.commits_path", "the worker does not know of it, and what starts from something else is not run on it"),
     ("Acked.part_format", "the part has version 1, and so has the record"),
+    ("Acked.slowest_stage", "nobody knows which subtask was the slowest, and the history does not name one"),
+    ("Acked.slowest_subtask", "as slowest_stage"),
+    ("Acked.slowest_us", "as slowest_stage"),
     ("Stats.pending_commits", "nothing waits, as far as is known"),
 ];
 

@@ -154,7 +154,7 @@ impl History {
         phases.upload_us = phases.upload_us.max(acked.upload_us);
         entry.state_bytes += acked.state_bytes;
         entry.uploaded_bytes += acked.uploaded_bytes;
-        if entry.slowest.as_ref().is_none_or(|slowest| slowest.took_us < acked.slowest_us) {
+        if acked.slowest_us > 0 && entry.slowest.as_ref().is_none_or(|slowest| slowest.took_us < acked.slowest_us) {
             entry.slowest = Some(Slowest {
                 worker: worker.to_string(),
                 stage: acked.slowest_stage.clone(),
