@@ -10,7 +10,6 @@ use weir_engine::api::sink::SinkFactory;
 use weir_engine::api::source::SourceFactory;
 
 use crate::error::ConnectorError;
-use crate::options::Options;
 
 /// One table of a script, as its declaration says.
 #[derive(Clone, Debug)]
@@ -135,11 +134,13 @@ pub trait ConnectorFactory: Send + Sync {
     /// Rows are looked up in the table, all of which [`Self::source`] reads: when it is read again, or never. Refused unless a connector
     /// says that its tables can be read whole.
     fn lookup(&self, table: &TableSpec) -> Result<Option<Reload>, ConnectorError> {
-        Err(Options::of(table).unsupported(
-            None,
-            "its connector cannot look rows up",
-            "look them up in a table of 'connector' = 'filesystem', or join the table as a stream, without FOR SYSTEM_TIME AS OF",
-        ))
+        Err(ConnectorError::Unsupported {
+            table: table.name.clone(),
+            option: None,
+            what: "its connector cannot look rows up".to_string(),
+            remedy: "look them up in a table of 'connector' = 'filesystem', or join the table as a stream, without FOR SYSTEM_TIME AS OF"
+                .to_string(),
+        })
     }
 
     /// The table as a sink.
