@@ -136,9 +136,19 @@ fn texts_in(kind: &DataType) -> DataType {
         kind if is_text(kind) => DataType::Utf8,
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(of).collect::<Fields>()),
         DataType::List(field) => DataType::List(of(field)),
-        DataType::Map(entries, sorted) => DataType::Map(of(entries), *sorted),
+        DataType::Map(entries, sorted) => DataType::Map(Arc::new(with_text_keys(entries)), *sorted),
         other => other.clone(),
     }
+}
+
+/// JSON has no other keys.
+fn with_text_keys(entries: &Field) -> Field {
+    let DataType::Struct(fields) = entries.data_type() else { return entries.clone() };
+    let of = |(at, field): (usize, &Arc<Field>)| {
+        let kind = if at == 0 { DataType::Utf8 } else { texts_in(field.data_type()) };
+        field.as_ref().clone().with_data_type(kind)
+    };
+    entries.clone().with_data_type(DataType::Struct(fields.iter().enumerate().map(of).collect()))
 }
 
 fn as_texts(rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
@@ -152,11 +162,29 @@ fn as_texts(rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Decimal128Array, Float64Array, Int64Array, StringArray, TimestampMillisecondArray};
+    use arrow::array::{
+        Decimal128Array, Float64Array, Float64Builder, Int64Array, Int64Builder, MapBuilder, StringArray,
+        TimestampMillisecondArray,
+    };
     use arrow::datatypes::TimeUnit;
     use weir_engine::api::batch::RowKind;
 
     use super::*;
+
+    #[test]
+    fn keys_of_any_type_are_texts() {
+        let mut map = MapBuilder::new(None, Int64Builder::new(), Float64Builder::new());
+        map.keys().append_value(7);
+        map.values().append_value(0.5);
+        map.append(true).unwrap();
+        let map = map.finish();
+        let schema = Schema::new(vec![Field::new("m", arrow::array::Array::data_type(&map).clone(), true)]);
+        let rows = RecordBatch::try_new(Arc::new(schema), vec![Arc::new(map)]).unwrap();
+        let mut sink = ResultsSink { name: "r".to_string(), to: Vec::new(), text: Vec::new() };
+        sink.write(Batch::inserts(rows)).unwrap();
+        let text = String::from_utf8(sink.to).unwrap();
+        assert_eq!(text, "{\"result\":\"r\",\"kind\":\"+I\",\"row\":{\"m\":{\"7\":\"0.5\"}}}\n");
+    }
 
     #[test]
     fn a_row_is_a_line_with_what_it_does() {
