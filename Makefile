@@ -17,7 +17,7 @@ help:
 	@echo "make test      formatting, lints, tests and the demo; .ci/run adds e2e-smoke and skips nothing"
 	@echo "make e2e       all cases on a kind cluster"
 	@echo "make e2e-smoke some of them on a cluster of plain processes"
-	@echo "make soak      the long tests in their full length: a hundred kills"
+	@echo "make soak      the long tests in their full length: a hundred kills, also of Kafka's broker"
 	@echo "make fuzz      made-up scripts, objects, frames and files, ten minutes of each"
 	@echo "make model     the exhaustive checker with larger bounds"
 	@echo "make bench     build for release and measure"
@@ -57,7 +57,7 @@ e2e-smoke: build tools
 
 # What tests do a few times, often. Seeds and results are printed.
 soak: build
-	@$(STAGE) soak-kills env $(LINTED) WEIR_KILLS=100 cargo test -p weir-e2e-local --test kills -- --nocapture
+	@$(STAGE) soak-kills env $(LINTED) WEIR_KILLS=100 cargo test -p weir-e2e-local --test kills --test kafka --test oracle -- --nocapture
 
 # Seeds are printed; WEIR_SEED repeats one.
 fuzz: export WEIR_FUZZ_SECONDS ?= 600
